@@ -1,0 +1,1 @@
+"""Where networks and endpoints live: one module per backend."""

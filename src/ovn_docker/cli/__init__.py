@@ -1,0 +1,1 @@
+"""What an operator types: the daemon and the ovn-docker tool."""

@@ -1,0 +1,1 @@
+"""This machine: Open vSwitch, links, the controller, the Docker engine."""

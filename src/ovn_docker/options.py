@@ -1,0 +1,85 @@
+"""The options of ``docker network create -o KEY=VALUE``: one table for parsing, help and documentation."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ovn_docker.errors import BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """Parsed options; ``None`` means that the user left it to us."""
+
+    mtu: int | None = None
+    switch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table: the key that the user types and what it becomes."""
+
+    key: str
+    field: str
+    parse: Callable[[str], object]
+    default: str
+    help: str
+
+
+def _mtu(text: str) -> int:
+    """MTU in bytes: 68 is the least for IPv4 (RFC 791), 65535 the most that a veth takes."""
+    if not (text.isascii() and text.isdigit() and 68 <= int(text[:6]) <= 65535):
+        raise ValueError("a number of bytes from 68 to 65535")
+    return int(text)
+
+
+def _switch(text: str) -> str:
+    """Name or UUID of a logical switch (``ovn-nbctl ls-list``)."""
+    if not text or not text.isprintable():
+        raise ValueError("the name of a logical switch, see: ovn-nbctl ls-list")
+    return text
+
+
+OPTIONS = (
+    Option(
+        "com.docker.network.driver.mtu",
+        "mtu",
+        _mtu,
+        "MTU of the interface with ovn-encap-ip, less the tunnel's overhead",
+        "MTU in bytes of the containers' interfaces on this network",
+    ),
+    Option(
+        "ovn.switch",
+        "switch",
+        _switch,
+        "a logical switch of its own, named by the network's ID",
+        "attach to this existing logical switch (name or UUID); it is never deleted",
+    ),
+)
+
+
+def parse(given: Mapping[str, object]) -> NetworkOptions:
+    """Turn Docker's ``com.docker.network.generic`` map into NetworkOptions.
+
+    Raises BadRequest for an unknown key (with the nearest known one) or a bad value.
+    """
+    known = {option.key: option for option in OPTIONS}
+    fields: dict[str, Any] = {}
+    for key, value in given.items():
+        option = known.get(key)
+        if option is None:
+            raise BadRequest(unknown(key, known))
+        text = value if isinstance(value, str) else repr(value)
+        try:
+            fields[option.field] = option.parse(text)
+        except ValueError as error:
+            raise BadRequest(f"option {key}={text[:80]!r} is not valid: give {error}") from None
+    return NetworkOptions(**fields)
+
+
+def unknown(key: str, known: Mapping[str, Option]) -> str:
+    """One line that names the unknown option and the nearest known ones."""
+    nearest = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known options: {', '.join(sorted(known)) or 'none'}"
+    return f"unknown option {key[:100]!r}: {hint}"

@@ -1,0 +1,1 @@
+"""What Docker says: the plugin protocol on a Unix socket."""
