@@ -1,0 +1,109 @@
+"""Arguments that the set-up commands share: addresses and the files of TLS."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+from ovn_docker.cli.steps import rows, run
+from ovn_docker.errors import BadRequest, OvnDockerError
+
+
+class TlsFiles(NamedTuple):
+    """Absolute paths of PEM files, in the order that ``set-ssl`` takes them (ovs-vsctl(8), ovn-nbctl(8))."""
+
+    private_key: str
+    certificate: str
+    ca_cert: str
+
+
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    summary: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    """Adds a command with --dry-run: its line in the list of commands, its own --help text, its function."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--dry-run", action="store_true", help="print what would change, change nothing")
+    return parser
+
+
+def add_tls_files(parser: argparse.ArgumentParser, whose: str) -> None:
+    """Adds --private-key, --certificate and --ca-cert, named as in every OVS program (ovs-vsctl(8))."""
+    group = parser.add_argument_group("TLS (all three together)")
+    group.add_argument("--private-key", metavar="PEM", help=f"private key of {whose}")
+    group.add_argument("--certificate", metavar="PEM", help=f"certificate of {whose}")
+    group.add_argument(
+        "--ca-cert", metavar="PEM", help="certificate of the authority that the other side must show"
+    )
+
+
+def tls_files(args: argparse.Namespace) -> TlsFiles | None:
+    """The three files, or None when none is given.
+
+    Raises:
+        BadRequest: one or two are given, or a file cannot be read.
+
+    """
+    given = {f"--{name.replace('_', '-')}": getattr(args, name) for name in TlsFiles._fields}
+    if not any(given.values()):
+        return None
+    absent = [option for option, path in given.items() if not path]
+    if absent:
+        raise BadRequest(f"TLS needs a key, a certificate and an authority; add {', '.join(absent)}")
+    for option, path in given.items():
+        if not (Path(path).is_file() and os.access(path, os.R_OK)):
+            raise BadRequest(f"{option} {path} is not a readable file; give the path of a PEM file")
+    return TlsFiles(*(str(Path(path).resolve()) for path in given.values()))
+
+
+def current_tls(control: str) -> TlsFiles | None:
+    """What ``set-ssl`` of ovs-vsctl, ovn-nbctl or ovn-sbctl has set, or None."""
+    found = rows(control, "--timeout=10", "--columns=private_key,certificate,ca_cert", "list", "SSL")
+    return TlsFiles(**found[0]) if found else None
+
+
+def address(text: str) -> IPv4Address | IPv6Address:
+    """An IP address, IPv6 with or without brackets; an argparse type."""
+    try:
+        return ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an IP address; give one like 10.0.0.1 or fd00::1"
+        ) from None
+
+
+def addresses(text: str) -> list[IPv4Address | IPv6Address]:
+    """IP addresses separated by commas; an argparse type."""
+    return [address(part.strip()) for part in text.split(",")]
+
+
+def in_url(ip: IPv4Address | IPv6Address) -> str:
+    """An address as OVSDB connection methods write it: IPv6 in brackets (ovsdb(7))."""
+    return f"[{ip}]" if ip.version == 6 else str(ip)
+
+
+def require_own(option: str, ip: IPv4Address | IPv6Address) -> None:
+    """Raises BadRequest when no interface of this host has the address."""
+    links = json.loads(run(("ip", "-json", "address", "show")))
+    own = [info["local"] for link in links for info in link["addr_info"]]
+    if str(ip) not in own:
+        raise BadRequest(f"{option} {ip} is not an address of this host; it has {', '.join(own) or 'none'}")
+
+
+def require_root() -> None:
+    """Raises OvnDockerError when the user cannot change anything."""
+    if os.geteuid() != 0:
+        raise OvnDockerError("only root may do this; run it again with sudo")

@@ -1,0 +1,273 @@
+"""``ovn-docker host``: a machine with containers, set up once and started on every boot.
+
+A host runs Open vSwitch, ovn-controller, which programs it from the southbound database, and the driver.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ovn_docker.cli import setup
+from ovn_docker.cli.arguments import add_command, require_root
+from ovn_docker.cli.steps import (
+    Steps,
+    booted_with_systemd,
+    print_table,
+    require,
+    run,
+    run_directory,
+    running,
+    succeeds,
+)
+from ovn_docker.errors import OvnDockerError, Unavailable
+
+DRIVER = "ovn-docker-overlay-driver"
+DRIVER_UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
+SOCKET = Path("/run/docker/plugins/openvswitch.sock")
+
+
+class Part(NamedTuple):
+    """A part of a host that comes from Debian's packages."""
+
+    title: str
+    units: tuple[str, ...]
+    """All of them: the one that pulls in the others counts as active when those are dead."""
+    start: tuple[str, ...]
+    """How it is started where systemd does not run the machine."""
+    stop: tuple[str, ...]
+    logs: str
+
+
+VSWITCH = Part(
+    "Open vSwitch",
+    ("openvswitch-switch", "ovsdb-server", "ovs-vswitchd"),
+    setup.VSWITCH_START,
+    (setup.VSWITCH_START[0], "stop"),
+    "/var/log/openvswitch",
+)
+CONTROLLER = Part(
+    "ovn-controller",
+    ("ovn-host", "ovn-controller"),
+    ("/usr/share/ovn/scripts/ovn-ctl", "start_controller"),
+    ("/usr/share/ovn/scripts/ovn-ctl", "stop_controller"),
+    "/var/log/ovn",
+)
+
+START = """\
+Starts Open vSwitch, ovn-controller and the Docker driver, whichever is not running. Run it on every boot,
+or have systemd do it (make install).
+
+example:
+  ovn-docker host start
+"""
+STOP = """\
+Stops the Docker driver and ovn-controller; ovn-controller takes this host out of the network as it goes.
+Open vSwitch is stopped with --all only: other networks of the machine may need it.
+
+example:
+  ovn-docker host stop
+"""
+STATUS = """\
+Shows what runs on this host. Exit code 0: all is up; 3: something is not.
+
+example:
+  ovn-docker host status
+"""
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Adds setup, start, stop and status to the parser of ``ovn-docker host``."""
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    setup.add_arguments(
+        add_command(commands, "setup", "the one-time setup: databases and tunnels", setup.TEXT, setup.setup)
+    )
+    add_command(commands, "start", "start Open vSwitch, ovn-controller and the driver", START, start)
+    parser = add_command(commands, "stop", "stop the driver and ovn-controller", STOP, stop)
+    parser.add_argument("--all", action="store_true", help="stop Open vSwitch too")
+    add_command(commands, "status", "show what runs", STATUS, status)
+
+
+def start(args: argparse.Namespace) -> int:
+    """Starts Open vSwitch, ovn-controller and the driver, in this order."""
+    require_root()
+    require("ovs-vswitchd")
+    require("ovn-controller")
+    steps = Steps(dry_run=args.dry_run)
+    if not vswitch_running():
+        start_part(steps, VSWITCH, vswitch_running)
+    if vswitch_running() and "ovn-remote" not in setup.open_vswitch("external_ids")["external_ids"]:
+        raise Unavailable(
+            "this host does not know its central machine; run "
+            "`ovn-docker host setup --central IP --encap-ip IP --encap-type geneve`, then this again"
+        )
+    if not controller_pid():
+        start_part(steps, CONTROLLER, lambda: controller_pid() is not None)
+    if driver_problem():
+        start_driver(steps)
+    return steps.finish()
+
+
+def start_part(steps: Steps, part: Part, up: Callable[[], bool]) -> None:
+    """Starts a part and waits until it is up."""
+    if booted_with_systemd():
+        steps.change(f"start {part.title}", "systemctl", "start", *part.units)
+        hint = f"see `journalctl -u {part.units[-1]}`"
+    else:
+        steps.change(f"start {part.title}", *part.start)
+        hint = f"see the logs in {part.logs}"
+    steps.wait(f"start of {part.title}", up, seconds=15, hint=hint)
+
+
+def start_driver(steps: Steps) -> None:
+    """Starts the driver, by its units where they are installed, and waits until it answers."""
+    if driver_is_unit():
+        steps.change("start the driver", "systemctl", "start", *DRIVER_UNITS)
+        hint = f"see `journalctl -u {DRIVER_UNITS[1]}`"
+    else:
+        steps.change("start the driver", driver_program(), "--detach", "--pidfile", "--log-file")
+        hint = f"see /var/log/openvswitch/{DRIVER}.log"
+    steps.wait("start of the driver", lambda: driver_problem() is None, seconds=15, hint=hint)
+
+
+def vswitch_running() -> bool:
+    """Whether ovsdb-server and ovs-vswitchd run."""
+    return vswitch_pid("ovsdb-server") is not None and vswitch_pid("ovs-vswitchd") is not None
+
+
+def vswitch_pid(program: str) -> int | None:
+    """The process of ovsdb-server or ovs-vswitchd, if any."""
+    return running(run_directory("openvswitch") / f"{program}.pid", program)
+
+
+def controller_pid() -> int | None:
+    """The process of ovn-controller, if any."""
+    return running(run_directory("ovn") / "ovn-controller.pid", "ovn-controller")
+
+
+def driver_pid() -> int | None:
+    """The process of a driver started with --pidfile, if any; one under systemd has no pidfile."""
+    return running(run_directory("openvswitch") / f"{DRIVER}.pid", DRIVER)
+
+
+def driver_is_unit() -> bool:
+    """Whether systemd runs the machine and has the driver's units (make install)."""
+    return booted_with_systemd() and succeeds("systemctl", "cat", DRIVER_UNITS[1])
+
+
+def driver_program() -> str:
+    """The driver installed beside this program, else the one on PATH.
+
+    Raises:
+        Unavailable: there is none.
+
+    """
+    beside = Path(sys.executable).parent / DRIVER
+    program = str(beside) if beside.exists() else shutil.which(DRIVER)
+    if program is None:
+        raise Unavailable(
+            f"{DRIVER} is not installed; run `make install` or `pip install .` in the source tree"
+        )
+    return program
+
+
+def driver_problem() -> str | None:
+    """What is wrong with the driver, asked on its socket as Docker asks (``/Plugin.Activate``), or None."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+            stream.settimeout(5)
+            stream.connect(str(SOCKET))
+            connection = http.client.HTTPConnection("openvswitch")
+            connection.sock = stream
+            connection.request("POST", "/Plugin.Activate", body=b"{}")
+            reply = connection.getresponse()
+            said = json.loads(reply.read())
+    except FileNotFoundError:
+        return f"{SOCKET} is not there"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"{SOCKET} does not answer: {error}"
+    if "NetworkDriver" not in said.get("Implements", []):
+        return f"{SOCKET} answers {reply.status} without NetworkDriver: another program has the socket"
+    return None
+
+
+def stop(args: argparse.Namespace) -> int:
+    """Stops the driver and ovn-controller, with --all Open vSwitch too."""
+    require_root()
+    steps = Steps(dry_run=args.dry_run)
+    stop_driver(steps)
+    if controller_pid():
+        stop_part(steps, CONTROLLER)
+    if args.all and (vswitch_pid("ovsdb-server") or vswitch_pid("ovs-vswitchd")):
+        stop_part(steps, VSWITCH)
+    return steps.finish()
+
+
+def stop_driver(steps: Steps) -> None:
+    """Stops the driver: its units, or the process in its pidfile."""
+    if driver_is_unit() and any(succeeds("systemctl", "is-active", "--quiet", unit) for unit in DRIVER_UNITS):
+        steps.change("stop the driver", "systemctl", "stop", *DRIVER_UNITS)
+    if pid := driver_pid():
+        steps.note("stop the driver", f"kill {pid}")
+        if not steps.dry_run:
+            os.kill(pid, signal.SIGTERM)
+        steps.wait("end of the driver", lambda: driver_pid() is None, seconds=30, hint=f"try `kill -9 {pid}`")
+
+
+def stop_part(steps: Steps, part: Part) -> None:
+    """Stops a part: its units if systemd runs it, else the daemons themselves."""
+    by_unit = booted_with_systemd() and succeeds("systemctl", "is-active", "--quiet", part.units[-1])
+    steps.change(f"stop {part.title}", *(("systemctl", "stop", *part.units) if by_unit else part.stop))
+
+
+def status(_: argparse.Namespace) -> int:
+    """Prints a line for each part; 3 when one is not up."""
+    require_root()
+    lines = [
+        vswitch_status("ovsdb-server"),
+        vswitch_status("ovs-vswitchd"),
+        controller_status(),
+        driver_status(),
+    ]
+    print_table([line[1:] for line in lines])
+    return 0 if all(line[0] for line in lines) else Unavailable.exit_code
+
+
+def vswitch_status(program: str) -> tuple[bool, str, str, str]:
+    """Whether a daemon of Open vSwitch is up, then its line: name, process, remark."""
+    pid = vswitch_pid(program)
+    if pid is None:
+        return False, program, "not running", "start it with `ovn-docker host start`"
+    return True, program, f"running (pid {pid})", ""
+
+
+def controller_status() -> tuple[bool, str, str, str]:
+    """Whether ovn-controller is up and connected to the southbound database, then its line."""
+    pid = controller_pid()
+    if pid is None:
+        return False, "ovn-controller", "not running", "start it with `ovn-docker host start`"
+    try:
+        said = run(("ovn-appctl", "-T", "5", "-t", "ovn-controller", "connection-status")).strip()
+    except OvnDockerError as error:
+        said = f"does not answer: {error}"
+    if said == "not connected":
+        said = (
+            "not connected to the southbound database; check that the central machine runs and is reachable"
+        )
+    return said == "connected", "ovn-controller", f"running (pid {pid})", said
+
+
+def driver_status() -> tuple[bool, str, str, str]:
+    """Whether the driver is up, then its line."""
+    problem = driver_problem()
+    pid = driver_pid()
+    process = f"running (pid {pid})" if pid else "not running" if problem else "running"
+    remark = problem or f"answers on {SOCKET}"
+    return problem is None, "driver", process, remark

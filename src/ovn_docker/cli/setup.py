@@ -1,0 +1,215 @@
+"""``ovn-docker host setup``: the guide's "one time setup" of a machine with containers."""
+
+import argparse
+import json
+import os
+import uuid
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from ovn_docker.cli.arguments import (
+    TlsFiles,
+    add_tls_files,
+    address,
+    addresses,
+    current_tls,
+    in_url,
+    require_own,
+    require_root,
+    tls_files,
+)
+from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, rows, succeeds
+from ovn_docker.errors import BadRequest, Unavailable
+
+VSWITCH_START = ("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=random")
+"""How Debian's own units start Open vSwitch."""
+ENCAP_TYPES = ("geneve", "vxlan", "stt")
+"""What external_ids:ovn-encap-type may be (ovn-controller(8))."""
+
+TEXT = """\
+Tells Open vSwitch on this machine where OVN's databases are and how other hosts reach this one: the guide's
+"one time setup". Run it again whenever a value changes; it writes only what differs.
+
+examples:
+  ovn-docker host setup --central 10.0.0.1 --encap-ip 10.0.0.2 --encap-type geneve
+  ovn-docker host setup --central 10.0.0.1,10.0.0.2 --encap-ip 10.0.0.3 --encap-type geneve \\
+      --private-key /etc/openvswitch/key.pem --certificate /etc/openvswitch/cert.pem \\
+      --ca-cert /etc/openvswitch/ca.pem
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the values of the guide's one-time setup."""
+    parser.add_argument(
+        "--central", required=True, type=addresses, metavar="IP[,IP...]", help="machines with OVN's databases"
+    )
+    parser.add_argument(
+        "--encap-ip",
+        required=True,
+        type=address,
+        metavar="IP",
+        help="address of this host that other hosts reach",
+    )
+    parser.add_argument(
+        "--encap-type", required=True, choices=ENCAP_TYPES, help="kind of tunnel between the hosts"
+    )
+    parser.add_argument(
+        "--datapath",
+        choices=("auto", "system", "netdev"),
+        default="auto",
+        help="where packets are switched: in the kernel (system) or in ovs-vswitchd (netdev); "
+        "auto takes the kernel if it can (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="reach the databases by TLS, with the key that Open vSwitch has already",
+    )
+    add_tls_files(parser, "this host")
+
+
+def setup(args: argparse.Namespace) -> int:
+    """Writes the settings that differ, in one transaction."""
+    require_root()
+    steps = Steps(dry_run=args.dry_run)
+    files = tls_files(args)
+    record = open_vswitch("external_ids", "iface_types", "ssl")
+    datapath = choose_datapath(args.datapath)
+    require_own("--encap-ip", args.encap_ip)
+    require_encapsulation(args.encap_type, datapath, record["iface_types"])
+    if args.tls and not files and not record["ssl"]:
+        raise BadRequest(
+            "--tls: Open vSwitch has no key yet; give --private-key, --certificate and --ca-cert"
+        )
+    if files:
+        set_tls(steps, files)
+    method = "ssl" if files or args.tls else "tcp"
+    old = record["external_ids"]
+    wanted = {
+        "ovn-remote": remotes(method, args.central, 6642),
+        "ovn-nb": remotes(method, args.central, 6641),
+        "ovn-encap-ip": str(args.encap_ip),
+        "ovn-encap-type": args.encap_type,
+        "ovn-bridge-datapath-type": datapath,
+        "system-id": old.get("system-id") or system_id(steps),
+    }
+    write(steps, old, {key: value for key, value in wanted.items() if old.get(key) != value})
+    switch_bridge(steps, old.get("ovn-bridge", "br-int"), datapath)
+    return steps.finish()
+
+
+def open_vswitch(*columns: str) -> dict[str, Any]:
+    """Columns of the only row of table Open_vSwitch.
+
+    Raises:
+        Unavailable: Open vSwitch is not installed or does not run.
+
+    """
+    require("ovs-vsctl")
+    try:
+        record = rows("ovs-vsctl", "--timeout=5", f"--columns={','.join(columns)}", "list", "Open_vSwitch")[0]
+    except (StepFailed, IndexError):
+        raise not_running("Open vSwitch") from None
+    # A set with one member is written as that member (RFC 7047, section 5.1).
+    return {k: [v] if isinstance(v, str) and k != "external_ids" else v for k, v in record.items()}
+
+
+def not_running(what: str) -> Unavailable:
+    """The error for a part of Open vSwitch that is needed and down."""
+    how = "systemctl start openvswitch-switch" if booted_with_systemd() else " ".join(VSWITCH_START)
+    return Unavailable(f"{what} is not running; start it with `{how}`")
+
+
+def choose_datapath(asked: str) -> str:
+    """``system`` or ``netdev``.
+
+    Raises:
+        BadRequest: the kernel datapath is asked for and the kernel has none.
+
+    """
+    if asked == "netdev":
+        return asked
+    # The last covers a kernel with openvswitch built in, which shows in neither place of kernel_has.
+    if kernel_has("openvswitch") or succeeds("ovs-dpctl", "dump-dps"):
+        return "system"
+    if asked == "system":
+        raise BadRequest(
+            "--datapath system: this kernel has no openvswitch module; "
+            "install a kernel that has it, or use --datapath netdev"
+        )
+    return "netdev"
+
+
+def kernel_has(module: str) -> bool:
+    """Whether a kernel module is loaded, built in with parameters, or can be loaded (modprobe(8))."""
+    return Path(f"/sys/module/{module}").is_dir() or succeeds("modprobe", "--dry-run", "--quiet", module)
+
+
+def require_encapsulation(kind: str, datapath: str, iface_types: list[str]) -> None:
+    """Raises BadRequest, saying what works here, when tunnels of this kind cannot be made.
+
+    Kernel: Open vSwitch has the kernel make the tunnel device, so the module of that name is needed; upstream
+    Linux has no STT (the guide). Userspace: ovs-vswitchd names the types it knows in column iface_types
+    (ovs-vswitchd.conf.db(5)), but knows STT by name only and cannot send it.
+    """
+    if datapath == "netdev" and not iface_types:
+        raise not_running("ovs-vswitchd")
+    usable = [
+        known
+        for known in ENCAP_TYPES
+        if known != "stt" and (kernel_has(known) if datapath == "system" else known in iface_types)
+    ]
+    if kind not in usable:
+        where = {"system": "the kernel datapath", "netdev": "the userspace datapath (netdev)"}[datapath]
+        raise BadRequest(
+            f"--encap-type {kind}: {where} of this host supports {' and '.join(usable) or 'no tunnel'}"
+        )
+
+
+def remotes(method: str, central: list[IPv4Address | IPv6Address], port: int) -> str:
+    """Connection methods for ``ovn-remote`` and ``ovn-nb``, one for each machine (ovsdb(7))."""
+    return ",".join(f"{method}:{in_url(ip)}:{port}" for ip in central)
+
+
+def set_tls(steps: Steps, files: TlsFiles) -> None:
+    """Gives Open vSwitch the key and certificates that ovn-controller and the driver use."""
+    if files != current_tls("ovs-vsctl"):
+        steps.change("set key and certificates of Open vSwitch", "ovs-vsctl", "--no-wait", "set-ssl", *files)
+
+
+def system_id(steps: Steps) -> str:
+    """The name of this host, from the file where ovs-ctl(8) keeps it; made and written if missing."""
+    path = Path(os.environ.get("OVS_SYSCONFDIR") or "/etc") / "openvswitch/system-id.conf"
+    if path.exists() and (name := path.read_text(encoding="utf-8").strip()):
+        return name
+    name = str(uuid.uuid4())
+    steps.note(f"write a new system-id to {path}", f"uuidgen > {path}")
+    if not steps.dry_run:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{name}\n", encoding="utf-8")
+    return name
+
+
+def write(steps: Steps, old: dict[str, str], new: dict[str, str]) -> None:
+    """Sets keys of external_ids, in one transaction."""
+    if not new:
+        return
+    changes = [f"  {key}: {old.get(key, '(unset)')} -> {value}" for key, value in new.items()]
+    # --no-wait: ovs-vswitchd itself does nothing with these keys, and may be down.
+    settings = [f"external_ids:{key}={json.dumps(value)}" for key, value in new.items()]
+    steps.change(
+        "\n".join(["set external_ids of Open_vSwitch:", *changes]),
+        "ovs-vsctl", "--no-wait", "set", "Open_vSwitch", ".", *settings,
+    )  # fmt: skip
+
+
+def switch_bridge(steps: Steps, bridge: str, datapath: str) -> None:
+    """Moves the integration bridge to another datapath, if it exists on the wrong one."""
+    for row in rows("ovs-vsctl", "--timeout=5", "--columns=name,datapath_type", "list", "Bridge"):
+        now = row["datapath_type"] or "system"
+        if row["name"] == bridge and now != datapath:
+            steps.change(
+                f"move {bridge} from datapath {now} to {datapath} (cuts its containers off for a moment)",
+                "ovs-vsctl", "--no-wait", "set", "Bridge", bridge, f"datapath_type={datapath}",
+            )  # fmt: skip

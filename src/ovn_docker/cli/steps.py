@@ -1,0 +1,179 @@
+"""Steps of a set-up command: run OVS' and OVN's own tools and say what changes.
+
+Every command of ``ovn-docker`` first looks (`Steps.read`), then changes what differs (`Steps.change`).
+With ``--dry-run`` the changes are printed and not made.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
+
+TOOL_TIMEOUT = 60.0
+"""Seconds that one command of OVS or OVN may take; starting a daemon takes a tenth of one."""
+
+PACKAGES = {"ovs": "openvswitch-switch", "ovn-northd": "ovn-central", "ovn": "ovn-host", "ip": "iproute2"}
+"""Debian package of a tool, by the longest prefix of its name that is listed."""
+
+REMOTE_DATABASES = ("OVN_NB_DB", "OVN_SB_DB", "OVN_NB_DAEMON", "OVN_SB_DAEMON")
+"""Variables that turn ovn-nbctl(8) and ovn-sbctl(8) to other databases than this machine's."""
+
+
+class StepFailed(OvnDockerError):
+    """A command of OVS, OVN or the system ended with an error."""
+
+
+class Steps:
+    """Runs the commands of one invocation.
+
+    Args:
+        dry_run: print the commands that change something, run none of them.
+
+    """
+
+    def __init__(self, *, dry_run: bool = False) -> None:
+        self.dry_run = dry_run
+        self.changed = False
+
+    def change(self, what: str, *argv: str) -> None:
+        """Says what changes (an imperative, no full stop) and the command that does it, and runs it.
+
+        Raises:
+            StepFailed: it ended with an error.
+            TimedOut: it did not end within TOOL_TIMEOUT.
+            Unavailable: the program is not installed.
+
+        """
+        self.note(what, shlex.join(argv))
+        if not self.dry_run:
+            run(argv)
+
+    def note(self, what: str, command: str) -> None:
+        """Says a change that the caller makes itself, with a command that a user could type for it."""
+        self.changed = True
+        print(f"{'would ' if self.dry_run else ''}{what}\n    $ {command}", flush=True)
+
+    def wait(self, what: str, ready: Callable[[], bool], *, seconds: float, hint: str) -> None:
+        """Waits until `ready`, at most `seconds`; not at all in a dry run.
+
+        Raises:
+            TimedOut: `what` did not happen; `hint` says what to do.
+
+        """
+        deadline = time.monotonic() + seconds
+        while not self.dry_run and not ready():
+            if time.monotonic() > deadline:
+                raise TimedOut(f"{what} did not happen within {seconds:g} seconds; {hint}")
+            time.sleep(0.05)
+
+    def finish(self) -> int:
+        """Says so when nothing changed; returns the exit code of success."""
+        if not self.changed:
+            print("nothing to change")
+        return 0
+
+
+def run(argv: Sequence[str]) -> str:
+    """The output (stdout and stderr) of a command that succeeds; raises as `Steps.change` does."""
+    # A file, not a pipe: ovs-ctl leaves a child behind (`hostname -f &`) that would keep a pipe open.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        environment = {k: v for k, v in os.environ.items() if k not in REMOTE_DATABASES}
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=TOOL_TIMEOUT,
+                check=False,
+                env=environment,
+            )
+        except FileNotFoundError:
+            raise missing(argv[0]) from None
+        except subprocess.TimeoutExpired:
+            raise TimedOut(f"`{shlex.join(argv)}` did not end within {TOOL_TIMEOUT:g} seconds") from None
+        output.seek(0)
+        text = output.read()
+    if done.returncode != 0:
+        last = ([line for line in text.splitlines() if line.strip()] or ["it printed nothing"])[-1]
+        raise StepFailed(f"`{shlex.join(argv)}` failed with exit code {done.returncode}: {last}")
+    return text
+
+
+def succeeds(*argv: str) -> bool:
+    """Whether a command that changes nothing exists and ends with exit code 0."""
+    try:
+        run(argv)
+    except OvnDockerError:
+        return False
+    return True
+
+
+def require(tool: str) -> None:
+    """Raises Unavailable, naming the Debian package, when a program is not installed."""
+    if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
+        raise missing(tool)
+
+
+def missing(tool: str) -> Unavailable:
+    """The error for a program that is not installed."""
+    name = Path(tool).name
+    prefix = max((p for p in PACKAGES if name.startswith(p)), key=len, default=name)
+    return Unavailable(f"{name} is not installed; run `apt install {PACKAGES.get(prefix, name)}`")
+
+
+def rows(*argv: str) -> list[dict[str, Any]]:
+    """The rows that ``ovs-vsctl list`` or its like prints; `argv` is the command without its format.
+
+    A set becomes a list, a map a dict, a UUID a string, as RFC 7047 section 5.1 writes them.
+    """
+    reply = json.loads(run((argv[0], "--format=json", *argv[1:])))
+    return [{k: _plain(v) for k, v in zip(reply["headings"], row, strict=True)} for row in reply["data"]]
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case ["uuid", uuid]:
+            return uuid
+        case ["set", members]:
+            return [_plain(member) for member in members]
+        case ["map", pairs]:
+            return {_plain(k): _plain(v) for k, v in pairs}
+        case _:
+            return value
+
+
+def booted_with_systemd() -> bool:
+    """Whether systemd is PID 1, told as sd_booted(3) does."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def running(pidfile: Path, program: str) -> int | None:
+    """The process ID in `pidfile` if that process lives and its command line names `program`, else None."""
+    try:
+        pid = int(pidfile.read_text(encoding="ascii"))
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except (OSError, ValueError):
+        return None
+    return pid if program in command else None
+
+
+def run_directory(name: str) -> Path:
+    """Where the daemons of ``ovn`` or ``openvswitch`` keep pidfiles and sockets (ovs-ctl(8), OVS_RUNDIR)."""
+    variable = {"ovn": "OVN_RUNDIR", "openvswitch": "OVS_RUNDIR"}[name]
+    return Path(os.environ.get(variable) or f"/var/run/{name}")
+
+
+def print_table(lines: Sequence[Sequence[str]]) -> None:
+    """Prints rows of cells in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
