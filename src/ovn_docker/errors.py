@@ -3,6 +3,7 @@
     OvnDockerError                  exit 1
     ├── BadRequest                  exit 2   the request cannot be meant like this: type something else
     ├── Conflict                    exit 1   it clashes with something that exists
+    │   └── AddressInUse            exit 1   somebody has the address; says who (model.py)
     ├── NotFound                    exit 1   the network or endpoint is not there
     └── Unavailable                 exit 3   a part of the system is missing or does not answer
         └── TimedOut                exit 3   it answered too late

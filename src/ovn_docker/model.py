@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from typing import NewType
 from uuid import UUID, uuid5
 
+from ovn_docker.errors import Conflict
 from ovn_docker.options import NetworkOptions
 
 NetworkId = NewType("NetworkId", str)
@@ -53,6 +54,68 @@ class Endpoint:
     mac: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEndpoint:
+    """An endpoint as a database or this host has it. *host* is a system-id, *age* in seconds."""
+
+    id: EndpointId
+    network: NetworkId
+    host: str
+    age: float
+
+    def dead(self, joined: bool | None, grace: float) -> bool:  # noqa: FBT001 - what Links.joined() says of it
+        """Whether it has no container any more, going by its veth: *joined* if one end is in a container.
+
+        Between CreateEndpoint and Join both ends are still here, so an endpoint younger than *grace*
+        seconds gets the benefit of the doubt; without a veth (None) there is none.
+        """
+        return joined is None or (not joined and self.age > grace)
+
+
+class AddressInUse(Conflict):
+    """*address* (IP or MAC) belongs to *holder* on the same logical switch."""
+
+    def __init__(self, address: str, holder: StoredEndpoint) -> None:
+        super().__init__(
+            f"address {address} is in use by endpoint {holder.id[:12]} on host {holder.host}; choose another "
+            "with --ip or --mac-address, or create the network with another --ip-range on each host"
+        )
+        self.holder = holder
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files that prove who we are to ``ssl:`` databases, and the CA that proves who they are."""
+
+    private_key: str
+    certificate: str
+    ca_cert: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chassis:
+    """This host as OVN knows it: what the local Open_vSwitch database says.
+
+    *datapath* is the type of the integration bridge, ``None`` as long as there is no such bridge.
+    """
+
+    system_id: str
+    northbound: tuple[str, ...]
+    encap_ips: tuple[IPv4Address | IPv6Address, ...]
+    encap_types: tuple[str, ...]
+    bridge: str
+    datapath: str | None
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """How an endpoint hangs on the switch: what the backend tells the host."""
+
+    iface_id: str
+    mtu: int | None = None
+
+
 def choose_mac(endpoint: Endpoint) -> str:
     """MAC for an endpoint that brought none: 02:42 and the IPv4 address, as Docker's bridge does.
 
@@ -66,9 +129,25 @@ def choose_mac(endpoint: Endpoint) -> str:
     return "06:" + uuid5(_NAMESPACE, f"mac/{endpoint.network}/{key}").bytes[:5].hex(":")
 
 
+HOST_LINK = "odh"
+"""How the names of our links on the host begin."""
+
+
 def host_link(endpoint: EndpointId) -> str:
     """Name of the veth end that stays on the host, in br-int; 15 characters at most (IFNAMSIZ)."""
-    return f"odh{endpoint[:12]}"
+    return f"{HOST_LINK}{endpoint[:12]}"
+
+
+def tunnel_overhead(encap_types: tuple[str, ...], encap_ip: IPv4Address | IPv6Address) -> int:
+    """Bytes that the tunnel adds to a packet: the largest among *encap_types*.
+
+    Outer IP header (20 or 40), then Geneve: UDP 8 + Geneve 8 + OVN's option 8 + Ethernet 14;
+    VXLAN: UDP 8 + VXLAN 8 + Ethernet 14; STT: TCP 20 + STT 18 + Ethernet 14
+    (ovn-architecture(7), "Tunnel Encapsulations").
+    """
+    inner = {"geneve": 38, "vxlan": 30, "stt": 52}
+    outer = 20 if encap_ip.version == 4 else 40
+    return outer + max(inner.get(encap, 38) for encap in encap_types)
 
 
 def container_link(endpoint: EndpointId) -> str:

@@ -81,5 +81,7 @@ def parse(given: Mapping[str, object]) -> NetworkOptions:
 def unknown(key: str, known: Mapping[str, Option]) -> str:
     """One line that names the unknown option and the nearest known ones."""
     nearest = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known options: {', '.join(sorted(known)) or 'none'}"
+    hint = (
+        f"did you mean {nearest[0]}?" if nearest else f"known options: {', '.join(sorted(known)) or 'none'}"
+    )
     return f"unknown option {key[:100]!r}: {hint}"

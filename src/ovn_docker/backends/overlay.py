@@ -1,0 +1,357 @@
+"""Networks as logical switches, endpoints as logical switch ports: the OVN northbound database.
+
+Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architecture.md.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest, Conflict, NotFound
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import Database, OperationError, Reference, Row, has, is_row, require
+from ovn_docker.model import (
+    AddressInUse,
+    Attachment,
+    Chassis,
+    Endpoint,
+    EndpointId,
+    Network,
+    NetworkId,
+    StoredEndpoint,
+    Tls,
+    row_uuid,
+)
+
+OWNER = "ovn-docker:owner"
+HOST = "ovn-docker:host"
+NETWORK = "ovn-docker:network"
+ENDPOINT = "ovn-docker:endpoint"
+SWITCH = "ovn-docker:switch"
+CREATED = "ovn-docker:created"
+MTU = "ovn-docker:mtu"
+KEPT = "ovn-docker:kept"
+_OURS = {OWNER: "overlay"}
+
+Connect = Callable[[Chassis], Database]
+"""Gives the connection to the northbound database that a chassis is set up for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A network as the database has it: the row of its logical switch, and what we wrote about it."""
+
+    switch: str
+    ids: dict[str, str]
+
+    @property
+    def mtu(self) -> int | None:
+        mtu = self.ids.get(MTU, "")
+        return int(mtu) if mtu.isdigit() else None
+
+
+class Northbound:
+    """The connection to the northbound database; follows what the host is set up for.
+
+    *tls* has precedence over the files that the Open_vSwitch database names.
+    """
+
+    def __init__(self, tls: Tls | None = None) -> None:
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+        self._for: tuple[object, ...] = ()
+
+    def __call__(self, chassis: Chassis) -> Database:
+        """The connection for *chassis*, new if its settings changed. Raises BadRequest for bad ones."""
+        tls = self._tls or chassis.tls
+        wanted = (chassis.northbound, tls)
+        with self._lock:
+            if self._database is None or self._for != wanted:
+                if tls is not None:
+                    ovsdb.use_tls(tls)
+                elif any(remote.startswith("ssl:") for remote in chassis.northbound):
+                    raise BadRequest(
+                        f"{','.join(chassis.northbound)} needs a key, a certificate and a CA; name their files "
+                        "with: ovs-vsctl set-ssl PRIVATE-KEY CERTIFICATE CA-CERT"
+                    )
+                if self._database is not None:
+                    self._database.close()
+                self._database = Database("OVN_Northbound", chassis.northbound)
+                self._for = wanted
+            return self._database
+
+
+class Overlay:
+    """The overlay mode's backend. Its methods are idempotent; each writes in a single transaction."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
+    def create_network(
+        self, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool = False
+    ) -> None:
+        """Make the network's logical switch, or note the one that ``-o ovn.switch`` names.
+
+        *kept*: swarm's manager made it, and only a delete_network that says so deletes it.
+        Raises BadRequest without that switch, Conflict if it or the network is there with other subnets.
+        """
+        database = self._connect(chassis)
+        ids = _network_ids(network)
+        if kept:
+            ids[KEPT] = "true"
+        if network.options.switch is None:
+            row = row_uuid("network", network.id)
+            operation = ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)
+        else:
+            ids[SWITCH] = _users_switch(database, network, deadline)
+            row = row_uuid("attached network", network.id)
+            operation = ovsdb.insert("DHCP_Options", row, cidr=ids.get("subnet", ""), external_ids=ids)
+        try:
+            database.transact(operation, deadline=deadline)
+        except OperationError as error:
+            if error.error != "duplicate uuid":
+                raise
+            there = self._stored(database, network.id, deadline).ids
+            for key in ids.keys() - {KEPT}:
+                if there.get(key) != ids[key]:
+                    raise Conflict(
+                        f"network {network.id[:12]} is in the northbound database with "
+                        f"{key}={there.get(key)!r}, asked for was {ids[key]!r}; "
+                        f"delete it with: ovn-nbctl ls-del {network.id}"
+                    ) from None
+
+    def delete_network(
+        self, network: NetworkId, chassis: Chassis, deadline: Deadline, *, kept: bool = False
+    ) -> None:
+        """Delete the network and what is left of its endpoints; a switch of the user's stays."""
+        database = self._connect(chassis)
+        try:
+            stored = self._stored(database, network, deadline)
+        except NotFound:
+            return
+        if KEPT in stored.ids and not kept:
+            return
+        ours = has("external_ids", {**_OURS, NETWORK: network})
+        (ports,) = database.transact(
+            ovsdb.select("Logical_Switch_Port", ours, columns=["_uuid"]), deadline=deadline
+        )
+        left = [Reference(port["_uuid"]) for port in ports]
+        database.transact(
+            ovsdb.mutate("Logical_Switch", is_row(stored.switch), mutations=[["ports", "delete", left]]),
+            ovsdb.delete("DHCP_Options", ours),
+            ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
+            deadline=deadline,
+        )
+
+    def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
+        """Make the endpoint's logical switch port and claim its addresses: all or nothing.
+
+        A claim is a row whose UUID follows from switch and address, so that of two hosts that want
+        the same one the database itself refuses the second.
+        Raises NotFound without the network, AddressInUse if an address or the MAC is taken.
+        """
+        database = self._connect(chassis)
+        stored = self._stored(database, endpoint.network, deadline)
+        ids = {
+            **_OURS,
+            HOST: chassis.system_id,
+            NETWORK: endpoint.network,
+            ENDPOINT: endpoint.id,
+            SWITCH: stored.switch,
+            CREATED: str(int(time.time())),
+        }
+        port = row_uuid("endpoint", endpoint.id)
+        claims = _claims(endpoint, stored.switch)
+        operations = [
+            require("Logical_Switch", stored.switch),
+            ovsdb.insert("Logical_Switch_Port", port, external_ids=ids, **_port_columns(endpoint)),
+            ovsdb.mutate(
+                "Logical_Switch", is_row(stored.switch), mutations=[["ports", "insert", [Reference(port)]]]
+            ),
+            *(ovsdb.insert("DHCP_Options", row, cidr=what, external_ids=ids) for row, what in claims.items()),
+        ]
+        while True:
+            try:
+                database.transact(*operations, deadline=deadline)
+            except OperationError as error:
+                if error.index == 0:
+                    raise _gone(endpoint.network, database) from None
+                if error.error != "duplicate uuid":
+                    raise
+                refused = operations[error.index]
+                if refused["table"] == "DHCP_Options":
+                    self._release_orphan(database, refused["uuid"], claims, deadline)
+                    continue
+                self._check_same(database, endpoint, deadline)
+            return Attachment(iface_id=endpoint.id, mtu=stored.mtu)
+
+    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
+        """Delete the endpoint's port and give its addresses back; none is fine."""
+        database = self._connect(chassis)
+        row = row_uuid("endpoint", endpoint)
+        (ports,) = database.transact(
+            ovsdb.select("Logical_Switch_Port", is_row(row), columns=["addresses", "external_ids"]),
+            deadline=deadline,
+        )
+        for port in ports:
+            switch = port["external_ids"].get(SWITCH, "")
+            mine = has("external_ids", {ENDPOINT: endpoint})
+            database.transact(
+                ovsdb.mutate(
+                    "Logical_Switch", is_row(switch), mutations=[["ports", "delete", [Reference(row)]]]
+                ),
+                *(
+                    ovsdb.delete("DHCP_Options", is_row(_claim(switch, what)), mine)
+                    for what in _text(port["addresses"]).split()
+                ),
+                deadline=deadline,
+            )
+
+    def endpoints(self, chassis: Chassis, deadline: Deadline) -> list[StoredEndpoint]:
+        """Every endpoint of this host. A search through the whole table: not while Docker waits."""
+        of_host = has("external_ids", {**_OURS, HOST: chassis.system_id})
+        (rows,) = self._connect(chassis).transact(
+            ovsdb.select("Logical_Switch_Port", of_host, columns=["external_ids"]), deadline=deadline
+        )
+        return [_endpoint(row["external_ids"]) for row in rows]
+
+    def _stored(self, database: Database, network: NetworkId, deadline: Deadline) -> _Stored:
+        own, attached = row_uuid("network", network), row_uuid("attached network", network)
+        switches, notes = database.transact(
+            ovsdb.select("Logical_Switch", is_row(own), columns=["external_ids"]),
+            ovsdb.select("DHCP_Options", is_row(attached), columns=["external_ids"]),
+            deadline=deadline,
+        )
+        for row in switches:
+            return _Stored(own, row["external_ids"])
+        for row in notes:
+            return _Stored(row["external_ids"].get(SWITCH, own), row["external_ids"])
+        raise _gone(network, database)
+
+    def _release_orphan(
+        self, database: Database, row: str, claims: dict[str, str], deadline: Deadline
+    ) -> None:
+        """Delete a claim whose port is gone (someone typed lsp-del). Raises AddressInUse if it is not."""
+        (found,) = database.transact(
+            ovsdb.select("DHCP_Options", is_row(row), columns=["external_ids"]), deadline=deadline
+        )
+        if not found:
+            return
+        holder = _endpoint(found[0]["external_ids"])
+        port = row_uuid("endpoint", holder.id)
+        (alive,) = database.transact(
+            ovsdb.select("Logical_Switch_Port", is_row(port), columns=["name"]), deadline=deadline
+        )
+        if alive:
+            raise AddressInUse(claims[row], holder)
+        orphan = has("external_ids", {ENDPOINT: holder.id})
+        database.transact(ovsdb.delete("DHCP_Options", is_row(row), orphan), deadline=deadline)
+
+    def _check_same(self, database: Database, endpoint: Endpoint, deadline: Deadline) -> None:
+        """The port is there already. Raises Conflict unless it is the one that was asked for."""
+        row = row_uuid("endpoint", endpoint.id)
+        (ports,) = database.transact(
+            ovsdb.select("Logical_Switch_Port", is_row(row), columns=["addresses"]), deadline=deadline
+        )
+        wanted = _port_columns(endpoint)["addresses"]
+        if ports and _text(ports[0]["addresses"]) != wanted:
+            raise Conflict(
+                f"endpoint {endpoint.id[:12]} is in the northbound database with the addresses "
+                f"{_text(ports[0]['addresses'])!r}, asked for was {wanted!r}"
+            )
+
+
+def _network_ids(network: Network) -> dict[str, str]:
+    ids = {**_OURS, NETWORK: network.id}
+    for subnet in network.subnets:
+        # The first driver's names for IPv4; IPv6 follows them.
+        version = "" if subnet.pool.version == 4 else "6"
+        ids[f"subnet{version}"] = str(subnet.pool)
+        if subnet.gateway is not None:
+            ids[f"gateway_ip{version}"] = str(subnet.gateway)
+    if network.internal:
+        ids["ovn-docker:internal"] = "true"
+    if network.options.mtu is not None:
+        ids[MTU] = str(network.options.mtu)
+    return ids
+
+
+def _users_switch(database: Database, network: Network, deadline: Deadline) -> str:
+    """UUID of the logical switch that the user named. Raises BadRequest or Conflict."""
+    wanted = network.options.switch or ""
+    columns = ["_uuid", "name", "external_ids", "other_config"]
+    (rows,) = database.transact(
+        ovsdb.select("Logical_Switch", ["name", "==", wanted], columns=columns), deadline=deadline
+    )
+    if not rows:
+        with contextlib.suppress(OperationError):  # it is no UUID either
+            (rows,) = database.transact(
+                ovsdb.select("Logical_Switch", is_row(wanted), columns=columns), deadline=deadline
+            )
+    if not rows:
+        raise BadRequest(
+            f"no logical switch {wanted!r}: make it with: ovn-nbctl ls-add {wanted}, or leave ovn.switch out"
+        )
+    if len(rows) > 1:
+        raise BadRequest(
+            f"{len(rows)} logical switches are named {wanted!r}: give the UUID of one, see: ovn-nbctl ls-list"
+        )
+    for subnet in network.subnets:
+        theirs = _subnet_of(rows[0], subnet.pool.version)
+        if theirs and theirs != str(subnet.pool):
+            raise Conflict(
+                f"logical switch {wanted} has the subnet {theirs}, asked for was {subnet.pool}; "
+                f"create the network with --subnet {theirs}"
+            )
+    return str(rows[0]["_uuid"])
+
+
+def _subnet_of(switch: Row, version: int) -> str:
+    """What is known of the subnet of a switch: written by us, or for OVN's own address management."""
+    if version == 6:
+        return str(switch["external_ids"].get("subnet6", ""))
+    subnet = switch["external_ids"].get("subnet") or switch["other_config"].get("subnet", "")
+    with contextlib.suppress(ValueError):
+        return str(ip_network(subnet))
+    return ""
+
+
+def _port_columns(endpoint: Endpoint) -> dict[str, Any]:
+    """Port security repeats the addresses: nothing else may be sent from the port."""
+    addresses = " ".join([endpoint.mac or "", *(str(address.ip) for address in endpoint.addresses)])
+    return {"name": endpoint.id, "addresses": addresses, "port_security": addresses}
+
+
+def _claims(endpoint: Endpoint, switch: str) -> dict[str, str]:
+    """Rows that stand for the endpoint's MAC and addresses on a switch: UUID to what is claimed."""
+    return {_claim(switch, what): what for what in _port_columns(endpoint)["addresses"].split()}
+
+
+def _claim(switch: str, what: str) -> str:
+    return row_uuid("claim", switch, what)
+
+
+def _endpoint(ids: dict[str, str]) -> StoredEndpoint:
+    created = ids.get(CREATED, "")
+    age = time.time() - int(created) if created.isdigit() else float("inf")
+    return StoredEndpoint(
+        EndpointId(ids.get(ENDPOINT, "")), NetworkId(ids.get(NETWORK, "")), ids.get(HOST, ""), age
+    )
+
+
+def _text(column: Any) -> str:
+    """A set column that holds one string comes as that string, an empty one as a list."""
+    return column if isinstance(column, str) else " ".join(column)
+
+
+def _gone(network: NetworkId, database: Database) -> NotFound:
+    return NotFound(
+        f"network {network[:12]} is not in the northbound database at {','.join(database.remotes)}: it was "
+        "deleted there or made with another one; remove it with docker network rm and create it again"
+    )

@@ -1,0 +1,313 @@
+"""What Docker's calls mean: check, write to the backend, plug into the host; undo on failure.
+
+Docker only logs an error of Leave, DeleteEndpoint and DeleteNetwork, and on Docker 29 a failed Join
+costs the container its network for good. Therefore everything that can fail is in create_endpoint,
+and what is deleted may be half-made, or gone already.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
+
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
+from ovn_docker.model import (
+    AddressInUse,
+    Attachment,
+    Chassis,
+    Endpoint,
+    EndpointId,
+    Network,
+    NetworkId,
+    StoredEndpoint,
+    choose_mac,
+    container_link,
+    host_link,
+    tunnel_overhead,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """Where networks and endpoints are stored for the whole cluster. Every method is idempotent."""
+
+    def create_network(
+        self, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool = False
+    ) -> None:
+        """Store a network; *kept* by swarm until a delete_network that says so."""
+
+    def delete_network(
+        self, network: NetworkId, chassis: Chassis, deadline: Deadline, *, kept: bool = False
+    ) -> None:
+        """Forget a network and whatever is left of its endpoints."""
+
+    def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
+        """Store an endpoint, or raise AddressInUse or NotFound and store nothing."""
+
+    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
+        """Forget an endpoint."""
+
+    def endpoints(self, chassis: Chassis, deadline: Deadline) -> list[StoredEndpoint]:
+        """Every endpoint of this host. May be slow."""
+
+
+class Switch(Protocol):
+    """The virtual switch of this host."""
+
+    def chassis(self, deadline: Deadline) -> Chassis:
+        """How this host is set up. Raises Unavailable with the command to type."""
+
+    def check(self, chassis: Chassis) -> None:
+        """Raise Unavailable, with the cure, unless ports can be made here."""
+
+    def plug(self, endpoint: Endpoint, attachment: Attachment, chassis: Chassis, deadline: Deadline) -> None:
+        """Make the endpoint's port, with the link that is there already."""
+
+    def unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
+        """Remove the endpoint's port."""
+
+    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> None:
+        """Note which sandbox the endpoint is in. Raises Unavailable if it has no port."""
+
+    def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:
+        """Wait until the port forwards."""
+
+    def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
+        """Why a port does not forward yet."""
+
+    def endpoint_info(self, endpoint: EndpointId, deadline: Deadline) -> dict[str, str]:
+        """What is known of an endpoint."""
+
+    def endpoints(self, deadline: Deadline) -> list[StoredEndpoint]:
+        """Every endpoint that has a port here."""
+
+
+class Links(Protocol):
+    """The links of this host."""
+
+    def create_veth(self, host: str, container: str, *, mac: str, mtu: int, tx_checksums: bool) -> None:
+        """Make a pair of links."""
+
+    def delete(self, link: str) -> None:
+        """Delete a link and its other end."""
+
+    def joined(self, prefix: str) -> dict[str, bool]:
+        """Our links, and whether the other end is in a container."""
+
+    def mtu_of(self, address: IPv4Address | IPv6Address) -> int:
+        """MTU of the link with this address."""
+
+
+class LateFlows(StrEnum):
+    """What Join does when the flows are not in when its time is up."""
+
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long things may take, in seconds.
+
+    *request*: a whole call; *flows*: Join's wait for the flows; *controller*: create_endpoint's wait for
+    Open vSwitch and ovn-controller to be up, which at boot may start after Docker does.
+    """
+
+    request: float = 15.0
+    flows: float = 10.0
+    controller: float = 5.0
+    late_flows: LateFlows = LateFlows.WARN
+
+
+class Driver:
+    """The network driver. Keeps no state but the calls in flight: the truth is in the databases."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        switch: Switch,
+        links: Links,
+        check_controller: Callable[[], None],
+        patience: Patience,
+    ) -> None:
+        self._backend = backend
+        self._switch = switch
+        self._links = links
+        self._check_controller = check_controller
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._in_flight: set[EndpointId] = set()
+        self.leftovers = threading.Event()
+        """Set when something could not be deleted: sweep.py tries again."""
+
+    def create_network(self, network: Network) -> None:
+        """NetworkDriver.CreateNetwork."""
+        deadline = Deadline(self._patience.request)
+        self._backend.create_network(network, self._switch.chassis(deadline), deadline)
+
+    def delete_network(self, network: NetworkId) -> None:
+        """NetworkDriver.DeleteNetwork."""
+        deadline = Deadline(self._patience.request)
+        self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
+
+    def allocate_network(self, network: Network) -> None:
+        """NetworkDriver.AllocateNetwork: swarm's manager makes the network for the whole cluster."""
+        deadline = Deadline(self._patience.request)
+        self._backend.create_network(network, self._switch.chassis(deadline), deadline, kept=True)
+
+    def free_network(self, network: NetworkId) -> None:
+        """NetworkDriver.FreeNetwork: swarm's manager deletes it; nodes' DeleteNetwork did not."""
+        deadline = Deadline(self._patience.request)
+        self._backend.delete_network(network, self._switch.chassis(deadline), deadline, kept=True)
+
+    def create_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        """NetworkDriver.CreateEndpoint: everything but the container's end. Returns it with its MAC."""
+        deadline = Deadline(self._patience.request)
+        endpoint = replace(endpoint, mac=endpoint.mac or choose_mac(endpoint))
+        with self._marked(endpoint.id), ExitStack() as undo:
+            chassis, tunnel_mtu = self._ready(deadline)
+            undo.callback(self._quietly_remove, endpoint.id, chassis)
+            attachment = self._store(endpoint, chassis, deadline)
+            if attachment.mtu is not None and attachment.mtu > tunnel_mtu:
+                log.warning(
+                    "network %s has MTU %d, but the tunnels of this host carry %d: larger packets get lost",
+                    endpoint.network[:12], attachment.mtu, tunnel_mtu,
+                )  # fmt: skip
+            self._links.create_veth(
+                host_link(endpoint.id),
+                container_link(endpoint.id),
+                mac=endpoint.mac or "",
+                mtu=attachment.mtu or tunnel_mtu,
+                tx_checksums=chassis.datapath != "netdev",
+            )
+            self._switch.plug(endpoint, attachment, chassis, deadline)
+            undo.pop_all()
+        return endpoint
+
+    def delete_endpoint(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
+        """NetworkDriver.DeleteEndpoint: whatever there is of it, also when only a part is."""
+        deadline = Deadline(self._patience.request)
+        with self._marked(endpoint):
+            try:
+                self._unplug(endpoint, deadline)
+                self._backend.delete_endpoint(endpoint, self._switch.chassis(deadline), deadline)
+            except OvnDockerError:
+                self.leftovers.set()
+                raise
+
+    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
+        """NetworkDriver.Join: wait for the flows. Returns the link to move into the sandbox."""
+        deadline = Deadline(self._patience.flows)
+        self._switch.enter(endpoint, sandbox.rpartition("/")[2], Deadline(self._patience.request))
+        if not self._switch.installed(endpoint, deadline):
+            why = (
+                f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
+                f"{self._patience.flows:g} s: {self._switch.why_late(endpoint, Deadline(1))}"
+            )
+            if self._patience.late_flows is LateFlows.FAIL:
+                raise TimedOut(why)
+            log.warning("%s; the container starts all the same", why)
+        return container_link(endpoint)
+
+    def leave(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
+        """NetworkDriver.Leave: the host's part goes; deleting one end of the veth takes the other along."""
+        with self._marked(endpoint):
+            self._unplug(endpoint, Deadline(self._patience.request))
+
+    def endpoint_info(self, network: NetworkId, endpoint: EndpointId) -> dict[str, str]:  # noqa: ARG002
+        """NetworkDriver.EndpointOperInfo: never an error, which would stop a container on Docker 20.10."""
+        try:
+            return self._switch.endpoint_info(endpoint, Deadline(2))
+        except OvnDockerError as error:
+            log.info("no information on endpoint %s: %s", endpoint[:12], error)
+            return {}
+
+    def in_flight(self) -> set[EndpointId]:
+        """Endpoints that a call is working on at this moment."""
+        with self._lock:
+            return set(self._in_flight)
+
+    def remove(self, endpoint: EndpointId, chassis: Chassis) -> None:
+        """Delete all that there is of an endpoint, on this host and in the backend."""
+        deadline = Deadline(self._patience.request)
+        self._unplug(endpoint, deadline)
+        self._backend.delete_endpoint(endpoint, chassis, deadline)
+
+    def _ready(self, deadline: Deadline) -> tuple[Chassis, int]:
+        """Wait a moment for Open vSwitch and ovn-controller, which at boot may start after Docker does.
+
+        Returns the chassis and the MTU of what its tunnels carry.
+        """
+        until = Deadline(min(self._patience.controller, deadline.left()))
+        while True:
+            try:
+                chassis = self._switch.chassis(until)
+                self._switch.check(chassis)
+                self._check_controller()
+            except Unavailable:
+                if until.left() <= 0.2:
+                    raise
+                time.sleep(0.2)
+            else:
+                mtu = min(
+                    self._links.mtu_of(ip) - tunnel_overhead(chassis.encap_types, ip)
+                    for ip in chassis.encap_ips
+                )
+                return chassis, mtu
+
+    def _store(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
+        """Create it in the backend, in the place of a dead endpoint of this host if need be.
+
+        After a crash Docker forgets its endpoints without telling us, and gives their addresses away again.
+        """
+        while True:
+            try:
+                return self._backend.create_endpoint(endpoint, chassis, deadline)
+            except AddressInUse as error:
+                # Docker's IPAM gives no address twice: on the same network it has forgotten the holder.
+                grace = 0 if error.holder.network == endpoint.network else self._patience.request
+                if error.holder.host != chassis.system_id or not self._dead(error.holder, grace):
+                    raise
+                log.warning(
+                    "endpoint %s takes over from %s, which is dead", endpoint.id[:12], error.holder.id[:12]
+                )
+                deadline.check(f"the address that endpoint {error.holder.id[:12]} holds")
+                self.remove(error.holder.id, chassis)
+
+    def _dead(self, endpoint: StoredEndpoint, grace: float) -> bool:
+        link = host_link(endpoint.id)
+        return endpoint.id not in self.in_flight() and endpoint.dead(
+            self._links.joined(link).get(link), grace
+        )
+
+    def _unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
+        """The host's part of an endpoint: its port, and its veth even if the port could not be deleted."""
+        try:
+            self._switch.unplug(endpoint, deadline)
+        finally:
+            self._links.delete(host_link(endpoint))
+
+    def _quietly_remove(self, endpoint: EndpointId, chassis: Chassis) -> None:
+        """Undo: an error here must not hide the one that the user has to see."""
+        try:
+            self.remove(endpoint, chassis)
+        except OvnDockerError as error:
+            self.leftovers.set()
+            log.warning("could not undo endpoint %s: %s", endpoint[:12], error)
+
+    @contextmanager
+    def _marked(self, endpoint: EndpointId) -> Iterator[None]:
+        with self._lock:
+            self._in_flight.add(endpoint)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight.discard(endpoint)

@@ -1,0 +1,314 @@
+"""OVSDB transactions over a connection that mends itself (RFC 7047, ovsdb-server(7)).
+
+No replica of the database is kept: an operation names its rows by UUID and costs the same
+whatever the size of the tables. Every transaction that is sent here must be safe to send twice,
+because after a lost connection nobody knows whether it was committed.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import ovs.jsonrpc
+import ovs.poller
+import ovs.stream
+
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.model import Tls
+
+log = logging.getLogger(__name__)
+
+Operation = dict[str, Any]
+Row = dict[str, Any]
+Condition = list[Any]
+
+_BACKOFF = 250, 4000
+"""Shortest and longest pause between two attempts to connect, in milliseconds."""
+
+
+class OperationError(OvnDockerError):
+    """The server refused an operation; nothing of its transaction was done (RFC 7047, 4.1.3)."""
+
+    def __init__(self, index: int, error: str, details: str) -> None:
+        super().__init__(f"the database refused operation {index}: {error} ({details})")
+        self.index = index
+        self.error = error
+
+
+class Database:
+    """A database on one server or on the members of a cluster; safe for use from many threads.
+
+    *remotes* are active OVSDB connection methods (``unix:``, ``tcp:``, ``ssl:``), tried in turn.
+    """
+
+    def __init__(self, name: str, remotes: Sequence[str]) -> None:
+        for remote in remotes:
+            if not ovs.stream.Stream.is_valid_name(remote):
+                raise BadRequest(
+                    f"{remote!r} is no database address: give tcp:IP:PORT, ssl:IP:PORT or unix:FILE"
+                )
+        self.name = name
+        self.remotes = tuple(remotes)
+        self._session = ovs.jsonrpc.Session.open_multiple(list(remotes))
+        self._session.reconnect.set_backoff(*_BACKOFF)
+        self._lock = threading.Lock()
+        self._waiting: list[_Call] = []
+        self._sent: dict[Any, _Call] = {}
+        self._closed = threading.Event()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name=f"ovsdb {name}", daemon=True)
+        self._thread.start()
+
+    def transact(self, *operations: Operation, deadline: Deadline) -> list[Any]:
+        """Run *operations* as one transaction and return one result each: rows for a select, a count, ...
+
+        Raises OperationError when the server refuses it, Unavailable when no server answers
+        before *deadline*.
+        """
+        call = _Call([self.name, *operations])
+        with self._lock:
+            if self._closed.is_set():
+                raise Unavailable(f"the connection to {self.name} is closed")
+            self._waiting.append(call)
+        self._wake()
+        try:
+            results = call.reply.result(timeout=deadline.left())
+        except FutureTimeoutError:
+            self._forget(call)
+            raise self._no_answer(deadline) from None
+        return _results(results, self.name)
+
+    def close(self) -> None:
+        """Drop the connection; calls that still wait fail."""
+        self._closed.set()
+        self._wake()
+        self._thread.join(timeout=5)
+
+    # The rest runs in the connection's own thread, except where noted.
+
+    def _run(self) -> None:
+        seqno = self._session.get_seqno()
+        while not self._closed.is_set():
+            try:
+                self._session.run()
+                if seqno != self._session.get_seqno():
+                    seqno = self._session.get_seqno()
+                    self._send_again()
+                self._receive()
+                if self._session.is_connected():
+                    self._send()
+                poller = ovs.poller.Poller()
+                self._session.wait(poller)
+                self._session.recv_wait(poller)
+                poller.fd_wait(self._wake_out, ovs.poller.POLLIN)
+                poller.block()
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_out.recv(4096)
+            except Exception:
+                # A defect here must not leave every later request without a connection.
+                log.exception("connection to %s failed, connecting again", self.name)
+                self._session.force_reconnect()
+                self._closed.wait(1)
+        self._session.close()
+        self._wake_in.close()
+        self._wake_out.close()
+        for call in (*self._waiting, *self._sent.values()):
+            if call.reply.set_running_or_notify_cancel():
+                call.reply.set_exception(Unavailable(f"the connection to {self.name} is closed"))
+
+    def _receive(self) -> None:
+        for _ in range(50):
+            message = self._session.recv()
+            if message is None:
+                return
+            with self._lock:
+                call = self._sent.pop(message.id, None)
+            if call is None or not call.reply.set_running_or_notify_cancel():
+                continue
+            if message.type == ovs.jsonrpc.Message.T_ERROR:
+                call.reply.set_exception(Unavailable(f"{self.name} at {self._where()}: {message.error}"))
+            else:
+                call.reply.set_result(message.result)
+
+    def _send(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            for call in waiting:
+                request = ovs.jsonrpc.Message.create_request("transact", call.params)
+                self._sent[request.id] = call
+                self._session.send(request)
+
+    def _send_again(self) -> None:
+        """After a lost connection: what had no answer may or may not have been committed."""
+        with self._lock:
+            self._waiting = [*self._sent.values(), *self._waiting]
+            self._sent.clear()
+
+    def _forget(self, call: "_Call") -> None:
+        """Take back a call nobody waits for any more (in the caller's thread)."""
+        call.reply.cancel()
+        with self._lock:
+            self._waiting = [other for other in self._waiting if other is not call]
+            self._sent = {key: other for key, other in self._sent.items() if other is not call}
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"!")
+
+    def _where(self) -> str:
+        return ",".join(self.remotes)
+
+    def _no_answer(self, deadline: Deadline) -> Unavailable:
+        """Say why nothing answered, by trying each remote once more (in the caller's thread)."""
+        if self._session.is_connected():
+            return TimedOut(f"{self.name} at {self._where()} did not answer within {deadline.seconds:g} s")
+        reasons = [f"{remote}: {_why_unreachable(remote)}" for remote in self.remotes]
+        return Unavailable(f"cannot reach {self.name} at {'; '.join(reasons)}")
+
+
+def use_tls(tls: Tls) -> None:
+    """Prove ourselves with these files on every ``ssl:`` connection, and accept only what the CA signed.
+
+    TLS 1.2 or later (ovs.stream). Raises BadRequest if a file cannot be read.
+    """
+    for what, file in (
+        ("private key", tls.private_key),
+        ("certificate", tls.certificate),
+        ("CA", tls.ca_cert),
+    ):
+        if not os.access(file, os.R_OK):
+            raise BadRequest(
+                f"the {what} file {file!r} cannot be read; name another one or mend its permissions"
+            )
+    ovs.stream.Stream.ssl_set_private_key_file(tls.private_key)
+    ovs.stream.Stream.ssl_set_certificate_file(tls.certificate)
+    ovs.stream.Stream.ssl_set_ca_cert_file(tls.ca_cert)
+
+
+class _Call:
+    """A transaction on its way, and where its answer goes."""
+
+    __slots__ = ("params", "reply")
+
+    def __init__(self, params: list[Any]) -> None:
+        self.params = params
+        self.reply: Future[Any] = Future()
+
+
+def _why_unreachable(remote: str) -> str:
+    error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(remote), timeout=500)
+    if stream is not None:
+        stream.close()
+    return os.strerror(error) if error > 0 else "the connection keeps breaking"
+
+
+def _results(results: Any, name: str) -> list[Any]:
+    if not isinstance(results, list):
+        raise Unavailable(f"{name} gave an answer that is none: {str(results)[:200]}")
+    for index, result in enumerate(results):
+        if isinstance(result, dict) and "error" in result:
+            raise OperationError(index, str(result["error"]), str(result.get("details", "no details")))
+    return [_decoded(result) for result in results]
+
+
+def _decoded(result: Any) -> Any:
+    if isinstance(result, dict) and "rows" in result:
+        return [{column: decode(value) for column, value in row.items()} for row in result["rows"]]
+    if isinstance(result, dict) and "count" in result:
+        return result["count"]
+    return None
+
+
+def decode(value: Any) -> Any:
+    """An OVSDB <value> (RFC 7047, 5.1) as Python: map to dict, set to list, UUID to str."""
+    match value:
+        case ["map", list(pairs)]:
+            return {decode(key): decode(item) for key, item in pairs}
+        case ["set", list(items)]:
+            return [decode(item) for item in items]
+        case ["uuid" | "named-uuid", str(uuid)]:
+            return uuid
+        case _:
+            return value
+
+
+class Reference(str):
+    """The UUID of a row, as a value of a column that refers to rows."""
+
+    __slots__ = ()
+
+
+def encode(value: Any) -> Any:
+    """Python as an OVSDB <value>: Mapping to map, list or tuple to set, Reference to uuid."""
+    match value:
+        case Reference():
+            return ["uuid", str(value)]
+        case Mapping():
+            return ["map", [[encode(key), encode(item)] for key, item in value.items()]]
+        case list() | tuple():
+            return ["set", [encode(item) for item in value]]
+        case _:
+            return value
+
+
+def is_row(row: str) -> Condition:
+    """The condition that selects one row, without a search."""
+    return ["_uuid", "==", encode(Reference(row))]
+
+
+def has(column: str, pairs: Mapping[str, str]) -> Condition:
+    """The condition that a map column includes *pairs*."""
+    return [column, "includes", encode(pairs)]
+
+
+def insert(table: str, row: str, **columns: Any) -> Operation:
+    """A new row with a UUID of our choice: fails with "duplicate uuid" if it is there already."""
+    values = {column: encode(value) for column, value in columns.items()}
+    return {"op": "insert", "table": table, "uuid": row, "row": values}
+
+
+def select(table: str, *where: Condition, columns: Iterable[str]) -> Operation:
+    """Read *columns* of the rows that satisfy all conditions."""
+    return {"op": "select", "table": table, "where": list(where), "columns": list(columns)}
+
+
+def update(table: str, *where: Condition, **columns: Any) -> Operation:
+    """Replace whole columns."""
+    values = {column: encode(value) for column, value in columns.items()}
+    return {"op": "update", "table": table, "where": list(where), "row": values}
+
+
+def mutate(table: str, *where: Condition, mutations: list[list[Any]]) -> Operation:
+    """Change a part of a column: [column, "insert" | "delete" | "+=", value]."""
+    encoded = [[column, mutator, encode(value)] for column, mutator, value in mutations]
+    return {"op": "mutate", "table": table, "where": list(where), "mutations": encoded}
+
+
+def delete(table: str, *where: Condition) -> Operation:
+    """Delete the rows that satisfy all conditions; none is fine."""
+    return {"op": "delete", "table": table, "where": list(where)}
+
+
+def require(table: str, row: str, *where: Condition, wait: float = 0) -> Operation:
+    """Go on only if the row exists and satisfies *where*, waiting up to *wait* seconds for it.
+
+    Otherwise the transaction fails with "timed out" and does nothing (RFC 7047, 5.2.6).
+    """
+    return {
+        "op": "wait",
+        "timeout": int(wait * 1000),
+        "table": table,
+        "where": [is_row(row), *where],
+        "columns": ["_uuid"],
+        "until": "==",
+        "rows": [{"_uuid": encode(Reference(row))}],
+    }

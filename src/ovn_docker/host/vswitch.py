@@ -1,0 +1,245 @@
+"""The local Open_vSwitch database: what this host is, and the ports of its integration bridge.
+
+Columns and external_ids: ovs-vswitchd.conf.db(5), ovn-controller(8).
+"""
+
+import time
+from ipaddress import ip_address
+from typing import Any
+
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import Database, OperationError, Reference, has, is_row
+from ovn_docker.model import (
+    Attachment,
+    Chassis,
+    Endpoint,
+    EndpointId,
+    NetworkId,
+    StoredEndpoint,
+    Tls,
+    host_link,
+    row_uuid,
+)
+
+OWNER = "ovn-docker:owner"
+_OURS = has("external_ids", {OWNER: "ovn-docker"})
+_SET = "ovs-vsctl set Open_vSwitch . external_ids:"
+_PLUG_TIME = 5.0
+"""Seconds that ovs-vswitchd gets to take up a new port; it needs some milliseconds."""
+
+
+class Vswitch:
+    """Open vSwitch on this host, over its configuration database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def chassis(self, deadline: Deadline) -> Chassis:
+        """What the guide's one-time setup wrote, and the integration bridge.
+
+        Raises Unavailable with the command to type if the cluster cannot be reached without it.
+        """
+        root, bridges, tls = self._database.transact(
+            ovsdb.select("Open_vSwitch", columns=["external_ids", "ssl"]),
+            ovsdb.select("Bridge", columns=["name", "datapath_type"]),
+            ovsdb.select("SSL", columns=["_uuid", "private_key", "certificate", "ca_cert"]),
+            deadline=deadline,
+        )
+        if not root:
+            raise Unavailable("the Open_vSwitch database is empty; set it up with: ovs-vsctl init")
+        ids = root[0]["external_ids"]
+        if not ids.get("system-id"):
+            raise Unavailable(_missing(ids, "system-id", "$(uuidgen)"))
+        northbound = _list(ids, "ovn-nb")
+        if not northbound:
+            # The southbound database is usually on the same machine: offer its address.
+            example = ids.get("ovn-remote", "tcp:CENTRAL_IP:6642").replace(":6642", ":6641")
+            raise Unavailable(_missing(ids, "ovn-nb", f'"{example}"'))
+        try:
+            encap_ips = tuple(ip_address(text) for text in _list(ids, "ovn-encap-ip"))
+        except ValueError:
+            raise Unavailable(_missing(ids, "ovn-encap-ip", "LOCAL_IP")) from None
+        bridge = ids.get("ovn-bridge", "br-int")
+        return Chassis(
+            system_id=ids["system-id"],
+            northbound=northbound,
+            encap_ips=encap_ips,
+            encap_types=_list(ids, "ovn-encap-type") or ("geneve",),
+            bridge=bridge,
+            datapath={row["name"]: row["datapath_type"] for row in bridges}.get(bridge),
+            tls=_tls(root[0]["ssl"], tls),
+        )
+
+    def check(self, chassis: Chassis) -> None:
+        """Raise Unavailable, with the command to type, if ports cannot be made here."""
+        if not chassis.encap_ips:
+            raise Unavailable(_missing({}, "ovn-encap-ip", "LOCAL_IP"))
+        if chassis.datapath is None:
+            raise Unavailable(
+                f"Open vSwitch has no bridge {chassis.bridge}, which ovn-controller makes at its start; "
+                "start it with: ovn-docker host start, or /usr/share/ovn/scripts/ovn-ctl start_controller"
+            )
+
+    def plug(self, endpoint: Endpoint, attachment: Attachment, chassis: Chassis, deadline: Deadline) -> None:
+        """Put the endpoint's link on the integration bridge and see ovs-vswitchd take it up; idempotent."""
+        port, interface, link = _port(endpoint.id), _interface(endpoint.id), host_link(endpoint.id)
+        ids = {
+            OWNER: "ovn-docker",
+            "ovn-docker:network": endpoint.network,
+            "ovn-docker:endpoint": endpoint.id,
+            "ovn-docker:created": str(int(time.time())),
+            "iface-id": attachment.iface_id,
+            "iface-status": "active",
+            "attached-mac": endpoint.mac or "",
+        }
+        try:
+            *_, plugged = self._database.transact(
+                ovsdb.insert("Interface", interface, name=link, external_ids=ids),
+                ovsdb.insert("Port", port, name=link, interfaces=Reference(interface),
+                             external_ids={OWNER: "ovn-docker"}, other_config={"transient": "true"}),
+                ovsdb.mutate("Bridge", ["name", "==", chassis.bridge],
+                             mutations=[["ports", "insert", [Reference(port)]]]),
+                deadline=deadline,
+            )  # fmt: skip
+        except OperationError as error:
+            if error.error != "duplicate uuid":
+                raise Conflict(f"Open vSwitch refuses a port named {link}: {error}") from None
+        else:
+            if not plugged:
+                raise Unavailable(f"the bridge {chassis.bridge} has just gone from Open vSwitch")
+        self._taken_up(interface, link, deadline)
+
+    def unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
+        """Take the endpoint's port off whichever bridge it is on; none is fine.
+
+        Port and Interface rows live only as long as a bridge refers to them.
+        """
+        port = [Reference(_port(endpoint))]
+        self._database.transact(
+            ovsdb.mutate(
+                "Bridge", ["ports", "includes", ovsdb.encode(port)], mutations=[["ports", "delete", port]]
+            ),
+            deadline=deadline,
+        )
+
+    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> None:
+        """Note the sandbox that the container's end goes to. Raises Unavailable if the port is gone."""
+        (found,) = self._database.transact(
+            ovsdb.mutate("Interface", is_row(_interface(endpoint)),
+                         mutations=[["external_ids", "delete", ["vm-id"]],
+                                    ["external_ids", "insert", {"vm-id": sandbox}]]),
+            deadline=deadline,
+        )  # fmt: skip
+        if not found:
+            raise Unavailable(
+                f"Open vSwitch has no port for the endpoint {endpoint[:12]}; start the container again"
+            )
+
+    def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:
+        """Wait until ovn-controller says that the port's flows are in; False if *deadline* comes first.
+
+        The server watches the row for us: a ``wait`` answers in the moment it becomes true.
+        """
+        flows = has("external_ids", {"ovn-installed": "true"})
+        wait = ovsdb.require("Interface", _interface(endpoint), flows, wait=deadline.left())
+        try:
+            self._database.transact(wait, deadline=Deadline(deadline.left() + 1))
+        except OperationError as error:
+            if error.error == "timed out":
+                return False
+            raise
+        return True
+
+    def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
+        """What the interface's row says while its flows are missing."""
+        (rows,) = self._database.transact(
+            ovsdb.select("Interface", is_row(_interface(endpoint)), columns=["error", "ofport"]),
+            deadline=deadline,
+        )
+        if not rows:
+            return "its port has gone from Open vSwitch"
+        if rows[0]["error"]:
+            return f"Open vSwitch says: {rows[0]['error']}"
+        return "ovn-controller has not installed its flows"
+
+    def endpoint_info(self, endpoint: EndpointId, deadline: Deadline) -> dict[str, str]:
+        """What is known of an endpoint on this host, for Docker's EndpointOperInfo; empty if nothing."""
+        (rows,) = self._database.transact(
+            ovsdb.select("Interface", is_row(_interface(endpoint)), columns=["name", "external_ids"]),
+            deadline=deadline,
+        )
+        return {
+            key: value
+            for row in rows
+            for key, value in (
+                ("mac_address", row["external_ids"].get("attached-mac", "")),
+                ("veth", row["name"]),
+            )
+        }
+
+    def endpoints(self, deadline: Deadline) -> list[StoredEndpoint]:
+        """Every endpoint that has a port on this host, by the ports that we made."""
+        rows, root = self._database.transact(
+            ovsdb.select("Interface", _OURS, columns=["external_ids"]),
+            ovsdb.select("Open_vSwitch", columns=["external_ids"]),
+            deadline=deadline,
+        )
+        host = root[0]["external_ids"].get("system-id", "") if root else ""
+        return [
+            StoredEndpoint(
+                EndpointId(row["external_ids"].get("ovn-docker:endpoint", "")),
+                NetworkId(row["external_ids"].get("ovn-docker:network", "")),
+                host,
+                _age(row["external_ids"].get("ovn-docker:created", "")),
+            )
+            for row in rows
+        ]
+
+    def _taken_up(self, interface: str, link: str, deadline: Deadline) -> None:
+        number = ["ofport", "!=", ["set", []]]
+        wait = deadline.left(at_most=_PLUG_TIME)
+        try:
+            *_, rows = self._database.transact(
+                ovsdb.require("Interface", interface, number, wait=wait),
+                ovsdb.select("Interface", is_row(interface), columns=["error"]),
+                deadline=Deadline(wait + 1),
+            )
+        except OperationError as error:
+            if error.error != "timed out":
+                raise
+            raise Unavailable(
+                f"ovs-vswitchd did not take up the port {link} within {wait:.0f} s; is it running? "
+                "start it with: ovn-docker host start, or /usr/share/openvswitch/scripts/ovs-ctl start"
+            ) from None
+        if rows[0]["error"]:
+            raise OvnDockerError(f"ovs-vswitchd cannot use the link {link}: {rows[0]['error']}")
+
+
+def _port(endpoint: EndpointId) -> str:
+    return row_uuid("port", endpoint)
+
+
+def _interface(endpoint: EndpointId) -> str:
+    return row_uuid("interface", endpoint)
+
+
+def _list(ids: dict[str, str], key: str) -> tuple[str, ...]:
+    return tuple(filter(None, (item.strip() for item in ids.get(key, "").split(","))))
+
+
+def _missing(ids: dict[str, str], key: str, example: str) -> str:
+    state = f"has {key}={ids[key]!r}, which is no address" if ids.get(key) else f"does not have {key}"
+    return f"the Open_vSwitch database {state}; set it with: {_SET}{key}={example}"
+
+
+def _tls(reference: Any, rows: list[dict[str, str]]) -> Tls | None:
+    for row in rows:
+        if row["_uuid"] == reference:
+            return Tls(row["private_key"], row["certificate"], row["ca_cert"])
+    return None
+
+
+def _age(created: str) -> float:
+    return time.time() - int(created) if created.isdigit() else float("inf")
