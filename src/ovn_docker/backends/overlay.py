@@ -73,13 +73,8 @@ class Northbound:
         wanted = (chassis.northbound, tls)
         with self._lock:
             if self._database is None or self._for != wanted:
-                if tls is not None:
+                if any(remote.startswith("ssl:") for remote in chassis.northbound):
                     ovsdb.use_tls(tls)
-                elif any(remote.startswith("ssl:") for remote in chassis.northbound):
-                    raise BadRequest(
-                        f"{','.join(chassis.northbound)} needs a key, a certificate and a CA; name their files "
-                        "with: ovs-vsctl set-ssl PRIVATE-KEY CERTIFICATE CA-CERT"
-                    )
                 if self._database is not None:
                     self._database.close()
                 self._database = Database("OVN_Northbound", chassis.northbound)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -175,20 +176,23 @@ class Database:
         return Unavailable(f"cannot reach {self.name} at {'; '.join(reasons)}")
 
 
-def use_tls(tls: Tls) -> None:
+def use_tls(tls: Tls | None) -> None:
     """Prove ourselves with these files on every ``ssl:`` connection, and accept only what the CA signed.
 
-    TLS 1.2 or later (ovs.stream). Raises BadRequest if a file cannot be read.
+    TLS 1.2 or later (ovs.stream). Raises BadRequest if there are none or they cannot be used.
     """
-    for what, file in (
-        ("private key", tls.private_key),
-        ("certificate", tls.certificate),
-        ("CA", tls.ca_cert),
-    ):
-        if not os.access(file, os.R_OK):
-            raise BadRequest(
-                f"the {what} file {file!r} cannot be read; name another one or mend its permissions"
-            )
+    if tls is None:
+        raise BadRequest(
+            "an ssl: database needs a private key, a certificate and a CA; name their files with: "
+            "ovs-vsctl set-ssl PRIVATE-KEY CERTIFICATE CA-CERT"
+        )
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(tls.ca_cert)
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    except (OSError, ValueError) as error:
+        files = f"private key {tls.private_key}, certificate {tls.certificate}, CA {tls.ca_cert}"
+        raise BadRequest(f"TLS cannot be used with {files}: {error}; name others or mend these") from None
     ovs.stream.Stream.ssl_set_private_key_file(tls.private_key)
     ovs.stream.Stream.ssl_set_certificate_file(tls.certificate)
     ovs.stream.Stream.ssl_set_ca_cert_file(tls.ca_cert)

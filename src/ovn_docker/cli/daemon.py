@@ -1,0 +1,163 @@
+"""The drivers as daemons: settings to objects, wired by hand, behind the options that OVS' daemons have.
+
+Detaching, pidfile, log file, levels that change at run time (``ovs-appctl vlog/set``): all from the ovs
+package, so that it behaves as ovs-vswitchd(8) says.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+
+# The ovs package from PyPI looks below /usr/local; distributions and their ovs-appctl do not.
+os.environ.setdefault("OVS_RUNDIR", "/var/run/openvswitch")
+os.environ.setdefault("OVS_LOGDIR", "/var/log/openvswitch")
+
+import ovs.daemon
+import ovs.poller
+import ovs.unixctl
+import ovs.unixctl.server
+import ovs.vlog
+
+import ovn_docker
+from ovn_docker import settings as table
+from ovn_docker.backends.overlay import Northbound, Overlay
+from ovn_docker.deadline import Deadline
+from ovn_docker.driver import Driver, LateFlows, Patience
+from ovn_docker.errors import OvnDockerError
+from ovn_docker.host.controller import Controller
+from ovn_docker.host.engine import has_cluster_store
+from ovn_docker.host.links import Links
+from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.model import Tls
+from ovn_docker.plugin import server
+from ovn_docker.plugin.wire import Plugin
+from ovn_docker.settings import Settings
+from ovn_docker.sweep import Sweeper
+
+log = logging.getLogger(__name__)
+
+_VLOGS = {name: ovs.vlog.Vlog(name) for name in ("daemon", "driver", "ovsdb", "plugin", "sweep", "waitress")}
+
+
+def overlay() -> None:
+    """Run ``ovn-docker-overlay-driver``."""
+    try:
+        _serve(_settings())
+    except OvnDockerError as error:
+        log.error("%s", error)  # noqa: TRY400 - meant for the user, who has no use for a traceback
+        sys.exit(error.exit_code)
+
+
+def _serve(settings: Settings) -> None:
+    ovs.daemon.daemonize_start()  # forks: no thread before this line
+    listener = server.inherited_socket() or server.listen(settings.socket)
+
+    vswitch = Vswitch(Database("Open_vSwitch", [settings.db]))
+    tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
+    backend = Overlay(Northbound(tls))
+    links = Links()
+    patience = Patience(
+        request=settings.request_timeout,
+        flows=settings.flows_timeout,
+        late_flows=LateFlows(settings.late_flows),
+    )
+    driver = Driver(backend, vswitch, links, Controller(settings.ovn_rundir).check, patience)
+    web = server.Server(server.application(Plugin(driver, _scope(settings.scope)())), listener)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: web.stop())
+    _serve_control(web.stop)
+    try:
+        vswitch.check(vswitch.chassis(Deadline(1)))
+    except OvnDockerError as error:
+        log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
+    Sweeper(driver, backend, vswitch, links, settings.sweep_interval).start()
+    log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
+    ovs.daemon.daemonize_complete()
+    server.notify("READY=1")
+    web.serve()
+    log.info("stopped")
+
+
+def _settings() -> Settings:
+    """Parse the command line and start logging. Exits with a usage message, or raises BadRequest."""
+    parser = argparse.ArgumentParser(
+        description="Docker network plugin 'openvswitch': containers of many hosts on logical switches of OVN.",
+        epilog="Each of the driver's options can be given in the environment too: --late-flows as "
+        "OVN_DOCKER_LATE_FLOWS. Where the databases are is read from the local Open_vSwitch database, "
+        "see ovn-docker host setup --help.",
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"ovn-docker {ovn_docker.__version__}")
+    group = parser.add_argument_group("Driver Options")
+    for setting in fields(Settings):
+        about = setting.metadata
+        names = [about["short"]] if about["short"] else []
+        about_it = about["help"] + (f" (default {setting.default})" if setting.default else "")
+        group.add_argument(
+            *names, table.option(setting), dest=setting.name, metavar=about["metavar"], help=about_it
+        )
+    ovs.daemon.add_args(parser)
+    ovs.vlog.add_args(parser)
+    arguments = parser.parse_args()
+    ovs.vlog.handle_args(arguments)
+    _log_to_vlog()
+    ovs.daemon.handle_args(arguments)
+    return table.read(vars(arguments), os.environ)
+
+
+def _scope(setting: str) -> Callable[[], str]:
+    """What to answer Docker when it asks, once in its life, for our scope."""
+    if setting == "auto":
+        return lambda: "global" if has_cluster_store() else "local"
+    return lambda: setting
+
+
+class _VlogHandler(logging.Handler):
+    """Python's log records as OVS' log lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        vlog = next((_VLOGS[part] for part in record.name.split(".") if part in _VLOGS), _VLOGS["daemon"])
+        if record.levelno >= logging.ERROR:
+            write = vlog.err
+        elif record.levelno >= logging.WARNING:
+            write = vlog.warn
+        else:
+            write = vlog.info if record.levelno >= logging.INFO else vlog.dbg
+        write(self.format(record))
+
+
+def _log_to_vlog() -> None:
+    for name in ("ovn_docker", "waitress"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG)  # which of them are written is vlog's business
+        logger.addHandler(_VlogHandler())
+
+
+def _serve_control(stop: Callable[[], None]) -> None:
+    """Answer ``ovs-appctl -t ovn-docker-overlay-driver``: vlog/set, vlog/reopen, version, exit."""
+
+    def leave(connection: ovs.unixctl.server.UnixctlConnection, *_: object) -> None:
+        connection.reply(None)
+        stop()
+
+    def run() -> None:
+        while True:
+            control.run()
+            poller = ovs.poller.Poller()
+            control.wait(poller)
+            poller.block()
+
+    ovs.unixctl.command_register("exit", "", 0, 0, leave, None)
+    error, control = ovs.unixctl.server.UnixctlServer.create(None, ovn_docker.__version__)
+    if error:
+        log.warning(
+            "no control socket in %s, ovs-appctl will not work: %s", ovs.dirs.RUNDIR, os.strerror(error)
+        )
+        return
+    threading.Thread(target=run, name="control", daemon=True).start()

@@ -1,0 +1,115 @@
+"""The driver's settings. Each is said once: what follows from it are option, variable, check and help."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ovn_docker.errors import BadRequest
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0.1 <= seconds <= 3600:
+        raise ValueError("seconds, from 0.1 to 3600")
+    return seconds
+
+
+def _path(text: str) -> Path:
+    if not text.startswith("/"):
+        raise ValueError("a path that begins with /")
+    return Path(text)
+
+
+def _setting(
+    default: object, parse: Callable[[str], object], metavar: str, about: str, short: str = ""
+) -> Any:
+    return field(
+        default=default, metadata={"parse": parse, "metavar": metavar, "help": about, "short": short}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Times are in seconds."""
+
+    socket: Path = _setting(
+        Path("/run/docker/plugins/openvswitch.sock"),
+        _path,
+        "PATH",
+        "the plugin's Unix socket, unless systemd hands one over",
+    )
+    scope: str = _setting(
+        "auto",
+        _one_of("local", "global", "auto"),
+        "SCOPE",
+        "local: every host's Docker has networks of its own; global: one list for all, in Docker's cluster "
+        "store; auto: global if dockerd has a --cluster-store",
+    )
+    db: str = _setting("unix:/var/run/openvswitch/db.sock", str, "REMOTE", "the local Open_vSwitch database")
+    ovn_rundir: Path = _setting(
+        Path("/var/run/ovn"), _path, "DIR", "where ovn-controller has its pidfile and its control socket"
+    )
+    request_timeout: float = _setting(15.0, _seconds, "SECONDS", "how long a call of Docker's may take")
+    flows_timeout: float = _setting(
+        10.0, _seconds, "SECONDS", "how long a starting container waits for its flows"
+    )
+    late_flows: str = _setting(
+        "warn",
+        _one_of("warn", "fail"),
+        "POLICY",
+        "if the flows are late: warn and start the container all the same, or fail",
+    )
+    sweep_interval: float = _setting(
+        60.0, _seconds, "SECONDS", "how often to look for what dead endpoints left behind"
+    )
+    private_key: str = _setting("", str, "FILE", "PEM file with the private key for ssl: databases", "-p")
+    certificate: str = _setting("", str, "FILE", "PEM file with the certificate of the private key", "-c")
+    ca_cert: str = _setting(
+        "", str, "FILE", "PEM file with the CA that signed the databases' certificates", "-C"
+    )
+
+
+def option(setting: Field[Any]) -> str:
+    """As typed on the command line: ``--late-flows``."""
+    return "--" + setting.name.replace("_", "-")
+
+
+def variable(setting: Field[Any]) -> str:
+    """As set in the environment: ``OVN_DOCKER_LATE_FLOWS``."""
+    return "OVN_DOCKER_" + setting.name.upper()
+
+
+def read(given: Mapping[str, str | None], environment: Mapping[str, str]) -> Settings:
+    """Settings from the command line (*given*, by name) or else from the environment.
+
+    Raises BadRequest that names the option or variable, what was given and what is possible.
+    """
+    values: dict[str, Any] = {}
+    for setting in fields(Settings):
+        source, text = option(setting), given.get(setting.name)
+        if text is None:
+            source, text = variable(setting), environment.get(variable(setting)) or None
+        if text is None:
+            continue
+        try:
+            values[setting.name] = setting.metadata["parse"](text)
+        except ValueError as error:
+            raise BadRequest(f"{source}={text[:80]!r} is not valid: give {error}") from None
+    settings = Settings(**values)
+    tls = (settings.private_key, settings.certificate, settings.ca_cert)
+    if any(tls) and not all(tls):
+        raise BadRequest("TLS needs all three: --private-key, --certificate and --ca-cert")
+    return settings
