@@ -6,7 +6,6 @@ ovn-northd turns one into the other. Hosts reach the first on port 6641 and the 
 
 import argparse
 import re
-import socket
 import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -58,6 +57,10 @@ class Database:
     def pid(self) -> int | None:
         """The process that serves it, if any."""
         return running(run_directory("ovn") / f"{self.name}.pid", "ovsdb-server")
+
+    def bound(self) -> bool:
+        """Whether its process, and no other, has the port (ss(8))."""
+        return f"pid={self.pid()}," in run(("ss", "-Hltnp", f"sport = :{self.port}"))
 
     def answers(self) -> bool:
         """Whether it answers on its Unix socket."""
@@ -203,10 +206,10 @@ def listen(
         else:
             steps.change(what, database.control, "set-connection", new)
         steps.wait(
-            f"an answer on {new}",
-            lambda: reachable(new),
-            seconds=5,
-            hint=f"the port may be taken; see {database.log}",
+            f"listening on {new}",
+            database.bound,
+            seconds=2,
+            hint=f"another program may have the port; see {database.log}",
         )
     return re.fullmatch(r"ptcp:\d+(:0\.0\.0\.0|:\[::\])?", new) is not None
 
@@ -223,16 +226,6 @@ def wanted_target(port: int, old: str | None, ip: IPv4Address | IPv6Address | No
     if ip is not None:
         host = in_url(ip)
     return ":".join(part for part in (method, str(port), host) if part)
-
-
-def reachable(target: str) -> bool:
-    """Whether something accepts connections on a passive target such as ``ptcp:6641:[::1]``."""
-    _, port, host = [*target.split(":", 2), ""][:3]
-    try:
-        with socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -273,8 +266,8 @@ def database_status(database: Database) -> tuple[bool, str, str, str]:
         text = f"does not listen on port {database.port}; run `ovn-docker central start`"
         return False, database.title, f"running (pid {pid})", text
     target = connection[1]
-    up = reachable(target)
-    text = f"listens on {target}" if up else f"should listen on {target}, but does not answer there"
+    up = database.bound()
+    text = f"listens on {target}" if up else f"should listen on {target} but cannot; see {database.log}"
     return up, database.title, f"running (pid {pid})", text
 
 

@@ -193,7 +193,7 @@ def driver_problem() -> str | None:
         return f"{SOCKET} is not there"
     except (OSError, ValueError, http.client.HTTPException) as error:
         return f"{SOCKET} does not answer: {error}"
-    if "NetworkDriver" not in said.get("Implements", []):
+    if not isinstance(said, dict) or "NetworkDriver" not in said.get("Implements", []):
         return f"{SOCKET} answers {reply.status} without NetworkDriver: another program has the socket"
     return None
 
@@ -258,9 +258,7 @@ def controller_status() -> tuple[bool, str, str, str]:
     except OvnDockerError as error:
         said = f"does not answer: {error}"
     if said == "not connected":
-        said = (
-            "not connected to the southbound database; check that the central machine runs and is reachable"
-        )
+        said = "not connected to the southbound database; is the central machine up and reachable?"
     return said == "connected", "ovn-controller", f"running (pid {pid})", said
 
 

@@ -20,7 +20,13 @@ from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
 TOOL_TIMEOUT = 60.0
 """Seconds that one command of OVS or OVN may take; starting a daemon takes a tenth of one."""
 
-PACKAGES = {"ovs": "openvswitch-switch", "ovn-northd": "ovn-central", "ovn": "ovn-host", "ip": "iproute2"}
+PACKAGES = {
+    "ovs": "openvswitch-switch",
+    "ovn-northd": "ovn-central",
+    "ovn": "ovn-host",
+    "ip": "iproute2",
+    "ss": "iproute2",
+}
 """Debian package of a tool, by the longest prefix of its name that is listed."""
 
 REMOTE_DATABASES = ("OVN_NB_DB", "OVN_SB_DB", "OVN_NB_DAEMON", "OVN_SB_DAEMON")

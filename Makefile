@@ -1,0 +1,64 @@
+# What a user and a developer of ovn-docker type. `make help` lists it.
+.DEFAULT_GOAL := help
+.PHONY: help run stop check lint test install uninstall clean
+
+PREFIX ?= /opt/ovn-docker
+DESTDIR ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PROGRAMS := ovn-docker ovn-docker-overlay-driver
+UNITS := ovn-docker-overlay.socket ovn-docker-overlay.service
+SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+run: ## install what is missing, start everything, play the guide's session (as root)
+	@demo/up.sh
+	@demo/session.sh
+
+stop: ## undo make run
+	@demo/down.sh
+
+check: ## lint, types, unit and functional tests: under a minute (as root)
+	@scripts/debian-packages check
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest tests/unit tests/functional
+
+lint: ## style and types
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck $(SHELL_SCRIPTS); fi
+
+test: ## all tests: unit, functional, end to end (as root)
+	@scripts/debian-packages test
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/pytest tests/unit tests/functional tests/e2e
+
+install: ## install into PREFIX (/opt/ovn-docker), with systemd units; DESTDIR for packages (as root)
+	@scripts/debian-packages install
+	@rm -rf $(DESTDIR)$(PREFIX)
+	@scripts/virtualenv $(DESTDIR)$(PREFIX) .
+ifneq ($(DESTDIR),)
+	@# The environment must not remember where it was built.
+	@grep -lrI --null -e '$(DESTDIR)' $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg | xargs -0 sed -i 's|$(DESTDIR)||g'
+endif
+	install -d $(DESTDIR)/usr/local/bin $(DESTDIR)/etc/systemd/system
+	ln -sf $(PROGRAMS:%=$(PREFIX)/bin/%) $(DESTDIR)/usr/local/bin/
+	for unit in $(UNITS); do sed 's|/opt/ovn-docker|$(PREFIX)|g' packaging/systemd/$$unit >$(DESTDIR)/etc/systemd/system/$$unit; done
+ifeq ($(DESTDIR),)
+	@if [ -d /run/systemd/system ]; then set -x; systemctl daemon-reload && systemctl enable --now $(UNITS); fi
+endif
+
+uninstall: ## remove what make install installed
+ifeq ($(DESTDIR),)
+	@if [ -d /run/systemd/system ]; then set -x; systemctl disable --now $(UNITS) || true; fi
+endif
+	rm -f $(PROGRAMS:%=$(DESTDIR)/usr/local/bin/%) $(UNITS:%=$(DESTDIR)/etc/systemd/system/%)
+	rm -rf $(DESTDIR)$(PREFIX)
+
+clean: ## remove what was built here, the virtual environment included
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,165 @@
+"""The command line of `ovn-docker`, as far as it needs no running system."""
+
+import argparse
+import subprocess
+import sys
+from ipaddress import ip_address
+
+import pytest
+
+from ovn_docker.cli import arguments, central, main, setup, steps
+from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
+
+COMMANDS = [
+    ("central", "start"),
+    ("central", "stop"),
+    ("central", "status"),
+    ("host", "setup"),
+    ("host", "start"),
+    ("host", "stop"),
+    ("host", "status"),
+]
+
+
+def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one call."""
+    try:
+        code = main.main(argv)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    return code, *capsys.readouterr()
+
+
+def test_help_lists_every_command(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in main.COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example_and_a_dry_run(capsys, command):
+    code, out, _ = call(capsys, *command, "--help")
+    assert code == 0
+    assert "example" in out
+    assert f"ovn-docker {' '.join(command)}" in out.split("example")[1]
+    assert "--dry-run" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ((), ["required: COMMAND", "ovn-docker --help"]),
+        (("nosuch",), ["'nosuch'", "central", "host"]),
+        (("host", "setup"), ["--central", "--encap-ip", "--encap-type", "ovn-docker host setup --help"]),
+        (("host", "start", "--nosuch"), ["--nosuch"]),
+        (("host", "start", "--dry"), ["--dry"]),  # no abbreviations: they break when an option is added
+        (("central", "start", "--address", "ten"), ["'ten' is not an IP address"]),
+        (("host", "setup", "--central", "1.2.3"), ["'1.2.3' is not an IP address"]),
+        (("host", "setup", "--central", "1.2.3.4,"), ["'' is not an IP address"]),
+        (("host", "setup", "--encap-type", "gre"), ["'gre'", "geneve", "vxlan", "stt"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(capsys, argv, words):
+    code, out, err = call(capsys, *argv)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(OvnDockerError("a"), 1), (BadRequest("b"), 2), (Unavailable("c"), 3)]
+)
+def test_errors_are_one_line_and_their_exit_code(capsys, monkeypatch, error, code):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(central, "status", fail)
+    assert call(capsys, "central", "status") == (code, "", f"ovn-docker: {error}\n")
+
+
+def test_help_imports_no_command_and_no_third_party_package():
+    program = (
+        "import sys; from ovn_docker.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    ours = {name for name in loaded if name.startswith("ovn_docker")}
+    assert ours == {"ovn_docker", "ovn_docker.cli", "ovn_docker.cli.main", "ovn_docker.errors"}
+    assert not loaded & {"msgspec", "ovs", "pyroute2", "waitress", "subprocess"}
+
+
+@pytest.mark.parametrize(
+    ("old", "ip", "tls", "new"),
+    [
+        (None, None, False, "ptcp:6641"),  # the guide's
+        (None, "10.0.0.1", False, "ptcp:6641:10.0.0.1"),
+        (None, "fd00::1", True, "pssl:6641:[fd00::1]"),
+        ("ptcp:6641:127.0.0.1", None, False, "ptcp:6641:127.0.0.1"),  # never widened unasked
+        ("ptcp:6641:[::1]", None, True, "pssl:6641:[::1]"),
+        ("pssl:6641", None, False, "pssl:6641"),  # TLS never turned off unasked
+        ("pssl:6641", "10.0.0.1", False, "pssl:6641:10.0.0.1"),
+        ("ptcp:6641:10.0.0.1", "0.0.0.0", False, "ptcp:6641:0.0.0.0"),
+    ],
+)
+def test_what_a_database_listens_on(old, ip, tls, new):
+    assert central.wanted_target(6641, old, ip and ip_address(ip), tls=tls) == new
+
+
+def test_addresses_in_connection_methods():
+    given = arguments.addresses("10.0.0.1, fd00::1,[fd00::2]")
+    assert setup.remotes("ssl", given, 6642) == "ssl:10.0.0.1:6642,ssl:[fd00::1]:6642,ssl:[fd00::2]:6642"
+
+
+def test_tls_needs_all_three_files(tmp_path):
+    pem = tmp_path / "a.pem"
+    pem.touch()
+
+    def files(**given):
+        names = dict.fromkeys(arguments.TlsFiles._fields) | given
+        return arguments.tls_files(argparse.Namespace(**names))
+
+    assert files() is None
+    with pytest.raises(BadRequest, match="add --certificate, --ca-cert"):
+        files(private_key=str(pem))
+    with pytest.raises(BadRequest, match=r"--ca-cert /nosuch\.pem is not a readable file"):
+        files(private_key=str(pem), certificate=str(pem), ca_cert="/nosuch.pem")
+    assert files(private_key=str(pem), certificate=str(pem), ca_cert=str(pem)) == (str(pem),) * 3
+
+
+def test_a_failed_step_says_command_code_and_last_line():
+    with pytest.raises(steps.StepFailed, match=r"`ls /nosuch` failed with exit code 2: ls: cannot access"):
+        steps.run(("ls", "/nosuch"))
+
+
+def test_a_missing_program_is_named_with_its_package():
+    for tool, package in {
+        "ovs-nosuch": "openvswitch-switch",
+        "/usr/share/ovn/scripts/ovn-nosuch": "ovn-host",
+        "nosuch": "nosuch",
+    }.items():
+        with pytest.raises(Unavailable, match=rf"is not installed; run `apt install {package}`"):
+            steps.run((tool,))
+
+
+def test_a_dry_run_runs_nothing(capsys, tmp_path):
+    step = steps.Steps(dry_run=True)
+    step.change("make a file", "touch", str(tmp_path / "file"))
+    step.wait("never", lambda: False, seconds=0, hint="")
+    assert not (tmp_path / "file").exists()
+    assert capsys.readouterr().out == f"would make a file\n    $ touch {tmp_path}/file\n"
+
+
+def test_a_pidfile_counts_only_for_its_own_program(tmp_path):
+    pidfile = tmp_path / "a.pid"
+    assert steps.running(pidfile, "sleep") is None
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        pidfile.write_text(f"{process.pid}\n")
+        assert steps.running(pidfile, "sleep") == process.pid
+        assert steps.running(pidfile, "ovs-vswitchd") is None
+    finally:
+        process.kill()
+        process.wait()
+    assert steps.running(pidfile, "sleep") is None
