@@ -1,0 +1,78 @@
+"""Labs for the tests, and what happened in them for whoever reads a failure."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from e2e.lab import Fabric, Host, missing
+
+FABRICS = pytest.StashKey[dict[str, Fabric]]()  # by the fixture that made it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--keep", action="store_true", help="leave the labs running, and say how to enter them")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "e2e: runs on several hosts of its own, with real Docker and OVN")
+    config.addinivalue_line("markers", "engines: on newer versions of Docker; only with -m engines")
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    config.stash[FABRICS] = {}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = missing()
+    for item in items:
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.e2e)
+        if reasons:
+            item.add_marker(pytest.mark.skip(reason=f"no lab here: {', '.join(reasons)}"))
+        elif "engines" in item.keywords and "engines" not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason="newer versions of Docker: only with -m engines"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        fabrics = [fabric for name, fabric in item.config.stash[FABRICS].items() if name in item.fixturenames]
+        for host in (host for fabric in fabrics for host in fabric.hosts):
+            report.sections += [(f"{host.name}: {log}", host.tail(log)) for log in host.logs()]
+    return report
+
+
+def _fabric(request: pytest.FixtureRequest) -> Fabric:
+    """A fabric for the fixture that asks, which lasts as long as the fixture, also if that fails."""
+    name = request.fixturename
+    assert name
+    fabric = request.config.stash[FABRICS][name] = Fabric()
+
+    def end() -> None:
+        del request.config.stash[FABRICS][name]
+        if request.config.option.keep:
+            reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+            assert reporter
+            reporter.write_line(f"\n{name}:\n{fabric.keep()}")
+        else:
+            fabric.close()
+
+    request.addfinalizer(end)
+    return fabric
+
+
+@pytest.fixture
+def fabric(request: pytest.FixtureRequest) -> Fabric:
+    """A fabric without hosts, for one test: what it breaks, it breaks for itself alone."""
+    return _fabric(request)
+
+
+@pytest.fixture(scope="session")
+def two_hosts(request: pytest.FixtureRequest) -> tuple[Host, Host]:
+    """Two hosts on which all but the driver runs, set up with the guide's commands.
+
+    The first is also OVN's central host.  All tests share them, so each leaves them as they were.
+    """
+    host1, host2 = _fabric(request).cluster("host1", "host2")
+    return host1, host2

@@ -1,0 +1,7 @@
+"""Several real hosts on one machine: what the end-to-end tests run on."""
+
+from e2e.lab.command import CommandError, LabError, wait_for
+from e2e.lab.fabric import Fabric, missing
+from e2e.lab.host import Host
+
+__all__ = ["CommandError", "Fabric", "Host", "LabError", "missing", "wait_for"]

@@ -1,0 +1,224 @@
+"""A computer: its disk, its processes, its network, its programs."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from e2e.lab import images
+from e2e.lab.command import LabError, begin, run
+from e2e.lab.services import Controller, Daemon, Dockerd, Service, Vswitchd
+
+if TYPE_CHECKING:
+    from e2e.lab.fabric import Fabric
+
+SCRIPT = Path(__file__).parent / "host.sh"
+OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
+OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
+
+
+class Host:
+    """A host on a fabric, off at first; `number` (1 to 253) determines its addresses.
+
+    What is written to its disk outlives a power cut; /run and /tmp do not.  The repository and the Python
+    that runs the tests are where they are outside, read-only.  `pid` is that of its first process, as seen
+    from outside; 0 = off.
+    """
+
+    def __init__(self, fabric: "Fabric", name: str, number: int, engine: str) -> None:
+        self.fabric = fabric
+        self.name = name
+        self.engine = engine
+        self.address, self.address6 = f"172.31.0.{number}", f"fd31::{number}"
+        self.tunnel_address, self.tunnel_address6 = f"172.31.1.{number}", f"fd31:0:0:1::{number}"
+        self.ports = (f"{name}-eth0", f"{name}-eth1")  # the fabric's ends of its cables
+        self.disk = fabric.disks / name
+        self.pid = 0
+        self._process: subprocess.Popen[str] | None = None
+
+        self.ovsdb = Daemon(
+            self,
+            *(OVS_CTL, "--no-ovs-vswitchd", f"--system-id={name}", "start"),
+            runs_as="/run/openvswitch/ovsdb-server",
+        )
+        self.vswitchd = Vswitchd(  # not by ovs-ctl: it insists on the kernel module
+            self,
+            *("ovs-vswitchd", "--pidfile", "--detach", "--no-chdir", "--log-file", "-vconsole:off"),
+            runs_as="/run/openvswitch/ovs-vswitchd",
+        )
+        self.northbound = Daemon(self, OVN_CTL, "start_nb_ovsdb", runs_as="/run/ovn/ovnnb_db")
+        self.southbound = Daemon(self, OVN_CTL, "start_sb_ovsdb", runs_as="/run/ovn/ovnsb_db")
+        self.northd = Daemon(
+            self, OVN_CTL, "--ovn-manage-ovsdb=no", "start_northd", runs_as="/run/ovn/ovn-northd"
+        )
+        self.controller = Controller(self, OVN_CTL, "start_controller", runs_as="/run/ovn/ovn-controller")
+        containerd = "/run/containerd/containerd.sock"
+        self.containerd = Service(self, "containerd", listens=containerd)
+        self.dockerd = Dockerd(self, "dockerd", f"--containerd={containerd}", listens="/run/docker.sock")
+        self.driver = Service(
+            self,
+            str(Path(sys.executable).parent / "ovn-docker-overlay-driver"),
+            listens="/run/docker/plugins/openvswitch.sock",
+        )
+
+    # Power
+
+    def power_on(self) -> None:
+        """Boot: afterwards the host is on its network, and no program runs."""
+        if self.pid:
+            raise LabError(f"{self.name} is on already")
+        self._process, (pid,) = begin(
+            ["nsenter", f"--target={self.fabric.pid}", "--mount", "--net", "--pid", "sh", "-e", str(SCRIPT)],
+            {
+                "NAME": self.name,
+                "ADDRESSES": f"{self.address} {self.address6}",
+                "GROUP": f"{self.fabric.group}/{self.name}",
+                "SYSTEM": str(images.system(self.engine)),
+                "DISK": str(self.disk),
+                "SHARED": "\n".join(map(str, images.shared(self.engine))),
+            },
+        )
+        self.pid = int(pid)
+        self._plug_in()
+
+    def power_off(self) -> None:
+        """Cut the power: every process dies where it stands."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self.reap()
+            for port in self.ports:
+                self.fabric.run("ip", "link", "delete", port)
+
+    def reap(self) -> None:
+        """Wait for the death of all processes, however it came."""
+        if self._process:
+            self._process.wait(timeout=30)
+            self.pid = 0
+
+    def _plug_in(self) -> None:
+        """Lay the cables between the fabric's switches and our eth0 and eth1."""
+        cables = zip(self.ports, ("eth0", "eth1"), ("management", "tunnels"), strict=True)
+        for port, device, bridge in cables:
+            self.fabric.run(
+                *("ip", "-batch", "-"),
+                stdin=f"link add {port} type veth peer name {device} netns {self.pid}\n"
+                f"link set {port} master {bridge} up\n",
+            )
+        self.set_addresses("eth0", self.address, self.address6)
+        if self.fabric.userspace:
+            # Open vSwitch reads the frames of eth1, but the kernel sees them too: it must not answer as well.
+            self.run(
+                *("sh", "-ec"),
+                "cd /proc/sys/net; echo 1 > ipv6/conf/eth1/disable_ipv6; echo 1 > ipv4/conf/eth1/rp_filter;"
+                "echo 8 > ipv4/conf/eth1/arp_ignore; ip link set eth1 up",
+            )
+        else:
+            self.set_addresses("eth1", self.tunnel_address, self.tunnel_address6)
+
+    def set_addresses(self, device: str, address: str, address6: str) -> None:
+        """Give a device its addresses and set it up."""
+        self.run(
+            *("ip", "-batch", "-"),
+            stdin=f"link set {device} up\n"
+            f"address replace {address}/24 dev {device}\n"
+            f"address replace {address6}/64 dev {device} nodad\n",
+        )
+
+    # Commands and files
+
+    @property
+    def enter(self) -> list[str]:
+        """The command that runs another command, or a shell, on this host."""
+        spaces = ("--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup", "--root", "--wd")
+        return ["nsenter", f"--target={self.pid}", *spaces]
+
+    def run(
+        self,
+        *argv: str,
+        check: bool = True,
+        timeout: float = 30,
+        env: dict[str, str] | None = None,
+        stdin: str | IO[bytes] = "",
+    ) -> str:
+        """What a command prints.
+
+        Raises CommandError if it fails and `check` is set; it is killed after `timeout` seconds.
+        """
+        if not self.pid:
+            raise LabError(f"{self.name} is off")
+        return run(self.name, self.enter, argv, check=check, timeout=timeout, env=env, stdin=stdin)
+
+    def spawn(self, *argv: str, log: str = "/dev/null", env: dict[str, str] | None = None) -> int:
+        """Start a background process; returns its process id inside the host."""
+        detach = 'echo 0 > /sys/fs/cgroup/cgroup.procs; log=$1; shift; setsid "$@" >> "$log" 2>&1 & echo $!'
+        return int(self.run("sh", "-ec", detach, "sh", log, *argv, env=env))
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a process, by its process id inside."""
+        self.run("kill", f"-{number.value}", str(pid))
+
+    def docker(self, *args: str, timeout: float = 60, stdin: str | IO[bytes] = "") -> str:
+        """What the distribution's docker client prints."""
+        return self.run("docker", *args, timeout=timeout, stdin=stdin)
+
+    def path(self, path: str) -> Path:
+        """Where a file of this host is for us, on or off; no absolute symbolic link may be on the way."""
+        root = f"/proc/{self.pid}/root" if self.pid else f"/proc/{self.fabric.pid}/root{self.disk}/changes"
+        return Path(root + path)
+
+    def logs(self) -> list[str]:
+        """Paths inside of the logs that its services have written so far."""
+        root = self.path("/var/log")
+        found = (
+            log for directory in ("lab", "openvswitch", "ovn") for log in root.glob(f"{directory}/*.log")
+        )
+        return [f"/var/log/{log.relative_to(root)}" for log in sorted(found)]
+
+    def tail(self, log: str, lines: int = 25) -> str:
+        """The end of a log."""
+        try:
+            return "\n".join(self.path(log).read_text(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
+
+    # What a host is for
+
+    def start_central(self) -> None:
+        """OVN's central part, its databases on TCP ports 6641 and 6642."""
+        for service in (self.northbound, self.southbound, self.northd):
+            service.start()
+        self.run("ovn-nbctl", "set-connection", "ptcp:6641")
+        self.run("ovn-sbctl", "set-connection", "ptcp:6642")
+
+    def start_switch(self) -> None:
+        """Open vSwitch."""
+        self.ovsdb.start()
+        self.vswitchd.start()
+
+    def join(self, central: str, encap_type: str = "geneve") -> None:
+        """The guide's one-time set-up, with the central components at an address, and then ovn-controller."""
+        settings = {
+            "ovn-remote": f"tcp:{central}:6642",
+            "ovn-nb": f"tcp:{central}:6641",
+            "ovn-encap-ip": self.tunnel_address,
+            "ovn-encap-type": encap_type,
+        }
+        if self.fabric.userspace:
+            settings["ovn-bridge-datapath-type"] = "netdev"
+        self.run(
+            *("ovs-vsctl", "set", "Open_vSwitch", "."),
+            *(f'external_ids:{key}="{value}"' for key, value in settings.items()),
+        )
+        self.controller.start()
+
+    def start_docker(self, *options: str) -> None:
+        """containerd and dockerd; images come with `load`."""
+        self.containerd.start()
+        self.dockerd.start(*options)
+
+    def load(self, image: str) -> None:
+        """Give Docker one of the lab's images: "busybox", or "tools" that adds python3 and iproute2's ip."""
+        with images.image(image).open("rb") as archive:
+            self.docker("import", "-", image, stdin=archive)

@@ -1,0 +1,116 @@
+"""What the lab builds once and keeps between runs: container images, and systems with newer Docker."""
+
+import fcntl
+import os
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from e2e.lab.command import run
+
+REPOSITORY = Path(__file__).parents[3]
+
+# Versions of Docker, and the Debian that has them; 20.10 is the machine's own.
+SUITES = {"26.1": "trixie", "28.5": "sid"}
+PACKAGES = (
+    *("containerd", "docker.io", "docker-cli", "iproute2", "iptables", "libexpat1", "openvswitch-switch"),
+    *("ovn-central", "ovn-host", "tini"),
+)
+
+
+def cache() -> Path:
+    """The directory that keeps them."""
+    directory = Path(os.environ.get("OVN_DOCKER_TEST_CACHE", "/var/cache/ovn-docker-tests"))
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def image(name: str) -> Path:
+    """An archive of a container's files, as `docker import` takes it: "busybox" or "tools"."""
+
+    def build(path: Path) -> None:
+        with tarfile.open(path, "w", dereference=True) as tar:
+            {"busybox": _add_busybox, "tools": _add_tools}[name](tar)
+
+    return _built_once(f"{name}.tar", build)
+
+
+def system(engine: str) -> Path:
+    """The file system of a machine with a version of Docker; building one takes a minute or two."""
+    if engine == "20.10":
+        return Path("/")
+
+    def build(path: Path) -> None:
+        packages = ",".join(PACKAGES)
+        command = ("debootstrap", "--variant=minbase", f"--include={packages}", SUITES[engine], str(path))
+        run("lab", [], command, timeout=900)
+
+    return _built_once(f"docker-{engine}", build)
+
+
+def shared(engine: str) -> list[Path]:
+    """What a host must see of the machine: this repository and the Python that runs us."""
+    paths = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
+    if Path("/usr") in paths:  # Debian's own Python
+        paths.remove(Path("/usr"))
+        if engine != "20.10":
+            paths |= {Path(sys.executable).resolve(), Path(os.__file__).parent}
+    return sorted(paths)
+
+
+def _built_once(name: str, build: Callable[[Path], None]) -> Path:
+    """A file or directory of the cache, built under another name: what has its name is complete."""
+    path = cache() / name
+    with Path(cache(), "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            partial = path.with_name(f"{name}.partial")
+            run("lab", [], ("rm", "-rf", str(partial)))
+            build(partial)
+            partial.rename(path)
+    return path
+
+
+def _add_busybox(tar: tarfile.TarFile, directory: str = "bin") -> None:
+    present = set(tar.getnames())
+    tar.add("/bin/busybox", f"{directory}/busybox")
+    for applet in _lines("busybox", "--list"):
+        if f"{directory}/{applet}" not in present | {f"{directory}/busybox"}:
+            _add_link(tar, f"{directory}/{applet}", "busybox")
+
+
+def _add_tools(tar: tarfile.TarFile) -> None:
+    for directory in ("bin", "lib", "lib64", "sbin"):
+        _add_link(tar, directory, f"usr/{directory}")
+    (library,) = _lines("/usr/bin/python3", "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))")
+    tar.add(library, library[1:], filter=_needed)
+    programs = [Path("/usr/bin/python3"), Path("/usr/bin/ip"), *Path(library, "lib-dynload").glob("*.so")]
+    for program in programs[:2]:
+        tar.add(program, f"usr/bin/{program.name}")
+    for shared_object in sorted(_shared_objects(programs)):
+        tar.add(shared_object, str(shared_object)[1:])
+    _add_busybox(tar, "usr/bin")
+
+
+def _needed(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Python's library without its tests, its editor and what links programs."""
+    name = Path(member.name).name
+    return None if name in {"test", "idlelib", "ensurepip"} or name.startswith("config-") else member
+
+
+def _shared_objects(programs: list[Path]) -> set[Path]:
+    """The shared libraries of programs, where they really are: below /usr."""
+    words = {word for line in _lines("ldd", *map(str, programs)) for word in line.split()}
+    paths = [Path(word) for word in words if word.startswith("/") and not word.endswith(":")]
+    return {path.parent.resolve() / path.name for path in paths}
+
+
+def _add_link(tar: tarfile.TarFile, name: str, target: str) -> None:
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    tar.addfile(link)
+
+
+def _lines(*argv: str) -> list[str]:
+    return run("lab", [], argv).splitlines()

@@ -1,0 +1,142 @@
+"""The programs that run on a host: each is started, awaited, stopped and killed in the same way."""
+
+import http.client
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from e2e.lab.command import LabError, wait_for
+
+if TYPE_CHECKING:
+    from e2e.lab.host import Host
+
+
+class Service:
+    """A program that stays in the foreground; ready when its Unix socket `listens` accepts connections."""
+
+    def __init__(self, host: "Host", *argv: str, listens: str) -> None:
+        self.host = host
+        self.argv = argv
+        self.listens = listens
+        self.name = Path(argv[0]).name
+        self.pidfile = f"/run/lab/{self.name}.pid"
+        self.log = f"/var/log/lab/{self.name}.log"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id inside the host, None if it does not run."""
+        try:
+            pid = int(self.host.path(self.pidfile).read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if self.host.path(f"/proc/{pid}").exists() else None
+
+    def start(self, *extra: str, wait: bool = True, env: dict[str, str] | None = None) -> None:
+        """Start it, with further arguments; returns when it is ready (`wait`) or at once."""
+        if self.pid:
+            raise LabError(f"{self} runs already")
+        self._launch(*extra, env=env or {})
+        if wait:
+            wait_for(lambda: not self.pid or self.ready(), f"{self} to be ready", timeout=20)
+            if not self.pid:
+                raise LabError(f"{self} ended at once:\n{self.host.tail(self.log)}")
+
+    def stop(self) -> None:
+        """Ask it to end; returns when it has."""
+        if self.pid:
+            self._ask_to_end()
+            self._await_end()
+
+    def kill(self) -> None:
+        """End it in the middle of whatever it does."""
+        self.signal(signal.SIGKILL)
+        self._await_end()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if pid := self.pid:
+            self.host.kill(pid, number)
+
+    def ready(self) -> bool:
+        """Whether it serves; OSError also means that it does not."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.host.path(self.listens)))
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.host.name}"
+
+    def _launch(self, *extra: str, env: dict[str, str]) -> None:
+        pid = self.host.spawn(*self.argv, *extra, log=self.log, env=env)
+        self.host.path(self.pidfile).write_text(f"{pid}\n")
+
+    def _ask_to_end(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    def _await_end(self) -> None:
+        wait_for(lambda: not self.pid, f"{self} to end", timeout=20)
+
+
+class Dockerd(Service):
+    """Docker's daemon: ready when it answers."""
+
+    def ready(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(str(self.host.path(self.listens)))
+            ping = http.client.HTTPConnection("docker")
+            ping.sock = connection
+            ping.request("GET", "/_ping")
+            return ping.getresponse().status == http.HTTPStatus.OK
+
+
+class Daemon(Service):
+    """A program of Open vSwitch or OVN, ready when the command that starts it returns.
+
+    `runs_as` is the path of its process id file and its control socket, without their endings.
+    """
+
+    def __init__(self, host: "Host", *argv: str, runs_as: str) -> None:
+        super().__init__(host, *argv, listens="")
+        self.runs_as = runs_as
+        self.name = Path(runs_as).name
+        self.pidfile = f"{runs_as}.pid"
+        self.log = f"{runs_as.replace('/run/', '/var/log/')}.log"
+
+    def ready(self) -> bool:
+        return True
+
+    def appctl(self, *command: str) -> str:
+        """What it answers to a command on its control socket."""
+        target = f"{self.runs_as}.ctl"
+        if not self.host.path(target).exists():
+            target = f"{self.runs_as}.{self.pid}.ctl"
+        return self.host.run("ovs-appctl", f"--target={target}", "--timeout=10", *command)
+
+    def _launch(self, *extra: str, env: dict[str, str]) -> None:
+        self.host.run(*self.argv, *extra, env=env)
+
+    def _ask_to_end(self) -> None:
+        self.appctl("exit")
+
+
+class Vswitchd(Daemon):
+    """The switch.  In user space it tunnels only through a bridge with both the interface and its address."""
+
+    def _launch(self, *extra: str, env: dict[str, str]) -> None:
+        super()._launch(*extra, env=env)
+        if self.host.fabric.userspace:
+            self.host.run(
+                *("ovs-vsctl", "--timeout=10", "--may-exist", "add-br", "breth1"),
+                *("--", "set", "bridge", "breth1", "datapath_type=netdev"),
+                *("--", "--may-exist", "add-port", "breth1", "eth1"),
+            )
+            self.host.set_addresses("breth1", self.host.tunnel_address, self.host.tunnel_address6)
+
+
+class Controller(Daemon):
+    """ovn-controller: ready when it is connected to the southbound database."""
+
+    def ready(self) -> bool:
+        return self.appctl("connection-status") == "connected"
