@@ -17,6 +17,9 @@ if is_up docker; then
         [ -z "$users" ] || fail "containers of yours use the demo's network; remove them, then this again:$users"
         show docker network rm "$network"
     done
+    for image in $(docker image ls --quiet --filter "label=$LABEL"); do
+        show docker image rm "$image" || echo "containers of yours use image $image; it stays"
+    done
     mine=$(docker network ls --filter driver=openvswitch --format '{{.Name}}' | tr '\n' ' ')
     [ -z "$mine" ] || echo "Networks of yours stay and work again once the driver runs: $mine"
 fi
@@ -32,10 +35,14 @@ if was_down docker && is_up docker; then
     fi
 fi
 if [ -x .venv/bin/ovn-docker ]; then
-    all=
-    ! was_down openvswitch || all=--all
-    # shellcheck disable=SC2086  # an option or nothing
-    ! was_down host || show ovn-docker host stop $all
+    ! was_down host || show ovn-docker host stop
+    if was_down setup && is_up openvswitch; then
+        show ovs-vsctl --if-exists del-br br-int
+        for key in ovn-remote ovn-nb ovn-encap-ip ovn-encap-type ovn-bridge-datapath-type; do
+            show ovs-vsctl remove Open_vSwitch . external_ids $key
+        done
+    fi
+    ! was_down openvswitch || show ovn-docker host stop --all
     ! was_down central || show ovn-docker central stop
 fi
 rm -f "$STATE"

@@ -6,8 +6,8 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PWD/.venv/bin:$PATH
 export PATH
 unset DOCKER_HOST DOCKER_CONTEXT
 
-STATE=/run/ovn-docker/demo       # a line for each part that was down before `make run`
-LABEL=ovn-docker.demo            # marks the containers and networks of the demo
+STATE=/run/ovn-docker/demo       # a line for each part that was down before `make run`; "setup": so was the one time setup
+LABEL=ovn-docker.demo            # marks the image, containers and networks of the demo
 DOCKERD_LOG=/var/log/ovn-docker-demo-dockerd.log
 
 say() {

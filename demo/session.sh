@@ -38,7 +38,7 @@ else
         [ -e "$tree/bin/$applet" ] || ln -s busybox "$tree/bin/$applet"
     done
     echo "\$ tar -c . | docker import --change 'CMD [\"sh\"]' - busybox"
-    tar -C "$tree" -c . | docker import --change 'CMD ["sh"]' - busybox
+    tar -C "$tree" -c . | docker import --change 'CMD ["sh"]' --change "LABEL $LABEL=" - busybox
 fi
 
 say "Create a logical switch"

@@ -32,6 +32,7 @@ echo "Open vSwitch runs"
 
 case $remote in
     '' | tcp:127.0.0.1:6642)
+        [ -n "$remote" ] || echo setup >>"$STATE"
         say "3. The central components, for this machine only"
         show ovn-docker central start --address 127.0.0.1 || fail "the central components did not start"
 
