@@ -1,0 +1,300 @@
+"""Docker's network plugin protocol as types: what it sends, what it means, what we answer. No I/O.
+
+The authority is moby, daemon/libnetwork/drivers/remote/api/api.go: structs and members have the names that
+they have there. Go sends an empty list or map as ``null``. Members that we do not know are ignored, for every
+version of Docker adds some.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from ovn_docker import options
+from ovn_docker.errors import BadRequest
+from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet
+
+Answer = Mapping[str, object]
+
+DOCKER = "com.docker.network."
+"""Prefix of the option keys that belong to Docker itself."""
+
+
+class Driver(Protocol):
+    """What Docker asks for. Every method may raise OvnDockerError; what is done already is no error."""
+
+    def create_network(self, network: Network) -> None:
+        """Make it. With several hosts on one database it may be there already."""
+
+    def delete_network(self, network: NetworkId) -> None:
+        """Remove it; it need not be there. Docker only logs an error."""
+
+    def allocate_network(self, network: Network) -> None:
+        """Make it for a whole swarm: asked of a manager, before any node asks for create_network."""
+
+    def free_network(self, network: NetworkId) -> None:
+        """Remove what allocate_network made."""
+
+    def create_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        """Make it, and return it with a MAC address. All that can fail must fail here, not in join."""
+
+    def delete_endpoint(self, network: NetworkId, endpoint: EndpointId) -> None:
+        """Remove it; it need not be there. Docker only logs an error."""
+
+    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
+        """Name of the link that Docker shall move into *sandbox*, the path of a network namespace."""
+
+    def leave(self, network: NetworkId, endpoint: EndpointId) -> None:
+        """Undo join; there may have been none."""
+
+    def endpoint_info(self, network: NetworkId, endpoint: EndpointId) -> dict[str, str]:
+        """What ``docker network inspect`` may show; empty when in doubt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """What answers. Docker asks for *scope* once in dockerd's life, so it may depend on nothing."""
+
+    driver: Driver
+    scope: Literal["local", "global"] = "local"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A call; of this type if the answer is always the same, so that nobody reads the body, if any."""
+
+
+class NetworkRequest(Request, frozen=True):
+    """A call about a network."""
+
+    NetworkID: NetworkId
+
+    def __post_init__(self) -> None:
+        """IDs become names of rows and links: nothing else may be in them."""
+        for name in ("NetworkID", "EndpointID"):
+            given = getattr(self, name, "0")
+            if not re.fullmatch(r"[0-9A-Za-z]{1,64}", given):
+                raise ValueError(f"{name} {_shown(given)} is not 1 to 64 letters and digits")
+
+
+class EndpointRequest(NetworkRequest, frozen=True, kw_only=True):
+    """A call about an endpoint of a network. *Options*: Docker's own, and those of ``--driver-opt``."""
+
+    EndpointID: EndpointId
+    Options: dict[str, Any] | None = None
+
+    def ids(self) -> tuple[NetworkId, EndpointId]:
+        """Both IDs, in the order that the driver takes them."""
+        return self.NetworkID, self.EndpointID
+
+
+class IPAMData(msgspec.Struct, frozen=True):
+    """A pool as Docker's IPAM has set it up (moby daemon/libnetwork/driverapi/ipamdata.go)."""
+
+    AddressSpace: str = ""
+    Pool: str = ""
+    Gateway: str = ""
+    AuxAddresses: dict[str, str] | None = None
+
+    def subnet(self, version: int) -> Subnet | None:
+        """The pool; None for that of Docker's ``null`` IPAM driver, which holds every address."""
+        if self.Pool in {"", "0.0.0.0/0", "::/0"}:
+            return None
+        given = _interface("Pool", self.Pool, version)
+        pool = given.network
+        if given.ip != pool.network_address:
+            raise BadRequest(f"Pool {_shown(self.Pool)} has host bits set: give {pool}")
+        if not self.Gateway:
+            return Subnet(pool)
+        mask = "" if "/" in self.Gateway else f"/{pool.prefixlen}"
+        gateway = _interface("Gateway", self.Gateway + mask, version).ip
+        if gateway not in pool:
+            raise BadRequest(f"Gateway {gateway} is not in the subnet {pool}")
+        return Subnet(pool, gateway)
+
+
+class _PoolsRequest(NetworkRequest, frozen=True):
+    IPv4Data: list[IPAMData] | None = None
+    IPv6Data: list[IPAMData] | None = None
+
+    def subnets(self) -> tuple[Subnet, ...]:
+        """At most one of each IP version. Raises BadRequest."""
+        return _subnets(self.IPv4Data or [], 4) + _subnets(self.IPv6Data or [], 6)
+
+
+class NetworkOptions(msgspec.Struct, frozen=True):
+    """Docker's own options and, as *generic*, those that the user typed behind ``-o``."""
+
+    internal: bool = msgspec.field(default=False, name=DOCKER + "internal")
+    generic: dict[str, Any] | None = msgspec.field(default=None, name=DOCKER + "generic")
+
+
+class CreateNetworkRequest(_PoolsRequest, frozen=True):
+    """``docker network create``; in swarm mode also the first task of a network on this node."""
+
+    Options: NetworkOptions | None = None
+
+    def network(self) -> Network:
+        """The network that is meant. Raises BadRequest."""
+        given = self.Options or NetworkOptions()
+        return Network(self.NetworkID, self.subnets(), given.internal, options.parse(given.generic or {}))
+
+
+class AllocateNetworkRequest(_PoolsRequest, frozen=True):
+    """``docker network create`` on a swarm manager: *Options* are the user's, flat."""
+
+    Options: dict[str, str] | None = None
+
+    def network(self) -> Network:
+        """The network that is meant. Raises BadRequest."""
+        return Network(self.NetworkID, self.subnets(), options=options.parse(self.Options or {}))
+
+
+class EndpointInterface(msgspec.Struct, frozen=True):
+    """What Docker wants the interface to have; ``''`` is nothing."""
+
+    Address: str = ""
+    AddressIPv6: str = ""
+    MacAddress: str = ""
+
+
+class CreateEndpointRequest(EndpointRequest, frozen=True, kw_only=True):
+    """A container starts on, or is connected to, a network."""
+
+    Interface: EndpointInterface | None = None
+
+    def endpoint(self) -> Endpoint:
+        """The endpoint that is meant. Raises BadRequest."""
+        for key in self.Options or {}:
+            if not key.startswith(DOCKER):
+                raise BadRequest(options.unknown(key, {}))
+        given = self.Interface or EndpointInterface()
+        wanted = (("Address", given.Address, 4), ("AddressIPv6", given.AddressIPv6, 6))
+        addresses = tuple(_interface(name, text, version) for name, text, version in wanted if text)
+        return Endpoint(self.EndpointID, self.NetworkID, addresses, _mac(given.MacAddress))
+
+
+class JoinRequest(EndpointRequest, frozen=True, kw_only=True):
+    """The container's network namespace exists: *SandboxKey* is its path."""
+
+    SandboxKey: str
+
+
+class DiscoveryNotification(Request, frozen=True):
+    """Another node of a swarm came or went."""
+
+    DiscoveryType: int
+    DiscoveryData: Any = None
+
+
+def _allocate_network(plugin: Plugin, request: AllocateNetworkRequest) -> Answer:
+    plugin.driver.allocate_network(request.network())
+    return {"Options": request.Options or {}}  # on every node they replace what the user typed
+
+
+def _create_endpoint(plugin: Plugin, request: CreateEndpointRequest) -> Answer:
+    asked = request.endpoint()
+    made = plugin.driver.create_endpoint(asked)
+    # Docker refuses to hear again what it said (moby drivers/remote/driver.go, "Cannot be modified").
+    return {"Interface": {} if asked.mac else {"MacAddress": made.mac}}
+
+
+def _join(plugin: Plugin, request: JoinRequest) -> Answer:
+    if not (request.SandboxKey.startswith("/") and request.SandboxKey.isprintable()):
+        raise BadRequest(f"SandboxKey {_shown(request.SandboxKey)} is not a path")
+    link = plugin.driver.join(*request.ids(), request.SandboxKey)
+    return {"InterfaceName": {"SrcName": link, "DstPrefix": "eth"}}  # without Gateway: docker_gwbridge stays
+
+
+METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]] = {
+    "/Plugin.Activate": (Request, lambda _, __: {"Implements": ["NetworkDriver"]}),
+    "/NetworkDriver.GetCapabilities": (
+        Request,
+        lambda p, _: {"Scope": p.scope, "ConnectivityScope": "global"},
+    ),
+    "/NetworkDriver.GwAllocCheck": (Request, lambda _, __: {"SkipIPv4": False, "SkipIPv6": False}),
+    "/NetworkDriver.AllocateNetwork": (AllocateNetworkRequest, _allocate_network),
+    "/NetworkDriver.FreeNetwork": (NetworkRequest, lambda p, r: p.driver.free_network(r.NetworkID)),
+    "/NetworkDriver.CreateNetwork": (CreateNetworkRequest, lambda p, r: p.driver.create_network(r.network())),
+    "/NetworkDriver.DeleteNetwork": (NetworkRequest, lambda p, r: p.driver.delete_network(r.NetworkID)),
+    "/NetworkDriver.CreateEndpoint": (CreateEndpointRequest, _create_endpoint),
+    "/NetworkDriver.DeleteEndpoint": (EndpointRequest, lambda p, r: p.driver.delete_endpoint(*r.ids())),
+    "/NetworkDriver.EndpointOperInfo": (
+        EndpointRequest,
+        lambda p, r: {"Value": p.driver.endpoint_info(*r.ids())},
+    ),
+    "/NetworkDriver.Join": (JoinRequest, _join),
+    "/NetworkDriver.Leave": (EndpointRequest, lambda p, r: p.driver.leave(*r.ids())),
+    "/NetworkDriver.ProgramExternalConnectivity": (EndpointRequest, lambda _, __: None),
+    "/NetworkDriver.RevokeExternalConnectivity": (EndpointRequest, lambda _, __: None),
+    "/NetworkDriver.DiscoverNew": (DiscoveryNotification, lambda _, __: None),
+    "/NetworkDriver.DiscoverDelete": (DiscoveryNotification, lambda _, __: None),
+}
+"""Every path that we answer: the type of its request, and what answers it; None stands for ``{}``."""
+
+
+def decode(path: str, body: bytes) -> Request:
+    """The request in *body*; *path* is a key of METHODS. Raises BadRequest, with the place in the JSON."""
+    kind = METHODS[path][0]
+    if kind is Request:
+        return kind()
+    if not body:  # moby pkg/plugins/client.go retries with a reader that it has read to the end
+        raise BadRequest("empty request (retry of a broken call): the driver went away meanwhile, try again")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"bad request: {error}") from None
+
+
+def answer(plugin: Plugin, path: str, request: Request) -> bytes:
+    """Do what *request*, decoded for *path*, asks for; JSON. Raises OvnDockerError."""
+    return msgspec.json.encode(METHODS[path][1](plugin, request) or {})
+
+
+def failure(message: str) -> bytes:
+    """An error as JSON: NetworkDriver reads ``Err``, IpamDriver ``Error`` (moby ipams/remote/api/api.go)."""
+    return msgspec.json.encode({"Err": message, "Error": message})
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def _interface(name: str, text: str, version: int) -> IPv4Interface | IPv6Interface:
+    """An address with its prefix length, such as 10.1.0.2/24."""
+    try:
+        interface = (IPv4Interface if version == 4 else IPv6Interface)(text)
+    except ValueError:
+        interface = None
+    if interface is None or not re.fullmatch(r"[^%/]+/[0-9]+", text):
+        raise BadRequest(f"{name} {_shown(text)} is not an IPv{version} address with a prefix length")
+    if interface.ip.is_multicast or interface.ip.is_unspecified or interface.ip.is_loopback:
+        raise BadRequest(f"{name} {_shown(text)} is not for a container: it is no unicast address")
+    return interface
+
+
+def _subnets(given: list[IPAMData], version: int) -> tuple[Subnet, ...]:
+    subnets = tuple(subnet for pool in given if (subnet := pool.subnet(version)))
+    if len(subnets) > 1:
+        pools = ", ".join(str(subnet.pool) for subnet in subnets[:4])
+        raise BadRequest(
+            f"{len(subnets)} IPv{version} subnets given ({pools}): a network takes one of each IP version, "
+            "create a network for each"
+        )
+    return subnets
+
+
+def _mac(text: str) -> str | None:
+    """Lower case with colons, as OVN wants it."""
+    if not text:
+        return None
+    mac = text.lower().replace("-", ":")
+    if not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", mac):
+        raise BadRequest(
+            f"MacAddress {_shown(text)} is not six bytes in hexadecimal, such as 02:42:0a:01:00:02"
+        )
+    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise BadRequest(f"MacAddress {_shown(text)} is not a unicast address")
+    return mac
