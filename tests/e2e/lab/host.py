@@ -88,8 +88,8 @@ class Host:
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
             self.reap()
-            for port in self.ports:
-                self.fabric.run("ip", "link", "delete", port)
+            for port in self.ports:  # or the kernel, in its own time, which power_on could outrun
+                self.fabric.run("ip", "link", "delete", port, check=False)
 
     def reap(self) -> None:
         """Wait for the death of all processes, however it came."""

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[3]
 # Versions of Docker, and the Debian that has them; 20.10 is the machine's own.
 SUITES = {"26.1": "trixie", "28.5": "sid"}
 PACKAGES = (
-    *("containerd", "docker.io", "docker-cli", "iproute2", "iptables", "libexpat1", "openvswitch-switch"),
+    *("busybox-static", "containerd", "docker.io", "docker-cli", "iproute2", "iptables", "openvswitch-switch"),
     *("ovn-central", "ovn-host", "tini"),
 )
 
@@ -52,10 +52,10 @@ def system(engine: str) -> Path:
 def shared(engine: str) -> list[Path]:
     """What a host must see of the machine: this repository and the Python that runs us."""
     paths = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
-    if Path("/usr") in paths:  # Debian's own Python
+    if Path("/usr") in paths:  # Debian's own Python: where the host's Debian is another, it takes the place of its
         paths.remove(Path("/usr"))
         if engine != "20.10":
-            paths |= {Path(sys.executable).resolve(), Path(os.__file__).parent}
+            paths |= {Path("/usr/bin/python3"), Path(os.__file__).parent}
     return sorted(paths)
 
 
