@@ -324,8 +324,12 @@ def _port_columns(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _claims(endpoint: Endpoint, switch: str) -> dict[str, str]:
-    """Rows that stand for the endpoint's MAC and addresses on a switch: UUID to what is claimed."""
-    return {_claim(switch, what): what for what in _port_columns(endpoint)["addresses"].split()}
+    """Rows that stand for the endpoint's addresses and MAC on a switch: UUID to what is claimed.
+
+    The addresses come first: if both are taken, it is the address that the user knows.
+    """
+    mac, *addresses = _port_columns(endpoint)["addresses"].split()
+    return {_claim(switch, what): what for what in (*addresses, mac)}
 
 
 def _claim(switch: str, what: str) -> str:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Literal
 
 # The ovs package from PyPI looks below /usr/local; distributions and their ovs-appctl do not.
 os.environ.setdefault("OVS_RUNDIR", "/var/run/openvswitch")
@@ -68,7 +69,7 @@ def _serve(settings: Settings) -> None:
         late_flows=LateFlows(settings.late_flows),
     )
     driver = Driver(backend, vswitch, links, Controller(settings.ovn_rundir).check, patience)
-    web = server.Server(server.application(Plugin(driver, _scope(settings.scope)())), listener)
+    web = server.Server(server.application(Plugin(driver, _scope(settings.scope))), listener)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
@@ -88,7 +89,7 @@ def _serve(settings: Settings) -> None:
 def _settings() -> Settings:
     """Parse the command line and start logging. Exits with a usage message, or raises BadRequest."""
     parser = argparse.ArgumentParser(
-        description="Docker network plugin 'openvswitch': containers of many hosts on logical switches of OVN.",
+        description="Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
         epilog="Each of the driver's options can be given in the environment too: --late-flows as "
         "OVN_DOCKER_LATE_FLOWS. Where the databases are is read from the local Open_vSwitch database, "
         "see ovn-docker host setup --help.",
@@ -97,11 +98,9 @@ def _settings() -> Settings:
     group = parser.add_argument_group("Driver Options")
     for setting in fields(Settings):
         about = setting.metadata
-        names = [about["short"]] if about["short"] else []
-        about_it = about["help"] + (f" (default {setting.default})" if setting.default else "")
-        group.add_argument(
-            *names, table.option(setting), dest=setting.name, metavar=about["metavar"], help=about_it
-        )
+        names = [*filter(None, [about["short"]]), table.option(setting)]
+        default = f" (default {setting.default})" if setting.default else ""
+        group.add_argument(*names, dest=setting.name, metavar=about["metavar"], help=about["help"] + default)
     ovs.daemon.add_args(parser)
     ovs.vlog.add_args(parser)
     arguments = parser.parse_args()
@@ -111,11 +110,11 @@ def _settings() -> Settings:
     return table.read(vars(arguments), os.environ)
 
 
-def _scope(setting: str) -> Callable[[], str]:
+def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:
     """What to answer Docker when it asks, once in its life, for our scope."""
     if setting == "auto":
         return lambda: "global" if has_cluster_store() else "local"
-    return lambda: setting
+    return lambda: "global" if setting == "global" else "local"
 
 
 class _VlogHandler(logging.Handler):

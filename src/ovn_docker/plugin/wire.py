@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -56,10 +56,10 @@ class Driver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """What answers. Docker asks for *scope* once in dockerd's life, so it may depend on nothing."""
+    """What answers. Docker asks for *scope* once in dockerd's life: its answer may need no database."""
 
     driver: Driver
-    scope: Literal["local", "global"] = "local"
+    scope: Callable[[], Literal["local", "global"]] = lambda: "local"
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -212,7 +212,7 @@ METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]]
     "/Plugin.Activate": (Request, lambda _, __: {"Implements": ["NetworkDriver"]}),
     "/NetworkDriver.GetCapabilities": (
         Request,
-        lambda p, _: {"Scope": p.scope, "ConnectivityScope": "global"},
+        lambda p, _: {"Scope": p.scope(), "ConnectivityScope": "global"},
     ),
     "/NetworkDriver.GwAllocCheck": (Request, lambda _, __: {"SkipIPv4": False, "SkipIPv6": False}),
     "/NetworkDriver.AllocateNetwork": (AllocateNetworkRequest, _allocate_network),
@@ -255,6 +255,7 @@ def answer(plugin: Plugin, path: str, request: Request) -> bytes:
 
 def failure(message: str) -> bytes:
     """An error as JSON: NetworkDriver reads ``Err``, IpamDriver ``Error`` (moby ipams/remote/api/api.go)."""
+    message = message.encode(errors="backslashreplace").decode()  # a file name may hold what is no character
     return msgspec.json.encode({"Err": message, "Error": message})
 
 
