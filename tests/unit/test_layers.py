@@ -1,0 +1,109 @@
+"""Calls go down only, and each third-party package is known to few modules."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ovn_docker
+
+ROOT = Path(ovn_docker.__file__).parent
+
+LAYERS = {
+    "ground": {"", "deadline", "errors", "model", "options", "settings"},
+    "decisions": {"driver", "sweep"},
+    "plugin": {"plugin", "plugin.server", "plugin.wire"},
+    "host": {"host", "host.controller", "host.engine", "host.links", "host.ovsdb", "host.vswitch"},
+    "backends": {"backends", "backends.overlay"},
+    "cli": {
+        "cli",
+        "cli.arguments",
+        "cli.central",
+        "cli.daemon",
+        "cli.host",
+        "cli.main",
+        "cli.setup",
+        "cli.steps",
+    },
+}
+"""Every module of ours, without the leading ``ovn_docker.``: a new one needs a place here."""
+
+BELOW = {
+    "ground": set(),
+    "decisions": {"ground"},
+    "plugin": {"ground", "decisions"},
+    "host": {"ground"},
+    "backends": {"ground", "host"},
+    "cli": LAYERS.keys(),
+}
+"""The layers that each may import, besides its own."""
+
+THIRD_PARTY = {
+    "msgspec": {"plugin.wire"},
+    "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
+    "pyroute2": {"host.links"},
+    "waitress": {"plugin.server"},
+}
+"""The modules that may import each package from elsewhere."""
+
+
+def modules() -> dict[str, Path]:
+    named = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
+    return {name.removesuffix("__init__").rstrip("."): path for name, path in named.items()}
+
+
+MODULES = modules()
+
+
+def layer_of(module: str) -> str:
+    (layer,) = (layer for layer, members in LAYERS.items() if module in members)
+    return layer
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of the modules that the file imports, at the top or anywhere within."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner.removeprefix("ovn_docker.") in MODULES else str(node.module)
+
+
+def test_every_module_has_its_place() -> None:
+    placed = [module for members in LAYERS.values() for module in members]
+    assert sorted(placed) == sorted(MODULES), "name the new module in LAYERS; each in one layer only"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_module_imports_nothing_from_above(module: str) -> None:
+    layer = layer_of(module)
+    for name in imports(MODULES[module]):
+        if name == "ovn_docker" or name.startswith("ovn_docker."):
+            imported = layer_of(name.removeprefix("ovn_docker").lstrip("."))
+            assert imported in BELOW[layer] | {layer}, f"{module} ({layer}) imports {name} ({imported})"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_third_party_packages_stay_where_they_belong(module: str) -> None:
+    for name in imports(MODULES[module]):
+        package = name.partition(".")[0]
+        if package != "ovn_docker" and package not in sys.stdlib_module_names:
+            assert module in THIRD_PARTY.get(package, set()), f"{module} imports {name}"
+
+
+def test_the_tables_themselves_are_not_stale() -> None:
+    assert BELOW.keys() == LAYERS.keys()
+    assert set().union(*THIRD_PARTY.values()) <= MODULES.keys()
+    for package, allowed in THIRD_PARTY.items():
+        users = {
+            module
+            for module, path in MODULES.items()
+            if package in {n.partition(".")[0] for n in imports(path)}
+        }
+        assert users, f"nobody imports {package}"
+        assert users <= allowed

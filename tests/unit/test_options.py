@@ -1,0 +1,88 @@
+"""The options of ``docker network create -o``."""
+
+import pytest
+
+from ovn_docker import options
+from ovn_docker.errors import BadRequest
+from ovn_docker.options import NetworkOptions
+
+MTU = "com.docker.network.driver.mtu"
+
+
+def test_nothing_given_leaves_everything_to_us() -> None:
+    assert options.parse({}) == NetworkOptions(mtu=None, switch=None)
+
+
+@pytest.mark.parametrize("mtu", [68, 1442, 65535])
+def test_mtu(mtu: int) -> None:
+    assert options.parse({MTU: str(mtu)}).mtu == mtu
+
+
+def test_switch_may_have_any_printable_name() -> None:
+    assert options.parse({"ovn.switch": "my switch ü"}).switch == "my switch ü"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "67",
+        "65536",
+        "-1500",
+        "1500.0",
+        "0x5dc",
+        "\uff11\uff15\uff10\uff10",
+        "9" * 10_000,
+        1500.5,
+        None,
+        [],
+    ],
+)
+def test_bad_mtu_is_refused_with_what_to_give(bad: object) -> None:
+    with pytest.raises(
+        BadRequest, match=f"option {MTU}=.* is not valid: give a number of bytes from 68 to 65535"
+    ):
+        options.parse({MTU: bad})
+
+
+@pytest.mark.parametrize("bad", ["", "a\nb", "\0"])
+def test_bad_switch_is_refused_with_where_to_look(bad: str) -> None:
+    with pytest.raises(BadRequest, match="ovn-nbctl ls-list"):
+        options.parse({"ovn.switch": bad})
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("ovn.swich", "ovn.switch"),
+        ("switch", "ovn.switch"),
+        ("com.docker.network.mtu", MTU),
+        ("com.docker.network.driver.MTU", MTU),
+    ],
+)
+def test_misspelt_option_names_the_nearest(typed: str, meant: str) -> None:
+    with pytest.raises(BadRequest, match=rf"unknown option '{typed}': did you mean {meant}\?"):
+        options.parse({typed: "x"})
+
+
+def test_an_option_like_no_other_names_them_all() -> None:
+    with pytest.raises(BadRequest, match=f"unknown option 'xyzzy': known options: {MTU}, ovn.switch"):
+        options.parse({"xyzzy": "x"})
+
+
+def test_one_unknown_option_spoils_the_rest() -> None:
+    with pytest.raises(BadRequest, match="'flag'"):
+        options.parse({MTU: "1400", "flag": ""})
+
+
+def test_message_is_one_short_line_whatever_is_given() -> None:
+    for given in ({"k\n" * 100_000: "v"}, {MTU: "v\n" * 100_000}):
+        with pytest.raises(BadRequest) as refusal:
+            options.parse(given)
+        assert len(str(refusal.value)) < 400
+        assert "\n" not in str(refusal.value)
+
+
+def test_every_option_is_documented_and_fills_a_field_of_its_own() -> None:
+    assert {option.field for option in options.OPTIONS} == set(NetworkOptions.__slots__)
+    assert all(option.help and option.default for option in options.OPTIONS)

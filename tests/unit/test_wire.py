@@ -1,0 +1,708 @@
+"""Docker's protocol through the WSGI application: what Docker sends, and what nobody should."""
+
+import base64
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from ovn_docker.errors import Conflict, OvnDockerError, TimedOut
+from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet, choose_mac
+from ovn_docker.options import OPTIONS, NetworkOptions
+from ovn_docker.plugin import server
+from ovn_docker.plugin.wire import METHODS, Plugin
+
+NET = "ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396"
+EP = "53d0798b26e2fbe8d543504c4c4df763c5a2bfef10df9ba4646a1e899e32e438"
+
+DOCKER = "com.docker.network."
+GENERIC = DOCKER + "generic"
+ID = re.compile(r"[0-9A-Za-z]{1,64}")
+MAC = re.compile("[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+
+
+class Ledger:
+    """A driver that does nothing but write down, and insist that what it is given makes sense."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def note(self, *call: Any) -> None:
+        assert all(ID.fullmatch(part) for part in call[1:3] if isinstance(part, str))
+        self.calls.append(call)
+
+    def create_network(self, network: Network) -> None:
+        self.make("create_network", network)
+
+    def allocate_network(self, network: Network) -> None:
+        self.make("allocate_network", network)
+
+    def make(self, verb: str, network: Network) -> None:
+        assert ID.fullmatch(network.id)
+        assert [s.pool.version for s in network.subnets] in ([], [4], [6], [4, 6])
+        assert all(s.gateway is None or s.gateway in s.pool for s in network.subnets)
+        assert network.internal in (True, False)
+        self.note(verb, network)
+
+    def delete_network(self, network: NetworkId) -> None:
+        self.note("delete_network", network)
+
+    def free_network(self, network: NetworkId) -> None:
+        self.note("free_network", network)
+
+    def create_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        assert ID.fullmatch(endpoint.id)
+        assert ID.fullmatch(endpoint.network)
+        assert [address.version for address in endpoint.addresses] in ([], [4], [6], [4, 6])
+        assert endpoint.mac is None or MAC.fullmatch(endpoint.mac)
+        self.note("create_endpoint", endpoint)
+        return replace(endpoint, mac=endpoint.mac or choose_mac(endpoint))
+
+    def delete_endpoint(self, network: NetworkId, endpoint: EndpointId) -> None:
+        self.note("delete_endpoint", network, endpoint)
+
+    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
+        assert sandbox.isprintable()
+        self.note("join", network, endpoint, sandbox)
+        return "odc" + endpoint[:12]
+
+    def leave(self, network: NetworkId, endpoint: EndpointId) -> None:
+        self.note("leave", network, endpoint)
+
+    def endpoint_info(self, network: NetworkId, endpoint: EndpointId) -> dict[str, str]:
+        self.note("endpoint_info", network, endpoint)
+        return {"port": endpoint}
+
+
+class Docker:
+    """Calls the application as a WSGI server would."""
+
+    def __init__(self, scope: Literal["local", "global"] = "local") -> None:
+        self.driver = Ledger()
+        self._app = server.application(Plugin(self.driver, lambda: scope))
+
+    def raw(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, Any]]:
+        heard: list[Any] = []
+        environ = {"REQUEST_METHOD": verb, "PATH_INFO": path, "wsgi.input": io.BytesIO(body)}
+        answer = b"".join(self._app(environ, lambda *response: heard.append(response)))
+        ((status, headers),) = heard
+        assert dict(headers) == {"Content-Type": "application/json", "Content-Length": str(len(answer))}
+        value = json.loads(answer)
+        assert isinstance(value, dict)
+        return int(status.split()[0]), value
+
+    def call(self, method: str, request: Any = None) -> tuple[int, dict[str, Any]]:
+        body = b"" if request is None else json.dumps(request).encode()
+        return self.raw(f"/{method}" if "." in method else f"/NetworkDriver.{method}", body)
+
+    def ok(self, method: str, request: Any = None) -> dict[str, Any]:
+        status, answer = self.call(method, request)
+        assert status == 200, answer
+        assert "Err" not in answer, answer
+        return answer
+
+    def refused(self, method: str, request: Any, status: int = 200) -> str:
+        """The one line that the user reads; the driver has not been troubled."""
+        before = len(self.driver.calls)
+        assert self.call(method, request)[0] == status
+        answer = self.call(method, request)[1]
+        assert set(answer) == {"Err", "Error"}
+        assert answer["Err"] == answer["Error"]
+        assert len(self.driver.calls) == before
+        return str(answer["Err"])
+
+
+@pytest.fixture
+def docker() -> Docker:
+    return Docker()
+
+
+# What real Docker engines sent
+
+
+def recordings() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted(Path(__file__).parents[1].joinpath("recordings").glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            recorded = json.loads(line)
+            if not recorded["method"].startswith("IpamDriver."):
+                yield f"{path.stem}:{number}-{recorded['method'].partition('.')[2]}", recorded
+
+
+RECORDINGS = dict(recordings())
+
+
+def why_refused(method: str, request: Any) -> str | None:
+    """Words that the answer to a recorded request must have, from the rules and not from our code."""
+    if request is None:
+        return None if method in ("Plugin.Activate", "NetworkDriver.GetCapabilities") else "empty request"
+    given = request.get("Options", {})
+    options = given.get(GENERIC, {})
+    unknown = []
+    if method == "NetworkDriver.CreateNetwork":
+        if len(request["IPv4Data"]) > 1:
+            return "2 IPv4 subnets given"
+        unknown = [key for key in options if key not in {option.key for option in OPTIONS}]
+    if method == "NetworkDriver.CreateEndpoint":
+        unknown = [key for key in given if not key.startswith(DOCKER)]
+    return f"unknown option '{unknown[0]}'" if unknown else None
+
+
+def test_recordings_are_of_every_version_and_of_every_method() -> None:
+    assert {name.partition(":")[0] for name in RECORDINGS} == {
+        f"docker-{v}" for v in ("20.10", "26.1", "28.5", "29")
+    }
+    swarm = {"AllocateNetwork", "FreeNetwork", "DiscoverNew", "DiscoverDelete"}
+    recorded = {"/" + recorded["method"] for recorded in RECORDINGS.values()}
+    assert recorded == METHODS.keys() - {f"/NetworkDriver.{method}" for method in swarm}
+
+
+def test_recordings_have_both_what_is_taken_and_what_is_refused() -> None:
+    words = [why_refused(recorded["method"], recorded["request"]) for recorded in RECORDINGS.values()]
+    assert words.count(None) > 150
+    for why in ("empty request", "2 IPv4 subnets given", "unknown option 'foo'", "unknown option 'k1'"):
+        assert why in words
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_recorded_request(name: str, docker: Docker) -> None:
+    method, request = RECORDINGS[name]["method"], RECORDINGS[name]["request"]
+    why = why_refused(method, request)
+    status, answer = docker.call(method, request)
+    if why is not None:
+        assert status == (400 if request is None else 200)
+        assert why in answer["Err"]
+        assert answer["Error"] == answer["Err"]
+        assert not docker.driver.calls
+        return
+    assert status == 200
+    assert answer == expected_answer(method.partition(".")[2], request)
+
+
+def expected_answer(method: str, request: Any) -> dict[str, Any]:
+    """What moby expects of each method (drivers/remote/api/api.go)."""
+    match method:
+        case "Activate":
+            return {"Implements": ["NetworkDriver"]}
+        case "GetCapabilities":
+            return {"Scope": "local", "ConnectivityScope": "global"}
+        case "GwAllocCheck":
+            return {"SkipIPv4": False, "SkipIPv6": False}
+        case "EndpointOperInfo":
+            return {"Value": {"port": request["EndpointID"]}}
+        case "Join":
+            return {"InterfaceName": {"SrcName": "odc" + request["EndpointID"][:12], "DstPrefix": "eth"}}
+        case "CreateEndpoint":
+            if request["Interface"]["MacAddress"]:
+                return {"Interface": {}}
+            if not request["Interface"]["Address"]:
+                endpoint = Endpoint(request["EndpointID"], request["NetworkID"])
+                if request["Interface"]["AddressIPv6"]:
+                    endpoint = replace(
+                        endpoint, addresses=(IPv6Interface(request["Interface"]["AddressIPv6"]),)
+                    )
+                return {"Interface": {"MacAddress": choose_mac(endpoint)}}
+            packed = ip_address(request["Interface"]["Address"].partition("/")[0]).packed
+            return {"Interface": {"MacAddress": "02:42:" + packed.hex(":")}}
+        case _:
+            return {}
+
+
+def recorded_step(words: str, method: str) -> Any:
+    """The request that a command caused on the newest Docker that was given it."""
+    found = [r["request"] for r in RECORDINGS.values() if words in r["step"] and r["method"].endswith(method)]
+    return found[-1]
+
+
+def test_dual_stack(docker: Docker) -> None:
+    docker.ok("CreateNetwork", recorded_step("--subnet fd02::/64 foo6", "CreateNetwork"))
+    ((_, network),) = docker.driver.calls
+    assert network.subnets == (
+        Subnet(ip_network("10.2.0.0/24"), ip_address("10.2.0.1")),
+        Subnet(ip_network("fd02::/64"), ip_address("fd02::1")),
+    )
+    assert not network.internal
+
+
+def test_gateway_range_and_aux_addresses(docker: Docker) -> None:
+    docker.ok("CreateNetwork", recorded_step("--gateway 10.2.0.254 --ip-range", "CreateNetwork"))
+    ((_, network),) = docker.driver.calls
+    assert network.subnets == (Subnet(ip_network("10.2.0.0/24"), ip_address("10.2.0.254")),)
+
+
+def test_internal(docker: Docker) -> None:
+    docker.ok("CreateNetwork", recorded_step("create -d stub --internal", "CreateNetwork"))
+    assert docker.driver.calls[0][1].internal
+
+
+def test_no_address_family_at_all(docker: Docker) -> None:
+    docker.ok("CreateNetwork", recorded_step("--ipv4=false --subnet 10.5.0.0/24 n_v4false", "CreateNetwork"))
+    assert docker.driver.calls[0][1].subnets == ()
+
+
+def test_null_ipam_driver_is_no_subnet(docker: Docker) -> None:
+    request = recorded_step("--ipam-driver null", "CreateNetwork")
+    assert request["IPv4Data"][0]["Pool"] == "0.0.0.0/0"
+    docker.ok("CreateNetwork", request)
+    assert docker.driver.calls[0][1].subnets == ()
+
+
+def test_mac_address_that_docker_says_twice_once_in_base64(docker: Docker) -> None:
+    request = recorded_step("--mac-address 02:11:22:33:44:55", "CreateEndpoint")
+    encoded = request["Options"][DOCKER + "endpoint.macaddress"]
+    assert docker.ok("CreateEndpoint", request) == {"Interface": {}}
+    ((_, endpoint),) = docker.driver.calls
+    assert endpoint.mac == "02:11:22:33:44:55" == base64.b64decode(encoded).hex(":")
+    assert endpoint.addresses == (IPv4Interface("10.2.0.50/24"), IPv6Interface("fd02::50/64"))
+
+
+# What the recordings do not have
+
+
+def test_scope_is_found_out_when_docker_asks() -> None:
+    assert Docker("global").ok("GetCapabilities")["Scope"] == "global"
+
+
+def test_swarm_manager_sends_flat_options_and_null_lists_and_gets_the_options_back(docker: Docker) -> None:
+    options = {DOCKER + "driver.mtu": "1400"}
+    pool = {"AddressSpace": "", "Gateway": "10.5.0.254/24", "Pool": "10.5.0.0/24"}
+    request = {
+        "NetworkID": "0a1b2c3d4e5f6g7h8i9jklmno",
+        "Options": options,
+        "IPv4Data": [pool],
+        "IPv6Data": None,
+    }
+    assert docker.ok("AllocateNetwork", request) == {"Options": options}
+    ((verb, network),) = docker.driver.calls
+    assert verb == "allocate_network"
+    assert network == Network(
+        NetworkId("0a1b2c3d4e5f6g7h8i9jklmno"),
+        (Subnet(ip_network("10.5.0.0/24"), ip_address("10.5.0.254")),),
+        options=NetworkOptions(mtu=1400),
+    )
+    assert docker.ok("FreeNetwork", {"NetworkID": network.id}) == {}
+    assert docker.driver.calls[1] == ("free_network", network.id)
+
+
+def test_swarm_manager_with_everything_null(docker: Docker) -> None:
+    request = {"NetworkID": NET, "Options": None, "IPv4Data": None, "IPv6Data": None}
+    assert docker.ok("AllocateNetwork", request) == {"Options": {}}
+    assert "unknown option 'k'" in docker.refused("AllocateNetwork", request | {"Options": {"k": "v"}})
+
+
+def test_swarm_nodes_come_and_go(docker: Docker) -> None:
+    node = {
+        "DiscoveryType": 1,
+        "DiscoveryData": {"Address": "192.0.2.1", "BindAddress": "192.0.2.1", "Self": True},
+    }
+    for method in ("DiscoverNew", "DiscoverDelete"):
+        assert docker.ok(method, node) == {}
+        assert "`$.DiscoveryType`" in docker.refused(method, {"DiscoveryType": "1"}, status=400)
+
+
+def test_null_is_empty_and_unknown_members_are_ignored(docker: Docker) -> None:
+    docker.ok(
+        "CreateNetwork",
+        {
+            "NetworkID": NET,
+            "Options": {GENERIC: None, "x": [1]},
+            "IPv4Data": None,
+            "IPv6Data": None,
+            "New": {},
+        },
+    )
+    docker.ok("CreateNetwork", {"NetworkID": NET, "Options": None})
+    docker.ok("CreateEndpoint", {"NetworkID": NET, "EndpointID": EP, "Interface": None, "Options": None})
+    docker.ok("Join", {"NetworkID": NET, "EndpointID": EP, "SandboxKey": "/x", "Options": None})
+    assert docker.driver.calls[:2] == [("create_network", Network(NetworkId(NET)))] * 2
+    assert docker.driver.calls[2][1] == Endpoint(EndpointId(EP), NetworkId(NET))
+
+
+@pytest.mark.parametrize("method", ["Plugin.Activate", "GetCapabilities", "GwAllocCheck"])
+def test_fixed_answers_do_not_depend_on_the_body(method: str, docker: Docker) -> None:
+    for body in (b"", b"{}", b"null", b"\xff"):
+        assert docker.raw(f"/{method}" if "." in method else f"/NetworkDriver.{method}", body)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"IPv4Data": [{"Pool": "10.1.0.5/24"}]}, "Pool '10.1.0.5/24' has host bits set: give 10.1.0.0/24"),
+        ({"IPv4Data": [{"Pool": "10.1.0.0"}]}, "Pool '10.1.0.0' is not an IPv4 address with a prefix length"),
+        ({"IPv4Data": [{"Pool": "10.1.0.0/33"}]}, "'10.1.0.0/33' is not an IPv4"),
+        ({"IPv4Data": [{"Pool": "10.1.0.0/255.255.255.0"}]}, "'10.1.0.0/255.255.255.0' is not an IPv4"),
+        ({"IPv4Data": [{"Pool": "fd00::/64"}]}, "'fd00::/64' is not an IPv4"),
+        ({"IPv6Data": [{"Pool": "10.1.0.0/24"}]}, "'10.1.0.0/24' is not an IPv6"),
+        ({"IPv6Data": [{"Pool": "fe80::%eth0/64"}]}, "'fe80::%eth0/64' is not an IPv6"),
+        ({"IPv4Data": [{"Pool": "224.0.0.0/24"}]}, "'224.0.0.0/24' is not for a container"),
+        ({"IPv4Data": [{"Pool": "127.0.0.0/8"}]}, "'127.0.0.0/8' is not for a container"),
+        (
+            {"IPv4Data": [{"Pool": "10.1.0.0/24", "Gateway": "10.2.0.1/24"}]},
+            "Gateway 10.2.0.1 is not in the subnet 10.1.0.0/24",
+        ),
+        ({"IPv4Data": [{"Pool": "10.1.0.0/24", "Gateway": "router"}]}, "Gateway 'router/24' is not an IPv4"),
+        ({"IPv6Data": [{"Pool": "fd00::/64", "Gateway": "10.1.0.1"}]}, "'10.1.0.1/64' is not an IPv6"),
+        (
+            {"IPv6Data": [{"Pool": "fd00::/64"}, {"Pool": "fd01::/64"}]},
+            "2 IPv6 subnets given (fd00::/64, fd01::/64): a network takes one of each IP version",
+        ),
+        ({"Options": {GENERIC: {"ovn.swich": "x"}}}, "did you mean ovn.switch?"),
+        ({"Options": {GENERIC: {DOCKER + "driver.mtu": 12}}}, "give a number of bytes from 68 to 65535"),
+    ],
+)
+def test_network_that_cannot_be_is_refused_in_words(data: dict[str, Any], words: str, docker: Docker) -> None:
+    assert words in docker.refused("CreateNetwork", {"NetworkID": NET} | data)
+
+
+@pytest.mark.parametrize("gateway", ["10.1.0.9", "10.1.0.9/24", "10.1.0.9/32"])
+def test_gateway_with_or_without_a_mask(gateway: str, docker: Docker) -> None:
+    docker.ok("CreateNetwork", {"NetworkID": NET, "IPv4Data": [{"Pool": "10.1.0.0/24", "Gateway": gateway}]})
+    assert docker.driver.calls[0][1].subnets[0].gateway == ip_address("10.1.0.9")
+
+
+@pytest.mark.parametrize("absent", [{}, {"Gateway": ""}])
+def test_gateway_may_be_absent(absent: dict[str, str], docker: Docker) -> None:
+    docker.ok("CreateNetwork", {"NetworkID": NET, "IPv4Data": [{"Pool": "10.1.0.0/24", **absent}]})
+    assert docker.driver.calls[0][1].subnets == (Subnet(ip_network("10.1.0.0/24")),)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"Interface": {"Address": "10.1.0.2"}},
+            "Address '10.1.0.2' is not an IPv4 address with a prefix length",
+        ),
+        ({"Interface": {"AddressIPv6": "10.1.0.2/24"}}, "AddressIPv6 '10.1.0.2/24' is not an IPv6"),
+        ({"Interface": {"Address": "0.0.0.0/24"}}, "is not for a container"),
+        ({"Interface": {"MacAddress": "02:11:22:33:44"}}, "MacAddress '02:11:22:33:44' is not six bytes"),
+        ({"Interface": {"MacAddress": "01:11:22:33:44:55"}}, "'01:11:22:33:44:55' is not a unicast address"),
+        ({"Interface": {"MacAddress": "00:00:00:00:00:00"}}, "is not a unicast address"),
+        ({"Interface": {"MacAddress": "ff:ff:ff:ff:ff:ff"}}, "is not a unicast address"),
+        ({"Options": {"k1": "v1"}}, "unknown option 'k1': known options: none"),
+    ],
+)
+def test_endpoint_that_cannot_be_is_refused_in_words(
+    given: dict[str, Any], words: str, docker: Docker
+) -> None:
+    assert words in docker.refused("CreateEndpoint", {"NetworkID": NET, "EndpointID": EP} | given)
+
+
+@pytest.mark.parametrize("mac", ["02:AA:bb:00:11:22", "02-aa-BB-00-11-22"])
+def test_mac_is_put_in_lower_case_with_colons(mac: str, docker: Docker) -> None:
+    docker.ok("CreateEndpoint", {"NetworkID": NET, "EndpointID": EP, "Interface": {"MacAddress": mac}})
+    assert docker.driver.calls[0][1].mac == "02:aa:bb:00:11:22"
+
+
+@pytest.mark.parametrize("sandbox", ["", "netns", "/var/run\nvm-id=x"])
+def test_sandbox_must_be_a_path_on_one_line(sandbox: str, docker: Docker) -> None:
+    request = {"NetworkID": NET, "EndpointID": EP, "SandboxKey": sandbox}
+    assert "is not a path" in docker.refused("Join", request)
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "a b", "../x", "é", "a\n", "x" * 65, "x" * 100_000, "१", "a\0", "a;b", "[]"]
+)
+def test_ids_are_letters_and_digits(bad: str, docker: Docker) -> None:
+    words = "is not 1 to 64 letters and digits"
+    assert f"NetworkID {bad!r} {words}"[:80] in docker.refused("DeleteNetwork", {"NetworkID": bad}, 400)
+    for method in (
+        "DeleteEndpoint",
+        "Leave",
+        "EndpointOperInfo",
+        "RevokeExternalConnectivity",
+        "CreateEndpoint",
+    ):
+        assert words in docker.refused(method, {"NetworkID": NET, "EndpointID": bad}, 400)
+    assert words in docker.refused("Join", {"NetworkID": bad, "EndpointID": EP, "SandboxKey": "/x"}, 400)
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "place"),
+    [
+        ("CreateNetwork", {"NetworkID": 5}, "`$.NetworkID`"),
+        ("CreateNetwork", {"NetworkID": NET, "IPv4Data": [{"Pool": 7}]}, "`$.IPv4Data[0].Pool`"),
+        (
+            "CreateNetwork",
+            {"NetworkID": NET, "IPv4Data": [{"AuxAddresses": {"a": 1}}]},
+            "`$.IPv4Data[0].AuxAddresses[...]`",
+        ),
+        ("CreateNetwork", {"NetworkID": NET, "Options": {GENERIC: []}}, GENERIC),
+        ("CreateNetwork", {"NetworkID": NET, "Options": {DOCKER + "internal": "yes"}}, DOCKER + "internal"),
+        (
+            "CreateEndpoint",
+            {"NetworkID": NET, "EndpointID": EP, "Interface": {"Address": None}},
+            "`$.Interface.Address`",
+        ),
+        ("CreateEndpoint", {"NetworkID": NET}, "`EndpointID`"),
+        ("Join", {"NetworkID": NET, "EndpointID": EP}, "`SandboxKey`"),
+        ("AllocateNetwork", {"NetworkID": NET, "Options": {"k": 1}}, "`$.Options[...]`"),
+    ],
+)
+def test_wrong_type_names_the_place(method: str, request_: Any, place: str, docker: Docker) -> None:
+    assert place in docker.refused(method, request_, status=400)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"/Plugin.Activate"}))
+def test_retry_with_an_empty_body_is_never_taken_for_a_request(method: str, docker: Docker) -> None:
+    if METHODS[method][0] is METHODS["/Plugin.Activate"][0]:
+        return
+    status, answer = docker.raw(method, b"")
+    assert status == 400
+    assert answer["Err"].startswith("empty request (retry of a broken call)")
+
+
+def test_too_large_a_request(docker: Docker) -> None:
+    status, answer = docker.raw("/NetworkDriver.DeleteNetwork", b" " * (server.BODY_BYTES + 1))
+    assert status == 413
+    assert answer["Err"] == answer["Error"]
+    padding = b" " * (server.BODY_BYTES - 200)
+    assert docker.raw("/NetworkDriver.DeleteNetwork", padding + json.dumps({"NetworkID": NET}).encode()) == (
+        200,
+        {},
+    )
+
+
+def test_huge_values_are_truncated_in_messages(docker: Docker) -> None:
+    huge = "z" * 500_000
+    for method, request in (
+        ("DeleteNetwork", {"NetworkID": huge}),
+        ("CreateNetwork", {"NetworkID": NET, "Options": {GENERIC: {huge: huge}}}),
+        ("CreateNetwork", {"NetworkID": NET, "Options": {GENERIC: {DOCKER + "driver.mtu": huge}}}),
+        ("CreateNetwork", {"NetworkID": NET, "IPv4Data": [{"Pool": huge}]}),
+        ("CreateNetwork", {"NetworkID": NET, "IPv4Data": [{"Pool": f"10.{n}.0.0/16"} for n in range(200)]}),
+        ("CreateEndpoint", {"NetworkID": NET, "EndpointID": EP, "Options": {huge: huge}}),
+        ("CreateEndpoint", {"NetworkID": NET, "EndpointID": EP, "Interface": {"MacAddress": huge}}),
+        ("Join", {"NetworkID": NET, "EndpointID": EP, "SandboxKey": huge}),
+        (huge, {}),
+    ):
+        assert len(docker.call(method, request)[1]["Err"]) < 300
+
+
+# Errors and the log
+
+
+@pytest.mark.parametrize(
+    "error", [Conflict("address 10.1.0.2 is in use"), TimedOut("gave up"), OvnDockerError()]
+)
+def test_error_of_the_driver_reaches_the_user_under_both_keys(
+    error: OvnDockerError, docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(docker.driver, "delete_network", fail)
+    status, answer = docker.call("DeleteNetwork", {"NetworkID": NET})
+    assert status == 200
+    assert answer["Err"] == answer["Error"] == (str(error) or "OvnDockerError()")
+
+
+def test_a_bug_is_told_to_the_log_and_not_to_docker(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(docker.driver, "delete_network", lambda _: dict[str, str]()["secret"])
+    status, answer = docker.call("DeleteNetwork", {"NetworkID": NET})
+    assert status == 500
+    assert answer["Err"] == answer["Error"]
+    assert answer["Err"].startswith("internal error (KeyError): see the log")
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+
+
+def test_answer_that_cannot_be_written_is_a_bug_too(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker.driver, "endpoint_info", lambda *_: {"file": "\udcff"})
+    assert docker.call("EndpointOperInfo", {"NetworkID": NET, "EndpointID": EP})[0] == 500
+
+    def fail(*_: object) -> None:
+        raise Conflict("cannot read \udcff")
+
+    monkeypatch.setattr(docker.driver, "endpoint_info", fail)
+    answer = docker.call("EndpointOperInfo", {"NetworkID": NET, "EndpointID": EP})
+    assert answer == (200, {"Err": "cannot read \\udcff", "Error": "cannot read \\udcff"})
+
+
+def test_one_line_in_the_log_for_each_call(docker: Docker, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ovn_docker.plugin")
+    docker.ok("Leave", {"NetworkID": NET, "EndpointID": EP})
+    docker.call("CreateNetwork", {"NetworkID": NET, "Options": {GENERIC: {"fo\no": "bar"}}})
+    docker.raw("/x\ny", b"")
+    leave, create, unknown = caplog.messages
+    assert re.fullmatch(f"NetworkDriver.Leave network={NET[:12]} endpoint={EP[:12]} ok [0-9.]+ ms", leave)
+    assert f"network={NET[:12]} endpoint=- 200: unknown option 'fo\\no'" in create
+    assert unknown.startswith(r"x\ny network=- endpoint=- 404: ")
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "WARNING"]
+
+
+# What nobody should send
+
+REQUESTS: dict[str, list[Any]] = {path: [] for path in METHODS}
+for _recorded in RECORDINGS.values():
+    if _recorded["request"] is not None:
+        REQUESTS["/" + _recorded["method"]].append(_recorded["request"])
+REQUESTS["/NetworkDriver.FreeNetwork"] = REQUESTS["/NetworkDriver.DeleteNetwork"]
+REQUESTS["/NetworkDriver.AllocateNetwork"] = [
+    {"NetworkID": NET[:25], "Options": {"ovn.switch": "s"}, "IPv4Data": request["IPv4Data"], "IPv6Data": None}
+    for request in REQUESTS["/NetworkDriver.CreateNetwork"]
+]
+REQUESTS["/NetworkDriver.DiscoverNew"] = [
+    {"DiscoveryType": 1, "DiscoveryData": {"Address": "192.0.2.1", "Self": True}}
+]
+REQUESTS["/NetworkDriver.DiscoverDelete"] = REQUESTS["/NetworkDriver.DiscoverNew"]
+
+nearly = st.one_of(
+    st.ip_addresses().map(str),
+    st.tuples(st.ip_addresses(), st.integers(-1, 130)).map(lambda pair: f"{pair[0]}/{pair[1]}"),
+    st.sampled_from(
+        [
+            "10.0.0.0/8",
+            "0.0.0.0/0",
+            "::/0",
+            "::1/128",
+            "::ffff:1.2.3.4/96",
+            "fe80::1%lo/64",
+            "1/1",
+            "/",
+            "010.1.1.1/8",
+        ]
+    ),
+    st.binary(min_size=6, max_size=6).map(lambda mac: mac.hex(":").upper()),
+    st.text("0123456789abcdefXYZ-_./%\n\0 é", max_size=70),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "\0",
+            "x" * 200_000,
+            "9" * 6000,
+            "../../etc/passwd",
+            "${jndi:x}",
+            "'; --",
+            "\u202e",
+            "\ud7ff",
+        ]
+    ),
+)
+scalar = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(10**300, 10**310),
+    st.floats(allow_nan=False),
+    st.text(),
+    nearly,
+)
+junk = st.recursive(
+    scalar, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | nearly, inner, max_size=3)
+)
+keys = st.one_of(
+    st.text(max_size=20),
+    nearly,
+    st.sampled_from(
+        ["NetworkID", "EndpointID", "Options", "Interface", "IPv4Data", "Pool", "Gateway", "MacAddress"]
+    ),
+    st.sampled_from(
+        [GENERIC, DOCKER + "internal", DOCKER + "enable_ipv6", DOCKER, "ovn.switch", DOCKER + "driver.mtu"]
+    ),
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, value: Any) -> Any:
+    """*value* with one part of it changed, however deep."""
+    inside = bool(isinstance(value, dict | list) and value)
+    if inside and draw(st.integers(0, 3)):
+        place: Any = draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value))))
+        changed = value.copy()
+        changed[place] = draw(mutated(value[place]))
+        return changed
+    match value, draw(st.integers(0, 3)):
+        case dict(), 0 if value:
+            lost = draw(st.sampled_from(sorted(value)))
+            return {key: part for key, part in value.items() if key != lost}
+        case dict(), 1:
+            return value | {draw(keys): draw(junk)}
+        case list(), 0:
+            return value + value
+        case list(), 1:
+            return [*value, draw(junk)]
+        case str(), 0 | 1:
+            return draw(nearly)
+    return draw(junk)
+
+
+@st.composite
+def hostile(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A path, and a body that was a proper request before something happened to it."""
+    path = draw(st.sampled_from(sorted(METHODS)))
+    request = draw(st.sampled_from(REQUESTS[path])) if REQUESTS[path] else {}
+    for _ in range(draw(st.integers(0, 3))):
+        request = draw(mutated(request))
+    body = json.dumps(request).encode()
+    match draw(st.integers(0, 11)):
+        case 0:
+            return path, body[: draw(st.integers(0, len(body)))]
+        case 1:
+            cut = draw(st.integers(0, len(body)))
+            return path, body[:cut] + draw(st.binary(max_size=8)) + body[cut:]
+        case 2:
+            return path, draw(st.binary(max_size=200))
+        case 3:
+            return path, b'{"NetworkID":' + draw(st.sampled_from([b"[", b'{"a":'])) * draw(
+                st.integers(1, 50_000)
+            )
+    return path, body
+
+
+def check(path: str, body: bytes, verb: str = "POST") -> None:
+    docker = Docker()
+    status, answer = docker.raw(path, body, verb)
+    assert status in {200, 400, 404, 405, 413}
+    if status != 200 or "Err" in answer:
+        assert set(answer) == {"Err", "Error"}
+        assert answer["Err"] == answer["Error"] != ""
+        assert len(answer["Err"]) < 1500
+        assert "\n" not in answer["Err"]
+        assert "Traceback" not in answer["Err"]
+        assert docker.driver.calls == []
+    else:
+        assert len(docker.driver.calls) <= 1
+
+
+@settings(
+    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(hostile())
+@example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"a","Options":{"x":' + b"[" * 100_000))
+@example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"\\ud800"}'))
+@example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"\xff"}'))
+@example(("/NetworkDriver.DiscoverNew", b'{"DiscoveryType":' + b"9" * 100_000 + b"}"))
+@example(("/NetworkDriver.DiscoverNew", b'{"DiscoveryType":1e999}'))
+@example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"a","NetworkID":"b"}'))
+def test_hostile_request(sent: tuple[str, bytes]) -> None:
+    check(*sent)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(sorted(METHODS)) | st.text().map(lambda text: "/" + text) | st.just(""),
+    st.sampled_from(["POST", "GET", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "X"]),
+    st.binary(max_size=20) | st.just(b" " * (server.BODY_BYTES + 1)),
+)
+def test_hostile_path_and_verb(path: str, verb: str, body: bytes) -> None:
+    check(path, body, verb)
+
+
+def test_wrong_verb_and_unknown_path(docker: Docker) -> None:
+    assert docker.raw("/NetworkDriver.Join", b"", "GET")[0] == 405
+    assert docker.raw("/NetworkDriver.Nope", b"", "GET")[0] == 404
+    assert docker.raw("/NetworkDriver.Nope", b"{}")[0] == 404
+    assert docker.raw("/IpamDriver.RequestPool", b"{}")[0] == 404
