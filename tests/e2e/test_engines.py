@@ -1,0 +1,65 @@
+"""The newer engines, with the Open vSwitch and OVN that Debian ships beside them."""
+
+import pytest
+
+from e2e.lab import CommandError, Fabric, wait_for
+
+pytestmark = [pytest.mark.engines, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("engine", ["26.1", "28.5"])
+def test_the_guide_on_a_newer_engine(fabric: Fabric, engine: str) -> None:
+    hosts = host1, host2 = fabric.cluster("host1", "host2", engine=engine)
+    for host in hosts:
+        host.driver.start()
+    common = [
+        "network",
+        "create",
+        "-d",
+        "openvswitch",
+        "--ipv6",
+        "--subnet=192.168.1.0/24",
+        "--subnet=fd00:1::/64",
+    ]
+    network = host1.docker(*common, "foo")
+    host2.docker(*common, "-o", f"ovn.switch={network}", "foo")
+    for number, host in enumerate(hosts, start=1):
+        host.docker(
+            *(
+                "run",
+                "-d",
+                "--net=foo",
+                f"--name=c{number}",
+                f"--ip=192.168.1.{number}0",
+                f"--ip6=fd00:1::{number}0",
+            ),
+            *("-p", "8080:80", "--restart=always", "busybox", "sh", "-c", "httpd -p 80; sleep 600"),
+        )
+    for address in ("192.168.1.20", "fd00:1::20"):
+        host1.docker("exec", "c1", "ping", "-c", "1", "-W", "3", address)
+    assert "404" in host1.run("sh", "-c", "busybox wget -O- http://127.0.0.1:8080/none 2>&1 || true")
+
+    bar = host1.docker(
+        "network", "create", "-d", "openvswitch", "--internal", "--subnet=192.168.2.0/24", "bar"
+    )
+    host1.docker("network", "connect", "bar", "c1")
+    assert "192.168.2.2" in host1.run("ovn-nbctl", "list", "Logical_Switch_Port")
+    host1.docker("network", "disconnect", "bar", "c1")
+    assert host1.run("ovn-nbctl", "lsp-list", bar) == ""
+    with pytest.raises(CommandError, match="did you mean com.docker.network.driver.mtu"):
+        host1.docker("network", "create", "-d", "openvswitch", "-o", "com.docker.network.mtu=1400", "x")
+
+    host1.docker("restart", "--time=1", "c1")
+    host1.docker("exec", "c1", "ping", "-c", "1", "-W", "3", "192.168.1.20")
+    host1.dockerd.kill()
+    host1.dockerd.start()
+    wait_for(lambda: host1.docker("ps", "--quiet", "--filter=name=c1"), "the container to come back")
+    host2.docker("exec", "c2", "ping", "-c", "1", "-W", "3", "192.168.1.10")
+
+    for number, host in enumerate(hosts, start=1):
+        host.docker("rm", "--force", f"c{number}")
+        assert "odh" not in host.run("ip", "-brief", "link")
+    host2.docker("network", "rm", "foo")
+    host1.docker("network", "rm", "foo", "bar")
+    for table in ("Logical_Switch", "Logical_Switch_Port", "DHCP_Options"):
+        assert host1.run("ovn-nbctl", "--bare", "--columns=_uuid", "list", table) == ""
