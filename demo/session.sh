@@ -49,8 +49,8 @@ say "Create a logical port: run two containers"
 for old in $(docker ps --all --quiet --filter "label=$LABEL"); do
     docker rm --force "$old" >/dev/null # of an earlier session
 done
-run_container busybox || fail "see /var/log/openvswitch/ovn-docker-overlay-driver.log"
-run_container busybox2 || fail "see /var/log/openvswitch/ovn-docker-overlay-driver.log"
+run_container busybox || fail "Docker says above why; so may /var/log/openvswitch/ovn-docker-overlay-driver.log"
+run_container busybox2 || fail "Docker says above why; so may /var/log/openvswitch/ovn-docker-overlay-driver.log"
 
 say "Ping one from the other"
 peer=$(docker inspect --format '{{.NetworkSettings.Networks.foo.IPAddress}}' busybox2)
