@@ -108,8 +108,7 @@ class IPAMData(msgspec.Struct, frozen=True):
             raise BadRequest(f"Pool {_shown(self.Pool)} has host bits set: give {pool}")
         if not self.Gateway:
             return Subnet(pool)
-        mask = "" if "/" in self.Gateway else f"/{pool.prefixlen}"
-        gateway = _interface("Gateway", self.Gateway + mask, version).ip
+        gateway = _interface("Gateway", self.Gateway, version, f"/{pool.prefixlen}").ip
         if gateway not in pool:
             raise BadRequest(f"Gateway {gateway} is not in the subnet {pool}")
         return Subnet(pool, gateway)
@@ -263,13 +262,14 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
-def _interface(name: str, text: str, version: int) -> IPv4Interface | IPv6Interface:
-    """An address with its prefix length, such as 10.1.0.2/24."""
+def _interface(name: str, text: str, version: int, prefix: str = "") -> IPv4Interface | IPv6Interface:
+    """An address with its prefix length, such as 10.1.0.2/24; without one, *prefix* is appended."""
+    whole = text if "/" in text else text + prefix
     try:
-        interface = (IPv4Interface if version == 4 else IPv6Interface)(text)
+        interface = (IPv4Interface if version == 4 else IPv6Interface)(whole)
     except ValueError:
         interface = None
-    if interface is None or not re.fullmatch(r"[^%/]+/[0-9]+", text):
+    if interface is None or not re.fullmatch(r"[^%/]+/[0-9]+", whole):
         raise BadRequest(f"{name} {_shown(text)} is not an IPv{version} address with a prefix length")
     if interface.ip.is_multicast or interface.ip.is_unspecified or interface.ip.is_loopback:
         raise BadRequest(f"{name} {_shown(text)} is not for a container: it is no unicast address")
