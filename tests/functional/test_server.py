@@ -182,7 +182,6 @@ def test_socket_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
 
 
 def test_two_that_start_at_once_end_as_one(path: Path) -> None:
-    server.listen(path).close()
 
     def attempt(_: int) -> socket.socket | None:
         try:
@@ -191,9 +190,9 @@ def test_two_that_start_at_once_end_as_one(path: Path) -> None:
             return None
 
     with ThreadPoolExecutor(8) as pool:
-        (sock,) = [sock for sock in pool.map(attempt, range(8)) if sock]
-    with running(sock):
-        assert call(path, "Plugin.Activate")[0] == 200
+        for _ in range(20):
+            (sock,) = [sock for sock in pool.map(attempt, range(8)) if sock]
+            sock.close()  # and leaves a stale one
 
 
 def test_stop_removes_the_socket(path: Path, serving: Running) -> None:
@@ -344,11 +343,14 @@ def test_no_call_is_swallowed_by_the_end(path: Path, serving: Running) -> None:
     assert serving.ended() < 5
 
 
-def test_stop_before_the_start_and_again_after_the_end(path: Path) -> None:
+def test_stop_before_the_start_serves_who_has_come_already(path: Path) -> None:
     it = server.Server(server.application(Plugin(cast("Driver", Slow()))), server.listen(path))
-    it.stop()
-    it.serve()
-    it.stop()
+    with Client(path) as early:
+        early.request("POST", "/NetworkDriver.Leave", json.dumps(LEAVE))
+        it.stop()
+        it.serve()
+        it.stop()
+        assert early.getresponse().read() == b"{}"
     assert not path.exists()
 
 
@@ -438,6 +440,25 @@ def test_socket_of_systemd_is_used_and_outlives_the_process(path: Path) -> None:
         with process(path, sock) as it:
             assert says(it) == "inherited"
             assert between.result(10) == (200, {})
+
+
+def test_what_comes_to_the_socket_of_systemd_after_sigterm_is_for_the_next_process(path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, ThreadPoolExecutor(2) as pool:
+        sock.bind(str(path))
+        sock.listen()
+        with process(path, sock) as it:
+            assert says(it) == "inherited"
+            join = pool.submit(call, path, "NetworkDriver.Join", JOIN)
+            assert says(it) == "joining"
+            it.send_signal(signal.SIGTERM)
+            time.sleep(0.2)  # for the signal to arrive
+            leave = pool.submit(call, path, "NetworkDriver.Leave", LEAVE)
+            assert join.result(10) == (200, JOINED)
+            assert it.wait(10) == 0
+            assert not leave.done()
+        with process(path, sock):
+            assert leave.result(10) == (200, {})
 
 
 def test_socket_of_systemd_of_another_kind_is_refused(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
