@@ -35,6 +35,10 @@ from ovn_docker.model import (
 log = logging.getLogger(__name__)
 
 
+_UNDO = 2.0
+"""Seconds to undo what failed, while Docker still waits; sweep.py has more time."""
+
+
 class Backend(Protocol):
     """Where networks and endpoints are stored for the whole cluster. Every method is idempotent."""
 
@@ -234,9 +238,8 @@ class Driver:
         with self._lock:
             return set(self._in_flight)
 
-    def remove(self, endpoint: EndpointId, chassis: Chassis) -> None:
+    def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""
-        deadline = Deadline(self._patience.request)
         self._unplug(endpoint, deadline)
         self._backend.delete_endpoint(endpoint, chassis, deadline)
 
@@ -279,7 +282,7 @@ class Driver:
                     "endpoint %s takes over from %s, which is dead", endpoint.id[:12], error.holder.id[:12]
                 )
                 deadline.check(f"the address that endpoint {error.holder.id[:12]} holds")
-                self.remove(error.holder.id, chassis)
+                self.remove(error.holder.id, chassis, deadline)
 
     def _dead(self, endpoint: StoredEndpoint, grace: float) -> bool:
         link = host_link(endpoint.id)
@@ -297,7 +300,7 @@ class Driver:
     def _quietly_remove(self, endpoint: EndpointId, chassis: Chassis) -> None:
         """Undo: an error here must not hide the one that the user has to see."""
         try:
-            self.remove(endpoint, chassis)
+            self.remove(endpoint, chassis, Deadline(_UNDO))
         except OvnDockerError as error:
             self.leftovers.set()
             log.warning("could not undo endpoint %s: %s", endpoint[:12], error)

@@ -60,7 +60,7 @@ class Sweeper:
         leftovers = {endpoint.id for endpoint in (*stored, *plugged)} - living
         for endpoint in sorted(leftovers):
             log.warning("clearing endpoint %s, which has no container", endpoint[:12])
-            self._driver.remove(endpoint, chassis)
+            self._driver.remove(endpoint, chassis, Deadline(_PATIENCE))
         used = {host_link(endpoint) for endpoint in living | leftovers}
         for link in links:
             if link not in used and joined.get(link) is False:

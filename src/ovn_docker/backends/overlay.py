@@ -38,6 +38,11 @@ MTU = "ovn-docker:mtu"
 KEPT = "ovn-docker:kept"
 _OURS = {OWNER: "overlay"}
 
+_CURE = (
+    "start it on that host with: ovn-docker central start, or name another one with: "
+    "ovs-vsctl set Open_vSwitch . external_ids:ovn-nb=tcp:CENTRAL_IP:6641"
+)
+
 Connect = Callable[[Chassis], Database]
 """Gives the connection to the northbound database that a chassis is set up for."""
 
@@ -77,7 +82,7 @@ class Northbound:
                     ovsdb.use_tls(tls)
                 if self._database is not None:
                     self._database.close()
-                self._database = Database("OVN_Northbound", chassis.northbound)
+                self._database = Database("OVN_Northbound", chassis.northbound, _CURE)
                 self._for = wanted
             return self._database
 

@@ -34,7 +34,7 @@ from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import has_cluster_store
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.model import Tls
 from ovn_docker.plugin import server
 from ovn_docker.plugin.wire import Plugin
@@ -59,7 +59,7 @@ def _serve(settings: Settings) -> None:
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     listener = server.inherited_socket() or server.listen(settings.socket)
 
-    vswitch = Vswitch(Database("Open_vSwitch", [settings.db]))
+    vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
     backend = Overlay(Northbound(tls))
     links = Links()

@@ -46,10 +46,11 @@ class OperationError(OvnDockerError):
 class Database:
     """A database on one server or on the members of a cluster; safe for use from many threads.
 
-    *remotes* are active OVSDB connection methods (``unix:``, ``tcp:``, ``ssl:``), tried in turn.
+    *remotes* are active OVSDB connection methods (``unix:``, ``tcp:``, ``ssl:``), tried in turn; *cure* is
+    what the user can do when none of them is there.
     """
 
-    def __init__(self, name: str, remotes: Sequence[str]) -> None:
+    def __init__(self, name: str, remotes: Sequence[str], cure: str = "is it running?") -> None:
         for remote in remotes:
             if not ovs.stream.Stream.is_valid_name(remote):
                 raise BadRequest(
@@ -57,6 +58,7 @@ class Database:
                 )
         self.name = name
         self.remotes = tuple(remotes)
+        self._cure = cure
         self._session = ovs.jsonrpc.Session.open_multiple(list(remotes))
         self._session.reconnect.set_backoff(*_BACKOFF)
         self._lock = threading.Lock()
@@ -173,7 +175,7 @@ class Database:
         if self._session.is_connected():
             return TimedOut(f"{self.name} at {self._where()} did not answer within {deadline.seconds:g} s")
         reasons = [f"{remote}: {_why_unreachable(remote)}" for remote in self.remotes]
-        return Unavailable(f"cannot reach {self.name} at {'; '.join(reasons)}")
+        return Unavailable(f"cannot reach {self.name} at {'; '.join(reasons)}; {self._cure}")
 
 
 def use_tls(tls: Tls | None) -> None:

@@ -26,6 +26,9 @@ from ovn_docker.model import (
 OWNER = "ovn-docker:owner"
 _OURS = has("external_ids", {OWNER: "ovn-docker"})
 _SET = "ovs-vsctl set Open_vSwitch . external_ids:"
+START = "start it with: ovn-docker host start, or /usr/share/openvswitch/scripts/ovs-ctl start"
+"""What to do without Open vSwitch."""
+
 _PLUG_TIME = 5.0
 """Seconds that ovs-vswitchd gets to take up a new port; it needs some milliseconds."""
 
@@ -210,8 +213,7 @@ class Vswitch:
             if error.error != "timed out":
                 raise
             raise Unavailable(
-                f"ovs-vswitchd did not take up the port {link} within {wait:.0f} s; is it running? "
-                "start it with: ovn-docker host start, or /usr/share/openvswitch/scripts/ovs-ctl start"
+                f"ovs-vswitchd did not take up the port {link} within {wait:.0f} s; is it running? {START}"
             ) from None
         if rows[0]["error"]:
             raise OvnDockerError(f"ovs-vswitchd cannot use the link {link}: {rows[0]['error']}")
