@@ -1,10 +1,11 @@
 """Labs for the tests, and what happened in them for whoever reads a failure."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from e2e.cluster import Cluster
 from e2e.lab import Fabric, Host, missing
 
 FABRICS = pytest.StashKey[dict[str, Fabric]]()  # by the fixture that made it
@@ -76,3 +77,17 @@ def two_hosts(request: pytest.FixtureRequest) -> tuple[Host, Host]:
     """
     host1, host2 = _fabric(request).cluster("host1", "host2")
     return host1, host2
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(request: pytest.FixtureRequest) -> Cluster:
+    """A cluster for the tests of one module."""
+    return Cluster(*_fabric(request).cluster("host1", "host2"))
+
+
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+    """Two hosts with the driver and a network; afterwards nothing is left of the test."""
+    yield shared_cluster
+    shared_cluster.remove_containers()
+    shared_cluster.settles()

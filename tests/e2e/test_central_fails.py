@@ -1,0 +1,80 @@
+"""OVN's central databases are away or silent: what runs runs on, and who asks for more is told why not."""
+
+import pytest
+
+from e2e.cluster import Cluster, cut_off, driver_with, frozen, stopped
+from e2e.lab import CommandError
+
+CREATE_BAR = ("network", "create", "-d", "openvswitch", "--subnet=192.168.2.0/24", "bar")
+UNREACHABLE = r"cannot reach OVN_Northbound at tcp:172\.31\.0\.1:6641.*ovn-docker central start"
+
+
+def test_the_driver_starts_without_the_northbound_database(cluster: Cluster) -> None:
+    host = cluster.host2
+    with (
+        stopped(cluster.central.northbound),
+        driver_with(host),
+        pytest.raises(CommandError, match=UNREACHABLE),
+    ):
+        host.docker(*CREATE_BAR)
+    host.docker(*CREATE_BAR)
+    host.docker("network", "rm", "bar")
+    cluster.serves()
+
+
+def test_the_driver_says_how_to_name_the_northbound_database(cluster: Cluster) -> None:
+    host = cluster.host2
+    address = host.run("ovs-vsctl", "get", "Open_vSwitch", ".", "external_ids:ovn-nb")
+    host.run("ovs-vsctl", "remove", "Open_vSwitch", ".", "external_ids", "ovn-nb")
+    advice = r'ovs-vsctl set Open_vSwitch \. external_ids:ovn-nb="tcp:172\.31\.0\.1:6641"'
+    with pytest.raises(CommandError, match=advice):
+        host.docker(*CREATE_BAR)
+    with pytest.raises(CommandError, match=advice):
+        cluster.run(host, "c2", "192.168.1.20")
+    host.run("ovs-vsctl", "set", "Open_vSwitch", ".", f"external_ids:ovn-nb={address}")
+    cluster.serves()
+
+
+def test_the_northbound_database_stops_and_comes_back(cluster: Cluster) -> None:
+    central, host2 = cluster.hosts
+    cluster.run(central, "c1", "192.168.1.10")
+    cluster.run(host2, "c2", "192.168.1.20")
+    cluster.run(host2, "goes", "192.168.1.30")
+    with stopped(central.northbound):
+        with pytest.raises(CommandError, match=UNREACHABLE):
+            cluster.run(host2, "late", "192.168.1.40")
+        cluster.ping(central, "c1", "192.168.1.20")
+        host2.docker("rm", "--force", "goes", "late")
+    cluster.settles()
+    cluster.run(host2, "goes", "192.168.1.30")
+    cluster.run(host2, "late", "192.168.1.40")
+    cluster.ping(host2, "late", "192.168.1.10")
+
+
+def test_a_host_is_cut_off_from_the_central_one(cluster: Cluster) -> None:
+    central, host2 = cluster.hosts
+    cluster.run(central, "c1", "192.168.1.10")
+    cluster.run(host2, "c2", "192.168.1.20")
+    cluster.run(host2, "goes", "192.168.1.30")
+    with cut_off(host2):
+        with pytest.raises(CommandError, match=r"did not answer within 5 s|cannot reach|not connected"):
+            cluster.run(host2, "late", "192.168.1.40")
+        host2.docker("rm", "--force", "goes", "late")
+        cluster.ping(central, "c1", "192.168.1.20")
+        cluster.run(central, "other", "192.168.1.50")
+    cluster.settles()
+    cluster.run(host2, "late", "192.168.1.40")
+    cluster.ping(host2, "late", "192.168.1.50")
+
+
+def test_the_northbound_database_accepts_and_never_answers(cluster: Cluster) -> None:
+    host = cluster.host2
+    with (
+        frozen(cluster.central.northbound),
+        pytest.raises(CommandError, match=r"OVN_Northbound at tcp:\S* did not answer within 5 s"),
+    ):
+        cluster.run(host, "late", "192.168.1.40")
+    host.docker("rm", "late")
+    cluster.settles()
+    cluster.run(host, "late", "192.168.1.40")
+    cluster.serves()
