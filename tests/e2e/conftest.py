@@ -10,6 +10,8 @@ from e2e.lab import Fabric, Host, missing
 
 FABRICS = pytest.StashKey[dict[str, Fabric]]()  # by the fixture that made it
 
+KEPT = pytest.StashKey[list[tuple[str, Fabric]]]()  # by the name of the fixture or test
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep", action="store_true", help="leave the labs running, and say how to enter them")
@@ -20,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines: on newer versions of Docker; only with -m engines")
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
     config.stash[FABRICS] = {}
+    config.stash[KEPT] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,6 +47,12 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name, fabric in config.stash[KEPT]:
+        terminalreporter.section(f"kept: {name}")
+        terminalreporter.write_line(fabric.keep())
+
+
 def _fabric(request: pytest.FixtureRequest) -> Fabric:
     """A fabric for the fixture that asks, which lasts as long as the fixture, also if that fails."""
     name = request.fixturename
@@ -53,9 +62,7 @@ def _fabric(request: pytest.FixtureRequest) -> Fabric:
     def end() -> None:
         del request.config.stash[FABRICS][name]
         if request.config.option.keep:
-            reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-            assert reporter
-            reporter.write_line(f"\n{name}:\n{fabric.keep()}")
+            request.config.stash[KEPT].append((request.node.name or name, fabric))
         else:
             fabric.close()
 

@@ -21,7 +21,9 @@ ovs-vsctl add-port br-int by-hand -- set Interface by-hand external_ids:iface-id
 
 # Makes a lab, tells of it, and is in the middle of something when it ends.
 MAKER = """
+import signal
 from e2e.lab import Fabric
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 with Fabric() as fabric:
     host, = fabric.cluster("host")
     host.docker("run", "--detach", "busybox", "sleep", "600")
@@ -235,6 +237,7 @@ def test_a_lab_dies_with_whoever_made_it(end: signal.Signals) -> None:
         spaces = namespaces(int(fabric)) | namespaces(int(host))
         assert len(inhabitants(spaces)) > 10
         maker.send_signal(end)
+        maker.wait(timeout=20)
     wait_for(lambda: not inhabitants(spaces), "the orphans to die")
     wait_for(lambda: not control_groups(group), "their control groups to go")
 

@@ -46,7 +46,7 @@ class Fabric:
         here = Path(__file__).parent
         self._process, (pid, self.group) = begin(
             ["unshare", "--mount", "sh", "-e", str(here / "supervisor.sh"), str(here / "fabric.sh")],
-            {"DISKS": str(self.disks)},
+            {"ADDRESS": self.address, "ADDRESS6": self.address6, "DISKS": str(self.disks)},
             stdin=subprocess.PIPE,
         )
         self.pid = int(pid)
@@ -69,7 +69,7 @@ class Fabric:
         """Let everything live on when we end; returns what to type to enter the hosts and to end them."""
         assert self._process.stdin is not None
         self._process.stdin.write("keep\n")
-        self._process.stdin.flush()
+        self._process.stdin.close()
         enter = [f"{host.name}: {' '.join(host.enter)}" for host in self.hosts]
         return "\n".join([*enter, f"to end all: kill -9 {self.pid}"])
 

@@ -1,6 +1,8 @@
+#!/bin/sh -e
 # The first process of a host: builds its file system, prints its process id outside, and becomes init.
-# NAME, ADDRESSES: its own; GROUP: its control group; SYSTEM: the read-only file system underneath; DISK: the directory
-# that keeps what it writes; SHARED: paths, one per line, that it sees as they are outside, read-only.
+# NAME, ADDRESSES: its own; GROUP: its control group; SYSTEM: the file system underneath, which stays as it
+# is; DISK: the directory that keeps what it writes; SHARED: paths, one per line, of what it sees as it is
+# outside, read-only.
 
 if [ "$1" != inside ]; then
     [ ! -d "$GROUP" ] || find "$GROUP" -depth -type d -delete # a power cut leaves groups behind, a boot finds none
@@ -9,7 +11,7 @@ if [ "$1" != inside ]; then
     exec unshare --mount --net --uts --ipc --pid --cgroup --fork --kill-child sh -e "$0" inside
 fi
 
-read -r pid rest < /proc/self/stat # by the shell itself, and /proc is still the machine's: the number outside
+read -r pid _ < /proc/self/stat # /proc is still the machine's: this is the number outside
 first=
 [ -d "$DISK" ] || first=yes
 mkdir -p "$DISK/changes" "$DISK/work" "$DISK/root" "$DISK/docker" "$DISK/containerd"

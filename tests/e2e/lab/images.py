@@ -14,8 +14,8 @@ REPOSITORY = Path(__file__).parents[3]
 # Versions of Docker, and the Debian that has them; 20.10 is the machine's own.
 SUITES = {"26.1": "trixie", "28.5": "sid"}
 PACKAGES = (
-    *("busybox-static", "containerd", "docker.io", "docker-cli", "iproute2", "iptables", "openvswitch-switch"),
-    *("ovn-central", "ovn-host", "tini"),
+    "busybox-static,containerd,docker-cli,docker.io,iproute2,iptables,"
+    "openvswitch-switch,ovn-central,ovn-host,tini"
 )
 
 
@@ -42,8 +42,7 @@ def system(engine: str) -> Path:
         return Path("/")
 
     def build(path: Path) -> None:
-        packages = ",".join(PACKAGES)
-        command = ("debootstrap", "--variant=minbase", f"--include={packages}", SUITES[engine], str(path))
+        command = ("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITES[engine], str(path))
         run("lab", [], command, timeout=900)
 
     return _built_once(f"docker-{engine}", build)
@@ -52,9 +51,9 @@ def system(engine: str) -> Path:
 def shared(engine: str) -> list[Path]:
     """What a host must see of the machine: this repository and the Python that runs us."""
     paths = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
-    if Path("/usr") in paths:  # Debian's own Python: where the host's Debian is another, it takes the place of its
+    if Path("/usr") in paths:  # the tests run on Debian's own Python
         paths.remove(Path("/usr"))
-        if engine != "20.10":
+        if engine != "20.10":  # it takes the place of the other Debian's
             paths |= {Path("/usr/bin/python3"), Path(os.__file__).parent}
     return sorted(paths)
 
@@ -73,10 +72,10 @@ def _built_once(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def _add_busybox(tar: tarfile.TarFile, directory: str = "bin") -> None:
-    present = set(tar.getnames())
     tar.add("/bin/busybox", f"{directory}/busybox")
+    present = set(tar.getnames())
     for applet in _lines("busybox", "--list"):
-        if f"{directory}/{applet}" not in present | {f"{directory}/busybox"}:
+        if f"{directory}/{applet}" not in present:
             _add_link(tar, f"{directory}/{applet}", "busybox")
 
 
@@ -87,7 +86,7 @@ def _add_tools(tar: tarfile.TarFile) -> None:
     tar.add(library, library[1:], filter=_needed)
     programs = [Path("/usr/bin/python3"), Path("/usr/bin/ip"), *Path(library, "lib-dynload").glob("*.so")]
     for program in programs[:2]:
-        tar.add(program, f"usr/bin/{program.name}")
+        tar.add(program, str(program)[1:])
     for shared_object in sorted(_shared_objects(programs)):
         tar.add(shared_object, str(shared_object)[1:])
     _add_busybox(tar, "usr/bin")

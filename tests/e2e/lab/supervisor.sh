@@ -1,9 +1,10 @@
-# Owns a lab's mounts and control groups, and outlives its processes to remove the groups (the mounts go by themselves).
-# DISKS: an empty directory.
+#!/bin/sh -e
+# Owns a lab's mounts and control groups, and outlives its processes, which begin with the script $1, to
+# remove the groups; the mounts go by themselves.  DISKS: an empty directory.
 mount -t tmpfs disks "$DISKS"
 mount -t cgroup2 cgroup /sys/fs/cgroup
 export GROUP=/sys/fs/cgroup/ovn-docker-lab-$$
 mkdir "$GROUP"
 unshare --net --pid --fork --kill-child sh -e "$1" || status=$?
 find "$GROUP" -depth -type d -delete
-exit ${status:-0}
+exit "${status:-0}"
