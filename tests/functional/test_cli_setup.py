@@ -1,10 +1,5 @@
-"""`ovn-docker central` and `host` on a machine of their own, with real OVS and OVN.
+"""`ovn-docker central` and `host` on a machine of their own, with real OVS and OVN."""
 
-The machine is a set of namespaces: its network has a loopback interface only, its /run, /etc/openvswitch and
-so on are empty and vanish with it. Nothing of the real machine is touched and nothing listens outside.
-"""
-
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,75 +7,10 @@ from pathlib import Path
 
 import pytest
 
-STATE = "/run /etc/openvswitch /etc/ovn /var/lib/openvswitch /var/lib/ovn /var/log/openvswitch /var/log/ovn"
+from functional.machine import Machine
+
 OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 DRIVER = Path(sys.executable).with_name("ovn-docker-overlay-driver")
-
-
-class Machine:
-    """Namespaces that look like a fresh machine with Open vSwitch and OVN installed."""
-
-    def __init__(self) -> None:
-        # SIGCHLD ignored: process 1 has to let its orphans go, or a stopped daemon seems to live on.
-        boot = (
-            f"set -e; for d in {STATE}; do mkdir -p $d; mount -t tmpfs none $d; done; ip link set lo up; "
-            "trap '' CHLD; echo up; exec sleep infinity"
-        )
-        self.process = subprocess.Popen(
-            ["unshare", "-mnpf", "--propagation=private", "--mount-proc", "--kill-child", "sh", "-c", boot],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout
-        assert self.process.stdout.readline() == "up\n"
-        pid = self.process.pid
-        self.pid = Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
-
-    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command inside."""
-        inside = ["nsenter", "-t", self.pid, "-m", "-n", "-p", "--", *argv]
-        return subprocess.run(
-            inside, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL
-        )
-
-    def out(self, *argv: str) -> str:
-        """Output of a command that must succeed."""
-        done = self.run(*argv)
-        assert done.returncode == 0, done
-        return done.stdout.strip()
-
-    def ovn_docker(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Runs `ovn-docker` inside."""
-        return self.run(sys.executable, "-m", "ovn_docker.cli.main", *argv)
-
-    def changes(self, *argv: str) -> str:
-        """What `ovn-docker` prints when it must succeed; and a second time it must find nothing to do."""
-        done = self.ovn_docker(*argv)
-        assert done.returncode == 0, done
-        again = self.ovn_docker(*argv)
-        assert (again.returncode, again.stdout) == (0, "nothing to change\n"), again
-        return done.stdout + done.stderr
-
-    def refuses(self, *argv: str) -> tuple[int, str]:
-        """Exit code and the one line that `ovn-docker` prints when it must fail without changing anything."""
-        done = self.ovn_docker(*argv)
-        assert done.returncode != 0, done
-        assert (done.stdout, done.stderr.count("\n")) == ("", 1), done
-        return done.returncode, done.stderr
-
-    def listening(self) -> set[str]:
-        """Addresses and ports with a TCP listener."""
-        return {line.split()[3] for line in self.out("ss", "-Hltn").splitlines()}
-
-    def external_ids(self) -> dict[str, str]:
-        """The map external_ids of table Open_vSwitch."""
-        reply = self.out("ovs-vsctl", "--format=json", "--columns=external_ids", "list", "Open_vSwitch")
-        return dict(json.loads(reply)["data"][0][0][1])
-
-    def close(self) -> None:
-        """Kills all that runs inside."""
-        self.process.kill()
-        self.process.communicate()
 
 
 @pytest.fixture
@@ -188,8 +118,7 @@ def test_central_refuses_what_cannot_work(machine, pem):
 
 def test_central_says_when_the_port_is_taken(machine):
     squat = "import socket; s = socket.create_server(('127.0.0.1', 6641)); print(flush=True); s.accept()"
-    inside = ["nsenter", "-t", machine.pid, "-m", "-n", "-p", "--", sys.executable, "-c", squat]
-    with subprocess.Popen(inside, stdout=subprocess.PIPE) as squatter:
+    with subprocess.Popen(machine.inside(sys.executable, "-c", squat), stdout=subprocess.PIPE) as squatter:
         squatter.stdout.readline()
         done = machine.ovn_docker("central", "start", "--address", "127.0.0.1")
         status = machine.ovn_docker("central", "status")

@@ -1,15 +1,20 @@
-"""What `make install` puts in place, above all the systemd units."""
+"""What `make install` puts in place, above all the systemd units; and a machine that boots with them."""
 
 import configparser
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from functional.machine import PID, STATE, Machine
 from ovn_docker.settings import Settings
 
 SOURCE = Path(__file__).parents[2]
@@ -33,7 +38,7 @@ def make(*argv: str) -> None:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory into which ovn-docker is installed as into /."""
     tree = tmp_path_factory.mktemp("tree")
-    make("install", f"DESTDIR={tree}", f"PYTHON={sys.executable}")
+    make("install", f"DESTDIR={tree}")
     return tree
 
 
@@ -98,6 +103,152 @@ def test_options_in_the_service_are_options_of_the_driver(tree):
     program, *options = unit(tree, UNITS[1])["Service"]["ExecStart"].split()
     done = installed(tree, f"{program} {' '.join(options)} --version")
     assert done.returncode == 0, done.stderr
+
+
+# A machine on which systemd is process 1. Its /sys, /proc/sys and /dev cannot reach the real machine.
+BOOT = f"""
+echo 0 > $GROUP/cgroup.procs
+mount -t tmpfs none $TOP
+cd $TOP
+mkdir upper work root
+mount -t overlay none -o lowerdir=/,upperdir=upper,workdir=work root
+cd root
+rm -rf etc/systemd/system/* etc/default/ovn-docker
+for d in {STATE}; do rm -rf .$d; mkdir -p .$d; done
+: > etc/fstab
+cp -a $TREE/etc $TREE/usr .
+mkdir -p opt/ovn-docker
+mount --bind $TREE/opt/ovn-docker opt/ovn-docker
+for d in $SHARED; do mkdir -p .$d; mount --bind $d .$d; done
+ln -s /dev/null etc/systemd/system/systemd-tmpfiles-setup.service  # it would empty /tmp
+printf '[Unit]\\nWants={" ".join(UNITS)}\\n' > etc/systemd/system/test.target
+mount -t sysfs -o ro none sys
+mount -t tmpfs none run
+mount -t tmpfs -o mode=755 none dev
+for n in null zero full random urandom tty; do cp -a /dev/$n dev/; done
+mkdir dev/shm dev/net dev/pts
+mount -t devpts -o newinstance,ptmxmode=666 none dev/pts
+ln -s pts/ptmx dev/ptmx
+[ ! -e /dev/net/tun ] || cp -a /dev/net/tun dev/net/
+ip link set lo up
+unshare --pid --fork --cgroup sh -ec '
+{PID}
+mount -t cgroup2 none sys/fs/cgroup
+mount -t proc none proc
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
+pivot_root . mnt
+umount -l /mnt
+echo $pid
+export container=test
+exec /lib/systemd/systemd --unit=test.target'
+"""
+
+
+@pytest.fixture(scope="module")
+def booted(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with ovn-docker installed, booted with systemd."""
+    cgroups = [
+        line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if " cgroup2 " in line
+    ]
+    group = Path(cgroups[0] if cgroups else "/nosuch") / f"ovn-docker-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"systemd cannot run here: no control group for it: {error}")
+    # What the machine must see of this one even if it is on another disk: ourselves.
+    shared = [path for path in (SOURCE, sys.prefix, sys.base_prefix) if path != "/usr"]
+    places = f"TOP={tmp_path_factory.mktemp('machine')} TREE={tree} GROUP={group}"
+    machine = Machine(f"export {places} SHARED='{' '.join(map(str, shared))}'\n{BOOT}")
+    try:
+        wait_until(
+            lambda: machine.run("systemctl", "is-system-running").stdout in ("running\n", "degraded\n")
+        )
+        yield machine
+    finally:
+        print(machine.run("journalctl", "--no-pager", "--lines=100").stdout)
+        machine.close()
+        wait_until(lambda: "populated 0" in (group / "cgroup.events").read_text())
+        for directory in sorted(group.rglob("*/"), reverse=True):
+            directory.rmdir()
+        group.rmdir()
+
+
+def wait_until(true, seconds: float = 30) -> None:
+    """Waits for something that must become true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.05)
+
+
+CALL = """
+import http.client, socket, sys
+connection = http.client.HTTPConnection("driver")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect("/run/docker/plugins/openvswitch.sock")
+connection.request("POST", sys.argv[1], sys.argv[2])
+print(connection.getresponse().read().decode())
+"""
+
+
+def call(machine: Machine, method: str, **request: Any) -> dict[str, Any]:
+    """The driver's answer to a call, made as Docker makes it."""
+    return json.loads(machine.out(sys.executable, "-c", CALL, f"/{method}", json.dumps(request)))
+
+
+def test_the_machine_boots_and_docker_would_find_the_driver(booted):
+    assert booted.out("systemctl", "is-active", *UNITS) == "active\nactive"
+    assert booted.out("systemctl", "--failed", "--plain", "--no-legend") == ""
+    assert booted.out("stat", "-c", "%a %U", "/run/docker/plugins/openvswitch.sock") == "600 root"
+    assert "NetworkDriver" in call(booted, "Plugin.Activate")["Implements"]
+    assert "docker.service" in booted.out("systemctl", "show", "--property=Before", UNITS[0])
+
+
+def test_the_confined_driver_does_its_work(booted):
+    said = booted.changes("central", "start", "--address=127.0.0.1")
+    assert "set-connection ptcp:6641:127.0.0.1" in said
+    booted.changes("host", "setup", "--central=127.0.0.1", "--encap-ip=127.0.0.1", "--encap-type=geneve")
+    assert booted.changes("host", "start") == "nothing to change\n"  # systemd has started it all
+    wait_until(lambda: booted.ovn_docker("host", "status").returncode == 0)
+
+    network = {"NetworkID": "a" * 64}
+    endpoint = network | {"EndpointID": "b" * 64}
+    pool = {"AddressSpace": "LocalDefault", "Pool": "192.168.1.0/24", "Gateway": "192.168.1.1/24"}
+    assert (
+        call(booted, "NetworkDriver.CreateNetwork", **network, IPv4Data=[pool], IPv6Data=[], Options={}) == {}
+    )
+    interface = {"Address": "192.168.1.2/24", "AddressIPv6": "", "MacAddress": ""}
+    answer = call(booted, "NetworkDriver.CreateEndpoint", **endpoint, Interface=interface, Options={})
+    assert "Err" not in answer, answer
+    answer = call(
+        booted, "NetworkDriver.Join", **endpoint, SandboxKey="/run/docker/netns/0123456789ab", Options={}
+    )
+    assert booted.run("ip", "link", "show", answer["InterfaceName"]["SrcName"]).returncode == 0
+    assert booted.out("ovn-nbctl", "lsp-get-up", "b" * 64) == "up"
+    assert call(booted, "NetworkDriver.Leave", **endpoint) == {}
+    assert call(booted, "NetworkDriver.DeleteEndpoint", **endpoint) == {}
+    assert call(booted, "NetworkDriver.DeleteNetwork", **network) == {}
+    assert booted.out("ovn-nbctl", "ls-list") == ""
+
+
+def test_a_call_waits_for_a_driver_that_is_down(booted):
+    booted.out("systemctl", "stop", UNITS[1])
+    assert "NetworkDriver" in call(booted, "Plugin.Activate")["Implements"]  # the socket has started it
+    booted.out("systemctl", "kill", "--signal=KILL", UNITS[1])
+    assert "NetworkDriver" in call(booted, "Plugin.Activate")["Implements"]
+    booted.out("systemctl", "restart", UNITS[1])
+    assert booted.out("systemctl", "is-active", *UNITS) == "active\nactive"
+
+
+def test_a_driver_that_is_stopped_leaves_no_socket_behind(booted):
+    said = booted.changes("host", "stop")
+    assert f"$ systemctl stop {' '.join(UNITS)}" in said
+    assert "$ systemctl stop ovn-host ovn-controller" in said
+    assert booted.run("test", "-e", "/run/docker/plugins/openvswitch.sock").returncode == 1
+    assert booted.ovn_docker("host", "status").returncode == 3
+    assert f"$ systemctl start {' '.join(UNITS)}" in booted.changes("host", "start")
+    assert "$ systemctl stop ovn-central" in booted.changes("central", "stop")
 
 
 def test_uninstall_leaves_nothing(tree):
