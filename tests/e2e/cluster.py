@@ -59,6 +59,12 @@ class Cluster:
         assert found - wanted == set(), "left behind"
         assert wanted - found == set(), "missing"
 
+    def sweep(self, host: Host) -> None:
+        """Returns when the driver has looked for leftovers: it found the one that we made."""
+        host.run("ip", "link", "add", "odhstray", "type", "veth", "peer", "odcstray")
+        gone = ("sh", "-c", "! ip link show odhstray 2>/dev/null")
+        wait_for(lambda: host.run(*gone, check=False) == "", "the sweep", timeout=20)
+
     def wanted(self) -> set[str]:
         """What there should be, going by the containers of which Docker says that they run."""
         things = {f"switch {self.network}", f"note on network {self.attached}"}
@@ -87,10 +93,9 @@ class Cluster:
             else:
                 things.add(f"note on network {ids['ovn-docker:network']}")
         for host in self.hosts:
-            ports = host.run("ovs-vsctl", "--timeout=10", "list-ports", "br-int").split()
             links = [link["ifname"] for link in json.loads(host.run("ip", "-json", "link"))]
             sockets = [path.name for path in host.path("/run/docker/plugins").glob("*")]
-            things |= {f"{host.name}: port {port}" for port in ports if port.startswith("odh")}
+            things |= {f"{host.name}: port {port}" for port in self.ports(host)}
             things |= {f"{host.name}: link {link}" for link in links if link.startswith(("odh", "odc"))}
             things |= {f"{host.name}: socket {socket}" for socket in sockets}
         return things
@@ -101,6 +106,11 @@ class Cluster:
         containers = json.loads(host.docker("inspect", *running)) if running else []
         networks = [container["NetworkSettings"]["Networks"] for container in containers]
         return [network["foo"] for network in networks if "foo" in network]
+
+    def ports(self, host: Host) -> list[str]:
+        """The driver's ports on the integration bridge of a host."""
+        ports = host.run("ovs-vsctl", "--timeout=10", "list-ports", "br-int").split()
+        return [port for port in ports if port.startswith("odh")]
 
     def remove_containers(self) -> None:
         """Also those that do not run."""

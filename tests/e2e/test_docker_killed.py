@@ -1,0 +1,68 @@
+"""Docker or a container dies: Docker does not say what has become of its endpoints."""
+
+import pytest
+
+from e2e.cluster import Cluster, driver_with
+from e2e.lab import wait_for
+
+
+def test_docker_is_killed_and_forgets_its_endpoints(cluster: Cluster) -> None:
+    central, host = cluster.hosts
+    cluster.run(central, "witness", "192.168.1.10")
+    cluster.run(host, "always", "192.168.1.20", "--restart=always")
+    cluster.run(host, "again", "192.168.1.30")
+    cluster.run(host, "never", "192.168.1.40")
+    old = {endpoint["EndpointID"] for endpoint in cluster.endpoints(host)}
+    with driver_with(host, "--sweep-interval=3600"):
+        host.dockerd.kill()
+        host.dockerd.start()
+        host.docker("start", "again")
+        wait_for(lambda: len(cluster.endpoints(host)) == 2, "restart=always", timeout=30)
+        for address in ("192.168.1.20", "192.168.1.30"):
+            cluster.ping(central, "witness", address)
+        assert old.isdisjoint(endpoint["EndpointID"] for endpoint in cluster.endpoints(host))
+    cluster.settles()
+    host.docker("start", "never")
+    cluster.ping(central, "witness", "192.168.1.40")
+
+
+def test_containers_outlive_docker_with_live_restore(cluster: Cluster) -> None:
+    central, host = cluster.hosts
+    host.dockerd.stop()
+    host.dockerd.start("--live-restore")
+    cluster.run(central, "witness", "192.168.1.10")
+    cluster.run(host, "lives", "192.168.1.20")
+    before = cluster.found()
+    host.dockerd.kill()
+    cluster.sweep(host)
+    cluster.ping(central, "witness", "192.168.1.20")
+    host.dockerd.start("--live-restore")
+    cluster.sweep(host)
+    cluster.ping(central, "witness", "192.168.1.20")
+    assert cluster.found() == before
+    cluster.settles()
+    host.docker("rm", "--force", "lives")
+    host.dockerd.stop()
+    host.dockerd.start()
+
+
+@pytest.mark.parametrize("by", ["docker", "hand"])
+def test_a_container_is_killed(cluster: Cluster, by: str) -> None:
+    host = cluster.host2
+    cluster.run(host, "dies", "192.168.1.20")
+    if by == "docker":
+        host.docker("kill", "dies")
+    else:
+        host.kill(int(host.docker("inspect", "--format={{.State.Pid}}", "dies")))
+        host.docker("wait", "dies")
+    assert cluster.endpoints(host) == []
+    cluster.settles()
+
+
+def test_a_container_stops_and_starts_in_quick_succession(cluster: Cluster) -> None:
+    central, host = cluster.hosts
+    cluster.run(central, "witness", "192.168.1.10")
+    cluster.run(host, "restless", "192.168.1.20")
+    host.run("sh", "-ec", "for i in $(seq 20); do docker restart restless; done", timeout=120)
+    cluster.ping(central, "witness", "192.168.1.20")
+    cluster.settles()
