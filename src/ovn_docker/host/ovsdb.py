@@ -6,6 +6,7 @@ because after a lost connection nobody knows whether it was committed.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -214,7 +215,30 @@ def _why_unreachable(remote: str) -> str:
     error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(remote), timeout=500)
     if stream is not None:
         stream.close()
+    if remote.startswith("ssl:") and error in (0, errno.EPERM):
+        return _why_untrusted(remote)
     return os.strerror(error) if error > 0 else "the connection keeps breaking"
+
+
+def _why_untrusted(remote: str) -> str:
+    """What TLS itself says: of its errors ovs.stream keeps EPERM at most."""
+    error, stream = ovs.stream.Stream.open(remote)
+    if stream is None:
+        return os.strerror(error)
+    with stream.socket as connection:
+        poller = ovs.poller.Poller()
+        poller.fd_wait(connection, ovs.poller.POLLOUT)
+        poller.timer_wait(500)
+        poller.block()
+        connection.settimeout(0.5)
+        try:
+            connection.do_handshake()
+            connection.recv(1)  # in TLS 1.3 the server's word on our certificate comes after the handshake
+        except TimeoutError:
+            pass
+        except OSError as refused:
+            return str(refused.strerror)
+    return "the connection keeps breaking"
 
 
 def _results(results: Any, name: str) -> list[Any]:
