@@ -1,0 +1,73 @@
+"""What functional tests run on: real database servers, and a network namespace of their own."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from functional.ovsdb_servers import OvsdbServer
+from ovn_docker.host.ovsdb import Database
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+MakeServer = Callable[..., OvsdbServer]
+Connect = Callable[..., Database]
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[MakeServer]:
+    """Starts ovsdb-servers that end with the test."""
+    if not shutil.which("ovsdb-server"):
+        pytest.skip("ovsdb-server is not installed")
+    servers = []
+
+    def make(database: str, *options: str) -> OvsdbServer:
+        directory = tmp_path / str(len(servers))
+        directory.mkdir()
+        servers.append(OvsdbServer(directory, database, *options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Connects to a server, or to the remotes of a database; the connections end with the test."""
+    databases = []
+
+    def connect(to: OvsdbServer | str, *remotes: str) -> Database:
+        name, where = (to, remotes) if isinstance(to, str) else (to.database, (to.remote,))
+        databases.append(Database(name, where))
+        return databases[-1]
+
+    yield connect
+    for database in databases:
+        database.close()
+
+
+@pytest.fixture
+def northbound(make_server: MakeServer) -> OvsdbServer:
+    """An empty OVN northbound database."""
+    return make_server("OVN_Northbound")
+
+
+@pytest.fixture
+def network_namespace() -> Iterator[None]:
+    """A network namespace with nothing but loopback, for this thread and what it starts."""
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace takes root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as before:
+        if libc.unshare(CLONE_NEWNET) != 0:
+            pytest.skip(f"no network namespace: {os.strerror(ctypes.get_errno())}")
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            yield
+        finally:
+            assert libc.setns(before.fileno(), CLONE_NEWNET) == 0

@@ -1,0 +1,137 @@
+"""Real ovsdb-servers, each with a database of its own, that tests may stop, pause and start again."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ovn_docker.host.ovsdb import decode
+
+SCHEMAS = {
+    "OVN_Northbound": Path("/usr/share/ovn/ovn-nb.ovsschema"),
+    "OVN_Southbound": Path("/usr/share/ovn/ovn-sb.ovsschema"),
+    "Open_vSwitch": Path("/usr/share/openvswitch/vswitch.ovsschema"),
+}
+
+Contents = dict[str, list[dict[str, Any]]]
+"""Every row of every table that has any, without the references that the server counts."""
+
+
+def until(true: Callable[[], object], seconds: float = 10) -> None:
+    """Wait until it is."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not {true.__doc__ or 'true'} after {seconds} s"
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class OvsdbServer:
+    """An ovsdb-server that listens on a Unix socket in *directory*, and where *options* tell it to."""
+
+    def __init__(self, directory: Path, database: str, *options: str) -> None:
+        self.database = database
+        self.socket = directory / f"{database}.sock"
+        self.remote = f"unix:{self.socket}"
+        self._file = directory / f"{database}.db"
+        self._log = directory / f"{database}.log"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._tables: list[str] = []
+        subprocess.run(["ovsdb-tool", "create", self._file, SCHEMAS[database]], check=True)
+        self.start()
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        options = [f"--remote=p{self.remote}", f"--unixctl={self.socket}.ctl", *self._options]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["ovsdb-server", self._file, *options],
+                stderr=log,
+                env={**os.environ, "OVS_RUNDIR": str(self.socket.parent)},
+            )
+        until(self._answers)
+
+    def kill(self) -> None:
+        """As by a power cut: nobody is told, and the socket's file stays."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """It accepts connections and answers nothing."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It answers what has come in meanwhile."""
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+    def transact(self, *operations: dict[str, Any]) -> list[Any]:
+        """Results of a transaction that must succeed, over a connection of its own."""
+        results = self._ask("transact", [self.database, *operations])
+        assert not any("error" in result for result in results if result), results
+        return list(results)
+
+    def insert(self, table: str, **columns: Any) -> str:
+        """UUID of a new row; *columns* as OVSDB's JSON has them."""
+        (result,) = self.transact({"op": "insert", "table": table, "row": columns})
+        return str(result["uuid"][1])
+
+    def rows(self, table: str, *columns: str) -> list[dict[str, Any]]:
+        """A table's rows, in no order."""
+        operation = {"op": "select", "table": table, "where": []}
+        (result,) = self.transact(operation | ({"columns": list(columns)} if columns else {}))
+        return [{column: decode(value) for column, value in row.items()} for row in result["rows"]]
+
+    def contents(self) -> Contents:
+        """The whole database."""
+        if not self._tables:
+            self._tables = sorted(self._ask("get_schema", [self.database])["tables"])
+        results = self.transact(*({"op": "select", "table": table, "where": []} for table in self._tables))
+        return {
+            table: sorted(
+                ({key: decode(value) for key, value in row.items() if key != "_version"} for row in rows),
+                key=lambda row: str(row["_uuid"]),
+            )
+            for table, result in zip(self._tables, results, strict=True)
+            if (rows := result["rows"])
+        }
+
+    def _answers(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, self._log.read_text()
+        try:
+            return self.database in self._ask("list_dbs", [])
+        except OSError:
+            return False
+
+    def _ask(self, method: str, params: list[Any]) -> Any:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.socket))
+            connection.sendall(json.dumps({"id": 0, "method": method, "params": params}).encode())
+            answer = b""
+            while chunk := connection.recv(1 << 16):
+                answer += chunk
+                if chunk.endswith(b"}"):
+                    try:
+                        reply = json.loads(answer)
+                    except ValueError:
+                        continue
+                    assert not reply["error"], reply
+                    return reply["result"]
+        raise ConnectionError("closed without an answer")

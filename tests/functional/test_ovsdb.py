@@ -1,0 +1,426 @@
+"""The connection to a database, on real servers that die, hang and come back."""
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from functional.conftest import Connect, MakeServer
+from functional.ovsdb_servers import OvsdbServer, free_port
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import Database, OperationError, Reference, has, is_row, require
+from ovn_docker.model import Tls, row_uuid
+
+SWITCH = row_uuid("test", "switch")
+PORT = row_uuid("test", "port")
+SOON = 10.0
+Read = Callable[[Tls], list[object]]
+FILES = Path("/proc/self/fd")
+READ = ovsdb.select("Logical_Switch", columns=["name"])
+
+
+def add_switch(name: str = "web", row: str = SWITCH) -> ovsdb.Operation:
+    return ovsdb.insert("Logical_Switch", row, name=name)
+
+
+def names(server: OvsdbServer) -> list[str]:
+    return sorted(row["name"] for row in server.rows("Logical_Switch", "name"))
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    took = time.monotonic() - start
+    assert took < seconds, f"took {took:.1f} s"
+
+
+@pytest.fixture
+def database(northbound: OvsdbServer, connect: Connect) -> Database:
+    return connect(northbound)
+
+
+class TestTransactions:
+    def test_rows_come_as_python_values(self, database: Database) -> None:
+        database.transact(
+            ovsdb.insert(
+                "Logical_Switch_Port", PORT, name="p", addresses=["a", "b"], external_ids={"k": "v"}
+            ),
+            ovsdb.insert("Logical_Switch", SWITCH, name="web", ports=[Reference(PORT)]),
+            deadline=Deadline(SOON),
+        )
+        ports, switches = database.transact(
+            ovsdb.select(
+                "Logical_Switch_Port", is_row(PORT),
+                columns=["_uuid", "addresses", "external_ids", "up", "tag", "type"],
+            ),
+            ovsdb.select("Logical_Switch", is_row(SWITCH), columns=["name", "ports"]),
+            deadline=Deadline(SOON),
+        )  # fmt: skip
+        assert ports == [
+            {
+                "_uuid": PORT, "addresses": ["a", "b"], "external_ids": {"k": "v"},
+                "up": [], "tag": [], "type": "",
+            }
+        ]  # fmt: skip
+        assert switches == [{"name": "web", "ports": PORT}]
+
+    def test_changes_count_the_rows_that_they_met(self, database: Database) -> None:
+        database.transact(add_switch(), deadline=Deadline(SOON))
+        assert database.transact(
+            ovsdb.mutate(
+                "Logical_Switch", is_row(SWITCH), mutations=[["external_ids", "insert", {"a": "1", "b": "2"}]]
+            ),
+            ovsdb.update("Logical_Switch", ["name", "==", "web"], name="web2"),
+            ovsdb.select("Logical_Switch", has("external_ids", {"a": "1"}), columns=["name", "external_ids"]),
+            ovsdb.delete("Logical_Switch", is_row(SWITCH)),
+            ovsdb.delete("Logical_Switch", is_row(SWITCH)),
+            deadline=Deadline(SOON),
+        ) == [1, 1, [{"name": "web2", "external_ids": {"a": "1", "b": "2"}}], 1, 0]
+
+    def test_a_refused_operation_is_named_and_nothing_is_done(
+        self, database: Database, northbound: OvsdbServer
+    ) -> None:
+        with pytest.raises(OperationError, match="refused operation 1: duplicate uuid") as refused:
+            database.transact(add_switch("a"), add_switch("b"), deadline=Deadline(SOON))
+        assert (refused.value.index, refused.value.error) == (1, "duplicate uuid")
+        assert names(northbound) == []
+
+    def test_a_refusal_at_the_commit_comes_behind_the_last_operation(self, database: Database) -> None:
+        lost = ovsdb.insert("Logical_Switch", SWITCH, name="web", ports=[Reference(PORT)])
+        with pytest.raises(OperationError, match="referential integrity violation") as refused:
+            database.transact(lost, deadline=Deadline(SOON))
+        assert refused.value.index == 1
+
+    def test_a_value_of_the_wrong_type_is_refused(self, database: Database) -> None:
+        with pytest.raises(OperationError, match=r"refused operation 0: .*expected string"):
+            database.transact(ovsdb.insert("Logical_Switch", SWITCH, name=7), deadline=Deadline(SOON))
+
+    def test_a_server_without_the_database_says_so(self, northbound: OvsdbServer, connect: Connect) -> None:
+        southbound = connect("OVN_Southbound", northbound.remote)
+        with pytest.raises(Unavailable, match=rf"OVN_Southbound at {northbound.remote}.*unknown database"):
+            southbound.transact(ovsdb.select("Chassis", columns=["name"]), deadline=Deadline(SOON))
+
+
+class TestWaiting:
+    def test_a_row_that_is_there_is_not_waited_for(self, database: Database) -> None:
+        database.transact(add_switch(), deadline=Deadline(SOON))
+        database.transact(require("Logical_Switch", SWITCH), deadline=Deadline(SOON))
+
+    def test_a_row_that_does_not_come_times_out_and_the_rest_is_not_done(
+        self, database: Database, northbound: OvsdbServer
+    ) -> None:
+        with at_most(2), pytest.raises(OperationError) as refused:
+            database.transact(
+                require("Logical_Switch", PORT, wait=0.2), add_switch(), deadline=Deadline(SOON)
+            )
+        assert (refused.value.index, refused.value.error) == (0, "timed out")
+        assert names(northbound) == []
+
+    def test_goes_on_when_the_row_becomes_as_wanted_while_others_are_served(
+        self, database: Database, northbound: OvsdbServer
+    ) -> None:
+        database.transact(add_switch(), deadline=Deadline(SOON))
+        wanted = require("Logical_Switch", SWITCH, has("external_ids", {"ready": "true"}), wait=SOON)
+        with ThreadPoolExecutor() as threads, at_most(SOON / 2):
+            waits = threads.submit(database.transact, wanted, add_switch("b", PORT), deadline=Deadline(SOON))
+            time.sleep(0.1)
+            assert not waits.done()
+            ready = [["external_ids", "insert", {"ready": "true"}]]
+            database.transact(
+                ovsdb.mutate("Logical_Switch", is_row(SWITCH), mutations=ready), deadline=Deadline(SOON)
+            )
+            assert waits.result() == [None, None]
+        assert names(northbound) == ["b", "web"]
+
+
+class TestManyCallers:
+    def test_each_gets_its_own_answer(self, database: Database, northbound: OvsdbServer) -> None:
+        def add(number: int) -> list[str]:
+            found = []
+            for turn in range(5):
+                name = f"{number}.{turn}"
+                row = row_uuid("test", name)
+                database.transact(add_switch(name, row), deadline=Deadline(SOON))
+                (rows,) = database.transact(
+                    ovsdb.select("Logical_Switch", is_row(row), columns=["name"]), deadline=Deadline(SOON)
+                )
+                found += [row["name"] for row in rows]
+            return found
+
+        with ThreadPoolExecutor(32) as threads:
+            found = [name for names in threads.map(add, range(32)) for name in names]
+        assert found == [f"{number}.{turn}" for number in range(32) for turn in range(5)]
+        assert names(northbound) == sorted(found)
+
+    def test_none_is_lost_when_the_server_dies_and_comes_back(
+        self, database: Database, northbound: OvsdbServer
+    ) -> None:
+        """A transaction may have been committed before its answer was lost: then the second one is told."""
+        sent = threading.Semaphore(0)
+
+        def add(number: int) -> None:
+            for turn in range(20):
+                name = f"{number}.{turn}"
+                try:
+                    database.transact(add_switch(name, row_uuid("test", name)), deadline=Deadline(SOON))
+                except OperationError as error:
+                    if error.error != "duplicate uuid":
+                        raise
+                sent.release()
+
+        with ThreadPoolExecutor(32) as threads:
+            adding = [threads.submit(add, number) for number in range(32)]
+            for _ in range(100):
+                sent.acquire()
+            northbound.kill()
+            time.sleep(0.05)
+            northbound.start()
+            for each in adding:
+                each.result()
+        assert names(northbound) == sorted(f"{number}.{turn}" for number in range(32) for turn in range(20))
+
+    def test_waiting_for_a_row_outlives_the_server(self, database: Database, northbound: OvsdbServer) -> None:
+        with ThreadPoolExecutor() as threads:
+            wanted = require("Logical_Switch", SWITCH, wait=SOON)
+            waits = threads.submit(database.transact, wanted, deadline=Deadline(SOON))
+            time.sleep(0.05)
+            northbound.kill()
+            northbound.start()
+            database.transact(add_switch(), deadline=Deadline(SOON))
+            assert waits.result() == [None]
+
+
+class TestServersThatFail:
+    def test_a_server_that_hangs_costs_a_call_its_deadline(
+        self, database: Database, northbound: OvsdbServer
+    ) -> None:
+        database.transact(add_switch("before"), deadline=Deadline(SOON))
+        northbound.pause()
+        with at_most(1.5), pytest.raises(TimedOut, match=r"OVN_Northbound at unix:.* within 0\.3 s"):
+            database.transact(add_switch("late", PORT), deadline=Deadline(0.3))
+        northbound.resume()
+        with at_most(1):
+            database.transact(add_switch("x", row_uuid("x")), deadline=Deadline(SOON))
+
+    def test_one_that_accepts_connections_and_says_nothing_costs_a_call_its_deadline(
+        self, connect: Connect
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            database = connect("OVN_Northbound", f"tcp:127.0.0.1:{mute.getsockname()[1]}")
+            with at_most(1.5), pytest.raises(TimedOut, match=r"did not answer within 0\.3 s"):
+                database.transact(add_switch(), deadline=Deadline(0.3))
+
+    def test_a_call_that_hangs_does_not_hold_up_another(
+        self, database: Database, northbound: OvsdbServer
+    ) -> None:
+        with ThreadPoolExecutor() as threads, at_most(3):
+            waits = threads.submit(
+                database.transact, require("Logical_Switch", PORT, wait=1), deadline=Deadline(SOON)
+            )
+            with at_most(0.5):
+                database.transact(add_switch(), deadline=Deadline(SOON))
+            with pytest.raises(OperationError, match="timed out"):
+                waits.result()
+
+    def test_one_that_is_not_there_is_named_with_the_reason(self, connect: Connect, tmp_path: Path) -> None:
+        refusing, absent = f"tcp:127.0.0.1:{free_port()}", f"unix:{tmp_path}/none.sock"
+        database = connect("OVN_Northbound", refusing, absent)
+        with at_most(3), pytest.raises(Unavailable) as failed:
+            database.transact(add_switch(), deadline=Deadline(0.3))
+        assert f"{refusing}: Connection refused; {absent}: No such file or directory" in str(failed.value)
+
+    def test_a_call_made_before_the_server_is_up_succeeds(
+        self, northbound: OvsdbServer, connect: Connect
+    ) -> None:
+        northbound.kill()
+        database = connect(northbound)
+        with ThreadPoolExecutor() as threads:
+            adding = threads.submit(database.transact, add_switch(), deadline=Deadline(SOON))
+            time.sleep(0.3)
+            northbound.start()
+            adding.result()
+        assert names(northbound) == ["web"]
+
+    def test_what_nobody_waits_for_any_more_is_not_done_later(
+        self, northbound: OvsdbServer, connect: Connect
+    ) -> None:
+        northbound.kill()
+        database = connect(northbound)
+        with pytest.raises(Unavailable):
+            database.transact(add_switch("given up"), deadline=Deadline(0.2))
+        northbound.start()
+        database.transact(add_switch("b", PORT), deadline=Deadline(SOON))
+        assert names(northbound) == ["b"]
+
+    def test_an_address_that_is_none_is_refused(self) -> None:
+        with pytest.raises(BadRequest, match=r"'10\.0\.0\.1:6641' is no database address: give tcp:IP:PORT"):
+            Database("OVN_Northbound", ["10.0.0.1:6641"])
+
+
+class TestSeveralServers:
+    def test_the_second_serves_when_the_first_dies(self, make_server: MakeServer, connect: Connect) -> None:
+        """Stands for the members of a cluster: here they share nothing, so we see who served."""
+        ports = [free_port(), free_port()]
+        servers = [make_server("OVN_Northbound", f"--remote=ptcp:{port}:127.0.0.1") for port in ports]
+        database = connect("OVN_Northbound", *(f"tcp:127.0.0.1:{port}" for port in ports))
+        database.transact(add_switch("first"), deadline=Deadline(SOON))
+        one, other = sorted(servers, key=names, reverse=True)
+        assert (names(one), names(other)) == (["first"], [])
+        one.kill()
+        database.transact(add_switch("second"), deadline=Deadline(SOON))
+        assert names(other) == ["second"]
+
+    def test_the_second_serves_when_the_first_is_not_there(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        port = free_port()
+        server = make_server("OVN_Northbound", f"--remote=ptcp:{port}:127.0.0.1")
+        for turn in range(4):  # the order is random
+            database = connect("OVN_Northbound", f"tcp:127.0.0.1:{free_port()}", f"tcp:127.0.0.1:{port}")
+            database.transact(add_switch(str(turn), row_uuid("test", str(turn))), deadline=Deadline(SOON))
+        assert names(server) == ["0", "1", "2", "3"]
+
+
+class TestClosing:
+    def test_calls_that_wait_fail(self, database: Database) -> None:
+        with ThreadPoolExecutor() as threads, at_most(SOON / 2):
+            wanted = require("Logical_Switch", PORT, wait=SOON)
+            waits = threads.submit(database.transact, wanted, deadline=Deadline(SOON))
+            time.sleep(0.1)
+            database.close()
+            with pytest.raises(Unavailable, match="connection to OVN_Northbound is closed"):
+                waits.result()
+
+    def test_later_calls_fail_at_once(self, database: Database) -> None:
+        database.close()
+        with at_most(1), pytest.raises(Unavailable, match="connection to OVN_Northbound is closed"):
+            database.transact(add_switch(), deadline=Deadline(SOON))
+
+    def test_leaves_no_thread_and_no_file_behind(self, northbound: OvsdbServer) -> None:
+        def turn() -> None:
+            database = Database(northbound.database, [northbound.remote])
+            database.transact(READ, deadline=Deadline(SOON))
+            database.close()
+
+        turn()
+        before = len(list(FILES.iterdir())), threading.active_count()
+        for _ in range(30):
+            turn()
+        assert (len(list(FILES.iterdir())), threading.active_count()) == before
+
+    def test_no_call_is_forgotten_while_closing(self, northbound: OvsdbServer) -> None:
+        def call_until_closed(database: Database) -> str:
+            while True:
+                try:
+                    database.transact(READ, deadline=Deadline(SOON))
+                except Unavailable as error:
+                    return str(error)
+
+        with ThreadPoolExecutor(8) as threads, at_most(SOON / 2):
+            for _ in range(10):
+                database = Database(northbound.database, [northbound.remote])
+                calls = [threads.submit(call_until_closed, database) for _ in range(8)]
+                time.sleep(0.01)
+                database.close()
+                assert {call.result() for call in calls} == {"the connection to OVN_Northbound is closed"}
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A CA, and what it has signed."""
+
+    directory: Path
+
+    def sign(self, name: str) -> Tls:
+        """Files for somebody who trusts this CA."""
+        ca, key, signed = self.directory / "ca.pem", self.directory / f"{name}.key", self.directory / name
+        if not ca.exists():
+            self._openssl("-x509", "-days", "2", "-subj", "/CN=CA", "-keyout", f"{ca}.key", "-out", str(ca))
+        self._openssl(
+            "-x509", "-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(signed),
+            "-CA", str(ca), "-CAkey", f"{ca}.key",
+        )  # fmt: skip
+        return Tls(str(key), str(signed), str(ca))
+
+    def _openssl(self, *options: str) -> None:
+        make = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", *options]
+        subprocess.run(make, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("foreign"))
+
+
+@pytest.fixture(scope="module")
+def server_files(ours: Authority) -> Tls:
+    return ours.sign("server")
+
+
+class TestTls:
+    @pytest.fixture
+    def port(self, make_server: MakeServer, server_files: Tls) -> int:
+        port = free_port()
+        files = (server_files.private_key, server_files.certificate, server_files.ca_cert)
+        options = zip(("private-key", "certificate", "ca-cert"), files, strict=True)
+        make_server(
+            "OVN_Northbound",
+            f"--remote=pssl:{port}:127.0.0.1",
+            *(f"--{option}={file}" for option, file in options),
+        )
+        return port
+
+    @pytest.fixture
+    def read(self, port: int, connect: Connect) -> Read:
+        def read(tls: Tls) -> list[object]:
+            ovsdb.use_tls(tls)
+            return connect("OVN_Northbound", f"ssl:127.0.0.1:{port}").transact(READ, deadline=Deadline(1))
+
+        return read
+
+    def test_a_server_that_our_ca_signed_serves_us(self, read: Read, ours: Authority) -> None:
+        assert read(ours.sign("client")) == [[]]
+
+    def test_a_server_that_another_ca_signed_is_refused(self, read: Read, foreign: Authority) -> None:
+        with pytest.raises(Unavailable, match=r"ssl:127\.0\.0\.1:\d+: .*certificate verify failed"):
+            read(foreign.sign("client"))
+
+    def test_a_server_that_does_not_trust_us_says_so(
+        self, read: Read, ours: Authority, foreign: Authority
+    ) -> None:
+        with pytest.raises(Unavailable, match=r"ssl:127\.0\.0\.1:\d+: .*unknown ca"):
+            read(replace(foreign.sign("client"), ca_cert=ours.sign("client").ca_cert))
+
+    def test_without_tls_the_server_is_no_use(self, port: int, connect: Connect) -> None:
+        database = connect("OVN_Northbound", f"tcp:127.0.0.1:{port}")
+        with at_most(3), pytest.raises(OvnDockerError, match=rf"tcp:127\.0\.0\.1:{port}"):
+            database.transact(READ, deadline=Deadline(0.5))
+
+    def test_without_files_we_say_how_to_name_them(self) -> None:
+        with pytest.raises(BadRequest, match="name their files with: ovs-vsctl set-ssl PRIVATE-KEY"):
+            ovsdb.use_tls(None)
+
+    @pytest.mark.parametrize("file", ["private_key", "certificate", "ca_cert"])
+    def test_a_file_that_is_missing_is_named(self, ours: Authority, file: str) -> None:
+        files = replace(ours.sign("client"), **{file: "/nowhere/x.pem"})
+        with pytest.raises(BadRequest, match=r"/nowhere/x\.pem.*No such file"):
+            ovsdb.use_tls(files)
+
+    def test_a_key_of_another_certificate_is_refused(self, ours: Authority, server_files: Tls) -> None:
+        with pytest.raises(BadRequest, match="KEY_VALUES_MISMATCH"):
+            ovsdb.use_tls(replace(ours.sign("client"), private_key=server_files.private_key))
