@@ -1,6 +1,7 @@
 """The command line of `ovn-docker`, as far as it needs no running system."""
 
 import argparse
+import os
 import subprocess
 import sys
 from ipaddress import ip_address
@@ -151,15 +152,15 @@ def test_a_dry_run_runs_nothing(capsys, tmp_path):
     assert capsys.readouterr().out == f"would make a file\n    $ touch {tmp_path}/file\n"
 
 
-def test_a_pidfile_counts_only_for_its_own_program(tmp_path):
+def test_a_pidfile_counts_only_for_its_own_living_program(tmp_path):
     pidfile = tmp_path / "a.pid"
-    assert steps.running(pidfile, "sleep") is None
-    process = subprocess.Popen(["sleep", "60"])
-    try:
-        pidfile.write_text(f"{process.pid}\n")
-        assert steps.running(pidfile, "sleep") == process.pid
-        assert steps.running(pidfile, "ovs-vswitchd") is None
-    finally:
-        process.kill()
-        process.wait()
-    assert steps.running(pidfile, "sleep") is None
+    assert steps.running(pidfile, "pytest") is None
+    pidfile.write_text(f"{os.getpid()}\n")
+    assert steps.running(pidfile, "pytest") == os.getpid()
+    assert steps.running(pidfile, "ovs-vswitchd") is None
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    pidfile.write_text(f"{dead.pid}\n")
+    assert steps.running(pidfile, "true") is None
+    pidfile.write_text("")
+    assert steps.running(pidfile, "pytest") is None
