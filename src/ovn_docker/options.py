@@ -29,7 +29,7 @@ class Option:
 
 def _mtu(text: str) -> int:
     """MTU in bytes: 68 is the least for IPv4 (RFC 791), 65535 the most that a veth takes."""
-    if not (text.isascii() and text.isdigit() and 68 <= int(text[:6]) <= 65535):
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 68 <= int(text) <= 65535):
         raise ValueError("a number of bytes from 68 to 65535")
     return int(text)
 

@@ -19,7 +19,7 @@ from typing import Any, Self, cast
 import pytest
 
 from ovn_docker.errors import Conflict, Unavailable
-from ovn_docker.plugin import server
+from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Driver, Plugin
 
 NET = "ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396"
@@ -117,7 +117,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serving(path: Path) -> Iterator[Running]:
-    with running(server.listen(path)) as it:
+    with running(sockets.listen(path)) as it:
         yield it
 
 
@@ -134,7 +134,7 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 def test_socket_is_for_root_only_and_its_directory_for_all_to_see(path: Path) -> None:
     before = os.umask(0)
     try:
-        with server.listen(path):
+        with sockets.listen(path):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
     finally:
@@ -142,15 +142,15 @@ def test_socket_is_for_root_only_and_its_directory_for_all_to_see(path: Path) ->
 
 
 def test_stale_socket_is_replaced(path: Path) -> None:
-    server.listen(path).close()
+    sockets.listen(path).close()
     assert path.exists()
-    with running(server.listen(path)):
+    with running(sockets.listen(path)):
         assert call(path, "Plugin.Activate") == (200, {"Implements": ["NetworkDriver"]})
 
 
 def test_live_socket_is_refused_and_left_alone(path: Path, serving: Running) -> None:
     with pytest.raises(Conflict, match=f"process {os.getpid()} listens on {path} already: stop it first"):
-        server.listen(path)
+        sockets.listen(path)
     assert call(path, "Plugin.Activate")[0] == 200
 
 
@@ -161,7 +161,7 @@ def test_live_socket_that_is_too_busy_to_accept_is_refused_too(path: Path) -> No
         other.listen(0)
         waiting.connect(str(path))
         with pytest.raises(Conflict, match="listens on"):
-            server.listen(path)
+            sockets.listen(path)
     assert path.exists()
 
 
@@ -169,23 +169,23 @@ def test_what_is_not_a_socket_is_refused_and_left_alone(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("precious")
     with pytest.raises(Conflict, match="is not a socket"):
-        server.listen(path)
+        sockets.listen(path)
     assert path.read_text() == "precious"
 
 
 def test_socket_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"cannot listen on .*: AF_UNIX path too long"):
-        server.listen(tmp_path / ("x" * 120))
+        sockets.listen(tmp_path / ("x" * 120))
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match=r"cannot listen on .*: Not a directory|File exists"):
-        server.listen(tmp_path / "file" / "sock")
+        sockets.listen(tmp_path / "file" / "sock")
 
 
 def test_two_that_start_at_once_end_as_one(path: Path) -> None:
 
     def attempt(_: int) -> socket.socket | None:
         try:
-            return server.listen(path)
+            return sockets.listen(path)
         except Conflict:
             return None
 
@@ -344,7 +344,7 @@ def test_no_call_is_swallowed_by_the_end(path: Path, serving: Running) -> None:
 
 
 def test_stop_before_the_start_serves_who_has_come_already(path: Path) -> None:
-    it = server.Server(server.application(Plugin(cast("Driver", Slow()))), server.listen(path))
+    it = server.Server(server.application(Plugin(cast("Driver", Slow()))), sockets.listen(path))
     with Client(path) as early:
         early.request("POST", "/NetworkDriver.Leave", json.dumps(LEAVE))
         it.stop()
@@ -359,7 +359,7 @@ def test_stop_before_the_start_serves_who_has_come_already(path: Path) -> None:
 PROGRAM = """
 import logging, signal, sys, time
 from pathlib import Path
-from ovn_docker.plugin import server
+from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
 
 class Slow:
@@ -371,11 +371,11 @@ class Slow:
         pass
 
 logging.basicConfig(stream=sys.stderr)
-sock = server.inherited_socket()
-assert server.inherited_socket() is None
-it = server.Server(server.application(Plugin(Slow())), sock or server.listen(Path(sys.argv[1])))
+sock = sockets.inherited_socket()
+assert sockets.inherited_socket() is None
+it = server.Server(server.application(Plugin(Slow())), sock or sockets.listen(Path(sys.argv[1])))
 signal.signal(signal.SIGTERM, lambda *_: it.stop())
-server.notify("READY=1")
+sockets.notify("READY=1")
 print("inherited" if sock else "bound", flush=True)
 it.serve()
 print("ended", flush=True)
@@ -474,7 +474,7 @@ def test_socket_of_systemd_of_another_kind_is_refused(path: Path, capfd: pytest.
 def test_environment_meant_for_another_process_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getppid()))
     monkeypatch.setenv("LISTEN_FDS", "1")
-    assert server.inherited_socket() is None
+    assert sockets.inherited_socket() is None
     assert "LISTEN_FDS" not in os.environ
 
 
@@ -508,7 +508,7 @@ def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool)
         manager.bind("\0" + name[1:] if abstract else name)
         manager.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
-        server.notify("READY=1\nSTATUS=serving")
+        sockets.notify("READY=1\nSTATUS=serving")
         assert manager.recv(100) == b"READY=1\nSTATUS=serving"
 
 
@@ -517,4 +517,4 @@ def test_notify_never_fails(monkeypatch: pytest.MonkeyPatch, name: str | None) -
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     if name is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", name)
-    server.notify("READY=1")
+    sockets.notify("READY=1")

@@ -14,7 +14,7 @@ ROOT = Path(ovn_docker.__file__).parent
 LAYERS = {
     "ground": {"", "deadline", "errors", "model", "options", "settings"},
     "decisions": {"driver", "sweep"},
-    "plugin": {"plugin", "plugin.server", "plugin.wire"},
+    "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
     "host": {"host", "host.controller", "host.engine", "host.links", "host.ovsdb", "host.vswitch"},
     "backends": {"backends", "backends.overlay"},
     "cli": {

@@ -28,6 +28,7 @@ def test_switch_may_have_any_printable_name() -> None:
         "",
         "67",
         "65536",
+        "001500000000",
         "-1500",
         "1500.0",
         "0x5dc",

@@ -36,7 +36,7 @@ from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.model import Tls
-from ovn_docker.plugin import server
+from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
 from ovn_docker.settings import Settings
 from ovn_docker.sweep import Sweeper
@@ -57,7 +57,7 @@ def overlay() -> None:
 
 def _serve(settings: Settings) -> None:
     ovs.daemon.daemonize_start()  # forks: no thread before this line
-    listener = server.inherited_socket() or server.listen(settings.socket)
+    listener = sockets.inherited_socket() or sockets.listen(settings.socket)
 
     vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
@@ -81,7 +81,7 @@ def _serve(settings: Settings) -> None:
     Sweeper(driver, backend, vswitch, links, settings.sweep_interval).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
-    server.notify("READY=1")
+    sockets.notify("READY=1")
     web.serve()
     log.info("stopped")
 
