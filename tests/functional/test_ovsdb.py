@@ -268,16 +268,34 @@ class TestServersThatFail:
 
 
 class TestSeveralServers:
-    def test_the_second_serves_when_the_first_dies(self, make_server: MakeServer, connect: Connect) -> None:
-        """Stands for the members of a cluster: here they share nothing, so we see who served."""
-        ports = [free_port(), free_port()]
-        servers = [make_server("OVN_Northbound", f"--remote=ptcp:{port}:127.0.0.1") for port in ports]
-        database = connect("OVN_Northbound", *(f"tcp:127.0.0.1:{port}" for port in ports))
+    @pytest.fixture
+    def servers(self, make_server: MakeServer) -> list[OvsdbServer]:
+        """Stand for the members of a cluster: they share nothing, so we see who served."""
+        return [make_server("OVN_Northbound") for _ in range(2)]
+
+    @pytest.fixture
+    def database(self, servers: list[OvsdbServer], connect: Connect) -> Database:
+        return connect("OVN_Northbound", *(server.remote for server in servers))
+
+    def test_one_serves_until_it_dies_and_then_the_other(
+        self, database: Database, servers: list[OvsdbServer]
+    ) -> None:
         database.transact(add_switch("first"), deadline=Deadline(SOON))
         one, other = sorted(servers, key=names, reverse=True)
         assert (names(one), names(other)) == (["first"], [])
         one.kill()
         database.transact(add_switch("second"), deadline=Deadline(SOON))
+        assert names(other) == ["second"]
+
+    def test_the_other_serves_when_one_hangs(self, database: Database, servers: list[OvsdbServer]) -> None:
+        """So does a member that has lost its cluster: it answers probes, and commits nothing."""
+        database.transact(add_switch("first"), deadline=Deadline(SOON))
+        one, other = sorted(servers, key=names, reverse=True)
+        one.pause()
+        with pytest.raises(TimedOut):
+            database.transact(add_switch("lost", PORT), deadline=Deadline(0.5))
+        with at_most(3):
+            database.transact(add_switch("second"), deadline=Deadline(SOON))
         assert names(other) == ["second"]
 
     def test_the_second_serves_when_the_first_is_not_there(

@@ -66,6 +66,7 @@ class Database:
         self._waiting: list[_Call] = []
         self._sent: dict[Any, _Call] = {}
         self._closed = threading.Event()
+        self._try_another = threading.Event()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -88,7 +89,11 @@ class Database:
             results = call.reply.result(timeout=deadline.left())
         except FutureTimeoutError:
             self._forget(call)
-            raise self._no_answer(deadline) from None
+            error = self._no_answer(deadline)
+            if len(self.remotes) > 1:  # a member that has lost its cluster answers probes, and nothing else
+                self._try_another.set()
+                self._wake()
+            raise error from None
         return _results(results, self.name)
 
     def close(self) -> None:
@@ -103,6 +108,9 @@ class Database:
         seqno = self._session.get_seqno()
         while not self._closed.is_set():
             try:
+                if self._try_another.is_set():
+                    self._try_another.clear()
+                    self._session.force_reconnect()
                 self._session.run()
                 if seqno != self._session.get_seqno():
                     seqno = self._session.get_seqno()
