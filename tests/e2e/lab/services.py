@@ -3,6 +3,7 @@
 import http.client
 import signal
 import socket
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,14 +123,18 @@ class Daemon(Service):
 
 
 class Vswitchd(Daemon):
-    """The switch.  In user space it tunnels only through a bridge with both the interface and its address."""
+    """The switch.  In user space it tunnels only through a bridge with both the interface and its address.
+
+    The bridge always has the same MAC address, as a real interface has: the other hosts remember it.
+    """
 
     def _launch(self, *extra: str, env: dict[str, str]) -> None:
         super()._launch(*extra, env=env)
         if self.host.fabric.userspace:
+            mac = "02:00:" + IPv4Address(self.host.tunnel_address).packed.hex(":")
             self.host.run(
                 *("ovs-vsctl", "--timeout=10", "--may-exist", "add-br", "breth1"),
-                *("--", "set", "bridge", "breth1", "datapath_type=netdev"),
+                *("--", "set", "bridge", "breth1", "datapath_type=netdev", f'other_config:hwaddr="{mac}"'),
                 *("--", "--may-exist", "add-port", "breth1", "eth1"),
             )
             self.host.set_addresses("breth1", self.host.tunnel_address, self.host.tunnel_address6)
