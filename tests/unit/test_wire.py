@@ -5,10 +5,8 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -20,12 +18,8 @@ from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet, c
 from ovn_docker.options import OPTIONS, NetworkOptions
 from ovn_docker.plugin import server
 from ovn_docker.plugin.wire import METHODS, Plugin
+from recordings.requests import DOCKER, EP, GENERIC, NET, RECORDINGS, almost_right, broken
 
-NET = "ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396"
-EP = "53d0798b26e2fbe8d543504c4c4df763c5a2bfef10df9ba4646a1e899e32e438"
-
-DOCKER = "com.docker.network."
-GENERIC = DOCKER + "generic"
 ID = re.compile(r"[0-9A-Za-z]{1,64}")
 MAC = re.compile("[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 
@@ -127,17 +121,6 @@ def docker() -> Docker:
 
 
 # What real Docker engines sent
-
-
-def recordings() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted(Path(__file__).parents[1].joinpath("recordings").glob("*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            recorded = json.loads(line)
-            if not recorded["method"].startswith("IpamDriver."):
-                yield f"{path.stem}:{number}-{recorded['method'].partition('.')[2]}", recorded
-
-
-RECORDINGS = dict(recordings())
 
 
 def why_refused(method: str, request: Any) -> str | None:
@@ -543,141 +526,6 @@ def test_one_line_in_the_log_for_each_call(docker: Docker, caplog: pytest.LogCap
 
 
 # What nobody should send
-
-REQUESTS: dict[str, list[Any]] = {path: [] for path in METHODS}
-for _recorded in RECORDINGS.values():
-    if _recorded["request"] is not None:
-        REQUESTS["/" + _recorded["method"]].append(_recorded["request"])
-REQUESTS["/NetworkDriver.FreeNetwork"] = REQUESTS["/NetworkDriver.DeleteNetwork"]
-REQUESTS["/NetworkDriver.AllocateNetwork"] = [
-    {"NetworkID": NET[:25], "Options": {"ovn.switch": "s"}, "IPv4Data": request["IPv4Data"], "IPv6Data": None}
-    for request in REQUESTS["/NetworkDriver.CreateNetwork"]
-]
-REQUESTS["/NetworkDriver.DiscoverNew"] = [
-    {"DiscoveryType": 1, "DiscoveryData": {"Address": "192.0.2.1", "Self": True}}
-]
-REQUESTS["/NetworkDriver.DiscoverDelete"] = REQUESTS["/NetworkDriver.DiscoverNew"]
-
-# The methods with most to go wrong come most often. Those that look at no request have none here.
-PATHS = [path for path in METHODS for _ in range(9 if "Create" in path else 3) if REQUESTS[path]]
-
-nearly = st.one_of(
-    st.ip_addresses().map(str),
-    st.tuples(st.ip_addresses(), st.integers(-1, 130)).map(lambda pair: f"{pair[0]}/{pair[1]}"),
-    st.sampled_from(
-        [
-            "10.0.0.0/8",
-            "0.0.0.0/0",
-            "::/0",
-            "::1/128",
-            "::ffff:1.2.3.4/96",
-            "fe80::1%lo/64",
-            "1/1",
-            "/",
-            "010.1.1.1/8",
-        ]
-    ),
-    st.binary(min_size=6, max_size=6).map(lambda mac: mac.hex(":").upper()),
-    st.text("0123456789abcdefXYZ-_./%\n\0 é", max_size=70),
-    st.sampled_from(
-        [
-            "",
-            " ",
-            "\0",
-            "x" * 200_000,
-            "9" * 6000,
-            "../../etc/passwd",
-            "${jndi:x}",
-            "'; --",
-            "\u202e",
-            "\ud7ff",
-        ]
-    ),
-)
-scalar = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.integers(10**300, 10**310),
-    st.floats(allow_nan=False),
-    st.text(),
-    nearly,
-)
-junk = st.recursive(
-    scalar, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | nearly, inner, max_size=3)
-)
-keys = st.one_of(
-    st.text(max_size=20),
-    nearly,
-    st.sampled_from(
-        ["NetworkID", "EndpointID", "Options", "Interface", "IPv4Data", "Pool", "Gateway", "MacAddress"]
-    ),
-    st.sampled_from(
-        [GENERIC, DOCKER + "internal", DOCKER + "enable_ipv6", DOCKER, "ovn.switch", DOCKER + "driver.mtu"]
-    ),
-)
-
-
-def places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to every part of a request, down to the last string."""
-    yield here
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in parts:
-        yield from places(part, (*here, key))
-
-
-def changed(value: Any, way: tuple[Any, ...], change: Callable[[Any], Any]) -> Any:
-    """*value* with the part at the end of *way* changed."""
-    if not way:
-        return change(value)
-    copy = value.copy()
-    copy[way[0]] = changed(value[way[0]], way[1:], change)
-    return copy
-
-
-@st.composite
-def mutated(draw: st.DrawFn, request: Any) -> Any:
-    """*request* with one part of it changed, however deep."""
-
-    def change(part: Any) -> Any:
-        match part, draw(st.sampled_from(["fit", "fit", "grow", "shrink", "junk"])):
-            case dict(), "fit" | "grow":
-                return part | {draw(keys): draw(junk)}
-            case dict(), "shrink" if part:
-                lost = draw(st.sampled_from(sorted(part)))
-                return {key: part[key] for key in part if key != lost}
-            case list(), "fit" | "grow":
-                return [*part, draw(st.sampled_from(part)) if part else draw(junk)]
-            case list(), "shrink":
-                return part[1:]
-            case str(), "fit" | "grow" | "shrink":
-                return draw(nearly)
-        return draw(junk)
-
-    return changed(request, draw(st.sampled_from(list(places(request)))), change)
-
-
-@st.composite
-def almost_right(draw: st.DrawFn) -> tuple[str, Any]:
-    """A path, and a request that was a proper one before something happened to it."""
-    path = draw(st.sampled_from(PATHS))
-    request = draw(st.sampled_from(REQUESTS[path]))
-    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
-        request = draw(mutated(request))
-    return path, request
-
-
-@st.composite
-def broken(draw: st.DrawFn) -> tuple[str, bytes]:
-    """A path, and bytes that are hardly JSON."""
-    path = draw(st.sampled_from(PATHS))
-    body = json.dumps(draw(st.sampled_from(REQUESTS[path]))).encode()
-    cut = draw(st.integers(0, len(body)))
-    deep = draw(st.sampled_from([b"[", b'{"a":', b"1", b'"', b"\\"])) * draw(st.integers(1, 50_000))
-    noise = draw(st.binary(max_size=50))
-    return path, draw(
-        st.sampled_from([noise, body[:cut], body[:cut] + noise + body[cut:], body[:cut] + deep])
-    )
 
 
 def check(path: str, body: bytes, verb: str = "POST") -> None:

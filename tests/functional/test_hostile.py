@@ -1,0 +1,126 @@
+"""Nonsense, through the whole driver down to real databases and links: nothing half-made is left."""
+
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from functional.conftest import Connect, MakeServer
+from functional.ovsdb_servers import OvsdbServer
+from ovn_docker.backends.overlay import Overlay
+from ovn_docker.driver import Driver, Patience
+from ovn_docker.host.links import Links
+from ovn_docker.host.ovsdb import Reference, insert
+from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.model import row_uuid
+from ovn_docker.plugin import server
+from ovn_docker.plugin.wire import METHODS, Plugin
+from recordings.requests import REQUESTS, almost_right
+
+BRIDGE, ROOT = row_uuid("test", "bridge"), row_uuid("test", "root")
+
+
+class Host:
+    """The driver on real databases; of Open vSwitch only ovs-vswitchd's answer to a new port is played."""
+
+    def __init__(self, northbound: OvsdbServer, vswitch: OvsdbServer, connect: Connect) -> None:
+        self.northbound, self.vswitch = northbound, vswitch
+        ids = {"system-id": "hv1", "ovn-nb": northbound.remote, "ovn-encap-ip": "127.0.0.1"}
+        vswitch.transact(
+            insert("Bridge", BRIDGE, name="br-int", datapath_type="netdev"),
+            insert("Open_vSwitch", ROOT, bridges=Reference(BRIDGE), external_ids=ids),
+        )
+        database = connect(northbound)
+        switch = Vswitch(connect(vswitch))
+        driver = Driver(Overlay(lambda _: database), switch, Links(), lambda: None, Patience(flows=0.1))
+        self._application = server.application(Plugin(driver))
+        self._ended = threading.Event()
+        self._vswitchd = threading.Thread(target=self._take_up)
+        self._vswitchd.start()
+
+    def call(self, path: str, body: bytes) -> tuple[str, dict[str, Any]]:
+        """The status and the answer to a request."""
+        statuses: list[str] = []
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "PATH_INFO": path,
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.input": io.BytesIO(body),
+        }
+        answer = b"".join(self._application(environ, lambda status, _: statuses.append(status)))
+        return statuses[0], json.loads(answer)
+
+    def end(self) -> None:
+        self._ended.set()
+        self._vswitchd.join()
+
+    def _take_up(self) -> None:
+        new = {
+            "op": "update",
+            "table": "Interface",
+            "where": [["ofport", "==", ["set", []]]],
+            "row": {"ofport": 1},
+        }
+        while not self._ended.is_set():
+            self.vswitch.transact(new)
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def host(make_server: MakeServer, connect: Connect, network_namespace: None) -> Iterator[Host]:
+    host = Host(make_server("OVN_Northbound"), make_server("Open_vSwitch"), connect)
+    yield host
+    host.end()
+
+
+def consistent(host: Host) -> None:
+    """Every port has a switch, its claims and the host's part; every claim has a port."""
+    contents = host.northbound.contents()
+    ports = contents.get("Logical_Switch_Port", [])
+    held = {port for switch in contents.get("Logical_Switch", []) for port in _list(switch["ports"])}
+    assert held == {port["_uuid"] for port in ports}
+    wanted = sorted(
+        (port["external_ids"]["ovn-docker:endpoint"], address)
+        for port in ports
+        for address in port["addresses"].split()
+    )
+    claims = [row for row in contents.get("DHCP_Options", []) if "ovn-docker:endpoint" in row["external_ids"]]
+    assert sorted((row["external_ids"]["ovn-docker:endpoint"], row["cidr"]) for row in claims) == wanted
+    plugged = {
+        row["external_ids"]["ovn-docker:endpoint"]
+        for row in host.vswitch.contents().get("Interface", [])
+        if "ovn-docker:endpoint" in row["external_ids"]
+    }
+    # Leave unplugs an endpoint that DeleteEndpoint has not yet deleted.
+    assert plugged <= {endpoint for endpoint, _ in wanted}
+    assert Links().joined("odh").keys() == {f"odh{endpoint[:12]}" for endpoint in plugged}
+
+
+def _list(column: Any) -> list[str]:
+    return column if isinstance(column, list) else [column]
+
+
+def test_whatever_comes_the_databases_stay_consistent(host: Host) -> None:
+    done: set[str] = set()
+    for request in REQUESTS["/NetworkDriver.CreateEndpoint"]:
+        network = {"NetworkID": request["NetworkID"], "Options": {}, "IPv4Data": [], "IPv6Data": None}
+        host.call("/NetworkDriver.CreateNetwork", json.dumps(network).encode())
+        host.call("/NetworkDriver.CreateEndpoint", json.dumps(request).encode())
+
+    @settings(max_examples=400, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(almost_right())
+    def send(sent: tuple[str, Any]) -> None:
+        path, request = sent
+        status, answer = host.call(path, json.dumps(request).encode())
+        assert status[:3] in {"200", "400", "404", "405", "413"}
+        if status[:3] == "200" and "Err" not in answer:
+            done.add(path)
+
+    send()
+    consistent(host)
+    assert len(done) > len(METHODS) / 3, "all was refused at the door"
