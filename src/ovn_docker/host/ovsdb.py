@@ -133,7 +133,9 @@ class Database:
         self._session.close()
         self._wake_in.close()
         self._wake_out.close()
-        for call in (*self._waiting, *self._sent.values()):
+        with self._lock:  # whoever comes later sees that we are closed
+            calls = [*self._waiting, *self._sent.values()]
+        for call in calls:
             if call.reply.set_running_or_notify_cancel():
                 call.reply.set_exception(Unavailable(f"the connection to {self.name} is closed"))
 
