@@ -106,11 +106,11 @@ class Overlay:
         if kept:
             ids[KEPT] = "true"
         if network.options.switch is None:
-            row = row_uuid("network", network.id)
+            row, undo = row_uuid("network", network.id), "ls-del"
             operation = ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)
         else:
             ids[SWITCH] = _users_switch(database, network, deadline)
-            row = row_uuid("attached network", network.id)
+            row, undo = row_uuid("attached network", network.id), "dhcp-options-del"
             operation = ovsdb.insert("DHCP_Options", row, cidr=ids.get("subnet", ""), external_ids=ids)
         try:
             database.transact(operation, deadline=deadline)
@@ -123,7 +123,7 @@ class Overlay:
                     raise Conflict(
                         f"network {network.id[:12]} is in the northbound database with "
                         f"{key}={there.get(key)!r}, asked for was {ids[key]!r}; "
-                        f"delete it with: ovn-nbctl ls-del {network.id}"
+                        f"delete it with: ovn-nbctl {undo} {row}"
                     ) from None
 
     def delete_network(
@@ -131,13 +131,14 @@ class Overlay:
     ) -> None:
         """Delete the network and what is left of its endpoints; a switch of the user's stays."""
         database = self._connect(chassis)
+        ours = has("external_ids", {**_OURS, NETWORK: network})
         try:
             stored = self._stored(database, network, deadline)
-        except NotFound:
+        except NotFound:  # someone typed ls-del: claims are no part of the switch
+            database.transact(ovsdb.delete("DHCP_Options", ours), deadline=deadline)
             return
         if KEPT in stored.ids and not kept:
             return
-        ours = has("external_ids", {**_OURS, NETWORK: network})
         (ports,) = database.transact(
             ovsdb.select("Logical_Switch_Port", ours, columns=["_uuid"]), deadline=deadline
         )
