@@ -1,0 +1,595 @@
+"""The overlay mode's rows: a real northbound database before and after each call, next to foreign rows."""
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from functional.conftest import Connect, MakeServer
+from functional.ovsdb_servers import Contents, OvsdbServer
+from ovn_docker.backends.overlay import Northbound, Overlay
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError, Unavailable
+from ovn_docker.model import (
+    AddressInUse,
+    Attachment,
+    Chassis,
+    Endpoint,
+    EndpointId,
+    Network,
+    NetworkId,
+    StoredEndpoint,
+    Subnet,
+    Tls,
+    row_uuid,
+)
+from ovn_docker.options import NetworkOptions
+
+NET = NetworkId("ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396")
+OTHER_NET = NetworkId("0f" * 32)
+SWARM_NET = NetworkId("7wf2v0jkfzgjafcnzqmkgrdfx")
+SUBNET = Subnet(ip_network("192.168.1.0/24"), ip_address("192.168.1.1"))
+SUBNET6 = Subnet(ip_network("fd00:1::/64"), ip_address("fd00:1::1"))
+C1 = EndpointId("c1" * 32)
+C2 = EndpointId("c2" * 32)
+
+
+def soon() -> Deadline:
+    return Deadline(10)
+
+
+def host(name: str = "host1", *northbound: str) -> Chassis:
+    return Chassis(name, northbound, (ip_address("10.0.0.1"),), ("geneve",), "br-int", "system")
+
+
+HOST1, HOST2 = host("host1"), host("host2")
+
+
+def endpoint(
+    id_: EndpointId = C1, *addresses: str, mac: str = "02:42:c0:a8:01:02", network: NetworkId = NET
+) -> Endpoint:
+    return Endpoint(id_, network, tuple(map(ip_interface, addresses or ("192.168.1.2/24",))), mac)
+
+
+def note(network: NetworkId = NET, **more: str) -> dict[str, str]:
+    """External_ids of a network."""
+    return {"ovn-docker:owner": "overlay", "ovn-docker:network": network, **more}
+
+
+def tag(switch: str, id_: EndpointId = C1, on: str = "host1", network: NetworkId = NET) -> dict[str, str]:
+    """External_ids of what belongs to an endpoint."""
+    return {
+        **note(network), "ovn-docker:host": on, "ovn-docker:endpoint": id_, "ovn-docker:switch": switch
+    }  # fmt: skip
+
+
+class Database:
+    """The northbound database, without the rows that were there before."""
+
+    def __init__(self, server: OvsdbServer) -> None:
+        self.server = server
+        self.foreign = {row["_uuid"] for rows in server.contents().values() for row in rows}
+
+    def ours(self) -> Contents:
+        """Columns that have a value; times of creation are checked and left out."""
+        found: Contents = {}
+        for table, rows in self.server.contents().items():
+            for row in rows:
+                if row["_uuid"] not in self.foreign:
+                    created = row["external_ids"].pop("ovn-docker:created", str(int(time.time())))
+                    assert abs(time.time() - int(created)) < 60
+                    columns = {column: value for column, value in row.items() if value not in ("", [], {})}
+                    found.setdefault(table, []).append(columns)
+        return found
+
+    def ids(self, table: str = "Logical_Switch") -> list[dict[str, str]]:
+        """External_ids of our rows in a table."""
+        return [row["external_ids"] for row in self.ours().get(table, [])]
+
+    def ports(self) -> dict[str, str]:
+        """Addresses of our endpoints."""
+        return {row["name"]: row["addresses"] for row in self.ours().get("Logical_Switch_Port", [])}
+
+    def claims(self) -> set[str]:
+        """What is claimed, on whichever switch."""
+        return {row["cidr"] for row in self.ours().get("DHCP_Options", []) if "cidr" in row}
+
+
+@pytest.fixture
+def database(northbound: OvsdbServer) -> Iterator[Database]:
+    """With rows of other people in it, which must be there unchanged in the end."""
+    northbound.insert("NB_Global")
+    northbound.insert("Logical_Switch", name="admins", external_ids=["map", [["subnet", "192.168.1.0/24"]]])
+    northbound.transact(
+        {"op": "insert", "table": "Logical_Switch_Port", "uuid-name": "port",
+         "row": {"name": "foreign", "addresses": "02:42:c0:a8:01:02 192.168.1.2",
+                 "external_ids": ["map", [["ovn-docker:network", NET]]]}},
+        {"op": "insert", "table": "Logical_Switch",
+         "row": {"name": NET, "ports": ["named-uuid", "port"], "external_ids": ["map", [["neutron", "1"]]]}},
+    )  # fmt: skip
+    northbound.insert("DHCP_Options", cidr="192.168.1.2")
+    northbound.insert(
+        "DHCP_Options", cidr="192.168.1.0/24", external_ids=["map", [["ovn-docker:network", NET]]]
+    )
+    northbound.insert("Logical_Router", name=NET, external_ids=["map", [["ovn-docker:network", NET]]])
+    northbound.insert("DNS", external_ids=["map", [["ovn-docker:network", NET]]])
+    northbound.insert("Address_Set", name="set", addresses="192.168.1.2")
+    northbound.insert("Port_Group", name="group")
+    northbound.insert("Load_Balancer", name="balancer")
+    before = northbound.contents()
+    yield Database(northbound)
+    after = northbound.contents()
+    for table, rows in before.items():
+        assert [row for row in after[table] if row["_uuid"] in {row["_uuid"] for row in rows}] == rows
+
+
+@pytest.fixture
+def overlay(database: Database, connect: Connect) -> Overlay:
+    connection = connect(database.server)
+    return Overlay(lambda _: connection)
+
+
+@pytest.fixture
+def net(overlay: Overlay) -> str:
+    """UUID of the switch of a network with both IP versions."""
+    overlay.create_network(Network(NET, (SUBNET, SUBNET6)), HOST1, soon())
+    return row_uuid("network", NET)
+
+
+@pytest.fixture
+def web(database: Database) -> str:
+    """UUID of a switch that the user made."""
+    uuid = database.server.insert("Logical_Switch", name="web")
+    database.foreign.add(uuid)
+    return uuid
+
+
+def ovn_nbctl(database: Database, *arguments: str) -> str:
+    command = ["ovn-nbctl", f"--db={database.server.remote}", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class TestCreateNetwork:
+    @pytest.mark.parametrize(
+        ("network", "ids"),
+        [
+            (Network(NET), {}),
+            (Network(NET, (Subnet(SUBNET.pool),)), {"subnet": "192.168.1.0/24"}),
+            (Network(NET, (SUBNET,)), {"subnet": "192.168.1.0/24", "gateway_ip": "192.168.1.1"}),
+            (Network(NET, (SUBNET6,)), {"subnet6": "fd00:1::/64", "gateway_ip6": "fd00:1::1"}),
+            (
+                Network(NET, (SUBNET, SUBNET6)),
+                {
+                    "subnet": "192.168.1.0/24",
+                    "gateway_ip": "192.168.1.1",
+                    "subnet6": "fd00:1::/64",
+                    "gateway_ip6": "fd00:1::1",
+                },
+            ),
+            (Network(NET, internal=True), {"ovn-docker:internal": "true"}),
+            (Network(NET, options=NetworkOptions(mtu=1400)), {"ovn-docker:mtu": "1400"}),
+        ],
+        ids=["bare", "subnet", "gateway", "IPv6", "both", "internal", "mtu"],
+    )
+    def test_makes_a_switch_named_by_the_network_id(
+        self, database: Database, overlay: Overlay, network: Network, ids: dict[str, str]
+    ) -> None:
+        overlay.create_network(network, HOST1, soon())
+        switch = {"_uuid": row_uuid("network", NET), "name": NET, "external_ids": note(**ids)}
+        assert database.ours() == {"Logical_Switch": [switch]}
+
+    def test_twice_is_once(self, database: Database, overlay: Overlay) -> None:
+        network = Network(NET, (SUBNET,))
+        overlay.create_network(network, HOST1, soon())
+        before = database.ours()
+        overlay.create_network(network, HOST1, soon())
+        overlay.create_network(network, HOST2, soon())
+        assert database.ours() == before
+
+    @pytest.mark.parametrize(
+        ("other", "message"),
+        [
+            (
+                Network(NET, (Subnet(ip_network("10.1.0.0/16")),)),
+                f"asked for was '10.1.0.0/16'; delete it with: ovn-nbctl ls-del {row_uuid('network', NET)}",
+            ),
+            (Network(NET, (SUBNET,), options=NetworkOptions(mtu=1400)), "ovn-docker:mtu=None, asked for"),
+            (Network(NET, (SUBNET, SUBNET6)), "subnet6=None, asked for was 'fd00:1::/64'"),
+        ],
+        ids=["subnet", "mtu", "IPv6"],
+    )
+    def test_one_that_is_there_with_other_settings_is_refused(
+        self, database: Database, overlay: Overlay, other: Network, message: str
+    ) -> None:
+        overlay.create_network(Network(NET, (SUBNET,)), HOST1, soon())
+        before = database.ours()
+        with pytest.raises(Conflict, match=re.escape(message)):
+            overlay.create_network(other, HOST1, soon())
+        assert database.ours() == before
+
+    def test_twenty_hosts_at_once_make_one(self, database: Database, overlay: Overlay) -> None:
+        with ThreadPoolExecutor(20) as threads:
+            network = Network(NET, (SUBNET,))
+            list(
+                threads.map(
+                    lambda number: overlay.create_network(network, host(f"host{number}"), soon()), range(20)
+                )
+            )
+        assert len(database.ids()) == 1
+
+    def test_the_guides_commands_show_it(self, database: Database, overlay: Overlay) -> None:
+        overlay.create_network(Network(NET, (SUBNET,)), HOST1, soon())
+        ours = row_uuid("network", NET)
+        assert f"{ours} ({NET})" in ovn_nbctl(database, "ls-list")
+        overlay.create_endpoint(endpoint(), HOST1, soon())
+        assert C1 in ovn_nbctl(database, "lsp-list", ours)
+
+
+class TestAttachToTheUsersSwitch:
+    """``docker network create -o ovn.switch=NAME``."""
+
+    def attach(self, overlay: Overlay, switch: str, *subnets: Subnet) -> None:
+        overlay.create_network(Network(NET, subnets, options=NetworkOptions(switch=switch)), HOST1, soon())
+
+    def test_by_name_or_uuid_notes_which_one(self, web: str, database: Database, overlay: Overlay) -> None:
+        for name in ("web", web, "web"):
+            self.attach(overlay, name, SUBNET)
+            (row,) = database.ours()["DHCP_Options"]
+            ids = note(subnet="192.168.1.0/24", gateway_ip="192.168.1.1", **{"ovn-docker:switch": web})
+            assert row == {
+                "_uuid": row_uuid("attached network", NET), "cidr": "192.168.1.0/24", "external_ids": ids
+            }  # fmt: skip
+        assert set(database.ours()) == {"DHCP_Options"}
+
+    @pytest.mark.parametrize("name", ["nosuch", "0d8e5a3e-2f4d-4f0a-9c5b-1c5b9e1b1b1b", "a b'c"])
+    def test_one_that_is_not_there_is_not_made(self, database: Database, overlay: Overlay, name: str) -> None:
+        with pytest.raises(BadRequest, match=rf"make it with: ovn-nbctl ls-add {name}"):
+            self.attach(overlay, name)
+        assert database.ours() == {}
+
+    def test_of_several_with_the_name_the_user_must_choose(
+        self, web: str, northbound: OvsdbServer, database: Database, overlay: Overlay
+    ) -> None:
+        database.foreign.add(northbound.insert("Logical_Switch", name="web"))
+        with pytest.raises(BadRequest, match="2 logical switches are named 'web': give the UUID of one"):
+            self.attach(overlay, "web")
+        self.attach(overlay, web)
+        assert database.ids("DHCP_Options") == [note(**{"ovn-docker:switch": web})]
+
+    @pytest.mark.parametrize("column", ["external_ids", "other_config"])
+    def test_the_subnet_of_a_switch_is_not_contradicted(
+        self, northbound: OvsdbServer, overlay: Overlay, column: str
+    ) -> None:
+        northbound.insert("Logical_Switch", name="web", **{column: ["map", [["subnet", "10.1.0.0/16"]]]})
+        with pytest.raises(Conflict, match=r"create the network with --subnet 10\.1\.0\.0/16"):
+            self.attach(overlay, "web", SUBNET)
+        self.attach(overlay, "web", Subnet(ip_network("10.1.0.0/16")))
+
+    def test_a_second_time_to_another_switch_is_refused(
+        self, web: str, northbound: OvsdbServer, database: Database, overlay: Overlay
+    ) -> None:
+        database.foreign.add(northbound.insert("Logical_Switch", name="db"))
+        self.attach(overlay, "web")
+        undo = f"ovn-nbctl dhcp-options-del {row_uuid('attached network', NET)}"
+        with pytest.raises(Conflict, match=undo):
+            self.attach(overlay, "db")
+        assert database.ids("DHCP_Options") == [note(**{"ovn-docker:switch": web})]
+
+    def test_endpoints_are_ports_of_that_switch_and_leave_it_as_it_was(
+        self, web: str, northbound: OvsdbServer, overlay: Overlay
+    ) -> None:
+        northbound.transact(
+            {"op": "insert", "table": "Logical_Switch_Port", "uuid-name": "p", "row": {"name": "printer"}},
+            {"op": "mutate", "table": "Logical_Switch", "where": [["name", "==", "web"]],
+             "mutations": [["ports", "insert", ["named-uuid", "p"]]]},
+        )  # fmt: skip
+        before = northbound.contents()
+        self.attach(overlay, "web", SUBNET)
+        overlay.create_endpoint(endpoint(C1), HOST1, soon())
+        overlay.create_endpoint(endpoint(C2, "192.168.1.3/24", mac="02:00:00:00:00:03"), HOST1, soon())
+        (switch,) = (row for row in northbound.rows("Logical_Switch") if row["_uuid"] == web)
+        assert {row_uuid("endpoint", C1), row_uuid("endpoint", C2)} < set(switch["ports"])
+        overlay.delete_endpoint(C1, HOST1, soon())
+        overlay.delete_network(NET, HOST1, soon())
+        assert northbound.contents() == before
+
+    def test_two_networks_on_one_switch_share_its_addresses(
+        self, web: str, database: Database, overlay: Overlay
+    ) -> None:
+        self.attach(overlay, "web")
+        overlay.create_network(Network(OTHER_NET, options=NetworkOptions(switch="web")), HOST2, soon())
+        overlay.create_endpoint(endpoint(C1), HOST1, soon())
+        with pytest.raises(AddressInUse):
+            overlay.create_endpoint(endpoint(C2, network=OTHER_NET), HOST2, soon())
+        overlay.delete_network(OTHER_NET, HOST2, soon())
+        assert database.claims() == {"192.168.1.2", "02:42:c0:a8:01:02"}
+
+    def test_a_switch_that_is_gone_is_reported(
+        self, web: str, northbound: OvsdbServer, overlay: Overlay
+    ) -> None:
+        self.attach(overlay, "web")
+        northbound.transact({"op": "delete", "table": "Logical_Switch", "where": [["name", "==", "web"]]})
+        with pytest.raises(NotFound, match="network ad6eb9461609 is not in the northbound database"):
+            overlay.create_endpoint(endpoint(), HOST1, soon())
+
+
+class TestCreateEndpoint:
+    def test_makes_a_port_with_port_security_and_claims_its_addresses(
+        self, database: Database, overlay: Overlay, net: str
+    ) -> None:
+        before = database.ours()
+        wanted = endpoint(C1, "192.168.1.2/24", "fd00:1::2/64")
+        assert overlay.create_endpoint(wanted, HOST1, soon()) == Attachment(iface_id=C1, mtu=None)
+
+        (switch,) = before["Logical_Switch"]
+        port = row_uuid("endpoint", C1)
+        claims = [
+            {"_uuid": row_uuid("claim", net, what), "cidr": what, "external_ids": tag(net)}
+            for what in ("192.168.1.2", "fd00:1::2", "02:42:c0:a8:01:02")
+        ]
+        addresses = "02:42:c0:a8:01:02 192.168.1.2 fd00:1::2"
+        assert database.ours() == {
+            "Logical_Switch": [switch | {"ports": port}],
+            "Logical_Switch_Port": [
+                {"_uuid": port, "name": C1, "addresses": addresses, "port_security": addresses,
+                 "external_ids": tag(net)},
+            ],
+            "DHCP_Options": sorted(claims, key=lambda row: row["_uuid"]),
+        }  # fmt: skip
+
+    def test_without_an_address_only_the_mac_is_claimed(
+        self, database: Database, overlay: Overlay, net: str
+    ) -> None:
+        overlay.create_endpoint(Endpoint(C1, NET, (), "02:00:00:00:00:01"), HOST1, soon())
+        assert database.ports() == {C1: "02:00:00:00:00:01"}
+        assert database.claims() == {"02:00:00:00:00:01"}
+
+    def test_tells_the_mtu_of_the_network(self, overlay: Overlay) -> None:
+        overlay.create_network(Network(NET, options=NetworkOptions(mtu=1400)), HOST1, soon())
+        assert overlay.create_endpoint(endpoint(), HOST1, soon()).mtu == 1400
+
+    def test_twice_is_once(self, database: Database, overlay: Overlay, net: str) -> None:
+        first = overlay.create_endpoint(endpoint(), HOST1, soon())
+        before = database.ours()
+        assert overlay.create_endpoint(endpoint(), HOST1, soon()) == first
+        assert database.ours() == before
+
+    def test_the_same_with_another_address_is_refused(
+        self, database: Database, overlay: Overlay, net: str
+    ) -> None:
+        overlay.create_endpoint(endpoint(), HOST1, soon())
+        before = database.ours()
+        with pytest.raises(Conflict, match=r"'02:42:c0:a8:01:02 192\.168\.1\.2', asked for was '.* 192\.168"):
+            overlay.create_endpoint(endpoint(C1, "192.168.1.9/24"), HOST1, soon())
+        assert database.ours() == before
+
+    @pytest.mark.parametrize(
+        ("wanted", "taken"),
+        [
+            (endpoint(C2, mac="02:00:00:00:00:01"), "192.168.1.2"),
+            (endpoint(C2, "192.168.1.3/24", "fd00:1::2/64", mac="02:00:00:00:00:01"), "fd00:1::2"),
+            (endpoint(C2, "192.168.1.3/24"), "02:42:c0:a8:01:02"),
+            (endpoint(C2), "192.168.1.2"),
+        ],
+        ids=["IPv4", "IPv6", "MAC", "all"],
+    )
+    def test_what_another_has_is_refused_with_its_name(
+        self, database: Database, overlay: Overlay, net: str, wanted: Endpoint, taken: str
+    ) -> None:
+        overlay.create_endpoint(endpoint(C1, "192.168.1.2/24", "fd00:1::2/64"), HOST1, soon())
+        before = database.ours()
+        with pytest.raises(AddressInUse) as refused:
+            overlay.create_endpoint(wanted, HOST2, soon())
+        assert str(refused.value).startswith(
+            f"address {taken} is in use by endpoint c1c1c1c1c1c1 on host host1; choose another with --ip"
+        )
+        holder = refused.value.holder
+        assert (holder.id, holder.network, holder.host) == (C1, NET, "host1")
+        assert 0 <= holder.age < 60
+        assert database.ours() == before
+
+    def test_another_network_may_have_the_same_addresses(
+        self, database: Database, overlay: Overlay, net: str
+    ) -> None:
+        overlay.create_network(Network(OTHER_NET, (SUBNET,)), HOST1, soon())
+        overlay.create_endpoint(endpoint(C1), HOST1, soon())
+        overlay.create_endpoint(endpoint(C2, network=OTHER_NET), HOST1, soon())
+        assert set(database.ports()) == {C1, C2}
+
+    def test_of_twenty_that_want_one_address_one_gets_it(
+        self, database: Database, overlay: Overlay, net: str
+    ) -> None:
+        def wins(number: int) -> bool:
+            mac = f"02:00:00:00:00:{number:02x}"
+            try:
+                overlay.create_endpoint(
+                    endpoint(EndpointId(f"{number:02x}" * 32), mac=mac), host(f"host{number}"), soon()
+                )
+            except AddressInUse:
+                return False
+            return True
+
+        with ThreadPoolExecutor(20) as threads:
+            won = list(threads.map(wins, range(20)))
+        assert won.count(True) == 1
+        winner = won.index(True)
+        assert list(database.ports()) == [f"{winner:02x}" * 32]
+        assert database.claims() == {"192.168.1.2", f"02:00:00:00:00:{winner:02x}"}
+
+    @pytest.mark.parametrize("kind", ["no such network", "deleted with ls-del"])
+    def test_without_the_network_says_where_we_looked(
+        self, database: Database, overlay: Overlay, kind: str
+    ) -> None:
+        if kind == "deleted with ls-del":
+            overlay.create_network(Network(NET), HOST1, soon())
+            ovn_nbctl(database, "ls-del", row_uuid("network", NET))
+        with pytest.raises(NotFound) as missing:
+            overlay.create_endpoint(endpoint(), HOST1, soon())
+        assert f"network ad6eb9461609 is not in the northbound database at {database.server.remote}" in str(
+            missing.value
+        )
+        assert database.ours() == {}
+
+    def test_a_port_of_somebody_elses_with_our_name_is_left_alone(
+        self, database: Database, overlay: Overlay, net: str, web: str
+    ) -> None:
+        ovn_nbctl(database, "lsp-add", "web", C1)
+        before = database.server.contents()
+        with pytest.raises(OvnDockerError, match=C1):
+            overlay.create_endpoint(endpoint(), HOST1, soon())
+        assert database.server.contents() == before
+
+    def test_what_a_port_deleted_by_hand_had_claimed_is_free(
+        self, database: Database, overlay: Overlay, net: str
+    ) -> None:
+        overlay.create_endpoint(endpoint(C1, "192.168.1.2/24", "fd00:1::2/64"), HOST1, soon())
+        ovn_nbctl(database, "lsp-del", C1)
+        overlay.create_endpoint(endpoint(C2, "192.168.1.2/24", "fd00:1::2/64"), HOST2, soon())
+        assert database.ports() == {C2: "02:42:c0:a8:01:02 192.168.1.2 fd00:1::2"}
+        assert {ids["ovn-docker:endpoint"] for ids in database.ids("DHCP_Options")} == {C2}
+
+
+class TestDeleteEndpoint:
+    def test_gives_back_everything(self, database: Database, overlay: Overlay, net: str) -> None:
+        before = database.ours()
+        overlay.create_endpoint(endpoint(C1, "192.168.1.2/24", "fd00:1::2/64"), HOST1, soon())
+        overlay.delete_endpoint(C1, HOST1, soon())
+        assert database.ours() == before
+        overlay.create_endpoint(endpoint(C2, "192.168.1.2/24", "fd00:1::2/64"), HOST2, soon())
+
+    def test_twice_or_never_made_is_fine(self, database: Database, overlay: Overlay, net: str) -> None:
+        before = database.ours()
+        overlay.delete_endpoint(C2, HOST1, soon())
+        overlay.create_endpoint(endpoint(), HOST1, soon())
+        overlay.delete_endpoint(C1, HOST1, soon())
+        overlay.delete_endpoint(C1, HOST1, soon())
+        assert database.ours() == before
+
+    def test_leaves_the_others(self, database: Database, overlay: Overlay, net: str) -> None:
+        overlay.create_endpoint(endpoint(C2, "192.168.1.3/24", mac="02:00:00:00:00:03"), HOST1, soon())
+        before = database.ours()
+        overlay.create_endpoint(endpoint(C1), HOST1, soon())
+        overlay.delete_endpoint(C1, HOST1, soon())
+        assert database.ours() == before
+
+    def test_does_not_take_what_another_claims_by_now(
+        self, database: Database, overlay: Overlay, net: str
+    ) -> None:
+        overlay.create_endpoint(endpoint(C1), HOST1, soon())
+        port = database.server.transact(
+            {"op": "select", "table": "Logical_Switch_Port", "where": [["name", "==", C1]]}
+        )[0]["rows"][0]
+        ovn_nbctl(database, "lsp-del", C1)
+        overlay.create_endpoint(endpoint(C2), HOST1, soon())
+        before = database.ours()
+        row = {key: value for key, value in port.items() if not key.startswith("_")}
+        database.server.transact(
+            {"op": "insert", "table": "Logical_Switch_Port", "uuid": port["_uuid"][1], "row": row},
+            {"op": "mutate", "table": "Logical_Switch", "where": [["_uuid", "==", ["uuid", net]]],
+             "mutations": [["ports", "insert", port["_uuid"]]]},
+        )  # fmt: skip
+        overlay.delete_endpoint(C1, HOST1, soon())
+        assert database.ours() == before
+
+
+class TestDeleteNetwork:
+    def test_leaves_nothing(self, database: Database, overlay: Overlay, net: str) -> None:
+        overlay.delete_network(NET, HOST1, soon())
+        overlay.delete_network(NET, HOST1, soon())
+        assert database.ours() == {}
+
+    def test_takes_endpoints_along_that_docker_forgot(self, database: Database, overlay: Overlay) -> None:
+        overlay.create_network(Network(OTHER_NET), HOST1, soon())
+        overlay.create_endpoint(endpoint(C2, network=OTHER_NET), HOST1, soon())
+        before = database.ours()
+        overlay.create_network(Network(NET, (SUBNET, SUBNET6)), HOST1, soon())
+        overlay.create_endpoint(endpoint(C1, "192.168.1.2/24", "fd00:1::2/64"), HOST1, soon())
+        overlay.delete_network(NET, HOST1, soon())
+        assert [*database.ports()] == [C2]
+        assert database.ours() == before
+
+    def test_clears_the_claims_of_a_switch_that_was_deleted_by_hand(
+        self, database: Database, overlay: Overlay, net: str
+    ) -> None:
+        overlay.create_endpoint(endpoint(), HOST1, soon())
+        ovn_nbctl(database, "ls-del", net)
+        overlay.delete_network(NET, HOST1, soon())
+        assert database.ours() == {}
+
+    def test_one_that_swarms_manager_made_stays_until_the_manager_deletes_it(
+        self, database: Database, overlay: Overlay
+    ) -> None:
+        network = Network(SWARM_NET, (SUBNET,))
+        overlay.create_network(network, HOST1, soon(), kept=True)
+        overlay.create_network(network, HOST2, soon())
+        before = database.ours()
+        overlay.delete_network(SWARM_NET, HOST2, soon())
+        assert database.ours() == before
+        overlay.delete_network(SWARM_NET, HOST1, soon(), kept=True)
+        assert database.ours() == {}
+
+
+class TestEndpoints:
+    def test_are_those_of_this_host(self, overlay: Overlay, net: str) -> None:
+        overlay.create_endpoint(endpoint(C1), HOST1, soon())
+        overlay.create_endpoint(endpoint(C2, "192.168.1.3/24", mac="02:00:00:00:00:03"), HOST2, soon())
+        (found,) = overlay.endpoints(HOST1, soon())
+        assert found == StoredEndpoint(C1, NET, "host1", found.age)
+        assert 0 <= found.age < 60
+        assert overlay.endpoints(host("host3"), soon()) == []
+
+
+class TestNorthbound:
+    def test_keeps_its_connection_until_the_host_is_set_up_for_another_database(
+        self, make_server: MakeServer
+    ) -> None:
+        northbound = Northbound()
+        overlay = Overlay(northbound)
+        one, other = make_server("OVN_Northbound"), make_server("OVN_Northbound")
+        at_one, at_other = host("host1", one.remote), host("host1", other.remote)
+        try:
+            overlay.create_network(Network(NET), at_one, soon())
+            overlay.create_network(Network(OTHER_NET), at_other, soon())
+            assert northbound(at_other) is northbound(at_other)
+            names = [[row["name"] for row in server.rows("Logical_Switch")] for server in (one, other)]
+            assert names == [[NET], [OTHER_NET]]
+        finally:
+            northbound(at_other).close()
+
+    def test_without_tls_files_an_ssl_database_is_no_use(self) -> None:
+        with pytest.raises(BadRequest, match="ovs-vsctl set-ssl PRIVATE-KEY CERTIFICATE CA-CERT"):
+            Northbound()(host("host1", "ssl:127.0.0.1:6641"))
+
+    def test_files_of_the_command_line_come_first(self) -> None:
+        northbound = Northbound(Tls("/mine.key", "/mine.pem", "/mine.ca"))
+        with pytest.raises(BadRequest, match=r"/mine\.key"):
+            northbound(host("host1", "ssl:127.0.0.1:6641"))
+
+    def test_a_remote_that_is_none_is_named(self) -> None:
+        with pytest.raises(BadRequest, match=r"'10\.0\.0\.1' is no database address"):
+            Northbound()(host("host1", "10.0.0.1"))
+
+
+def test_without_the_database_every_call_ends_in_time_and_says_what_to_do(
+    northbound: OvsdbServer, connect: Connect
+) -> None:
+    connection = connect(northbound)
+    overlay = Overlay(lambda _: connection)
+    northbound.kill()
+    calls: list[Any] = [
+        lambda deadline: overlay.create_network(Network(NET), HOST1, deadline),
+        lambda deadline: overlay.delete_network(NET, HOST1, deadline),
+        lambda deadline: overlay.create_endpoint(endpoint(), HOST1, deadline),
+        lambda deadline: overlay.delete_endpoint(C1, HOST1, deadline),
+        lambda deadline: overlay.endpoints(HOST1, deadline),
+    ]
+    start = time.monotonic()
+    for call in calls:
+        with pytest.raises(Unavailable, match=r"cannot reach OVN_Northbound at unix:"):
+            call(Deadline(0.1))
+    assert time.monotonic() - start < 3
