@@ -46,7 +46,7 @@ def test_the_guide_on_a_newer_engine(fabric: Fabric, engine: str) -> None:
     assert "192.168.2.2" in host1.run("ovn-nbctl", "list", "Logical_Switch_Port")
     host1.docker("network", "disconnect", "bar", "c1")
     assert host1.run("ovn-nbctl", "lsp-list", bar) == ""
-    with pytest.raises(CommandError, match="did you mean com.docker.network.driver.mtu"):
+    with pytest.raises(CommandError, match=r"did you mean com\.docker\.network\.driver\.mtu"):
         host1.docker("network", "create", "-d", "openvswitch", "-o", "com.docker.network.mtu=1400", "x")
 
     host1.docker("restart", "--time=1", "c1")
