@@ -118,11 +118,11 @@ class Overlay:
             if error.error != "duplicate uuid":
                 raise
             there = self._stored(database, network.id, deadline).ids
-            for key in ids.keys() - {KEPT}:
-                if there.get(key) != ids[key]:
+            for key, wanted in ids.items():
+                if key != KEPT and there.get(key) != wanted:
                     raise Conflict(
                         f"network {network.id[:12]} is in the northbound database with "
-                        f"{key}={there.get(key)!r}, asked for was {ids[key]!r}; "
+                        f"{key}={there.get(key)!r}, asked for was {wanted!r}; "
                         f"delete it with: ovn-nbctl {undo} {row}"
                     ) from None
 
