@@ -52,9 +52,13 @@ class Cluster:
         self.host2.docker("rm", "--force", "new2")
 
     def settles(self) -> None:
-        """Soon there is all that the running containers need, and nothing else."""
+        """In a while, when the sweep has come, all is in order."""
         with suppress(LabError):
             wait_for(lambda: self.wanted() == self.found(), "order", timeout=30)
+        self.in_order()
+
+    def in_order(self) -> None:
+        """There is all that the running containers need, and nothing else."""
         wanted, found = self.wanted(), self.found()
         assert found - wanted == set(), "left behind"
         assert wanted - found == set(), "missing"

@@ -51,6 +51,19 @@ def test_the_northbound_database_stops_and_comes_back(cluster: Cluster) -> None:
     cluster.ping(host2, "late", "192.168.1.10")
 
 
+def test_the_southbound_database_stops_and_comes_back(cluster: Cluster) -> None:
+    central, host = cluster.hosts
+    cluster.run(central, "c1", "192.168.1.10")
+    cluster.run(host, "c2", "192.168.1.20")
+    with stopped(central.southbound):
+        with pytest.raises(CommandError, match="ovn-controller is not connected to the OVN southbound"):
+            cluster.run(host, "late", "192.168.1.40")
+        cluster.in_order()
+        cluster.ping(central, "c1", "192.168.1.20")
+    host.docker("start", "late")
+    cluster.ping(host, "late", "192.168.1.10")
+
+
 def test_a_host_is_cut_off_from_the_central_one(cluster: Cluster) -> None:
     central, host2 = cluster.hosts
     cluster.run(central, "c1", "192.168.1.10")

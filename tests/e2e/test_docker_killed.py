@@ -1,9 +1,12 @@
 """Docker or a container dies: Docker does not say what has become of its endpoints."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
 import pytest
 
 from e2e.cluster import Cluster, driver_with
-from e2e.lab import wait_for
+from e2e.lab import CommandError, wait_for
 
 
 def test_docker_is_killed_and_forgets_its_endpoints(cluster: Cluster) -> None:
@@ -40,10 +43,26 @@ def test_containers_outlive_docker_with_live_restore(cluster: Cluster) -> None:
     cluster.sweep(host)
     cluster.ping(central, "witness", "192.168.1.20")
     assert cluster.found() == before
-    cluster.settles()
+    cluster.in_order()
     host.docker("rm", "--force", "lives")
     host.dockerd.stop()
     host.dockerd.start()
+
+
+def test_docker_is_killed_while_containers_start(cluster: Cluster) -> None:
+    host = cluster.host2
+    names = [f"c{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        starts = [pool.submit(cluster.run, host, name, f"192.168.1.2{name[1]}") for name in names]
+        wait_for(lambda: len(cluster.ports(host)) > 2, "some containers to start", timeout=30)
+        host.dockerd.kill()
+    assert any(start.exception() for start in starts)
+    host.dockerd.start()
+    for name in names:
+        with suppress(CommandError):  # that Docker does not know the container, or takes it for another
+            host.docker("rm", "--force", name)
+        cluster.run(host, name, f"192.168.1.2{name[1]}")
+    cluster.settles()
 
 
 @pytest.mark.parametrize("by", ["docker", "hand"])
@@ -56,7 +75,7 @@ def test_a_container_is_killed(cluster: Cluster, by: str) -> None:
         host.kill(int(host.docker("inspect", "--format={{.State.Pid}}", "dies")))
         host.docker("wait", "dies")
     assert cluster.endpoints(host) == []
-    cluster.settles()
+    cluster.in_order()
 
 
 def test_a_container_stops_and_starts_in_quick_succession(cluster: Cluster) -> None:
@@ -65,4 +84,4 @@ def test_a_container_stops_and_starts_in_quick_succession(cluster: Cluster) -> N
     cluster.run(host, "restless", "192.168.1.20")
     host.run("sh", "-ec", "for i in $(seq 20); do docker restart restless; done", timeout=120)
     cluster.ping(central, "witness", "192.168.1.20")
-    cluster.settles()
+    cluster.in_order()

@@ -1,0 +1,107 @@
+"""A part of a host is missing: the user is told which and what to do; a whole host dies and comes back."""
+
+import pytest
+
+from e2e.cluster import PATIENCE, Cluster, driver_with, frozen, stopped
+from e2e.lab import CommandError, wait_for
+
+
+def test_without_ovs_vswitchd(cluster: Cluster) -> None:
+    host = cluster.host2
+    with stopped(host.vswitchd):
+        with pytest.raises(CommandError, match=r"ovs-vswitchd did not take up .* ovn-docker host start"):
+            cluster.run(host, "c2", "192.168.1.20")
+        cluster.in_order()
+    host.docker("start", "c2")
+    cluster.in_order()
+    cluster.serves()
+
+
+def test_without_the_local_database(cluster: Cluster) -> None:
+    host = cluster.host2
+    with (
+        stopped(host.ovsdb),
+        pytest.raises(CommandError, match=r"cannot reach Open_vSwitch at unix:.* ovn-docker host start"),
+    ):
+        cluster.run(host, "c2", "192.168.1.20")
+    cluster.in_order()
+    host.docker("start", "c2")
+    cluster.serves()
+
+
+def test_without_ovn_controller(cluster: Cluster) -> None:
+    central, host = cluster.hosts
+    cluster.run(host, "before", "192.168.1.20")
+    with stopped(host.controller):
+        with pytest.raises(CommandError, match=r"ovn-controller is not running .* ovn-docker host start"):
+            cluster.run(host, "c2", "192.168.1.30")
+        cluster.in_order()
+    host.docker("start", "c2")
+    cluster.ping(host, "c2", "192.168.1.20")
+    cluster.run(central, "c1", "192.168.1.10")
+    cluster.ping(central, "c1", "192.168.1.20")
+
+
+def test_late_flows_are_told_in_the_log(cluster: Cluster) -> None:
+    central, host = cluster.hosts
+    cluster.run(central, "c1", "192.168.1.10")
+    with driver_with(host, "--flows-timeout=1"):
+        with frozen(host.controller):
+            cluster.run(host, "c2", "192.168.1.20")
+            log = host.tail(host.driver.log)
+            assert "ovn-controller has not installed its flows; the container starts all the same" in log
+            cluster.in_order()
+        cluster.ping(host, "c2", "192.168.1.10")
+
+
+def test_late_flows_are_an_error_to_those_who_want_it(cluster: Cluster) -> None:
+    host = cluster.host2
+    with driver_with(host, "--flows-timeout=1", "--late-flows=fail"):
+        with frozen(host.controller):
+            with pytest.raises(CommandError, match="ovn-controller has not installed its flows"):
+                cluster.run(host, "c2", "192.168.1.20")
+            cluster.in_order()
+        host.docker("start", "c2")
+    cluster.in_order()
+
+
+def test_the_local_database_is_cleared(cluster: Cluster) -> None:
+    """The guide: "you may need to run it again if your OVS database gets cleared"."""
+    central, host = cluster.hosts
+    cluster.run(central, "c1", "192.168.1.10")
+    cluster.run(host, "c2", "192.168.1.20")
+    for service in (host.controller, host.vswitchd, host.ovsdb):
+        service.stop()
+    host.run("rm", "/etc/openvswitch/conf.db")
+    host.start_switch()
+    host.join(central.address)
+    host.docker("restart", "c2")
+    cluster.ping(central, "c1", "192.168.1.20")
+    cluster.settles()
+
+
+@pytest.mark.parametrize("first", ["Open vSwitch", "Docker"])
+def test_a_power_cut(cluster: Cluster, first: str) -> None:
+    central, host = cluster.hosts
+    cluster.run(central, "c1", "192.168.1.10")
+    cluster.run(host, "always", "192.168.1.20", "--restart=always")
+    cluster.run(host, "never", "192.168.1.30")
+    host.power_off()
+    host.power_on()
+    if first == "Docker":
+        host.driver.start(*PATIENCE)
+        host.containerd.start()
+        host.dockerd.start(wait=False)
+        host.start_switch()
+        host.controller.start()
+        wait_for(host.dockerd.ready, "Docker", timeout=30)
+    else:
+        host.start_switch()
+        host.controller.start()
+        host.driver.start(*PATIENCE)
+        host.start_docker()
+    wait_for(lambda: cluster.endpoints(host), "restart=always", timeout=30)
+    cluster.ping(central, "c1", "192.168.1.20")
+    cluster.settles()
+    host.docker("start", "never")
+    cluster.ping(central, "c1", "192.168.1.30")
