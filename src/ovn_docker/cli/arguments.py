@@ -95,12 +95,13 @@ def in_url(ip: IPv4Address | IPv6Address) -> str:
     return f"[{ip}]" if ip.version == 6 else str(ip)
 
 
-def require_own(option: str, ip: IPv4Address | IPv6Address) -> None:
-    """Raises BadRequest when no interface of this host has the address."""
+def require_own(option: str, ip: IPv4Address | IPv6Address) -> str:
+    """The interface of this host that has the address; raises BadRequest when none has."""
     links = json.loads(run(("ip", "-json", "address", "show")))
-    own = [info["local"] for link in links for info in link["addr_info"]]
+    own = {info["local"]: link["ifname"] for link in links for info in link["addr_info"]}
     if str(ip) not in own:
         raise BadRequest(f"{option} {ip} is not an address of this host; it has {', '.join(own) or 'none'}")
+    return str(own[str(ip)])
 
 
 def require_root() -> None:

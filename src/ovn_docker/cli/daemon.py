@@ -19,6 +19,7 @@ os.environ.setdefault("OVS_RUNDIR", "/var/run/openvswitch")
 os.environ.setdefault("OVS_LOGDIR", "/var/log/openvswitch")
 
 import ovs.daemon
+import ovs.dirs
 import ovs.poller
 import ovs.unixctl
 import ovs.unixctl.server
@@ -102,7 +103,21 @@ def _settings() -> Settings:
         default = f" (default {setting.default})" if setting.default else ""
         group.add_argument(*names, dest=setting.name, metavar=about["metavar"], help=about["help"] + default)
     ovs.daemon.add_args(parser)
-    ovs.vlog.add_args(parser)
+    logging_options = parser.add_argument_group("Logging Options")
+    logging_options.add_argument(
+        "--log-file",
+        nargs="?",
+        const="default",
+        metavar="FILE",
+        help=f"log to FILE (default in {ovs.dirs.LOGDIR})",
+    )
+    logging_options.add_argument(
+        *("-v", "--verbose"),
+        nargs="*",
+        action="extend",
+        metavar="SPEC",
+        help="log levels, see ovs-vswitchd(8)",
+    )
     arguments = parser.parse_args()
     ovs.vlog.handle_args(arguments)
     _log_to_vlog()
@@ -132,6 +147,7 @@ class _VlogHandler(logging.Handler):
 
 
 def _log_to_vlog() -> None:
+    logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
     for name in ("ovn_docker", "waitress"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG)  # which of them are written is vlog's business

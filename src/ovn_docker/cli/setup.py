@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 import uuid
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -76,7 +77,7 @@ def setup(args: argparse.Namespace) -> int:
     files = tls_files(args)
     record = open_vswitch("external_ids", "iface_types", "ssl")
     datapath = choose_datapath(args.datapath)
-    require_own("--encap-ip", args.encap_ip)
+    interface = require_own("--encap-ip", args.encap_ip)
     require_encapsulation(args.encap_type, datapath, record["iface_types"])
     if args.tls and not files and not record["ssl"]:
         raise BadRequest(
@@ -96,6 +97,8 @@ def setup(args: argparse.Namespace) -> int:
     }
     write(steps, old, {key: value for key, value in wanted.items() if old.get(key) != value})
     switch_bridge(steps, old.get("ovn-bridge", "br-int"), datapath)
+    if datapath == "netdev":
+        advise_bridge(interface)
     return steps.finish()
 
 
@@ -165,6 +168,24 @@ def require_encapsulation(kind: str, datapath: str, iface_types: list[str]) -> N
         raise BadRequest(
             f"--encap-type {kind}: {where} of this host supports {' and '.join(usable) or 'no tunnel'}"
         )
+
+
+def advise_bridge(interface: str) -> None:
+    """Says so when the userspace datapath cannot send tunnels through the interface that has the encap IP.
+
+    It sends through ports of its own only (Open vSwitch documentation, howto/userspace-tunneling).
+    """
+    if interface == "lo" or succeeds("ovs-vsctl", "--timeout=5", "br-exists", interface):
+        return
+    bridge = f"br{interface}"[:15]
+    print(
+        f"note: this kernel has no openvswitch module, and in user space tunnels to other hosts need\n"
+        f"{interface} as a port of a bridge, and its address on the bridge:\n"
+        f"    $ ovs-vsctl add-br {bridge} -- set Bridge {bridge} datapath_type=netdev \\\n"
+        f"          -- add-port {bridge} {interface}\n"
+        f"then move the address and routes of {interface} to {bridge}. A host alone needs none of this.",
+        file=sys.stderr,
+    )
 
 
 def remotes(method: str, central: list[IPv4Address | IPv6Address], port: int) -> str:
