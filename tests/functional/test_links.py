@@ -1,0 +1,198 @@
+"""Veth pairs in a network namespace of the test's own."""
+
+import fcntl
+import json
+import socket
+import struct
+import subprocess
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functional.ovsdb_servers import until
+from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
+from ovn_docker.host.links import Links
+
+pytestmark = pytest.mark.usefixtures("network_namespace")
+
+MAC = "02:42:c0:a8:01:02"
+
+
+def ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def links() -> dict[str, Any]:
+    return {link["ifname"]: link for link in json.loads(ip("-json", "-details", "link"))}
+
+
+def tx_checksums(link: str) -> bool:
+    """What ``ethtool -k`` says."""
+    value = array("I", [0x16, 7])  # ETHTOOL_GTXCSUM, linux/ethtool.h
+    address, _ = value.buffer_info()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, 0x8946, struct.pack("16sP", link.encode(), address).ljust(40, b"\0"))
+    return bool(value[1])
+
+
+def add(link: str, mtu: int = 1500) -> None:
+    """A link that is not ours."""
+    ip("link", "add", link, "mtu", str(mtu), "type", "veth", "peer", "name", "other")
+
+
+@pytest.fixture
+def here() -> Links:
+    return Links()
+
+
+def create(here: Links, number: int = 1, *, mtu: int = 1442, tx_checksums: bool = True) -> tuple[str, str]:
+    names = f"odh{number}", f"odc{number}"
+    here.create_veth(*names, mac=MAC, mtu=mtu, tx_checksums=tx_checksums)
+    return names
+
+
+Move = Callable[[str], None]
+
+
+@pytest.fixture
+def move_to_container() -> Iterator[Move]:
+    """Moves a link into another network namespace, as Docker does."""
+    ready = "echo ready; exec sleep infinity"
+    container = subprocess.Popen(["unshare", "-n", "sh", "-c", ready], stdout=subprocess.PIPE)
+    assert container.stdout
+    container.stdout.readline()
+    yield lambda link: ip("link", "set", link, "netns", str(container.pid)) and None
+    container.kill()
+    container.communicate()
+
+
+class TestCreating:
+    def test_the_hosts_end_is_up_and_the_containers_end_has_the_mac(self, here: Links) -> None:
+        create(here)
+        host, container = links()["odh1"], links()["odc1"]
+        assert (host["link"], container["link"]) == ("odc1", "odh1")
+        assert (host["mtu"], container["mtu"]) == (1442, 1442)
+        assert container["address"] == MAC != host["address"]
+        assert "UP" in host["flags"]
+        assert "UP" not in container["flags"]
+
+    def test_jumbo_frames(self, here: Links) -> None:
+        create(here, mtu=65535)
+        assert (links()["odh1"]["mtu"], links()["odc1"]["mtu"]) == (65535, 65535)
+
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_the_containers_end_leaves_checksums_to_others_unless_told(
+        self, here: Links, wanted: bool
+    ) -> None:
+        create(here, tx_checksums=wanted)
+        assert (tx_checksums("odh1"), tx_checksums("odc1")) == (True, wanted)
+
+    @pytest.mark.parametrize("taken", ["odh1", "odc1"])
+    def test_a_name_that_is_taken_is_a_conflict_and_makes_nothing(self, here: Links, taken: str) -> None:
+        add(taken)
+        with pytest.raises(Conflict, match="odh1, odc1 with MTU 1442: a link of that name exists"):
+            create(here)
+        assert set(links()) == {"lo", "other", taken}
+
+    @pytest.mark.parametrize("mtu", [67, 65536, 10**9])
+    def test_an_mtu_that_cannot_be_is_refused_and_makes_nothing(self, here: Links, mtu: int) -> None:
+        with pytest.raises(OvnDockerError, match=f"cannot make the link pair odh1, odc1 with MTU {mtu}: "):
+            create(here, mtu=mtu)
+        assert set(links()) == {"lo"}
+
+    def test_many_at_once(self, here: Links) -> None:
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(lambda number: create(here, number), range(32)))
+            assert len(here.joined("odh")) == 32
+            list(threads.map(lambda number: here.delete(f"odh{number}"), range(32)))
+        assert set(links()) == {"lo"}
+        assert len(list(Path("/proc/self/fd").iterdir())) <= files
+
+
+class TestDeleting:
+    def test_takes_both_ends(self, here: Links) -> None:
+        create(here)
+        here.delete("odh1")
+        assert set(links()) == {"lo"}
+
+    def test_takes_the_other_end_out_of_the_container(self, here: Links, move_to_container: Move) -> None:
+        host, container = create(here)
+        move_to_container(container)
+        here.delete(host)
+        assert set(links()) == {"lo"}
+
+    def test_what_is_not_there_is_fine(self, here: Links) -> None:
+        here.delete("odh1")
+        create(here)
+        here.delete("odh1")
+        here.delete("odh1")
+
+
+class TestJoined:
+    def test_tells_in_which_the_other_end_is_in_a_container(
+        self, here: Links, move_to_container: Move
+    ) -> None:
+        create(here, 1)
+        create(here, 2)
+        add("eth0")
+        move_to_container("odc2")
+        assert here.joined("odh") == {"odh1": False, "odh2": True}
+        assert here.joined("odh2") == {"odh2": True}
+        assert here.joined("odh3") == {}
+
+    def test_a_link_dies_with_its_container(self, here: Links) -> None:
+        create(here)
+        with subprocess.Popen(
+            ["unshare", "-n", "sh", "-c", "echo; read x"], stdin=-1, stdout=-1
+        ) as container:
+            assert container.stdout
+            container.stdout.readline()
+            ip("link", "set", "odc1", "netns", str(container.pid))
+            assert here.joined("odh") == {"odh1": True}
+        until(lambda: here.joined("odh") == {})
+
+    def test_misses_none_while_others_come_and_go(self, here: Links) -> None:
+        """What joined() does not list counts as dead."""
+        for number in range(60):
+            create(here, number)
+        stop = threading.Event()
+
+        def churn(name: str) -> None:
+            while not stop.is_set():
+                here.create_veth(f"{name}a", f"{name}b", mac=MAC, mtu=1400, tx_checksums=True)
+                here.delete(f"{name}a")
+
+        with ThreadPoolExecutor(2) as threads:
+            churning = [threads.submit(churn, name) for name in "xy"]
+            seen = [len(here.joined("odh")) for _ in range(20)]
+            stop.set()
+            for each in churning:
+                each.result()
+        assert seen == [60] * 20
+
+
+class TestMtuOf:
+    @pytest.mark.parametrize("address", ["10.0.0.1/24", "fd00::1/64", "10.0.0.1/32"])
+    def test_is_that_of_the_link_with_the_address(self, here: Links, address: str) -> None:
+        add("eth0", 9000)
+        ip("address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
+        assert here.mtu_of(ip_address(address.partition("/")[0])) == 9000
+
+    def test_of_a_tunnels_own_end(self, here: Links) -> None:
+        add("eth0", 9000)
+        ip("address", "add", "10.0.0.1", "peer", "10.0.0.2", "dev", "eth0")
+        assert here.mtu_of(ip_address("10.0.0.1")) == 9000
+        with pytest.raises(Unavailable):
+            here.mtu_of(ip_address("10.0.0.2"))
+
+    @pytest.mark.parametrize("address", ["10.0.0.9", "fd00::9"])
+    def test_an_address_of_another_host_is_named_with_the_cure(self, here: Links, address: str) -> None:
+        with pytest.raises(Unavailable, match=rf"no interface .* {address} .*external_ids:ovn-encap-ip="):
+            here.mtu_of(ip_address(address))
