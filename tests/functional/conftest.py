@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from functional.ovsdb_servers import OvsdbServer
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer
 from ovn_docker.host.ovsdb import Database
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -71,3 +71,30 @@ def network_namespace() -> Iterator[None]:
             yield
         finally:
             assert libc.setns(before.fileno(), CLONE_NEWNET) == 0
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[OpenVswitch]:
+    """The Open_vSwitch database of a host that is set up for nothing yet; without ovs-vswitchd."""
+    if not shutil.which("ovsdb-server"):
+        pytest.skip("ovsdb-server is not installed")
+    server = OpenVswitch(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def open_vswitch(network_namespace: None, settings: OpenVswitch) -> Iterator[OpenVswitch]:
+    """Open vSwitch at work in a network namespace, on a host that is set up for OVN as the guide says."""
+    if not shutil.which("ovs-vswitchd"):
+        pytest.skip("ovs-vswitchd is not installed")
+    settings.set(
+        system_id="host1",
+        ovn_remote="tcp:127.0.0.1:6642",
+        ovn_nb="tcp:127.0.0.1:6641",
+        ovn_encap_ip="127.0.0.1",
+        ovn_encap_type="geneve",
+    )
+    settings.start_daemon()
+    yield settings
+    settings.stop_daemon()

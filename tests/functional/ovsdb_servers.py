@@ -135,3 +135,53 @@ class OvsdbServer:
                     assert not reply["error"], reply
                     return reply["result"]
         raise ConnectionError("closed without an answer")
+
+
+class OpenVswitch(OvsdbServer):
+    """Open vSwitch of a host in this network namespace: its database with br-int, and ovs-vswitchd."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "Open_vSwitch")
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self.transact(
+            {"op": "insert", "table": "Interface", "uuid-name": "i",
+             "row": {"name": "br-int", "type": "internal"}},
+            {"op": "insert", "table": "Port", "uuid-name": "p",
+             "row": {"name": "br-int", "interfaces": ["named-uuid", "i"]}},
+            {"op": "insert", "table": "Bridge", "uuid-name": "b",
+             "row": {"name": "br-int", "datapath_type": "netdev", "fail_mode": "secure",
+                     "ports": ["named-uuid", "p"]}},
+            {"op": "insert", "table": "Open_vSwitch", "row": {"bridges": ["named-uuid", "b"]}},
+        )  # fmt: skip
+
+    def start_daemon(self) -> None:
+        """Start ovs-vswitchd with the userspace datapath, and see that the bridge works."""
+        with self.socket.with_name("ovs-vswitchd.log").open("ab") as log:
+            self._daemon = subprocess.Popen(
+                ["ovs-vswitchd", self.remote, "--disable-system", f"--unixctl={self.socket}.vswitchd.ctl"],
+                stderr=log,
+                env={**os.environ, "OVS_RUNDIR": str(self.socket.parent)},
+            )
+        until(lambda: self.interface("br-int")["ofport"] == 65534)
+
+    def stop_daemon(self) -> None:
+        """Nobody takes up ports any more."""
+        if self._daemon:
+            self._daemon.kill()
+            self._daemon.wait()
+            self._daemon = None
+
+    def set(self, **ids: str) -> None:
+        """``ovs-vsctl set Open_vSwitch . external_ids=...``."""
+        pairs = [[key.replace("_", "-"), value] for key, value in ids.items()]
+        row = {"external_ids": ["map", pairs]}
+        self.transact({"op": "update", "table": "Open_vSwitch", "where": [], "row": row})
+
+    def interface(self, name: str) -> dict[str, Any]:
+        """The interface of this name."""
+        (found,) = (row for row in self.rows("Interface") if row["name"] == name)
+        return found
+
+    def ports(self) -> dict[str, dict[str, Any]]:
+        """Ports of all bridges, but for the bridges' own: name to interface."""
+        return {row["name"]: row for row in self.rows("Interface") if row["type"] != "internal"}
