@@ -60,6 +60,7 @@ def application(plugin: wire.Plugin) -> WsgiApplication:
             status, crash = HTTPStatus.INTERNAL_SERVER_ERROR, error
             failed = f"internal error ({type(error).__name__}): see the log of the ovn-docker driver"
         if failed:
+            failed = failed.encode(errors="backslashreplace").decode()  # a file's name may hold no character
             body = wire.failure(failed)
         log.log(
             logging.ERROR if crash else logging.WARNING if failed else logging.INFO,

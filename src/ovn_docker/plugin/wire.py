@@ -254,7 +254,6 @@ def answer(plugin: Plugin, path: str, request: Request) -> bytes:
 
 def failure(message: str) -> bytes:
     """An error as JSON: NetworkDriver reads ``Err``, IpamDriver ``Error`` (moby ipams/remote/api/api.go)."""
-    message = message.encode(errors="backslashreplace").decode()  # a file name may hold what is no character
     return msgspec.json.encode({"Err": message, "Error": message})
 
 
