@@ -99,6 +99,9 @@ class Links(Protocol):
     def create_veth(self, host: str, container: str, *, mac: str, mtu: int, tx_checksums: bool) -> None:
         """Make a pair of links."""
 
+    def exists(self, link: str) -> bool:
+        """Whether there is a link of this name."""
+
     def delete(self, link: str) -> None:
         """Delete a link and its other end."""
 
@@ -184,13 +187,14 @@ class Driver:
                     "network %s has MTU %d, but the tunnels of this host carry %d: larger packets get lost",
                     endpoint.network[:12], attachment.mtu, tunnel_mtu,
                 )  # fmt: skip
-            self._links.create_veth(
-                host_link(endpoint.id),
-                container_link(endpoint.id),
-                mac=endpoint.mac or "",
-                mtu=attachment.mtu or tunnel_mtu,
-                tx_checksums=chassis.datapath != "netdev",
-            )
+            if not self._links.exists(host_link(endpoint.id)):
+                self._links.create_veth(
+                    host_link(endpoint.id),
+                    container_link(endpoint.id),
+                    mac=endpoint.mac or "",
+                    mtu=attachment.mtu or tunnel_mtu,
+                    tx_checksums=chassis.datapath != "netdev",
+                )
             self._switch.plug(endpoint, attachment, chassis, deadline)
             undo.pop_all()
         return endpoint
@@ -209,15 +213,16 @@ class Driver:
     def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
         """NetworkDriver.Join: wait for the flows. Returns the link to move into the sandbox."""
         deadline = Deadline(self._patience.flows)
-        self._switch.enter(endpoint, sandbox.rpartition("/")[2], Deadline(self._patience.request))
-        if not self._switch.installed(endpoint, deadline):
-            why = (
-                f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
-                f"{self._patience.flows:g} s: {self._switch.why_late(endpoint, Deadline(1))}"
-            )
-            if self._patience.late_flows is LateFlows.FAIL:
-                raise TimedOut(why)
-            log.warning("%s; the container starts all the same", why)
+        with self._marked(endpoint):  # or its address could be taken over
+            self._switch.enter(endpoint, sandbox.rpartition("/")[2], Deadline(self._patience.request))
+            if not self._switch.installed(endpoint, deadline):
+                why = (
+                    f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
+                    f"{self._patience.flows:g} s: {self._switch.why_late(endpoint, Deadline(1))}"
+                )
+                if self._patience.late_flows is LateFlows.FAIL:
+                    raise TimedOut(why)
+                log.warning("%s; the container starts all the same", why)
         return container_link(endpoint)
 
     def leave(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
@@ -274,8 +279,9 @@ class Driver:
             try:
                 return self._backend.create_endpoint(endpoint, chassis, deadline)
             except AddressInUse as error:
-                # Docker's IPAM gives no address twice: on the same network it has forgotten the holder.
-                grace = 0 if error.holder.network == endpoint.network else self._patience.request
+                # Docker's IPAM gives no IP address twice: on the same network it has forgotten the holder.
+                forgotten = error.holder.network == endpoint.network and error.address != endpoint.mac
+                grace = 0 if forgotten else self._patience.request
                 if error.holder.host != chassis.system_id or not self._dead(error.holder, grace):
                     raise
                 log.warning(

@@ -80,6 +80,7 @@ class AddressInUse(Conflict):
             f"address {address} is in use by endpoint {holder.id[:12]} on host {holder.host}; choose another "
             "with --ip or --mac-address, or create the network with another --ip-range on each host"
         )
+        self.address = address
         self.holder = holder
 
 
