@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from functional.hosts import Container, Host
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
 from ovn_docker.host.ovsdb import Database
 
@@ -98,3 +99,20 @@ def open_vswitch(network_namespace: None, settings: OpenVswitch) -> Iterator[Ope
     settings.start_daemon()
     yield settings
     settings.stop_daemon()
+
+
+@pytest.fixture
+def host(northbound: OvsdbServer, open_vswitch: OpenVswitch, connect: Connect) -> Iterator[Host]:
+    """A host that is set up and at work."""
+    open_vswitch.set(system_id="host1", ovn_nb=northbound.remote, ovn_encap_ip="10.0.0.1")
+    host = Host(northbound, open_vswitch, (connect(northbound), connect(open_vswitch)))
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def container() -> Iterator[Container]:
+    """A network namespace for links to be moved to."""
+    container = Container()
+    yield container
+    container.die()

@@ -4,10 +4,8 @@ import fcntl
 import json
 import socket
 import struct
-import subprocess
 import threading
 from array import array
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from functional.hosts import Container, ip
 from functional.ovsdb_servers import until
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
 from ovn_docker.host.links import Links
@@ -22,10 +21,6 @@ from ovn_docker.host.links import Links
 pytestmark = pytest.mark.usefixtures("network_namespace")
 
 MAC = "02:42:c0:a8:01:02"
-
-
-def ip(*arguments: str) -> str:
-    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def links() -> dict[str, Any]:
@@ -55,21 +50,6 @@ def create(here: Links, number: int = 1, *, mtu: int = 1442, tx_checksums: bool 
     names = f"odh{number}", f"odc{number}"
     here.create_veth(*names, mac=MAC, mtu=mtu, tx_checksums=tx_checksums)
     return names
-
-
-Move = Callable[[str], None]
-
-
-@pytest.fixture
-def move_to_container() -> Iterator[Move]:
-    """Moves a link into another network namespace, as Docker does."""
-    ready = "echo ready; exec sleep infinity"
-    container = subprocess.Popen(["unshare", "-n", "sh", "-c", ready], stdout=subprocess.PIPE)
-    assert container.stdout
-    container.stdout.readline()
-    yield lambda link: ip("link", "set", link, "netns", str(container.pid)) and None
-    container.kill()
-    container.communicate()
 
 
 class TestCreating:
@@ -122,9 +102,9 @@ class TestDeleting:
         here.delete("odh1")
         assert set(links()) == {"lo"}
 
-    def test_takes_the_other_end_out_of_the_container(self, here: Links, move_to_container: Move) -> None:
-        host, container = create(here)
-        move_to_container(container)
+    def test_takes_the_other_end_out_of_the_container(self, here: Links, container: Container) -> None:
+        host, joined = create(here)
+        container.take(joined)
         here.delete(host)
         assert set(links()) == {"lo"}
 
@@ -136,26 +116,20 @@ class TestDeleting:
 
 
 class TestJoined:
-    def test_tells_in_which_the_other_end_is_in_a_container(
-        self, here: Links, move_to_container: Move
-    ) -> None:
+    def test_tells_in_which_the_other_end_is_in_a_container(self, here: Links, container: Container) -> None:
         create(here, 1)
         create(here, 2)
         add("eth0")
-        move_to_container("odc2")
+        container.take("odc2")
         assert here.joined("odh") == {"odh1": False, "odh2": True}
         assert here.joined("odh2") == {"odh2": True}
         assert here.joined("odh3") == {}
 
-    def test_a_link_dies_with_its_container(self, here: Links) -> None:
+    def test_a_link_dies_with_its_container(self, here: Links, container: Container) -> None:
         create(here)
-        with subprocess.Popen(
-            ["unshare", "-n", "sh", "-c", "echo; read x"], stdin=-1, stdout=-1
-        ) as container:
-            assert container.stdout
-            container.stdout.readline()
-            ip("link", "set", "odc1", "netns", str(container.pid))
-            assert here.joined("odh") == {"odh1": True}
+        container.take("odc1")
+        assert here.joined("odh") == {"odh1": True}
+        container.die()
         until(lambda: here.joined("odh") == {})
 
     def test_misses_none_while_others_come_and_go(self, here: Links) -> None:

@@ -1,0 +1,121 @@
+"""A host of which all is real but dockerd and ovn-controller, and containers as Docker makes them."""
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer
+from ovn_docker.backends.overlay import Overlay
+from ovn_docker.driver import Driver, Patience
+from ovn_docker.errors import Unavailable
+from ovn_docker.host.links import Links
+from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet
+from ovn_docker.sweep import Sweeper
+
+NET = NetworkId("ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396")
+NETWORK = Network(NET, (Subnet(ip_network("192.168.1.0/24"), ip_address("192.168.1.1")),))
+C1, C2, C3 = (EndpointId(f"c{number}" * 32) for number in (1, 2, 3))
+MAC = "02:00:00:00:00:01"
+
+
+def ip(*arguments: str) -> str:
+    """Output of the command `ip`."""
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def endpoint(
+    id_: EndpointId = C1, *addresses: str, mac: str | None = None, network: NetworkId = NET
+) -> Endpoint:
+    """As Docker asks for it."""
+    return Endpoint(id_, network, tuple(map(ip_interface, addresses or ("192.168.1.2/24",))), mac)
+
+
+class Container:
+    """A network namespace, alive as long as its process."""
+
+    def __init__(self) -> None:
+        command = ["unshare", "-n", "sh", "-c", "echo; exec sleep infinity"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        with self._process.stdout or self._process:
+            self._process.stdout.readline()
+
+    def take(self, link: str) -> None:
+        """Move a link into the container, as Docker does after Join."""
+        ip("link", "set", link, "netns", str(self._process.pid))
+
+    def die(self) -> None:
+        """With it go its links, some time later."""
+        self._process.kill()
+        self._process.wait()
+
+
+class Host:
+    """host1, 10.0.0.1, in the network namespace of this thread.
+
+    *northbound* and *vswitch* are connections to its databases.
+    """
+
+    PATIENCE = Patience(request=2, flows=0.3, controller=0.3)
+
+    def __init__(
+        self, northbound: OvsdbServer, open_vswitch: OpenVswitch, connections: Iterable[Database]
+    ) -> None:
+        ip("link", "add", "eth0", "mtu", "1500", "type", "veth", "peer", "name", "cable")
+        ip("address", "add", "10.0.0.1/24", "dev", "eth0")
+        self.northbound, self.open_vswitch = northbound, open_vswitch
+        connection, local = connections
+        self.overlay = Overlay(lambda _: connection)
+        self.vswitch = Vswitch(local)
+        self.links = Links()
+        self.controller_runs = True
+        self.flows = True
+        self._end = threading.Event()
+        self._controller = threading.Thread(target=self._install_flows)
+        self._controller.start()
+
+    def close(self) -> None:
+        """Stop its ovn-controller."""
+        self._end.set()
+        self._controller.join()
+
+    def driver(self, patience: Patience = PATIENCE) -> Driver:
+        """A driver that has just started."""
+        return Driver(self.overlay, self.vswitch, self.links, self._check_controller, patience)
+
+    def sweeper(self, driver: Driver | None = None, interval: float = 60) -> Sweeper:
+        """What clears leftovers, of a driver that has just started."""
+        return Sweeper(driver or self.driver(), self.overlay, self.vswitch, self.links, interval)
+
+    def run(self, wanted: Endpoint, container: Container) -> None:
+        """``docker run``."""
+        self.driver().create_endpoint(wanted)
+        link = self.driver().join(wanted.network, wanted.id, "/var/run/docker/netns/0123456789ab")
+        container.take(link)
+
+    def state(self) -> dict[str, Any]:
+        """All that calls of Docker's may change, here and in the northbound database."""
+        return {
+            "northbound": self.northbound.contents(),
+            "ports": sorted(row["name"] for row in self.open_vswitch.rows("Port")),
+            "links": sorted(name for _, name in socket.if_nameindex()),
+        }
+
+    def _check_controller(self) -> None:
+        if not self.controller_runs:
+            raise Unavailable("ovn-controller is not running")
+
+    def _install_flows(self) -> None:
+        """What ovn-controller does, in a tenth of its time."""
+        active = ["external_ids", "includes", ["map", [["iface-status", "active"]]]]
+        installed = ["external_ids", "insert", ["map", [["ovn-installed", "true"]]]]
+        install = {"op": "mutate", "table": "Interface", "where": [active], "mutations": [installed]}
+        while not self._end.wait(0.005):
+            if self.flows:
+                with suppress(OSError):  # the database is away
+                    self.open_vswitch.transact(install)

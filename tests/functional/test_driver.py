@@ -1,0 +1,445 @@
+"""Docker's calls on a host of which all is real but dockerd and ovn-controller."""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from functional.hosts import C1, C2, C3, MAC, NET, NETWORK, Container, Host, endpoint, ip
+from functional.ovsdb_servers import until
+from functional.test_links import links, tx_checksums
+from ovn_docker.deadline import Deadline
+from ovn_docker.driver import Driver, LateFlows, Patience
+from ovn_docker.errors import Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.model import AddressInUse, Chassis, Network, NetworkId, container_link, host_link
+from ovn_docker.options import NetworkOptions
+
+SANDBOX = "/var/run/docker/netns/0123456789ab"
+LINK = host_link(C1)
+HOST2 = Chassis("host2", (), (ip_address("10.0.0.2"),), ("geneve",), "br-int", "system")
+
+
+@pytest.fixture
+def network(host: Host) -> Network:
+    host.driver().create_network(NETWORK)
+    return NETWORK
+
+
+@pytest.mark.usefixtures("network")
+class TestAContainersLife:
+    """Each call is served by a driver that has just started."""
+
+    def test_leaves_no_trace(self, host: Host, container: Container) -> None:
+        before = host.state()
+        made = host.driver().create_endpoint(endpoint())
+        assert made == endpoint(mac="02:42:c0:a8:01:02")
+        assert host.driver().join(NET, C1, SANDBOX) == container_link(C1)
+        container.take(container_link(C1))
+        assert host.links.joined(LINK) == {LINK: True}
+        assert host.driver().endpoint_info(NET, C1) == {"mac_address": "02:42:c0:a8:01:02", "veth": LINK}
+        host.driver().leave(NET, C1)
+        assert host.driver().endpoint_info(NET, C1) == {}
+        host.driver().delete_endpoint(NET, C1)
+        assert host.state() == before
+        host.driver().delete_network(NET)
+        assert "Logical_Switch" not in host.northbound.contents()
+
+    def test_create_endpoint_makes_everything_but_the_containers_end(self, host: Host) -> None:
+        host.driver().create_endpoint(endpoint(C1, "192.168.1.2/24", "fd00::2/64", mac=MAC))
+        (port,) = host.northbound.rows("Logical_Switch_Port")
+        assert (port["name"], port["addresses"]) == (C1, f"{MAC} 192.168.1.2 fd00::2")
+        assert port["external_ids"]["ovn-docker:host"] == "host1"
+        interface = host.open_vswitch.interface(LINK)
+        assert interface["external_ids"]["iface-id"] == C1
+        assert interface["external_ids"]["attached-mac"] == MAC
+        assert links()[container_link(C1)]["address"] == MAC
+
+    def test_join_returns_when_the_flows_are_in(self, host: Host) -> None:
+        host.flows = False
+        driver = host.driver(replace(host.PATIENCE, flows=10))
+        driver.create_endpoint(endpoint())
+        with ThreadPoolExecutor() as threads:
+            joins = threads.submit(driver.join, NET, C1, SANDBOX)
+            time.sleep(0.2)
+            assert not joins.done()
+            host.flows = True
+            assert joins.result() == container_link(C1)
+        assert host.open_vswitch.interface(LINK)["external_ids"]["vm-id"] == "0123456789ab"
+
+    def test_create_endpoint_twice_is_once(self, host: Host, container: Container) -> None:
+        host.run(endpoint(), container)
+        before = host.state()
+        assert host.driver().create_endpoint(endpoint()) == endpoint(mac="02:42:c0:a8:01:02")
+        assert host.state() == before
+
+    def test_sixteen_containers_at_once(self, host: Host) -> None:
+        before = host.state()
+        driver = host.driver(Patience())
+        endpoints = [endpoint(f"{n:02x}" * 32, f"192.168.1.{n}/24") for n in range(10, 26)]  # type: ignore[arg-type]
+
+        def live(number: int) -> None:
+            wanted = endpoints[number]
+            driver.create_endpoint(wanted)
+            driver.join(NET, wanted.id, SANDBOX)
+            driver.leave(NET, wanted.id)
+            driver.delete_endpoint(NET, wanted.id)
+
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(live, range(16)))
+        assert host.state() == before
+
+
+class TestMtu:
+    def create(self, host: Host, **options: int) -> int:
+        host.driver().create_network(replace(NETWORK, options=NetworkOptions(**options)))
+        host.driver().create_endpoint(endpoint())
+        mtus = {links()[name]["mtu"] for name in (LINK, container_link(C1))}
+        return int(mtus.pop()) if len(mtus) == 1 else 0
+
+    def test_leaves_room_for_the_tunnel(self, host: Host) -> None:
+        assert self.create(host) == 1500 - 58
+
+    def test_follows_the_interface_with_the_encap_ip(self, host: Host) -> None:
+        ip("link", "set", "eth0", "mtu", "9000")
+        assert self.create(host) == 9000 - 58
+
+    def test_is_the_least_of_several_tunnels(self, host: Host) -> None:
+        ip("link", "add", "eth1", "mtu", "1400", "type", "veth", "peer", "name", "cable1")
+        ip("address", "add", "fd00::1/64", "dev", "eth1", "nodad")
+        host.open_vswitch.set(
+            system_id="host1", ovn_nb=host.northbound.remote, ovn_encap_ip="10.0.0.1,fd00::1"
+        )
+        assert self.create(host) == 1400 - 78
+
+    def test_is_what_the_user_wants(self, host: Host) -> None:
+        assert self.create(host, mtu=1300) == 1300
+
+    def test_larger_than_the_tunnels_carry_is_a_warning(
+        self, host: Host, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert self.create(host, mtu=9000) == 9000
+        assert f"network {NET[:12]} has MTU 9000, but the tunnels of this host carry 1442" in caplog.text
+
+
+def test_on_a_userspace_datapath_the_container_computes_its_checksums(host: Host, network: Network) -> None:
+    host.driver().create_endpoint(endpoint())
+    assert not tx_checksums(container_link(C1))
+
+
+def vswitchd_stopped(host: Host) -> None:
+    host.open_vswitch.stop_daemon()
+
+
+def containers_link_taken(host: Host) -> None:
+    ip("link", "add", container_link(C1), "type", "veth", "peer", "name", "other")
+
+
+def port_taken(host: Host) -> None:
+    port = {"name": LINK, "interfaces": ["named-uuid", "i"]}
+    host.open_vswitch.transact(
+        {"op": "insert", "table": "Interface", "uuid-name": "i", "row": {"name": LINK}},
+        {"op": "insert", "table": "Port", "uuid-name": "p", "row": port},
+        {"op": "mutate", "table": "Bridge", "where": [],
+         "mutations": [["ports", "insert", ["named-uuid", "p"]]]},
+    )  # fmt: skip
+
+
+def controller_stopped(host: Host) -> None:
+    host.controller_runs = False
+
+
+def encap_ip_of_another_host(host: Host) -> None:
+    host.open_vswitch.set(system_id="host1", ovn_nb=host.northbound.remote, ovn_encap_ip="10.0.0.2")
+
+
+def bridge_missing(host: Host) -> None:
+    host.open_vswitch.set(
+        system_id="host1", ovn_nb=host.northbound.remote, ovn_encap_ip="10.0.0.1", ovn_bridge="br-ovn"
+    )
+
+
+def network_deleted(host: Host) -> None:
+    host.driver().delete_network(NET)
+
+
+def address_of_another_host(host: Host) -> None:
+    host.overlay.create_endpoint(endpoint(C2, mac=MAC), HOST2, Deadline(10))
+
+
+def port_of_another_owner(host: Host) -> None:
+    host.northbound.transact(
+        {"op": "insert", "table": "Logical_Switch_Port", "uuid-name": "p", "row": {"name": C1}},
+        {"op": "insert", "table": "Logical_Switch", "row": {"ports": ["named-uuid", "p"]}},
+    )
+
+
+@pytest.mark.usefixtures("network")
+class TestAFailedCreateEndpoint:
+    @pytest.mark.parametrize(
+        ("trouble", "error", "message"),
+        [
+            (vswitchd_stopped, Unavailable, "ovs-vswitchd did not take up the port"),
+            (containers_link_taken, Conflict, "a link of that name exists"),
+            (port_taken, Conflict, "Open vSwitch refuses a port named"),
+            (controller_stopped, Unavailable, "ovn-controller is not running"),
+            (encap_ip_of_another_host, Unavailable, r"no interface .* has the address 10\.0\.0\.2"),
+            (bridge_missing, Unavailable, "no bridge br-ovn"),
+            (network_deleted, NotFound, "is not in the northbound database"),
+            (address_of_another_host, AddressInUse, r"192\.168\.1\.2 is in use .* on host host2"),
+            (port_of_another_owner, OvnDockerError, "constraint violation"),
+        ],
+    )
+    def test_leaves_all_as_it_was(
+        self, host: Host, trouble: Callable[[Host], None], error: type[OvnDockerError], message: str
+    ) -> None:
+        trouble(host)
+        before = host.state()
+        with pytest.raises(error, match=message):
+            host.driver().create_endpoint(endpoint())
+        assert host.state() == before
+
+    @pytest.mark.parametrize("how", ["kill", "pause"])
+    def test_without_the_northbound_database_leaves_all_as_it_was(self, host: Host, how: str) -> None:
+        before = host.state()
+        getattr(host.northbound, how)()
+        driver = host.driver(replace(host.PATIENCE, request=0.5))
+        start = time.monotonic()
+        with pytest.raises(Unavailable, match="OVN_Northbound"):
+            driver.create_endpoint(endpoint())
+        assert time.monotonic() - start < 4
+        assert driver.leftovers.is_set()
+        host.northbound.kill()
+        host.northbound.start()
+        host.sweeper(driver).sweep()
+        assert host.state() == before
+
+    def test_does_not_stand_in_the_way_of_the_next(self, host: Host) -> None:
+        host.controller_runs = False
+        with pytest.raises(Unavailable):
+            host.driver().create_endpoint(endpoint(C1))
+        host.controller_runs = True
+        host.driver().create_endpoint(endpoint(C2))
+
+    def test_did_not_fail_if_open_vswitch_and_ovn_controller_come_up_meanwhile(self, host: Host) -> None:
+        """At boot Docker may start its containers first."""
+        host.controller_runs = False
+        host.open_vswitch.kill()
+        with ThreadPoolExecutor() as threads:
+            driver = host.driver(replace(host.PATIENCE, controller=5, request=10))
+            creates = threads.submit(driver.create_endpoint, endpoint())
+            time.sleep(0.1)
+            host.open_vswitch.start()
+            time.sleep(0.1)
+            host.controller_runs = True
+            creates.result()
+
+
+@pytest.mark.usefixtures("network")
+class TestLateFlows:
+    def test_are_a_warning_and_the_container_starts(
+        self, host: Host, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host.flows = False
+        host.driver().create_endpoint(endpoint())
+        start = time.monotonic()
+        assert host.driver().join(NET, C1, SANDBOX) == container_link(C1)
+        assert 0.25 < time.monotonic() - start < 1
+        (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+        assert record.getMessage() == (
+            f"the flows of endpoint {C1[:12]} on network {NET[:12]} are not in after 0.3 s: "
+            "ovn-controller has not installed its flows; the container starts all the same"
+        )
+
+    def test_fail_the_container_if_the_operator_wants_that(self, host: Host) -> None:
+        host.flows = False
+        host.driver().create_endpoint(endpoint())
+        strict = host.driver(replace(host.PATIENCE, late_flows=LateFlows.FAIL))
+        with pytest.raises(TimedOut, match=r"not in after 0\.3 s: ovn-controller has not installed"):
+            strict.join(NET, C1, SANDBOX)
+
+    def test_of_a_port_that_is_gone_fail_at_once(self, host: Host) -> None:
+        with pytest.raises(Unavailable, match="start the container again"):
+            host.driver().join(NET, C1, SANDBOX)
+
+
+Call = Callable[[Driver], None]
+
+
+def leave(driver: Driver) -> None:
+    driver.leave(NET, C1)
+
+
+def delete(driver: Driver) -> None:
+    driver.delete_endpoint(NET, C1)
+
+
+@pytest.mark.usefixtures("network")
+class TestDeleting:
+    @pytest.mark.parametrize(
+        "calls",
+        [(delete,), (delete, leave), (leave, leave, delete, delete), (delete, delete, leave, leave)],
+        ids=lambda calls: " ".join(call.__name__ for call in calls),
+    )
+    @pytest.mark.parametrize("joined", [True, False])
+    def test_may_come_in_any_order_and_twice(
+        self, host: Host, container: Container, calls: list[Call], joined: bool
+    ) -> None:
+        before = host.state()
+        if joined:
+            host.run(endpoint(), container)
+        else:
+            host.driver().create_endpoint(endpoint())
+        for call in calls:
+            call(host.driver())
+        assert host.state() == before
+
+    def test_what_never_was_is_fine(self, host: Host) -> None:
+        before = host.state()
+        leave(host.driver())
+        delete(host.driver())
+        host.driver().delete_network(NetworkId("ff" * 32))
+        assert host.state() == before
+
+    @pytest.mark.parametrize("missing", ["link", "port", "logical port", "link and port", "network"])
+    def test_finishes_what_is_half_made(self, host: Host, missing: str) -> None:
+        before = host.state()
+        host.driver().create_endpoint(endpoint())
+        if "link" in missing:
+            host.links.delete(LINK)
+        if "port" in missing and "logical" not in missing:
+            host.vswitch.unplug(C1, Deadline(5))
+        if missing == "logical port":
+            mutation = ["ports", "delete", ["uuid", host.northbound.rows("Logical_Switch_Port")[0]["_uuid"]]]
+            host.northbound.transact(
+                {"op": "mutate", "table": "Logical_Switch", "where": [], "mutations": [mutation]}
+            )
+        if missing == "network":
+            host.driver().delete_network(NET)
+        delete(host.driver())
+        if missing == "network":
+            host.driver().create_network(NETWORK)
+        if missing == "logical port":  # its claims are kept until somebody asks for them
+            host.driver().create_endpoint(endpoint(C2))
+            host.driver().delete_endpoint(NET, C2)
+        assert host.state() == before
+
+    @pytest.mark.parametrize("away", ["northbound", "open_vswitch"])
+    def test_without_a_database_does_what_it_can_and_leaves_the_rest_to_the_sweep(
+        self, host: Host, away: str
+    ) -> None:
+        before = host.state()
+        host.driver().create_endpoint(endpoint())
+        host.flows = False
+        driver = host.driver(replace(host.PATIENCE, request=0.3))
+        server = getattr(host, away)
+        server.kill()
+        with pytest.raises(Unavailable):
+            delete(driver)
+        assert not host.links.exists(LINK)
+        assert driver.leftovers.is_set()
+        server.start()
+        assert host.sweeper(driver).sweep() == 1
+        assert host.state() == before
+
+
+@pytest.mark.usefixtures("network")
+class TestTheAddressOfADeadEndpoint:
+    """After a crash Docker forgets its endpoints without a call, and gives their addresses away again."""
+
+    def test_is_taken_over_if_its_container_is_gone(self, host: Host, container: Container) -> None:
+        host.run(endpoint(C1), container)
+        container.die()
+        until(lambda: not host.links.exists(LINK))
+        host.driver().create_endpoint(endpoint(C2))
+        assert [row["name"] for row in host.northbound.rows("Logical_Switch_Port")] == [C2]
+        assert set(host.open_vswitch.ports()) == {host_link(C2)}
+
+    def test_is_taken_over_if_it_was_never_joined(self, host: Host) -> None:
+        """Docker's IPAM gives no address twice: it has forgotten the first."""
+        host.driver().create_endpoint(endpoint(C1))
+        host.driver().create_endpoint(endpoint(C2))
+        assert [row["name"] for row in host.northbound.rows("Logical_Switch_Port")] == [C2]
+        assert not host.links.exists(LINK)
+
+    def test_is_refused_while_its_container_lives(self, host: Host, container: Container) -> None:
+        host.run(endpoint(C1), container)
+        before = host.state()
+        with pytest.raises(AddressInUse, match=f"in use by endpoint {C1[:12]} on host host1"):
+            host.driver().create_endpoint(endpoint(C2))
+        assert host.state() == before
+
+    def test_is_refused_while_its_container_starts(self, host: Host) -> None:
+        host.flows = False
+        driver = host.driver(replace(host.PATIENCE, flows=1))
+        driver.create_endpoint(endpoint(C1))
+        with ThreadPoolExecutor() as threads:
+            joins = threads.submit(driver.join, NET, C1, SANDBOX)
+            until(lambda: "vm-id" in host.open_vswitch.interface(LINK)["external_ids"])
+            with pytest.raises(AddressInUse):
+                driver.create_endpoint(endpoint(C2))
+            host.flows = True
+            joins.result()
+
+    def test_is_refused_if_it_is_another_hosts(self, host: Host) -> None:
+        host.overlay.create_endpoint(endpoint(C1, mac=MAC), HOST2, Deadline(10))
+        with pytest.raises(AddressInUse, match="on host host2"):
+            host.driver().create_endpoint(endpoint(C2))
+
+    def test_a_mac_given_twice_is_refused_even_before_the_first_has_joined(self, host: Host) -> None:
+        """``docker compose up --scale web=2`` with a mac_address: Docker does not mind."""
+        host.driver().create_endpoint(endpoint(C1, "192.168.1.2/24", mac=MAC))
+        before = host.state()
+        with pytest.raises(AddressInUse, match=f"{MAC} is in use by endpoint {C1[:12]}"):
+            host.driver().create_endpoint(endpoint(C2, "192.168.1.3/24", mac=MAC))
+        assert host.state() == before
+
+    def test_of_another_network_on_the_same_switch_is_refused_while_it_may_yet_be_joined(
+        self, host: Host
+    ) -> None:
+        host.northbound.insert("Logical_Switch", name="web")
+        attached = [NetworkId("aa" * 32), NetworkId("bb" * 32)]
+        for network in attached:
+            host.driver().create_network(Network(network, options=NetworkOptions(switch="web")))
+        host.driver().create_endpoint(endpoint(C1, network=attached[0]))
+        with pytest.raises(AddressInUse):
+            host.driver().create_endpoint(endpoint(C2, network=attached[1]))
+        host.links.delete(LINK)
+        host.driver().create_endpoint(endpoint(C3, network=attached[1]))
+
+
+@pytest.mark.parametrize("hangs", ["northbound", "open_vswitch"])
+def test_every_call_has_an_end_when_a_database_hangs(host: Host, network: Network, hangs: str) -> None:
+    host.driver().create_endpoint(endpoint(C1))
+    host.flows = False
+    driver = host.driver(Patience(request=0.5, flows=0.3, controller=0.3))
+    calls: list[Callable[[], object]] = [
+        lambda: driver.create_network(NETWORK),
+        lambda: driver.allocate_network(NETWORK),
+        lambda: driver.create_endpoint(endpoint(C2, "192.168.1.3/24")),
+        lambda: driver.join(NET, C1, SANDBOX),
+        lambda: driver.endpoint_info(NET, C1),
+        lambda: driver.leave(NET, C1),
+        lambda: driver.delete_endpoint(NET, C1),
+        lambda: driver.delete_network(NET),
+        lambda: driver.free_network(NET),
+    ]
+    time.sleep(0.02)
+    getattr(host, hangs).pause()
+
+    def outcome(call: Callable[[], object]) -> type[OvnDockerError] | None:
+        try:
+            call()
+        except OvnDockerError as error:
+            return type(error)
+        return None
+
+    start = time.monotonic()
+    with ThreadPoolExecutor(len(calls)) as threads:
+        outcomes = list(threads.map(outcome, calls))
+    assert time.monotonic() - start < 4
+    local = TimedOut if hangs == "open_vswitch" else None
+    assert outcomes == [TimedOut, TimedOut, TimedOut, local, None, local, TimedOut, TimedOut, TimedOut]
