@@ -23,7 +23,11 @@ _SOON = 5.0
 
 
 class Sweeper:
-    """Looks at the start, every *interval* seconds, and soon after a delete that failed."""
+    """Looks at this host every *interval* seconds, and at the backend at the start and after a failed delete.
+
+    For a backend, a look at all its endpoints is a search through a whole table. Thousands of hosts that
+    searched it every minute would keep it busy with nothing else.
+    """
 
     def __init__(
         self, driver: Driver, backend: Backend, switch: Switch, links: Links, interval: float
@@ -38,15 +42,17 @@ class Sweeper:
         """Sweep in a thread of its own, for the life of the process."""
         threading.Thread(target=self._run, name="sweep", daemon=True).start()
 
-    def sweep(self) -> int:
+    def sweep(self, *, backend_too: bool = True) -> int:
         """Clear the leftovers of this host once, and return how many endpoints they were of.
+
+        What has left a trace on this host is cleared everywhere; *backend_too*: also what has left none.
 
         Raises OvnDockerError if a database cannot be reached. The order of the looks matters: an endpoint
         is first stored, then linked, then plugged, and all that time in flight; so whoever is seen stored
         or linked, and after that neither in flight nor plugged, has been left behind.
         """
         chassis = self._switch.chassis(Deadline(_PATIENCE))
-        stored = self._backend.endpoints(chassis, Deadline(_PATIENCE))
+        stored = self._backend.endpoints(chassis, Deadline(_PATIENCE)) if backend_too else []
         links = self._links.joined(HOST_LINK)
         in_flight = self._driver.in_flight()
         plugged = self._switch.endpoints(Deadline(_PATIENCE))
@@ -69,16 +75,17 @@ class Sweeper:
         return len(leftovers)
 
     def _run(self) -> None:
+        backend_too = True  # whoever was here before us may have left anything
         while True:
             self._driver.leftovers.clear()
-            pause = self._interval
             try:
-                self.sweep()
+                self.sweep(backend_too=backend_too)
+                backend_too = False
             except OvnDockerError as error:
                 log.info("could not look for leftovers, will try again: %s", error)
-                pause = min(pause, _SOON)
+                self._driver.leftovers.set()
             except Exception:
                 log.exception("looking for leftovers failed")
-            if self._driver.leftovers.wait(pause):
-                # A delete has just failed: give what it needed a moment to come back.
-                time.sleep(min(self._interval, _SOON))
+            if self._driver.leftovers.wait(self._interval):
+                backend_too = True
+                time.sleep(min(self._interval, _SOON))  # what was missing may be back in a moment
