@@ -8,6 +8,9 @@ from uuid import UUID, uuid5
 from ovn_docker.errors import Conflict
 from ovn_docker.options import NetworkOptions
 
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
+
 NetworkId = NewType("NetworkId", str)
 """Docker's ID of a network: 64 hexadecimal digits, or 25 letters and digits in swarm mode."""
 
@@ -26,12 +29,64 @@ def row_uuid(kind: str, *key: str) -> str:
     return str(uuid5(_NAMESPACE, "/".join((kind, *key))))
 
 
+PoolId = NewType("PoolId", str)
+"""Our name for a pool of addresses that Docker's IPAM call got from us: a UUID."""
+
+ADDRESS_SPACE = "openvswitch"
+"""How Docker names, in CreateNetwork, pools that come from our IPAM driver."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """A pool of a network; *gateway* is the address that Docker's IPAM set aside for a router, if any."""
+    """A pool of a network; *gateway* is the address that IPAM set aside for a router, if any.
 
-    pool: IPv4Network | IPv6Network
-    gateway: IPv4Address | IPv6Address | None = None
+    *ours*: the addresses come from our IPAM driver.
+    """
+
+    pool: IpNetwork
+    gateway: IpAddress | None = None
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool of our IPAM driver: containers get addresses from *part* of *subnet*, or from all of it.
+
+    *switch*: row of the logical switch that it is bound to, ``None`` until its network is created;
+    *reserved*: what no container may have, the gateway and the auxiliary addresses.
+    """
+
+    id: PoolId
+    subnet: IpNetwork
+    part: IpNetwork | None = None
+    switch: str | None = None
+    reserved: frozenset[IpAddress] = frozenset()
+
+    @property
+    def bound(self) -> bool:
+        """Whether its network exists."""
+        return self.switch is not None
+
+    @property
+    def range(self) -> IpNetwork:
+        """Where addresses are taken from."""
+        return self.part or self.subnet
+
+    @property
+    def first(self) -> IpAddress:
+        """The lowest address that a container or router may have."""
+        return max(self.range[0], self.gateway)
+
+    @property
+    def gateway(self) -> IpAddress:
+        """The lowest address that is not the subnet's own: the router's, unless somebody says otherwise."""
+        return self.subnet[1] if self.subnet.num_addresses > 2 else self.subnet[0]
+
+    @property
+    def last(self) -> IpAddress:
+        """The highest one: below the broadcast address of IPv4."""
+        broadcast = self.subnet.version == 4 and self.subnet.num_addresses > 2
+        return min(self.range[-1], self.subnet[-2] if broadcast else self.subnet[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +157,7 @@ class Chassis:
 
     system_id: str
     northbound: tuple[str, ...]
-    encap_ips: tuple[IPv4Address | IPv6Address, ...]
+    encap_ips: tuple[IpAddress, ...]
     encap_types: tuple[str, ...]
     bridge: str
     datapath: str | None
@@ -139,7 +194,7 @@ def host_link(endpoint: EndpointId) -> str:
     return f"{HOST_LINK}{endpoint[:12]}"
 
 
-def tunnel_overhead(encap_types: tuple[str, ...], encap_ip: IPv4Address | IPv6Address) -> int:
+def tunnel_overhead(encap_types: tuple[str, ...], encap_ip: IpAddress) -> int:
     """Bytes that the tunnel adds to a packet: the largest among *encap_types*.
 
     Outer IP header (20 or 40), then Geneve: UDP 8 + Geneve 8 + OVN's option 8 + Ethernet 14;

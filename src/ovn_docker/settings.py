@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ovn_docker.errors import BadRequest
+from ovn_docker.ipam import Supply, parse_supplies
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -74,6 +75,12 @@ class Settings:
     )
     sweep_interval: float = _setting(
         60.0, _seconds, "SECONDS", "how often to look for what dead endpoints left behind"
+    )
+    address_pools: tuple[Supply, ...] = _setting(
+        parse_supplies("10.192.0.0/12:24,fd6f:766e:646f::/48:64"),
+        parse_supplies,
+        "BASE:PREFIX,...",
+        "where subnets come from with --ipam-driver openvswitch and no --subnet",
     )
     private_key: str = _setting("", str, "FILE", "PEM file with the private key for ssl: databases", "-p")
     certificate: str = _setting("", str, "FILE", "PEM file with the certificate of the private key", "-c")

@@ -4,13 +4,25 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 """
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
+from ovn_docker.backends.addresses import bind
+from ovn_docker.backends.northbound import (
+    CREATED,
+    ENDPOINT,
+    HOST,
+    KEPT,
+    MTU,
+    NETWORK,
+    OURS,
+    SWITCH,
+    Connect,
+    claim_row,
+    stored_endpoint,
+)
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound
 from ovn_docker.host import ovsdb
@@ -24,27 +36,8 @@ from ovn_docker.model import (
     Network,
     NetworkId,
     StoredEndpoint,
-    Tls,
     row_uuid,
 )
-
-OWNER = "ovn-docker:owner"
-HOST = "ovn-docker:host"
-NETWORK = "ovn-docker:network"
-ENDPOINT = "ovn-docker:endpoint"
-SWITCH = "ovn-docker:switch"
-CREATED = "ovn-docker:created"
-MTU = "ovn-docker:mtu"
-KEPT = "ovn-docker:kept"
-_OURS = {OWNER: "overlay"}
-
-_CURE = (
-    "start it on that host with: ovn-docker central start, or name another one with: "
-    "ovs-vsctl set Open_vSwitch . external_ids:ovn-nb=tcp:CENTRAL_IP:6641"
-)
-
-Connect = Callable[[Chassis], Database]
-"""Gives the connection to the northbound database that a chassis is set up for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +51,6 @@ class _Stored:
     def mtu(self) -> int | None:
         mtu = self.ids.get(MTU, "")
         return int(mtu) if mtu.isdigit() else None
-
-
-class Northbound:
-    """The connection to the northbound database; follows what the host is set up for.
-
-    *tls* has precedence over the files that the Open_vSwitch database names.
-    """
-
-    def __init__(self, tls: Tls | None = None) -> None:
-        self._tls = tls
-        self._lock = threading.Lock()
-        self._database: Database | None = None
-        self._for: tuple[object, ...] = ()
-
-    def __call__(self, chassis: Chassis) -> Database:
-        """The connection for *chassis*, new if its settings changed. Raises BadRequest for bad ones."""
-        tls = self._tls or chassis.tls
-        wanted = (chassis.northbound, tls)
-        with self._lock:
-            if self._database is None or self._for != wanted:
-                if any(remote.startswith("ssl:") for remote in chassis.northbound):
-                    ovsdb.use_tls(tls)
-                if self._database is not None:
-                    self._database.close()
-                self._database = Database("OVN_Northbound", chassis.northbound, _CURE)
-                self._for = wanted
-            return self._database
 
 
 class Overlay:
@@ -107,13 +73,15 @@ class Overlay:
             ids[KEPT] = "true"
         if network.options.switch is None:
             row, undo = row_uuid("network", network.id), "ls-del"
-            operation = ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)
+            switch, operation = row, ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)
         else:
-            ids[SWITCH] = _users_switch(database, network, deadline)
+            switch = ids[SWITCH] = _users_switch(database, network, deadline)
             row, undo = row_uuid("attached network", network.id), "dhcp-options-del"
             operation = ovsdb.insert("DHCP_Options", row, cidr=ids.get("subnet", ""), external_ids=ids)
         try:
-            database.transact(operation, deadline=deadline)
+            database.transact(
+                operation, *bind(database, network, switch, chassis, deadline), deadline=deadline
+            )
         except OperationError as error:
             if error.error != "duplicate uuid":
                 raise
@@ -131,7 +99,7 @@ class Overlay:
     ) -> None:
         """Delete the network and what is left of its endpoints; a switch of the user's stays."""
         database = self._connect(chassis)
-        ours = has("external_ids", {**_OURS, NETWORK: network})
+        ours = has("external_ids", {**OURS, NETWORK: network})
         try:
             stored = self._stored(database, network, deadline)
         except NotFound:  # someone typed ls-del: claims are no part of the switch
@@ -160,7 +128,7 @@ class Overlay:
         database = self._connect(chassis)
         stored = self._stored(database, endpoint.network, deadline)
         ids = {
-            **_OURS,
+            **OURS,
             HOST: chassis.system_id,
             NETWORK: endpoint.network,
             ENDPOINT: endpoint.id,
@@ -208,7 +176,7 @@ class Overlay:
                     "Logical_Switch", is_row(switch), mutations=[["ports", "delete", [Reference(row)]]]
                 ),
                 *(
-                    ovsdb.delete("DHCP_Options", is_row(_claim(switch, what)), mine)
+                    ovsdb.delete("DHCP_Options", is_row(claim_row(switch, what)), mine)
                     for what in _text(port["addresses"]).split()
                 ),
                 deadline=deadline,
@@ -216,11 +184,11 @@ class Overlay:
 
     def endpoints(self, chassis: Chassis, deadline: Deadline) -> list[StoredEndpoint]:
         """Every endpoint of this host. A search through the whole table: not while Docker waits."""
-        of_host = has("external_ids", {**_OURS, HOST: chassis.system_id})
+        of_host = has("external_ids", {**OURS, HOST: chassis.system_id})
         (rows,) = self._connect(chassis).transact(
             ovsdb.select("Logical_Switch_Port", of_host, columns=["external_ids"]), deadline=deadline
         )
-        return [_endpoint(row["external_ids"]) for row in rows]
+        return [stored_endpoint(row["external_ids"]) for row in rows]
 
     def _stored(self, database: Database, network: NetworkId, deadline: Deadline) -> _Stored:
         own, attached = row_uuid("network", network), row_uuid("attached network", network)
@@ -244,7 +212,7 @@ class Overlay:
         )
         if not found:
             return
-        holder = _endpoint(found[0]["external_ids"])
+        holder = stored_endpoint(found[0]["external_ids"])
         port = row_uuid("endpoint", holder.id)
         (alive,) = database.transact(
             ovsdb.select("Logical_Switch_Port", is_row(port), columns=["name"]), deadline=deadline
@@ -269,7 +237,7 @@ class Overlay:
 
 
 def _network_ids(network: Network) -> dict[str, str]:
-    ids = {**_OURS, NETWORK: network.id}
+    ids = {**OURS, NETWORK: network.id}
     for subnet in network.subnets:
         # The first driver's names for IPv4; IPv6 follows them.
         version = "" if subnet.pool.version == 4 else "6"
@@ -335,19 +303,7 @@ def _claims(endpoint: Endpoint, switch: str) -> dict[str, str]:
     The addresses come first: if both are taken, it is the address that the user knows.
     """
     mac, *addresses = _port_columns(endpoint)["addresses"].split()
-    return {_claim(switch, what): what for what in (*addresses, mac)}
-
-
-def _claim(switch: str, what: str) -> str:
-    return row_uuid("claim", switch, what)
-
-
-def _endpoint(ids: dict[str, str]) -> StoredEndpoint:
-    created = ids.get(CREATED, "")
-    age = time.time() - int(created) if created.isdigit() else float("inf")
-    return StoredEndpoint(
-        EndpointId(ids.get(ENDPOINT, "")), NetworkId(ids.get(NETWORK, "")), ids.get(HOST, ""), age
-    )
+    return {claim_row(switch, what): what for what in (*addresses, mac)}
 
 
 def _text(column: Any) -> str:

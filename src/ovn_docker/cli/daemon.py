@@ -27,7 +27,9 @@ import ovs.vlog
 
 import ovn_docker
 from ovn_docker import settings as table
-from ovn_docker.backends.overlay import Northbound, Overlay
+from ovn_docker.backends.addresses import Addresses
+from ovn_docker.backends.northbound import Northbound
+from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, LateFlows, Patience
 from ovn_docker.errors import OvnDockerError
@@ -36,6 +38,7 @@ from ovn_docker.host.engine import has_cluster_store
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
+from ovn_docker.ipam import Ipam
 from ovn_docker.model import Tls
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
@@ -62,15 +65,18 @@ def _serve(settings: Settings) -> None:
 
     vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
-    backend = Overlay(Northbound(tls))
+    northbound = Northbound(tls)
+    backend = Overlay(northbound)
     links = Links()
     patience = Patience(
         request=settings.request_timeout,
         flows=settings.flows_timeout,
         late_flows=LateFlows(settings.late_flows),
     )
+    supplies, timeout = settings.address_pools, settings.request_timeout
+    ipam = Ipam(Addresses(northbound), vswitch.chassis, links.routes, supplies, timeout)
     driver = Driver(backend, vswitch, links, Controller(settings.ovn_rundir).check, patience)
-    web = server.Server(server.application(Plugin(driver, _scope(settings.scope))), listener)
+    web = server.Server(server.application(Plugin(driver, ipam, _scope(settings.scope))), listener)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())

@@ -5,12 +5,13 @@ import errno
 import fcntl
 import socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
+from ovn_docker.model import IpNetwork
 
 _SIOCETHTOOL = 0x8946  # linux/sockios.h
 _ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
@@ -84,6 +85,15 @@ class Links:
             f"no interface of this host has the address {address} that ovn-encap-ip names; correct it with: "
             "ovs-vsctl set Open_vSwitch . external_ids:ovn-encap-ip=LOCAL_IP"
         )
+
+    def routes(self) -> list[IpNetwork]:
+        """Networks that this host has routes to, its own included; not the default route."""
+        with IPRoute() as netlink:
+            return [
+                ip_network((destination, route["dst_len"]), strict=False)
+                for route in netlink.get_routes(table=254)  # main, linux/rtnetlink.h
+                if (destination := route.get_attr("RTA_DST")) and not ip_address(destination).is_multicast
+            ]
 
     def _tx_checksums_off(self, link: str) -> None:
         """What ``ethtool -K LINK tx off`` does (netdevice(7), linux/ethtool.h)."""

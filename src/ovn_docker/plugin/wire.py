@@ -8,14 +8,25 @@ version of Docker adds some.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from ovn_docker import options
 from ovn_docker.errors import BadRequest
-from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet
+from ovn_docker.model import (
+    ADDRESS_SPACE,
+    Endpoint,
+    EndpointId,
+    IpAddress,
+    IpNetwork,
+    Network,
+    NetworkId,
+    Pool,
+    PoolId,
+    Subnet,
+)
 
 Answer = Mapping[str, object]
 
@@ -54,11 +65,30 @@ class Driver(Protocol):
         """What ``docker network inspect`` may show; empty when in doubt."""
 
 
+class Ipam(Protocol):
+    """What Docker's IPAM calls ask for. Each may raise OvnDockerError; releases are idempotent."""
+
+    def request_pool(self, subnet: IpNetwork | None, part: IpNetwork | None, version: int) -> Pool:
+        """*subnet*, or one that nobody uses, to give addresses of *part* away."""
+
+    def release_pool(self, pool: PoolId) -> None:
+        """Take it back."""
+
+    def request_address(
+        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool
+    ) -> tuple[IpAddress, int]:
+        """*wanted*, or a free address; and the length of its prefix."""
+
+    def release_address(self, pool: PoolId, address: IpAddress) -> None:
+        """Take it back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plugin:
     """What answers. Docker asks for *scope* once in dockerd's life: its answer may need no database."""
 
     driver: Driver
+    ipam: Ipam
     scope: Callable[[], Literal["local", "global"]] = lambda: "local"
 
 
@@ -100,18 +130,18 @@ class IPAMData(msgspec.Struct, frozen=True):
 
     def subnet(self, version: int) -> Subnet | None:
         """The pool; None for that of Docker's ``null`` IPAM driver, which holds every address."""
-        if self.Pool in {"", "0.0.0.0/0", "::/0"}:
+        if self.Pool in {"0.0.0.0/0", "::/0"}:
             return None
-        given = _interface("Pool", self.Pool, version)
-        pool = given.network
-        if given.ip != pool.network_address:
-            raise BadRequest(f"Pool {_shown(self.Pool)} has host bits set: give {pool}")
+        pool = _network("Pool", self.Pool, version)
+        if pool is None:
+            return None
+        ours = self.AddressSpace == ADDRESS_SPACE
         if not self.Gateway:
-            return Subnet(pool)
+            return Subnet(pool, ours=ours)
         gateway = _interface("Gateway", self.Gateway, version, f"/{pool.prefixlen}").ip
         if gateway not in pool:
             raise BadRequest(f"Gateway {gateway} is not in the subnet {pool}")
-        return Subnet(pool, gateway)
+        return Subnet(pool, gateway, ours)
 
 
 class _PoolsRequest(NetworkRequest, frozen=True):
@@ -188,6 +218,64 @@ class DiscoveryNotification(Request, frozen=True):
     DiscoveryData: Any = None
 
 
+class RequestPoolRequest(Request, frozen=True):
+    """Before a network is created; *Pool* is empty if the user gave no ``--subnet``."""
+
+    Pool: str = ""
+    SubPool: str = ""
+    Options: dict[str, str] | None = None
+    V6: bool = False
+
+
+class PoolRequest(Request, frozen=True):
+    """A call about a pool that came from us."""
+
+    PoolID: PoolId
+
+    def __post_init__(self) -> None:
+        """Our pools' names are UUIDs."""
+        if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", self.PoolID):
+            raise ValueError(f"PoolID {_shown(self.PoolID)} is none of ours")
+
+
+class AddressRequest(PoolRequest, frozen=True):
+    """A call about an address of a pool, without its prefix length; empty: any."""
+
+    Address: str = ""
+    Options: dict[str, str] | None = None
+
+    def address(self) -> IpAddress | None:
+        """The address that is meant. Raises BadRequest."""
+        try:
+            return ip_address(self.Address) if self.Address else None
+        except ValueError:
+            raise BadRequest(f"Address {_shown(self.Address)} is not an IP address") from None
+
+
+def _request_pool(plugin: Plugin, request: RequestPoolRequest) -> Answer:
+    for key in request.Options or {}:
+        raise BadRequest(f"{options.unknown(key, {})}; options of the network go behind -o")
+    version = 6 if request.V6 else 4
+    subnet = _network("Pool", request.Pool, version)
+    part = _network("SubPool", request.SubPool, version)
+    if part is not None and (subnet is None or not part.subnet_of(subnet)):  # type: ignore[arg-type]
+        raise BadRequest(f"the range {part} is not a part of the subnet {subnet or '(none given)'}")
+    pool = plugin.ipam.request_pool(subnet, part, version)
+    return {"PoolID": pool.id, "Pool": str(pool.subnet), "Data": {}}
+
+
+def _request_address(plugin: Plugin, request: AddressRequest) -> Answer:
+    gateway = (request.Options or {}).get("RequestAddressType") == "com.docker.network.gateway"
+    address, prefix = plugin.ipam.request_address(request.PoolID, request.address(), gateway=gateway)
+    return {"Address": f"{address}/{prefix}", "Data": {}}
+
+
+def _release_address(plugin: Plugin, request: AddressRequest) -> None:
+    address = request.address()
+    if address is not None:
+        plugin.ipam.release_address(request.PoolID, address)
+
+
 def _allocate_network(plugin: Plugin, request: AllocateNetworkRequest) -> Answer:
     plugin.driver.allocate_network(request.network())
     return {"Options": request.Options or {}}  # on every node they replace what the user typed
@@ -208,7 +296,7 @@ def _join(plugin: Plugin, request: JoinRequest) -> Answer:
 
 
 METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]] = {
-    "/Plugin.Activate": (Request, lambda _, __: {"Implements": ["NetworkDriver"]}),
+    "/Plugin.Activate": (Request, lambda _, __: {"Implements": ["NetworkDriver", "IpamDriver"]}),
     "/NetworkDriver.GetCapabilities": (
         Request,
         lambda p, _: {"Scope": p.scope(), "ConnectivityScope": "global"},
@@ -230,6 +318,21 @@ METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]]
     "/NetworkDriver.RevokeExternalConnectivity": (EndpointRequest, lambda _, __: None),
     "/NetworkDriver.DiscoverNew": (DiscoveryNotification, lambda _, __: None),
     "/NetworkDriver.DiscoverDelete": (DiscoveryNotification, lambda _, __: None),
+    "/IpamDriver.GetCapabilities": (
+        Request,
+        lambda _, __: {"RequiresMACAddress": False, "RequiresRequestReplay": False},
+    ),
+    "/IpamDriver.GetDefaultAddressSpaces": (
+        Request,
+        lambda _, __: {
+            "LocalDefaultAddressSpace": ADDRESS_SPACE,
+            "GlobalDefaultAddressSpace": ADDRESS_SPACE,
+        },
+    ),
+    "/IpamDriver.RequestPool": (RequestPoolRequest, _request_pool),
+    "/IpamDriver.ReleasePool": (PoolRequest, lambda p, r: p.ipam.release_pool(r.PoolID)),
+    "/IpamDriver.RequestAddress": (AddressRequest, _request_address),
+    "/IpamDriver.ReleaseAddress": (AddressRequest, _release_address),
 }
 """Every path that we answer: the type of its request, and what answers it; None stands for ``{}``."""
 
@@ -273,6 +376,16 @@ def _interface(name: str, text: str, version: int, prefix: str = "") -> IPv4Inte
     if interface.ip.is_multicast or interface.ip.is_unspecified or interface.ip.is_loopback:
         raise BadRequest(f"{name} {_shown(text)} is not for a container: it is no unicast address")
     return interface
+
+
+def _network(name: str, text: str, version: int) -> IpNetwork | None:
+    """A subnet such as 10.1.0.0/24; None if empty."""
+    if not text:
+        return None
+    given = _interface(name, text, version)
+    if given.ip != given.network.network_address:
+        raise BadRequest(f"{name} {_shown(text)} has host bits set: give {given.network}")
+    return given.network
 
 
 def _subnets(given: list[IPAMData], version: int) -> tuple[Subnet, ...]:

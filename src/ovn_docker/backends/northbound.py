@@ -1,0 +1,71 @@
+"""The connection to the OVN northbound database, and the words that our rows have in common.
+
+Which rows there are, and why: docs/architecture.md.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import Database
+from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, row_uuid
+
+OWNER = "ovn-docker:owner"
+HOST = "ovn-docker:host"
+NETWORK = "ovn-docker:network"
+ENDPOINT = "ovn-docker:endpoint"
+SWITCH = "ovn-docker:switch"
+CREATED = "ovn-docker:created"
+MTU = "ovn-docker:mtu"
+KEPT = "ovn-docker:kept"
+OURS = {OWNER: "overlay"}
+
+_CURE = (
+    "start it on that host with: ovn-docker central start, or name another one with: "
+    "ovs-vsctl set Open_vSwitch . external_ids:ovn-nb=tcp:CENTRAL_IP:6641"
+)
+
+Connect = Callable[[Chassis], Database]
+"""Gives the connection to the northbound database that a chassis is set up for."""
+
+
+class Northbound:
+    """The connection to the northbound database; follows what the host is set up for.
+
+    *tls* has precedence over the files that the Open_vSwitch database names.
+    """
+
+    def __init__(self, tls: Tls | None = None) -> None:
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+        self._for: tuple[object, ...] = ()
+
+    def __call__(self, chassis: Chassis) -> Database:
+        """The connection for *chassis*, new if its settings changed. Raises BadRequest for bad ones."""
+        tls = self._tls or chassis.tls
+        wanted = (chassis.northbound, tls)
+        with self._lock:
+            if self._database is None or self._for != wanted:
+                if any(remote.startswith("ssl:") for remote in chassis.northbound):
+                    ovsdb.use_tls(tls)
+                if self._database is not None:
+                    self._database.close()
+                self._database = Database("OVN_Northbound", chassis.northbound, _CURE)
+                self._for = wanted
+            return self._database
+
+
+def claim_row(switch: str, what: str) -> str:
+    """UUID of the row that stands for an address or a MAC in use on a logical switch."""
+    return row_uuid("claim", switch, what)
+
+
+def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:
+    """The endpoint that a row's external_ids tell of."""
+    created = ids.get(CREATED, "")
+    age = time.time() - int(created) if created.isdigit() else float("inf")
+    return StoredEndpoint(
+        EndpointId(ids.get(ENDPOINT, "")), NetworkId(ids.get(NETWORK, "")), ids.get(HOST, ""), age
+    )
