@@ -62,6 +62,8 @@ class Cluster:
         wanted, found = self.wanted(), self.found()
         assert found - wanted == set(), "left behind"
         assert wanted - found == set(), "missing"
+        for host in self.hosts:
+            assert "Traceback" not in host.path(host.driver.log).read_text()
 
     def sweep(self, host: Host) -> None:
         """Returns when the driver has looked for leftovers: it found the one that we made."""
