@@ -8,15 +8,14 @@ backend binds the pool to its logical switch, and from then on an address is a c
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from collections.abc import Callable, Iterator
 from typing import Protocol
 from uuid import uuid4
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict
 from ovn_docker.model import Chassis, IpAddress, IpNetwork, Pool, PoolId
+from ovn_docker.supply import Supply
 
 log = logging.getLogger(__name__)
 
@@ -55,27 +54,6 @@ class AddressStore(Protocol):
 
     def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
         """Subnets of all networks and pools of the cluster. May be slow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Supply:
-    """Where a pool comes from if the user names none: subnets of *prefix* length out of *base*."""
-
-    base: IpNetwork
-    prefix: int
-
-    def pick(self, taken: list[IpNetwork]) -> IpNetwork | None:
-        """One that overlaps none of *taken*, by chance; None if there is none."""
-        same_version = [network for network in taken if network.version == self.base.version]
-        count = 1 << (self.prefix - self.base.prefixlen)
-        size = 1 << (self.base.max_prefixlen - self.prefix)
-        numbers: Iterable[int] = random.sample(range(count), min(count, 4096)) if count < 1 << 62 else ()
-        for number in numbers:
-            start = int(self.base.network_address) + number * size
-            subnet = type(self.base)((start, self.prefix))
-            if not any(subnet.overlaps(other) for other in same_version):
-                return subnet
-        return None
 
 
 class Ipam:
@@ -148,7 +126,7 @@ class Ipam:
         for supply in self._supplies:
             if supply.base.version == version and (subnet := supply.pick(taken)):
                 return subnet
-        bases = ", ".join(f"{s.base}:{s.prefix}" for s in self._supplies if s.base.version == version)
+        bases = ", ".join(str(supply) for supply in self._supplies if supply.base.version == version)
         raise Conflict(
             f"no free IPv{version} subnet in {bases or 'no supply'}; give --subnet, or --address-pools"
         )
@@ -188,22 +166,3 @@ class Ipam:
             count = min(_BATCH, size - number * _BATCH) if size <= _EXHAUSTIVE else _BATCH
             yield [make(first + (start - first + step) % size) for step in range(count)]
             start += _BATCH
-
-
-def parse_supplies(text: str) -> tuple[Supply, ...]:
-    """``BASE:PREFIX,...``, such as ``10.192.0.0/12:24``. Raises ValueError that says what to give."""
-    supplies = []
-    for item in text.split(","):
-        base, _, prefix = item.strip().rpartition(":")
-        try:
-            address, _, length = base.partition("/")
-            make = IPv4Network if ip_address(address).version == 4 else IPv6Network
-            supply = Supply(make(f"{address}/{length}"), int(prefix))
-        except ValueError:
-            raise ValueError("networks and prefix lengths, such as 10.192.0.0/12:24,fd00:1::/48:64") from None
-        if not supply.base.prefixlen <= supply.prefix <= supply.base.max_prefixlen - 2:
-            raise ValueError(
-                f"a prefix length from {supply.base.prefixlen} to {supply.base.max_prefixlen - 2}"
-            )
-        supplies.append(supply)
-    return tuple(supplies)

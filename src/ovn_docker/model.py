@@ -100,6 +100,28 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedNetwork:
+    """A network with a name in the cluster.
+
+    *definition*: what Docker needs to make it (body of ``POST /networks/create``), ``None`` as long as nobody
+    has told; *removed*: a host has removed it, and the others do when no container of theirs uses it.
+    """
+
+    name: str
+    definition: dict[str, object] | None
+    removed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNetwork:
+    """A network of this host's Docker that is the network *shared* of the cluster."""
+
+    id: NetworkId
+    shared: str
+    definition: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A container's attachment to a network. *mac* is ``None`` until somebody chose one."""
 

@@ -1,11 +1,15 @@
 """The options of ``docker network create -o KEY=VALUE``: one table for parsing, help and documentation."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ovn_docker.errors import BadRequest
+
+SHARED_NAME = "ovn.network"
+"""The option that gives a network a name in the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +18,7 @@ class NetworkOptions:
 
     mtu: int | None = None
     switch: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,13 @@ def _switch(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    """Name of a network in the cluster; it becomes the name of a logical switch and of Docker networks."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise ValueError("a name of 1 to 64 letters, digits, '_', '.' and '-', a letter or digit first")
+    return text
+
+
 OPTIONS = (
     Option(
         "com.docker.network.driver.mtu",
@@ -48,6 +60,13 @@ OPTIONS = (
         _mtu,
         "MTU of the interface with ovn-encap-ip, less the tunnel's overhead",
         "MTU in bytes of the containers' interfaces on this network",
+    ),
+    Option(
+        SHARED_NAME,
+        "name",
+        _name,
+        "a network of this host alone",
+        "name of the network in the cluster: it appears on every host, and is the same on all of them",
     ),
     Option(
         "ovn.switch",
@@ -75,6 +94,8 @@ def parse(given: Mapping[str, object]) -> NetworkOptions:
             fields[option.field] = option.parse(text)
         except ValueError as error:
             raise BadRequest(f"option {key}={text[:80]!r} is not valid: give {error}") from None
+    if "name" in fields and "switch" in fields:
+        raise BadRequest("options ovn.network and ovn.switch exclude each other: give one of them")
     return NetworkOptions(**fields)
 
 

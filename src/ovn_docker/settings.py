@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ovn_docker.errors import BadRequest
-from ovn_docker.ipam import Supply, parse_supplies
+from ovn_docker.supply import Supply, parse_supplies
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -82,6 +82,13 @@ class Settings:
         "BASE:PREFIX,...",
         "where subnets come from with --ipam-driver openvswitch and no --subnet",
     )
+    sync: str = _setting(
+        "on",
+        _one_of("on", "off"),
+        "on|off",
+        "make networks with a name in the cluster (-o ovn.network) in this host's Docker",
+    )
+    docker: Path = _setting(Path("/var/run/docker.sock"), _path, "PATH", "Docker's own socket")
     private_key: str = _setting("", str, "FILE", "PEM file with the private key for ssl: databases", "-p")
     certificate: str = _setting("", str, "FILE", "PEM file with the certificate of the private key", "-c")
     ca_cert: str = _setting(

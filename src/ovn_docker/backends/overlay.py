@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
+from ovn_docker.backends import shared
 from ovn_docker.backends.addresses import bind
 from ovn_docker.backends.northbound import (
     CREATED,
@@ -26,7 +27,7 @@ from ovn_docker.backends.northbound import (
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Database, OperationError, Reference, Row, has, is_row, require
+from ovn_docker.host.ovsdb import Database, Operation, OperationError, Reference, Row, has, is_row, require
 from ovn_docker.model import (
     AddressInUse,
     Attachment,
@@ -68,31 +69,56 @@ class Overlay:
         Raises BadRequest without that switch, Conflict if it or the network is there with other subnets.
         """
         database = self._connect(chassis)
+        while True:
+            row, switch, operations = self._making(database, network, chassis, deadline, kept=kept)
+            pools = bind(database, network, switch, chassis, deadline)
+            try:
+                database.transact(*operations, *pools, deadline=deadline)
+            except OperationError as error:
+                if error.error != "duplicate uuid":
+                    raise
+                if operations[error.index]["uuid"] != row:
+                    continue  # another host has made the shared switch in this moment: join it
+                self._check_same_network(database, network, operations[error.index], deadline)
+            return
+
+    def _making(
+        self, database: Database, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool
+    ) -> tuple[str, str, list[Operation]]:
+        """UUID of the row that stands for the network, of its switch, and what makes both."""
         ids = _network_ids(network)
         if kept:
             ids[KEPT] = "true"
-        if network.options.switch is None:
-            row, undo = row_uuid("network", network.id), "ls-del"
-            switch, operation = row, ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)
+        if network.options.switch is None and network.options.name is None:
+            row = row_uuid("network", network.id)
+            return row, row, [ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)]
+        row = row_uuid("attached network", network.id)
+        operations = []
+        if network.options.name is not None:
+            switch = shared.switch_row(network)
+            description = {key: value for key, value in ids.items() if key != NETWORK}
+            operations = shared.join(
+                database, network, {**description, shared.NAME: network.options.name}, deadline
+            )
+            ids |= shared.note_ids(network.options.name, switch, chassis)
         else:
             switch = ids[SWITCH] = _users_switch(database, network, deadline)
-            row, undo = row_uuid("attached network", network.id), "dhcp-options-del"
-            operation = ovsdb.insert("DHCP_Options", row, cidr=ids.get("subnet", ""), external_ids=ids)
-        try:
-            database.transact(
-                operation, *bind(database, network, switch, chassis, deadline), deadline=deadline
-            )
-        except OperationError as error:
-            if error.error != "duplicate uuid":
-                raise
-            there = self._stored(database, network.id, deadline).ids
-            for key, wanted in ids.items():
-                if key != KEPT and there.get(key) != wanted:
-                    raise Conflict(
-                        f"network {network.id[:12]} is in the northbound database with "
-                        f"{key}={there.get(key)!r}, asked for was {wanted!r}; "
-                        f"delete it with: ovn-nbctl {undo} {row}"
-                    ) from None
+        note = ovsdb.insert("DHCP_Options", row, cidr=ids.get("subnet", ""), external_ids=ids)
+        return row, switch, [*operations, note]
+
+    def _check_same_network(
+        self, database: Database, network: Network, wanted: Operation, deadline: Deadline
+    ) -> None:
+        """The network is there already. Raises Conflict unless it is the one that was asked for."""
+        there = self._stored(database, network.id, deadline).ids
+        for key, value in ovsdb.decode(wanted["row"]["external_ids"]).items():
+            if key != KEPT and there.get(key) != value:
+                undo = "ls-del" if wanted["table"] == "Logical_Switch" else "dhcp-options-del"
+                raise Conflict(
+                    f"network {network.id[:12]} is in the northbound database with "
+                    f"{key}={there.get(key)!r}, asked for was {value!r}; "
+                    f"delete it with: ovn-nbctl {undo} {wanted['uuid']}"
+                )
 
     def delete_network(
         self, network: NetworkId, chassis: Chassis, deadline: Deadline, *, kept: bool = False
@@ -117,6 +143,8 @@ class Overlay:
             ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
             deadline=deadline,
         )
+        if shared.NAME in stored.ids:
+            shared.leave(database, stored.ids[shared.NAME], chassis, deadline)
 
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Make the endpoint's logical switch port and claim its addresses: all or nothing.

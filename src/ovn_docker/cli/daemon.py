@@ -30,11 +30,13 @@ from ovn_docker import settings as table
 from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, LateFlows, Patience
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.controller import Controller
-from ovn_docker.host.engine import has_cluster_store
+from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
@@ -85,6 +87,8 @@ def _serve(settings: Settings) -> None:
         vswitch.check(vswitch.chassis(Deadline(1)))
     except OvnDockerError as error:
         log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
+    if settings.sync == "on":
+        Follower(SharedNetworks(northbound), vswitch.chassis, Engine(settings.docker)).start()
     Sweeper(driver, backend, vswitch, links, settings.sweep_interval).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
@@ -106,7 +110,8 @@ def _settings() -> Settings:
     for setting in fields(Settings):
         about = setting.metadata
         names = [*filter(None, [about["short"]]), table.option(setting)]
-        default = f" (default {setting.default})" if setting.default else ""
+        shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
+        default = f" (default {shown})" if shown else ""
         group.add_argument(*names, dest=setting.name, metavar=about["metavar"], help=about["help"] + default)
     ovs.daemon.add_args(parser)
     logging_options = parser.add_argument_group("Logging Options")

@@ -1,7 +1,19 @@
-"""What kind of Docker engine runs here: found out without asking it, for it may be asking us."""
+"""The Docker engine of this host: what kind it is, and its networks.
 
+It must not be asked anything while it waits for an answer of ours; what it must be known by then is found
+out otherwise.
+"""
+
+import http.client
 import json
+import socket
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ovn_docker.errors import Conflict, Unavailable
+from ovn_docker.model import LocalNetwork, NetworkId
+from ovn_docker.options import SHARED_NAME
 
 _CONFIG = Path("/etc/docker/daemon.json")
 
@@ -39,3 +51,63 @@ def _settings(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
+
+
+class Engine:
+    """Docker's API on its Unix socket (docs.docker.com, "Engine API"), without a version: any will do."""
+
+    _TIMEOUT = 30.0
+    """Seconds; making a network has Docker ask us."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def networks(self) -> list[LocalNetwork]:
+        """The networks of our driver that have a name in the cluster. Raises Unavailable."""
+        filters = quote(json.dumps({"driver": ["openvswitch"]}))
+        return [
+            LocalNetwork(NetworkId(network["Id"]), name, _definition(network))
+            for network in self._ask("GET", f"/networks?filters={filters}")
+            if (name := (network.get("Options") or {}).get(SHARED_NAME))
+        ]
+
+    def create_network(self, definition: dict[str, object]) -> None:
+        """Make a network. Raises Conflict if Docker does not want it, Unavailable if it does not answer."""
+        self._ask("POST", "/networks/create", definition)
+
+    def remove_network(self, network: LocalNetwork) -> None:
+        """Remove a network. Raises Conflict if containers use it, Unavailable if Docker does not answer."""
+        self._ask("DELETE", f"/networks/{network.id}")
+
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
+        connection = http.client.HTTPConnection("docker")
+        try:
+            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.sock.settimeout(self._TIMEOUT)
+            connection.sock.connect(str(self._path))
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            text = response.read()
+            answer = json.loads(text) if text.strip() else None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise Unavailable(f"Docker does not answer on {self._path}: {error}") from None
+        finally:
+            connection.close()
+        if response.status == http.HTTPStatus.NOT_FOUND and method == "DELETE":
+            return None
+        if response.status >= http.HTTPStatus.BAD_REQUEST:
+            said = answer.get("message", "") if isinstance(answer, dict) else ""
+            raise Conflict(f"Docker says: {said or response.reason}")
+        return answer
+
+
+def _definition(network: dict[str, Any]) -> dict[str, object]:
+    """The body of ``POST /networks/create`` that makes the same network on another host."""
+    same = ("Name", "Driver", "Internal", "Attachable", "EnableIPv4", "EnableIPv6", "Options", "Labels")
+    ipam = network.get("IPAM") or {}
+    return {
+        **{key: network[key] for key in same if key in network},
+        "IPAM": {key: ipam.get(key) for key in ("Driver", "Options", "Config")},
+        "CheckDuplicate": True,
+    }

@@ -1,0 +1,179 @@
+"""Networks that have a name in the cluster: one logical switch, and a note for every host that has it.
+
+The UUID of the switch follows from the name, so of two hosts that make it at once one succeeds and the other
+joins. Its external_ids hold what the other hosts need to make the same network in their Docker. One row, the
+*generation*, changes with any of this: it tells whether there is something to look for.
+"""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+from ovn_docker.backends.northbound import HOST, OURS, SWITCH, Connect
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import Conflict
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require
+from ovn_docker.model import Chassis, Network, SharedNetwork, row_uuid
+
+NAME = "ovn-docker:name"
+_SHARED = {**OURS, "ovn-docker:shared": "true"}
+_NOTE = {"ovn-docker:note": "true"}
+_DEFINITION = "ovn-docker:definition"
+_REMOVED = "ovn-docker:removed"
+_GENERATION = "ovn-docker:generation"
+_GENERATION_ROW = row_uuid("generation")
+
+
+class SharedNetworks:
+    """The networks of the cluster, as the hosts' drivers keep them in step."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
+    def generation(self, chassis: Chassis, deadline: Deadline) -> str:
+        """A word that is another one after every change."""
+        (rows,) = self._connect(chassis).transact(
+            ovsdb.select("DHCP_Options", is_row(_GENERATION_ROW), columns=["external_ids"]), deadline=deadline
+        )
+        return str(rows[0]["external_ids"].get(_GENERATION, "")) if rows else ""
+
+    def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
+        """All networks of the cluster. A search through all switches."""
+        (rows,) = self._connect(chassis).transact(
+            ovsdb.select("Logical_Switch", has("external_ids", _SHARED), columns=["external_ids"]),
+            deadline=deadline,
+        )
+        return [
+            SharedNetwork(ids.get(NAME, ""), _definition(ids.get(_DEFINITION, "")), _REMOVED in ids)
+            for ids in (row["external_ids"] for row in rows)
+        ]
+
+    def define(self, name: str, definition: dict[str, object], chassis: Chassis, deadline: Deadline) -> None:
+        """Keep what Docker knows of a network, for the other hosts; the first definition counts."""
+        text = json.dumps(definition, sort_keys=True)
+        self._connect(chassis).transact(
+            ovsdb.mutate(
+                "Logical_Switch",
+                is_row(_switch(name)),
+                mutations=[["external_ids", "insert", {_DEFINITION: text}]],
+            ),
+            _changed(),
+            deadline=deadline,
+        )
+
+
+def join(database: Database, network: Network, ids: dict[str, str], deadline: Deadline) -> list[Operation]:
+    """Operations that make the network's switch, or join the one that is there; *ids* describe it.
+
+    Raises Conflict if that one has other subnets or options.
+    """
+    name = network.options.name or ""
+    row = _switch(name)
+    (found, generation) = database.transact(
+        ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
+        ovsdb.select("DHCP_Options", is_row(_GENERATION_ROW), columns=["_uuid"]),
+        deadline=deadline,
+    )
+    if not generation:
+        try:
+            database.transact(
+                ovsdb.insert("DHCP_Options", _GENERATION_ROW, cidr="", external_ids=OURS), deadline=deadline
+            )
+        except OperationError as error:
+            if error.error != "duplicate uuid":
+                raise
+    if not found:
+        return [ovsdb.insert("Logical_Switch", row, name=name, external_ids={**_SHARED, **ids}), _changed()]
+    _check_same(name, found[0]["external_ids"], ids)
+    return [
+        require("Logical_Switch", row),
+        ovsdb.mutate("Logical_Switch", is_row(row), mutations=[["external_ids", "delete", [_REMOVED]]]),
+        _changed(),
+    ]
+
+
+def switch_row(network: Network) -> str:
+    """UUID of the logical switch of a network with a name."""
+    return _switch(network.options.name or "")
+
+
+def note_ids(name: str, switch: str, chassis: Chassis) -> dict[str, str]:
+    """What a host's note on a shared network says besides what it is."""
+    return {NAME: name, SWITCH: switch, HOST: chassis.system_id, **_NOTE}
+
+
+def leave(database: Database, name: str, chassis: Chassis, deadline: Deadline) -> None:
+    """A host has given the network up: mark it as removed, and delete it if no other host has it any more.
+
+    The others give it up when they see the mark. Raises Conflict that names those with containers on it.
+    """
+    row = _switch(name)
+    mark = [["external_ids", "insert", {_REMOVED: chassis.system_id}]]
+    database.transact(
+        ovsdb.mutate("Logical_Switch", is_row(row), mutations=mark), _changed(), deadline=deadline
+    )
+    of_switch = has("external_ids", {**OURS, SWITCH: row})
+    try:
+        database.transact(
+            _none("DHCP_Options", has("external_ids", {**OURS, **_NOTE, SWITCH: row})),
+            require("Logical_Switch", row, ["ports", "==", ["set", []]]),
+            ovsdb.delete("Logical_Switch", is_row(row)),
+            ovsdb.delete("DHCP_Options", of_switch),
+            _changed(),
+            deadline=deadline,
+        )
+    except OperationError as error:
+        if error.error != "timed out":
+            raise
+        (ports,) = database.transact(
+            ovsdb.select("Logical_Switch_Port", of_switch, columns=["external_ids"]), deadline=deadline
+        )
+        users = sorted({port["external_ids"].get(HOST, "?") for port in ports})
+        if users:
+            raise Conflict(
+                f"network {name} still has containers on {', '.join(users)}; it goes there when they do"
+            ) from None
+
+
+def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> None:
+    for key in ("subnet", "subnet6", "gateway_ip", "gateway_ip6", "ovn-docker:internal", "ovn-docker:mtu"):
+        if there.get(key, "") != wanted.get(key, ""):
+            raise Conflict(
+                f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "
+                f"cluster, asked for was {wanted.get(key, 'none')}; create it as it is there, or give it "
+                "another name"
+            )
+
+
+def _definition(text: str) -> dict[str, object] | None:
+    try:
+        definition = json.loads(text)
+    except ValueError:
+        return None
+    return definition if isinstance(definition, dict) else None
+
+
+def _changed() -> Operation:
+    mutations: list[list[Any]] = [
+        ["external_ids", "delete", [_GENERATION]],
+        ["external_ids", "insert", {_GENERATION: str(uuid4())}],
+    ]
+    return ovsdb.mutate("DHCP_Options", is_row(_GENERATION_ROW), mutations=mutations)
+
+
+def _none(table: str, *where: ovsdb.Condition) -> Operation:
+    """Go on only if no row satisfies *where* (RFC 7047, 5.2.6)."""
+    return {
+        "op": "wait",
+        "timeout": 0,
+        "table": table,
+        "where": list(where),
+        "columns": ["_uuid"],
+        "until": "==",
+        "rows": [],
+    }
+
+
+def _switch(name: str) -> str:
+    return row_uuid("shared network", name)

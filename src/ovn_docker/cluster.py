@@ -1,0 +1,118 @@
+"""Keeps this host's Docker in step with the networks that have a name in the cluster (``-o ovn.network``).
+
+``docker network create`` on one host makes a network appear on all, ``docker network rm`` makes it go, as
+with the key-value store that Docker had until version 23. All of it happens outside Docker's calls to us:
+Docker may not be asked while it waits for an answer.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import Conflict, OvnDockerError
+from ovn_docker.model import Chassis, LocalNetwork, SharedNetwork
+
+log = logging.getLogger(__name__)
+
+_LOOK = 2.0
+"""Seconds between two looks at the generation: one row by its UUID, 0.05 ms of the database's time."""
+
+_FULL_LOOK = 30.0
+"""Seconds between two full comparisons when nothing seems to have changed."""
+
+_PATIENCE = 10.0
+
+
+class Store(Protocol):
+    """The networks of the cluster."""
+
+    def generation(self, chassis: Chassis, deadline: Deadline) -> str:
+        """A word that is another one after every change."""
+
+    def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
+        """All of them."""
+
+    def define(self, name: str, definition: dict[str, object], chassis: Chassis, deadline: Deadline) -> None:
+        """Keep what Docker knows of one, for the other hosts."""
+
+
+class Engine(Protocol):
+    """This host's Docker."""
+
+    def networks(self) -> list[LocalNetwork]:
+        """Its networks of our driver that have a name in the cluster."""
+
+    def create_network(self, definition: dict[str, object]) -> None:
+        """Make a network. Raises Conflict if Docker does not want it."""
+
+    def remove_network(self, network: LocalNetwork) -> None:
+        """Remove a network. Raises Conflict if containers use it."""
+
+
+class Follower:
+    """Compares the cluster's networks with Docker's and makes and removes networks in Docker."""
+
+    def __init__(self, store: Store, chassis: Callable[[Deadline], Chassis], engine: Engine) -> None:
+        self._store = store
+        self._chassis = chassis
+        self._engine = engine
+        self._told: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Follow in a thread of its own, for the life of the process."""
+        threading.Thread(target=self._run, name="cluster", daemon=True).start()
+
+    def follow(self) -> bool:
+        """Bring Docker in step once; False if something has to wait, such as for containers to go.
+
+        Raises OvnDockerError if the database or Docker cannot be reached.
+        """
+        deadline = Deadline(_PATIENCE)
+        chassis = self._chassis(deadline)
+        shared = self._store.networks(chassis, deadline)
+        local = {network.shared: network for network in self._engine.networks()}
+        done = True
+        for network in shared:
+            try:
+                self._bring_in_step(network, local.get(network.name), chassis, deadline)
+            except Conflict as error:
+                done = False
+                if self._told.get(network.name) != str(error):
+                    log.warning("network %s of the cluster: %s", network.name, error)
+                self._told[network.name] = str(error)
+            else:
+                self._told.pop(network.name, None)
+        return done
+
+    def _bring_in_step(
+        self, network: SharedNetwork, here: LocalNetwork | None, chassis: Chassis, deadline: Deadline
+    ) -> None:
+        if network.removed:
+            if here is not None:
+                self._engine.remove_network(here)
+                log.info("removed network %s, as in the cluster", network.name)
+        elif here is None:
+            if network.definition is not None:
+                self._engine.create_network(network.definition)
+                log.info("created network %s, as in the cluster", network.name)
+        elif network.definition is None:
+            self._store.define(network.name, here.definition, chassis, deadline)
+
+    def _run(self) -> None:
+        seen, wait = None, threading.Event()
+        looks = 0
+        while True:
+            try:
+                deadline = Deadline(_PATIENCE)
+                generation = self._store.generation(self._chassis(deadline), deadline)
+                if generation != seen or looks * _LOOK >= _FULL_LOOK:
+                    seen, looks = (generation if self.follow() else None), 0
+            except OvnDockerError as error:
+                log.debug("cannot follow the cluster now: %s", error)
+                seen = None
+            except Exception:
+                log.exception("following the cluster failed")
+            looks += 1
+            wait.wait(_LOOK)
