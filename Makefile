@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run stop check lint test install uninstall clean
+.PHONY: help run stop check lint test test-engines install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -11,7 +11,7 @@ UNITS := ovn-docker-overlay.socket ovn-docker-overlay.service
 SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
 
 run: ## install what is missing, start everything, play the guide's session (as root)
 	@demo/up.sh
@@ -36,6 +36,11 @@ test: ## all tests: unit, functional, end to end (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest tests/unit tests/functional tests/e2e
+
+test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/cache (as root)
+	@scripts/debian-packages test
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/pytest tests/e2e -m engines
 
 install: ## install into PREFIX (/opt/ovn-docker), with systemd units; DESTDIR for packages (as root)
 	@scripts/debian-packages install

@@ -76,6 +76,12 @@ def fabric(request: pytest.FixtureRequest) -> Fabric:
     return _fabric(request)
 
 
+@pytest.fixture(scope="module")
+def module_fabric(request: pytest.FixtureRequest) -> Fabric:
+    """A fabric without hosts, for the tests of one module."""
+    return _fabric(request)
+
+
 @pytest.fixture(scope="session")
 def two_hosts(request: pytest.FixtureRequest) -> tuple[Host, Host]:
     """Two hosts on which all but the driver runs, set up with the guide's commands.

@@ -13,7 +13,7 @@ from e2e.lab.host import Host
 PROGRAMS = (
     *("bridge", "ip", "mount", "nsenter", "pivot_root", "tini", "unshare"),
     *("ovn-controller", "ovn-northd", "ovs-vswitchd", "ovsdb-server"),
-    *("busybox", "containerd", "docker", "dockerd", "iptables", "python3"),
+    *("busybox", "containerd", "docker", "dockerd", "etcd", "iptables", "python3"),
 )
 
 
@@ -80,15 +80,20 @@ class Fabric:
         at_once(Host.power_on, hosts)
         return hosts
 
-    def cluster(self, *names: str, engine: str = "20.10") -> list[Host]:
-        """New hosts on which everything but the driver runs; the first is also OVN's central host."""
+    def cluster(self, *names: str, engine: str = "20.10", store: bool = False) -> list[Host]:
+        """New hosts on which everything but the driver runs; the first is also OVN's central host.
+
+        With `store`, Docker keeps its global networks in an etcd on the first host.
+        """
         hosts = self.add_hosts(*names, engine=engine)
         at_once(Host.start_switch, hosts)
         hosts[0].start_central()
+        if store:
+            hosts[0].etcd.start()
 
         def complete(host: Host) -> None:
             host.join(hosts[0].address)
-            host.start_docker()
+            host.start_docker(*(host.cluster_store(hosts[0].address) if store else ()))
             host.load("busybox")
 
         at_once(complete, hosts)

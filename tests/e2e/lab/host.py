@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from e2e.lab import images
 from e2e.lab.command import LabError, begin, run
-from e2e.lab.services import Controller, Daemon, Dockerd, Service, Vswitchd
+from e2e.lab.services import Controller, Daemon, Dockerd, Etcd, Service, Vswitchd
 
 if TYPE_CHECKING:
     from e2e.lab.fabric import Fabric
@@ -57,6 +57,13 @@ class Host:
         containerd = "/run/containerd/containerd.sock"
         self.containerd = Service(self, "containerd", listens=containerd)
         self.dockerd = Dockerd(self, "dockerd", f"--containerd={containerd}", listens="/run/docker.sock")
+        etcd = f"http://{self.address}:2379"
+        self.etcd = Etcd(
+            self,
+            *("etcd", "--enable-v2", "--data-dir=/var/lib/etcd"),
+            *(f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}"),
+            listens=etcd,
+        )
         self.driver = Service(
             self,
             str(Path(sys.executable).parent / "ovn-docker-overlay-driver"),
@@ -217,6 +224,10 @@ class Host:
         """containerd and dockerd; images come with `load`."""
         self.containerd.start()
         self.dockerd.start(*options)
+
+    def cluster_store(self, central: str) -> tuple[str, ...]:
+        """Options with which dockerd keeps its global networks in the etcd at an address."""
+        return f"--cluster-store=etcd://{central}:2379", f"--cluster-advertise={self.address}:0"
 
     def load(self, image: str) -> None:
         """Give Docker one of the lab's images: "busybox", or "tools" that adds python3 and iproute2's ip."""

@@ -92,6 +92,14 @@ class Dockerd(Service):
             return ping.getresponse().status == http.HTTPStatus.OK
 
 
+class Etcd(Service):
+    """A key-value store: ready when it says so at the address that it `listens` on."""
+
+    def ready(self) -> bool:
+        health = self.host.run("busybox", "wget", "-q", "-O-", f"{self.listens}/health", check=False)
+        return '"true"' in health
+
+
 class Daemon(Service):
     """A program of Open vSwitch or OVN, ready when the command that starts it returns.
 

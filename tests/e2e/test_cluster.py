@@ -1,0 +1,78 @@
+"""One network on many hosts, without a key-value store: made on one, it is there on all."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.lab import CommandError, Fabric, Host, wait_for
+
+CREATE = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch")
+
+
+def networks(host: Host) -> list[str]:
+    """What `docker network ls` shows of ours."""
+    return host.docker("network", "ls", "--filter=driver=openvswitch", "--format={{.Name}}").split()
+
+
+def address(host: Host, container: str) -> str:
+    return host.docker("inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
+
+
+@pytest.fixture(scope="module")
+def hosts(request: pytest.FixtureRequest) -> Iterator[list[Host]]:
+    """Three hosts with the driver."""
+    with Fabric() as fabric:
+        hosts = fabric.cluster("host1", "host2", "host3")
+        for host in hosts:
+            host.driver.start("--sweep-interval=3")
+        yield hosts
+
+
+@pytest.fixture(autouse=True)
+def clean(hosts: list[Host]) -> Iterator[None]:
+    yield
+    for host in hosts:
+        for container in host.docker("ps", "--all", "--quiet").split():
+            host.docker("rm", "--force", container)
+    for host in hosts:
+        for network in networks(host):
+            host.run("docker", "network", "rm", network, check=False)
+    wait_for(lambda: not any(map(networks, hosts)), "the networks to go everywhere", timeout=40)
+    wait_for(lambda: hosts[0].run("ovn-nbctl", "ls-list") == "", "the switches to go")
+
+
+def test_a_network_made_on_one_host_is_there_on_all_and_goes_from_all(hosts: list[Host]) -> None:
+    host1, host2, host3 = hosts
+    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "--label=team=net", "-o", "ovn.network=foo", "foo")
+    for host in (host2, host3):
+        wait_for(lambda host=host: networks(host) == ["foo"], f"foo on {host.name}")  # type: ignore[misc]
+        assert "10.1.0.0/16" in host.docker("network", "inspect", "foo")
+        assert "net" in host.docker("network", "inspect", "--format={{.Labels.team}}", "foo")
+    addresses = []
+    for host in hosts:
+        host.docker("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "600")
+        addresses.append(address(host, "box"))
+    assert len(set(addresses)) == 3
+    for host in hosts:
+        for other in addresses:
+            # In user space a tunnel drops its very first packet while it asks for the other host's MAC.
+            host.docker("exec", "box", "ping", "-c", "3", "-W", "3", other)
+    assert len(host1.run("ovn-nbctl", "lsp-list", "foo").splitlines()) == 3
+
+    host3.docker("rm", "--force", "box")
+    host3.docker("network", "rm", "foo")
+    # It stays where containers use it, and goes with them.
+    assert networks(host1) == ["foo"]
+    host1.docker("rm", "--force", "box")
+    wait_for(lambda: networks(host1) == [], "foo to go from host1", timeout=20)
+    assert networks(host2) == ["foo"]
+    host2.docker("rm", "--force", "box")
+    wait_for(lambda: networks(host2) == [], "foo to go from host2", timeout=20)
+    assert host1.run("ovn-nbctl", "ls-list") == ""
+
+
+def test_what_contradicts_the_network_is_refused_with_both_named(hosts: list[Host]) -> None:
+    host1, host2, _ = hosts
+    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
+    with pytest.raises(CommandError, match=r"has subnet 10\.1\.0\.0/16 in the cluster, asked for was 10\.2\.0\.0/16"):
+        host2.docker(*CREATE, "--subnet=10.2.0.0/16", "-o", "ovn.network=foo", "foo2")

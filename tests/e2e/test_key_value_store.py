@@ -1,0 +1,155 @@
+"""The guide's overlay section on Docker of its time, with the key-value store that it asks for, on three hosts.
+
+The guide's example of a store is consul: `--cluster-store=consul://127.0.0.1:8500`. Debian has etcd, which
+Docker 20.10 knows by version 2 of its interface: `etcd --enable-v2`, `--cluster-store=etcd://IP:2379`.
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from e2e.lab import CommandError, Fabric, Host
+
+Hosts = tuple[Host, Host, Host]
+
+CREATE = ("network", "create", "-d", "openvswitch", "--subnet=192.168.1.0/24")
+
+
+@pytest.fixture(scope="module")
+def three_hosts(module_fabric: Fabric) -> Hosts:
+    """Three hosts whose Docker keeps its networks in etcd, with the driver as the guide starts it."""
+    host1, host2, host3 = hosts = module_fabric.cluster("host1", "host2", "host3", store=True)
+    for host in hosts:
+        host.driver.start()
+    return host1, host2, host3
+
+
+@pytest.fixture
+def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
+    """The hosts; afterwards nothing is left of a test, wherever one looks."""
+    yield three_hosts
+    for host in three_hosts:
+        if containers := host.docker("ps", "--all", "--quiet").split():
+            host.docker("rm", "--force", *containers)
+    central = three_hosts[0]
+    if networks := our_networks(central):
+        central.docker("network", "rm", *networks)
+    for host in three_hosts:
+        assert our_networks(host) == []
+        assert "odh" not in host.run("ovs-vsctl", "list-ports", "br-int")
+        assert "odh" not in host.run("ip", "-brief", "link")
+    assert in_northbound(central, "Logical_Switch", "Logical_Switch_Port", "DHCP_Options") == []
+
+
+def our_networks(host: Host) -> list[str]:
+    """What `docker network ls` shows of our driver: IDs in full."""
+    return host.docker("network", "ls", "--quiet", "--no-trunc", "--filter=driver=openvswitch").split()
+
+
+def in_northbound(central: Host, *tables: str) -> list[str]:
+    """The names of the rows, or what else tells of them."""
+    return [
+        line
+        for table in tables
+        for line in central.run("ovn-nbctl", "--bare", "--columns=external_ids", "list", table).splitlines()
+        if line
+    ]
+
+
+def run(host: Host, name: str, *options: str) -> str:
+    """A container on `foo`; returns its address."""
+    host.docker("run", "-d", "--net=foo", f"--name={name}", *options, "busybox", "sleep", "600")
+    return address(host, name)
+
+
+def address(host: Host, container: str) -> str:
+    """The container's address on `foo`, as Docker shows it."""
+    (settings,) = json.loads(host.docker("inspect", container))
+    return str(settings["NetworkSettings"]["Networks"]["foo"]["IPAddress"])
+
+
+def ping(host: Host, container: str, target: str) -> None:
+    """One packet, which must be answered."""
+    host.docker("exec", container, "ping", "-c", "1", "-W", "3", target)
+
+
+def test_the_guide_with_a_key_value_store(hosts: Hosts) -> None:
+    host1, host2, host3 = hosts
+
+    # "Create a logical switch", "List all logical switches"
+    network = host1.docker(*CREATE, "foo")
+    for host in hosts:
+        assert our_networks(host) == [network]
+        assert "foo" in host.docker("network", "ls", "--filter=driver=openvswitch")
+        (settings,) = json.loads(host.docker("network", "inspect", "foo"))
+        assert settings["Scope"] == "global"
+    assert f"({network})" in host2.run("ovn-nbctl", f"--db=tcp:{host1.address}:6641", "ls-list")
+
+    # "Create a logical port": on every host, and none asked for an address
+    found = {name: run(host, name) for name, host in zip(("c1", "c2", "c3"), hosts, strict=True)}
+    assert sorted(found.values()) == ["192.168.1.2", "192.168.1.3", "192.168.1.4"]
+    ports = host3.run("ovn-nbctl", f"--db=tcp:{host1.address}:6641", "lsp-list", network)
+    assert len(ports.splitlines()) == 3
+    for host, name in zip(hosts, found, strict=True):
+        for other in found.keys() - {name}:
+            ping(host, name, found[other])
+            ping(host, name, other)
+
+    # "Create and attach a logical port to a running container", "Detach and delete"
+    host2.docker("network", "create", "-d", "openvswitch", "--subnet=192.168.2.0/24", "bar")
+    for host, name in ((host1, "c1"), (host3, "c3")):
+        host.docker("network", "connect", "bar", name)
+    ping(host1, "c1", "c3.bar")
+    for host, name in ((host1, "c1"), (host3, "c3")):
+        host.docker("network", "disconnect", "bar", name)
+
+    # "Delete a logical switch"
+    host1.docker("network", "rm", "bar")
+    assert our_networks(host3) == [network]
+    with pytest.raises(CommandError, match="has active endpoints"):
+        host2.docker("network", "rm", "foo")
+    for host, name in zip(hosts, found, strict=True):
+        host.docker("rm", "--force", name)
+    host2.docker("network", "rm", "foo")
+    for host in hosts:
+        assert our_networks(host) == []
+    assert host1.run("ovn-nbctl", "ls-list") == ""
+
+
+@pytest.mark.parametrize("ipam", [(), ("--ipam-driver=openvswitch",)], ids=["docker", "openvswitch"])
+def test_hosts_that_start_containers_at_once_get_different_addresses(
+    hosts: Hosts, ipam: tuple[str, ...]
+) -> None:
+    hosts[0].docker(*CREATE, *ipam, "foo")
+    with ThreadPoolExecutor() as pool:
+        started = [pool.submit(run, hosts[n % 3], f"c{n}") for n in range(12)]
+    found = {start.result() for start in started}
+    assert len(found) == 12
+    assert "192.168.1.1" not in found
+    for n in range(12):
+        host = hosts[n % 3]
+        host.docker("exec", f"c{n}", "sh", "-ec", "for i; do ping -c 1 -W 3 $i; done", "sh", *sorted(found))
+
+
+def test_the_name_of_a_container_is_unique_in_the_network(hosts: Hosts) -> None:
+    """Docker's own rule: it has one list of names for all hosts."""
+    host1, host2, _ = hosts
+    host1.docker(*CREATE, "foo")
+    run(host1, "c1")
+    with pytest.raises(CommandError, match="endpoint with name c1 already exists in network foo"):
+        run(host2, "c1")
+
+
+def test_without_a_store_every_host_has_networks_of_its_own(hosts: Hosts) -> None:
+    host = hosts[2]
+    host.dockerd.stop()
+    host.dockerd.start()
+    network = host.docker(*CREATE, "foo")
+    (settings,) = json.loads(host.docker("network", "inspect", "foo"))
+    assert settings["Scope"] == "local"
+    assert our_networks(hosts[0]) == []
+    host.docker("network", "rm", network)
+    host.dockerd.stop()
+    host.dockerd.start(*host.cluster_store(hosts[0].address))
