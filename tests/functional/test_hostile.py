@@ -12,16 +12,20 @@ from hypothesis import HealthCheck, given, settings
 
 from functional.conftest import Connect, MakeServer
 from functional.ovsdb_servers import OvsdbServer
+from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.driver import Driver, Patience
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Reference, insert
 from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.ipam import Ipam
 from ovn_docker.model import row_uuid
 from ovn_docker.plugin import server
 from ovn_docker.plugin.wire import METHODS, Plugin
-from recordings.requests import REQUESTS, almost_right
+from ovn_docker.supply import parse_supplies
+from recordings.requests import POOL, REQUESTS, almost_right
 
+SUPPLIES = parse_supplies("10.192.0.0/12:24")
 BRIDGE, ROOT = row_uuid("test", "bridge"), row_uuid("test", "root")
 
 
@@ -38,7 +42,8 @@ class Host:
         database = connect(northbound)
         switch = Vswitch(connect(vswitch))
         driver = Driver(Overlay(lambda _: database), switch, Links(), lambda: None, Patience(flows=0.1))
-        self._application = server.application(Plugin(driver))
+        ipam = Ipam(Addresses(lambda _: database), switch.chassis, Links().routes, SUPPLIES, 10)
+        self._application = server.application(Plugin(driver, ipam))
         self._ended = threading.Event()
         self._vswitchd = threading.Thread(target=self._take_up)
         self._vswitchd.start()
@@ -105,22 +110,34 @@ def _list(column: Any) -> list[str]:
     return column if isinstance(column, list) else [column]
 
 
+def ipam_network(host: Host) -> str:
+    """A network whose addresses come from us; the ID of its pool."""
+    wanted = {"AddressSpace": "openvswitch", "Pool": "10.3.0.0/24"}
+    _, answer = host.call("/IpamDriver.RequestPool", json.dumps(wanted).encode())
+    network = {"NetworkID": "1" * 64, "IPv4Data": [{**wanted, "Gateway": "10.3.0.1/24"}]}
+    assert host.call("/NetworkDriver.CreateNetwork", json.dumps(network).encode())[1] == {}
+    return str(answer["PoolID"])
+
+
 def test_whatever_comes_the_databases_stay_consistent(host: Host) -> None:
     done: set[str] = set()
     for request in REQUESTS["/NetworkDriver.CreateEndpoint"]:
         network = {"NetworkID": request["NetworkID"], "Options": {}, "IPv4Data": [], "IPv6Data": None}
         host.call("/NetworkDriver.CreateNetwork", json.dumps(network).encode())
         host.call("/NetworkDriver.CreateEndpoint", json.dumps(request).encode())
+    pool = ipam_network(host)
 
     @settings(max_examples=400, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(almost_right())
     def send(sent: tuple[str, Any]) -> None:
         path, request = sent
-        status, answer = host.call(path, json.dumps(request).encode())
+        body = json.dumps(request).replace(POOL, pool).encode()
+        status, answer = host.call(path, body)
         assert status[:3] in {"200", "400", "404", "405", "413"}
         if status[:3] == "200" and "Err" not in answer:
             done.add(path)
 
     send()
     consistent(host)
+    assert {"RequestPool", "RequestAddress", "ReleaseAddress"} <= {path.partition(".")[2] for path in done}
     assert len(done) > len(METHODS) / 3, "all was refused at the door"

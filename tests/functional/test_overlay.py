@@ -12,7 +12,8 @@ import pytest
 
 from functional.conftest import Connect, MakeServer
 from functional.ovsdb_servers import Contents, OvsdbServer
-from ovn_docker.backends.overlay import Northbound, Overlay
+from ovn_docker.backends.northbound import Northbound
+from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.model import (

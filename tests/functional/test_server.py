@@ -20,7 +20,7 @@ import pytest
 
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.plugin import server, sockets
-from ovn_docker.plugin.wire import Driver, Plugin
+from ovn_docker.plugin.wire import Driver, Ipam, Plugin
 
 NET = "ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396"
 EP = "53d0798b26e2fbe8d543504c4c4df763c5a2bfef10df9ba4646a1e899e32e438"
@@ -81,12 +81,16 @@ class Slow:
         pass
 
 
+def plugin(driver: Slow) -> Plugin:
+    return Plugin(cast("Driver", driver), cast("Ipam", None))
+
+
 class Running:
     """A server in a thread of this process."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.driver = Slow()
-        self._server = server.Server(server.application(Plugin(cast("Driver", self.driver))), sock)
+        self._server = server.Server(server.application(plugin(self.driver)), sock)
         self.stop = self._server.stop
         self._thread = threading.Thread(target=self._server.serve, daemon=True)
         self._thread.start()
@@ -145,7 +149,7 @@ def test_stale_socket_is_replaced(path: Path) -> None:
     sockets.listen(path).close()
     assert path.exists()
     with running(sockets.listen(path)):
-        assert call(path, "Plugin.Activate") == (200, {"Implements": ["NetworkDriver"]})
+        assert call(path, "Plugin.Activate") == (200, {"Implements": ["NetworkDriver", "IpamDriver"]})
 
 
 def test_live_socket_is_refused_and_left_alone(path: Path, serving: Running) -> None:
@@ -224,7 +228,7 @@ def test_empty_host_header_as_docker_20_10_sends_it(path: Path, serving: Running
             with http.client.HTTPResponse(sock) as response:
                 response.begin()
                 assert response.status == 200
-                assert json.loads(response.read()) == {"Implements": ["NetworkDriver"]}
+                assert json.loads(response.read()) == {"Implements": ["NetworkDriver", "IpamDriver"]}
 
 
 def test_chunked_request(path: Path, serving: Running) -> None:
@@ -344,7 +348,7 @@ def test_no_call_is_swallowed_by_the_end(path: Path, serving: Running) -> None:
 
 
 def test_stop_before_the_start_serves_who_has_come_already(path: Path) -> None:
-    it = server.Server(server.application(Plugin(cast("Driver", Slow()))), sockets.listen(path))
+    it = server.Server(server.application(plugin(Slow())), sockets.listen(path))
     with Client(path) as early:
         early.request("POST", "/NetworkDriver.Leave", json.dumps(LEAVE))
         it.stop()
@@ -373,7 +377,7 @@ class Slow:
 logging.basicConfig(stream=sys.stderr)
 sock = sockets.inherited_socket()
 assert sockets.inherited_socket() is None
-it = server.Server(server.application(Plugin(Slow())), sock or sockets.listen(Path(sys.argv[1])))
+it = server.Server(server.application(Plugin(Slow(), None)), sock or sockets.listen(Path(sys.argv[1])))
 signal.signal(signal.SIGTERM, lambda *_: it.stop())
 sockets.notify("READY=1")
 print("inherited" if sock else "bound", flush=True)

@@ -1,6 +1,7 @@
 """What Docker sends, as recorded, and what comes of it when something happens to it on the way."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,21 @@ DOCKER = "com.docker.network."
 GENERIC = DOCKER + "generic"
 
 
+POOL = "6f766e2d-646f-436b-8572-706f6f6c0000"
+"""Looks like a pool of ours; those that were recorded are the stub's."""
+
+
+def with_pool(request: dict[str, Any], pool: str) -> dict[str, Any]:
+    """*request*, about another pool if it is about one."""
+    return request | {"PoolID": pool} if "PoolID" in request else request
+
+
 def recordings() -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted(Path(__file__).parent.glob("*.jsonl")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             recorded = json.loads(line)
-            if not recorded["method"].startswith("IpamDriver."):
-                yield f"{path.stem}:{number}-{recorded['method'].partition('.')[2]}", recorded
+            name = recorded["method"].removeprefix("NetworkDriver.")
+            yield f"{path.stem}:{number}-{name}", recorded
 
 
 RECORDINGS = dict(recordings())
@@ -30,7 +40,7 @@ RECORDINGS = dict(recordings())
 REQUESTS: dict[str, list[Any]] = {path: [] for path in METHODS}
 for _recorded in RECORDINGS.values():
     if _recorded["request"] is not None:
-        REQUESTS["/" + _recorded["method"]].append(_recorded["request"])
+        REQUESTS["/" + _recorded["method"]].append(with_pool(_recorded["request"], POOL))
 REQUESTS["/NetworkDriver.FreeNetwork"] = REQUESTS["/NetworkDriver.DeleteNetwork"]
 REQUESTS["/NetworkDriver.AllocateNetwork"] = [
     {"NetworkID": NET[:25], "Options": {"ovn.switch": "s"}, "IPv4Data": request["IPv4Data"], "IPv6Data": None}
@@ -42,7 +52,9 @@ REQUESTS["/NetworkDriver.DiscoverNew"] = [
 REQUESTS["/NetworkDriver.DiscoverDelete"] = REQUESTS["/NetworkDriver.DiscoverNew"]
 
 # The methods with most to go wrong come most often. Those that look at no request have none here.
-PATHS = [path for path in METHODS for _ in range(9 if "Create" in path else 3) if REQUESTS[path]]
+PATHS = [
+    path for path in METHODS for _ in range(9 if re.search("Create|Request", path) else 3) if REQUESTS[path]
+]
 
 nearly = st.one_of(
     st.ip_addresses().map(str),
@@ -58,6 +70,14 @@ nearly = st.one_of(
             "1/1",
             "/",
             "010.1.1.1/8",
+            "10.3.0.0",
+            "10.3.0.255",
+            "10.3.0.007",
+            "::ffff:10.3.0.7",
+            "fe80::1%lo",
+            "pool-10.3.0.0/24",
+            POOL,
+            POOL.upper(),
         ]
     ),
     st.binary(min_size=6, max_size=6).map(lambda mac: mac.hex(":").upper()),
@@ -95,6 +115,7 @@ keys = st.one_of(
     st.sampled_from(
         ["NetworkID", "EndpointID", "Options", "Interface", "IPv4Data", "Pool", "Gateway", "MacAddress"]
     ),
+    st.sampled_from(["PoolID", "SubPool", "Address", "AddressSpace", "V6", "RequestAddressType"]),
     st.sampled_from(
         [GENERIC, DOCKER + "internal", DOCKER + "enable_ipv6", DOCKER, "ovn.switch", DOCKER + "driver.mtu"]
     ),

@@ -12,11 +12,17 @@ import ovn_docker
 ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
-    "ground": {"", "deadline", "errors", "model", "options", "settings"},
-    "decisions": {"driver", "sweep"},
+    "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
+    "decisions": {"cluster", "driver", "ipam", "sweep"},
     "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
     "host": {"host", "host.controller", "host.engine", "host.links", "host.ovsdb", "host.vswitch"},
-    "backends": {"backends", "backends.overlay"},
+    "backends": {
+        "backends",
+        "backends.addresses",
+        "backends.northbound",
+        "backends.overlay",
+        "backends.shared",
+    },
     "cli": {
         "cli",
         "cli.arguments",

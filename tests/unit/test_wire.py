@@ -8,30 +8,42 @@ import re
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from typing import Any, Literal
+from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ovn_docker.errors import Conflict, OvnDockerError, TimedOut
-from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet, choose_mac
+from ovn_docker.model import (
+    Endpoint,
+    EndpointId,
+    IpAddress,
+    IpNetwork,
+    Network,
+    NetworkId,
+    Pool,
+    PoolId,
+    Subnet,
+    choose_mac,
+)
 from ovn_docker.options import OPTIONS, NetworkOptions
 from ovn_docker.plugin import server
 from ovn_docker.plugin.wire import METHODS, Plugin
-from recordings.requests import DOCKER, EP, GENERIC, NET, RECORDINGS, almost_right, broken
+from recordings.requests import DOCKER, EP, GENERIC, NET, POOL, RECORDINGS, almost_right, broken, with_pool
 
 ID = re.compile(r"[0-9A-Za-z]{1,64}")
 MAC = re.compile("[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 
 
 class Ledger:
-    """A driver that does nothing but write down, and insist that what it is given makes sense."""
+    """Drivers that do nothing but write down, and insist that what they are given makes sense."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
     def note(self, *call: Any) -> None:
-        assert all(ID.fullmatch(part) for part in call[1:3] if isinstance(part, str))
+        assert all(ID.fullmatch(part.replace("-", "")) for part in call[1:3] if isinstance(part, str))
         self.calls.append(call)
 
     def create_network(self, network: Network) -> None:
@@ -76,13 +88,38 @@ class Ledger:
         self.note("endpoint_info", network, endpoint)
         return {"port": endpoint}
 
+    def request_pool(self, subnet: IpNetwork | None, part: IpNetwork | None, version: int) -> Pool:
+        assert subnet is None or subnet.version == version
+        assert part is None or subnet is not None
+        assert part is None or part.subnet_of(subnet)  # type: ignore[arg-type]
+        self.note("request_pool", subnet, part, version)
+        return Pool(PoolId(POOL), subnet or ip_network("10.192.7.0/24" if version == 4 else "fd00:7::/64"))
+
+    def release_pool(self, pool: PoolId) -> None:
+        assert UUID(pool)
+        self.note("release_pool", pool)
+
+    def request_address(
+        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool
+    ) -> tuple[IpAddress, int]:
+        assert UUID(pool_id)
+        assert "%" not in str(wanted), "the same address has many names"
+        assert gateway in (True, False)
+        self.note("request_address", pool_id, wanted, gateway)
+        return wanted or ip_address("10.3.0.2"), 24
+
+    def release_address(self, pool: PoolId, address: IpAddress) -> None:
+        assert UUID(pool)
+        assert "%" not in str(address)
+        self.note("release_address", pool, address)
+
 
 class Docker:
     """Calls the application as a WSGI server would."""
 
     def __init__(self, scope: Literal["local", "global"] = "local") -> None:
         self.driver = Ledger()
-        self._app = server.application(Plugin(self.driver, lambda: scope))
+        self._app = server.application(Plugin(self.driver, self.driver, lambda: scope))
 
     def raw(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, Any]]:
         heard: list[Any] = []
@@ -126,14 +163,18 @@ def docker() -> Docker:
 def why_refused(method: str, request: Any) -> str | None:
     """Words that the answer to a recorded request must have, from the rules and not from our code."""
     if request is None:
-        return None if method in ("Plugin.Activate", "NetworkDriver.GetCapabilities") else "empty request"
+        return None if re.search("Activate|GetCapabilities|GetDefault", method) else "empty request"
+    if "PoolID" in request:
+        return f"PoolID '{request['PoolID']}' is none of ours"
     given = request.get("Options", {})
-    options = given.get(GENERIC, {})
+    options = (given or {}).get(GENERIC, {})
     unknown = []
     if method == "NetworkDriver.CreateNetwork":
         if len(request["IPv4Data"]) > 1:
             return "2 IPv4 subnets given"
         unknown = [key for key in options if key not in {option.key for option in OPTIONS}]
+    if method == "IpamDriver.RequestPool":
+        unknown = list(given or {})
     if method == "NetworkDriver.CreateEndpoint":
         unknown = [key for key in given if not key.startswith(DOCKER)]
     return f"unknown option '{unknown[0]}'" if unknown else None
@@ -161,20 +202,30 @@ def test_recorded_request(name: str, docker: Docker) -> None:
     why = why_refused(method, request)
     status, answer = docker.call(method, request)
     if why is not None:
-        assert status == (400 if request is None else 200)
+        assert status == (400 if request is None or "PoolID" in request else 200)
         assert why in answer["Err"]
         assert answer["Error"] == answer["Err"]
         assert not docker.driver.calls
         return
     assert status == 200
-    assert answer == expected_answer(method.partition(".")[2], request)
+    assert answer == expected_answer(method, request)
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDINGS if re.search("Address$|ReleasePool", name)])
+def test_recorded_request_about_a_pool_of_ours(name: str, docker: Docker) -> None:
+    method, request = RECORDINGS[name]["method"], with_pool(RECORDINGS[name]["request"], POOL)
+    assert docker.ok(method, request) == expected_answer(method, request)
+    ((_, pool, *_),) = docker.driver.calls
+    assert pool == POOL
 
 
 def expected_answer(method: str, request: Any) -> dict[str, Any]:
     """What moby expects of each method (drivers/remote/api/api.go)."""
-    match method:
-        case "Activate":
-            return {"Implements": ["NetworkDriver"]}
+    if method.startswith("IpamDriver."):
+        return expected_ipam_answer(method.removeprefix("IpamDriver."), request)
+    match method.removeprefix("NetworkDriver."):
+        case "Plugin.Activate":
+            return {"Implements": ["NetworkDriver", "IpamDriver"]}
         case "GetCapabilities":
             return {"Scope": "local", "ConnectivityScope": "global"}
         case "GwAllocCheck":
@@ -195,6 +246,23 @@ def expected_answer(method: str, request: Any) -> dict[str, Any]:
                 return {"Interface": {"MacAddress": choose_mac(endpoint)}}
             packed = ip_address(request["Interface"]["Address"].partition("/")[0]).packed
             return {"Interface": {"MacAddress": "02:42:" + packed.hex(":")}}
+        case _:
+            return {}
+
+
+def expected_ipam_answer(method: str, request: Any) -> dict[str, Any]:
+    """The same for addresses (ipams/remote/api/api.go)."""
+    match method:
+        case "GetCapabilities":
+            return {"RequiresMACAddress": False, "RequiresRequestReplay": False}
+        case "GetDefaultAddressSpaces":
+            space = "openvswitch"
+            return {"LocalDefaultAddressSpace": space, "GlobalDefaultAddressSpace": space}
+        case "RequestPool":
+            picked = "fd00:7::/64" if request["V6"] else "10.192.7.0/24"
+            return {"PoolID": POOL, "Pool": request["Pool"] or picked, "Data": {}}
+        case "RequestAddress":
+            return {"Address": (request["Address"] or "10.3.0.2") + "/24", "Data": {}}
         case _:
             return {}
 
@@ -575,4 +643,4 @@ def test_wrong_verb_and_unknown_path(docker: Docker) -> None:
     assert docker.raw("/NetworkDriver.Join", b"", "GET")[0] == 405
     assert docker.raw("/NetworkDriver.Nope", b"", "GET")[0] == 404
     assert docker.raw("/NetworkDriver.Nope", b"{}")[0] == 404
-    assert docker.raw("/IpamDriver.RequestPool", b"{}")[0] == 404
+    assert docker.raw("/IpamDriver.Nope", b"{}")[0] == 404
