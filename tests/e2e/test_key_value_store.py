@@ -1,4 +1,4 @@
-"""The guide's overlay section on Docker of its time, with the key-value store that it asks for, on three hosts.
+"""The guide on Docker of its time, with the key-value store that it asks for, on three hosts.
 
 The guide's example of a store is consul: `--cluster-store=consul://127.0.0.1:8500`. Debian has etcd, which
 Docker 20.10 knows by version 2 of its interface: `etcd --enable-v2`, `--cluster-store=etcd://IP:2379`.
@@ -49,7 +49,7 @@ def our_networks(host: Host) -> list[str]:
 
 
 def in_northbound(central: Host, *tables: str) -> list[str]:
-    """The names of the rows, or what else tells of them."""
+    """What the rows of some tables tell of themselves."""
     return [
         line
         for table in tables

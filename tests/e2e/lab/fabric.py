@@ -97,6 +97,8 @@ class Fabric:
             host.load("busybox")
 
         at_once(complete, hosts)
+        if self.userspace:
+            at_once(lambda host: host.meet(hosts), hosts)
         return hosts
 
     def run(self, *argv: str, check: bool = True, timeout: float = 30, stdin: str = "") -> str:

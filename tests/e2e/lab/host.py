@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from e2e.lab import images
-from e2e.lab.command import LabError, begin, run
+from e2e.lab.command import LabError, begin, run, wait_for
 from e2e.lab.services import Controller, Daemon, Dockerd, Etcd, Service, Vswitchd
 
 if TYPE_CHECKING:
@@ -203,6 +203,21 @@ class Host:
         """Open vSwitch."""
         self.ovsdb.start()
         self.vswitchd.start()
+
+    def meet(self, hosts: "list[Host]") -> None:
+        """Get to know the other ends of the tunnels: in user space the first packet to each gets lost.
+
+        Open vSwitch learns their MAC addresses from ARP replies, as soon as it has a tunnel.
+        """
+
+        def met(host: "Host") -> bool:
+            self.run("ip", "neighbour", "flush", "dev", "breth1")
+            self.run("busybox", "ping", "-c", "1", "-W", "1", host.tunnel_address, check=False)
+            return f"{host.tunnel_address} " in self.vswitchd.appctl("tnl/neigh/show")
+
+        for host in hosts:
+            if host is not self:
+                wait_for(lambda host=host: met(host), f"{self.name} to meet {host.name}")
 
     def join(self, central: str, encap_type: str = "geneve") -> None:
         """The guide's one-time set-up, with the central components at an address, and then ovn-controller."""
