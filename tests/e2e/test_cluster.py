@@ -1,6 +1,7 @@
 """One network on many hosts, without a key-value store: made on one, it is there on all."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,7 +16,9 @@ def networks(host: Host) -> list[str]:
 
 
 def address(host: Host, container: str) -> str:
-    return host.docker("inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
+    return host.docker(
+        "inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +71,79 @@ def test_a_network_made_on_one_host_is_there_on_all_and_goes_from_all(hosts: lis
     assert networks(host2) == ["foo"]
     host2.docker("rm", "--force", "box")
     wait_for(lambda: networks(host2) == [], "foo to go from host2", timeout=20)
-    assert host1.run("ovn-nbctl", "ls-list") == ""
+    wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
 
 
 def test_what_contradicts_the_network_is_refused_with_both_named(hosts: list[Host]) -> None:
     host1, host2, _ = hosts
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
-    with pytest.raises(CommandError, match=r"has subnet 10\.1\.0\.0/16 in the cluster, asked for was 10\.2\.0\.0/16"):
+    with pytest.raises(
+        CommandError, match=r"has subnet 10\.1\.0\.0/16 in the cluster, asked for was 10\.2\.0\.0/16"
+    ):
         host2.docker(*CREATE, "--subnet=10.2.0.0/16", "-o", "ovn.network=foo", "foo2")
+
+
+def test_two_hosts_make_the_same_network_at_the_same_moment(hosts: list[Host]) -> None:
+    host1, host2, host3 = hosts
+    for _ in range(5):
+        with ThreadPoolExecutor() as both:
+            made = [
+                both.submit(host.docker, *CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
+                for host in (host1, host2)
+            ]
+        assert all(len(network.result()) == 64 for network in made)
+        assert host1.run("ovn-nbctl", "--bare", "--columns=name", "list", "Logical_Switch") == "foo"
+        wait_for(lambda: networks(host3) == ["foo"], "foo on host3")
+        for host in (host1, host2):
+            host.docker(
+                "run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "60"
+            )
+        assert address(host1, "box") != address(host2, "box")
+        for host in (host1, host2):
+            host.docker("rm", "--force", "box")
+        host2.docker("network", "rm", "foo")
+        wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere", timeout=20)
+        wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
+
+
+def test_a_host_that_was_away_catches_up(hosts: list[Host]) -> None:
+    host1, _, host3 = hosts
+    host3.driver.stop()
+    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "--internal", "-o", "ovn.network=foo", "foo")
+    host3.driver.start("--sweep-interval=3")
+    wait_for(lambda: networks(host3) == ["foo"], "foo on host3")
+    assert host3.docker("network", "inspect", "--format={{.Internal}}", "foo") == "true"
+
+    host3.dockerd.stop()
+    host1.docker("network", "rm", "foo")
+    wait_for(lambda: not networks(host1), "foo to go from host1")
+    assert "foo" in host1.run("ovn-nbctl", "ls-list")
+    host3.dockerd.start()
+    wait_for(lambda: not networks(host3), "foo to go from host3", timeout=20)
+    wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
+
+
+def test_who_makes_networks_himself_may(hosts: list[Host]) -> None:
+    host1, host2, _ = hosts
+    host2.driver.stop()
+    host2.driver.start("--sync=off")
+    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
+    wait_for(lambda: networks(hosts[2]) == ["foo"], "foo on host3")
+    assert networks(host2) == []
+    host2.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "other")
+    host2.docker("run", "--rm", "--net=other", "busybox", "true")
+    host2.driver.stop()
+    host2.driver.start("--sweep-interval=3")
+
+
+def test_a_subnet_is_picked_that_nobody_has(hosts: list[Host]) -> None:
+    host1, host2, _ = hosts
+    for name in ("foo", "bar"):
+        host1.docker(*CREATE, "-o", f"ovn.network={name}", name)
+    wait_for(lambda: sorted(networks(host2)) == ["bar", "foo"], "both on host2")
+    subnet = "--format={{range .IPAM.Config}}{{.Subnet}}{{end}}"
+    subnets = [
+        [host.docker("network", "inspect", subnet, name) for name in ("foo", "bar")] for host in hosts[:2]
+    ]
+    assert subnets[0] == subnets[1]
+    assert len(set(subnets[0])) == 2
