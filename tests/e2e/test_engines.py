@@ -63,3 +63,31 @@ def test_the_guide_on_a_newer_engine(fabric: Fabric, engine: str) -> None:
     host1.docker("network", "rm", "foo", "bar")
     for table in ("Logical_Switch", "Logical_Switch_Port", "DHCP_Options"):
         assert host1.run("ovn-nbctl", "--bare", "--columns=_uuid", "list", table) == ""
+
+
+@pytest.mark.parametrize("engine", ["26.1", "28.5"])
+def test_a_network_of_the_cluster_on_a_newer_engine(fabric: Fabric, engine: str) -> None:
+    hosts = host1, host2 = fabric.cluster("host1", "host2", engine=engine)
+    for host in hosts:
+        host.driver.start()
+    host1.docker(
+        *("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", "--subnet=10.1.0.0/16"),
+        *("--ip-range=10.1.2.0/24", "--aux-address=router=10.1.2.2", "--ipv6", "--subnet=fd00:1::/64"),
+        *("--label=team=net", "-o", "ovn.network=foo", "foo"),
+    )
+    wait_for(lambda: host2.docker("network", "ls", "--quiet", "--filter=name=foo"), "foo on host2")
+    assert "10.1.2.0/24" in host2.docker("network", "inspect", "foo")
+    for host in hosts:
+        host.docker("run", "-d", "--net=foo", "--name=box", "busybox", "sleep", "600")
+    other = "--format={{with .NetworkSettings.Networks.foo}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}"
+    addresses = host2.docker("inspect", other, "box").split()
+    assert addresses[0].startswith("10.1.2.")
+    for address in addresses:
+        host1.docker("exec", "box", "ping", "-c", "3", "-W", "3", address)
+    for host in hosts:
+        host.docker("rm", "--force", "box")
+    host2.docker("network", "rm", "foo")
+    wait_for(
+        lambda: not host1.docker("network", "ls", "--quiet", "--filter=name=foo"), "foo to go", timeout=20
+    )
+    wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
