@@ -20,6 +20,9 @@ EMPTY = (
 )
 
 
+OVN_DOCKER = (sys.executable, "-m", "ovn_docker.cli.main")
+
+
 class Machine:
     """A machine, from its making until `close` or the end of the test process.
 
@@ -57,7 +60,7 @@ class Machine:
 
     def ovn_docker(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Runs `ovn-docker` inside."""
-        return self.run(sys.executable, "-m", "ovn_docker.cli.main", *argv)
+        return self.run(*OVN_DOCKER, *argv)
 
     def changes(self, *argv: str) -> str:
         """What `ovn-docker` prints when it must succeed; and a second time it must find nothing to do."""

@@ -19,6 +19,7 @@ LAYERS = {
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.forget",
         "backends.northbound",
         "backends.overlay",
         "backends.shared",
@@ -28,6 +29,7 @@ LAYERS = {
         "cli.arguments",
         "cli.central",
         "cli.daemon",
+        "cli.forget",
         "cli.host",
         "cli.main",
         "cli.setup",

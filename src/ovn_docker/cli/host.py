@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ovn_docker.cli import setup
+from ovn_docker.cli import forget, setup
 from ovn_docker.cli.arguments import add_command, require_root
 from ovn_docker.cli.steps import (
     Steps,
@@ -84,7 +84,7 @@ example:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Adds setup, start, stop and status to the parser of ``ovn-docker host``."""
+    """Adds setup, start, stop, status and forget to the parser of ``ovn-docker host``."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     setup.add_arguments(
         add_command(commands, "setup", "the one-time setup: databases and tunnels", setup.TEXT, setup.setup)
@@ -93,6 +93,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     parser = add_command(commands, "stop", "stop the driver and ovn-controller", STOP, stop)
     parser.add_argument("--all", action="store_true", help="stop Open vSwitch too")
     add_command(commands, "status", "show what runs", STATUS, status)
+    forget.add_arguments(
+        add_command(commands, "forget", "remove what a lost host has left", forget.TEXT, forget.run)
+    )
 
 
 def start(args: argparse.Namespace) -> int:

@@ -1,0 +1,143 @@
+"""What a host that is gone for good has left in the northbound database, and whether it is gone.
+
+Addresses, ports and notes of a host are otherwise removed by its own driver alone.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+from ovn_docker.backends import shared
+from ovn_docker.backends.northbound import ENDPOINT, HOST, NETWORK, OURS, SWITCH, Connect
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import Conflict, Unavailable
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import Condition, Database, OperationError, Reference, Row, has, is_row
+from ovn_docker.model import Chassis
+
+KINDS = ("port", "claim", "lease", "pool", "note")
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """A row of a host: *kind* is one of KINDS, *what* its name or its addresses."""
+
+    kind: str
+    what: str
+    row: str
+    switch: str
+    switch_name: str
+
+
+def belongings(database: Database, host: str, deadline: Deadline) -> list[Belonging]:
+    """All rows of a host. A search through whole tables.
+
+    But for the pool of a network that is not its alone: with a key-value store all hosts draw from it.
+    """
+    of_host = has("external_ids", {**OURS, HOST: host})
+    ports, others, switches = database.transact(
+        ovsdb.select("Logical_Switch_Port", of_host, columns=["_uuid", "name", "external_ids"]),
+        ovsdb.select("DHCP_Options", of_host, columns=["_uuid", "cidr", "external_ids"]),
+        ovsdb.select("Logical_Switch", columns=["_uuid", "name"]),
+        deadline=deadline,
+    )
+    names = {switch["_uuid"]: switch["name"] for switch in switches}
+    noted = {row["external_ids"].get(NETWORK) for row in others if _kind(row) == "note"}
+    found = []
+    for row in (*ports, *others):
+        kind, ids = _kind(row), row["external_ids"]
+        switch = ids.get(SWITCH, "")
+        if kind == "pool" and switch and ids.get(NETWORK) not in noted:
+            continue
+        what = row["name"] if kind == "port" else row["cidr"]
+        found.append(Belonging(kind, what, row["_uuid"], switch, names.get(switch, "-")))
+    return sorted(found, key=lambda one: (KINDS.index(one.kind), one.switch_name, one.what))
+
+
+def forget(database: Database, host: str, found: list[Belonging], deadline: Deadline) -> None:
+    """Delete these rows of a host, in one transaction; those that have gone meanwhile are fine."""
+    ports: dict[str, list[Reference]] = {}
+    for one in found:
+        if one.kind == "port":
+            ports.setdefault(one.switch, []).append(Reference(one.row))
+    of_host = has("external_ids", {**OURS, HOST: host})
+    database.transact(
+        *(
+            ovsdb.mutate("Logical_Switch", is_row(switch), mutations=[["ports", "delete", rows]])
+            for switch, rows in ports.items()
+        ),
+        *(ovsdb.delete("DHCP_Options", is_row(one.row), of_host) for one in found if one.kind != "port"),
+        deadline=deadline,
+    )
+
+
+def finish_removals(connect: Connect, chassis: Chassis, deadline: Deadline) -> None:
+    """Delete the networks of the cluster that were removed and that no host has any more.
+
+    Without this they would wait for ever for the host that is gone to give them up.
+    """
+    for network in shared.SharedNetworks(connect).networks(chassis, deadline):
+        if network.removed:
+            with contextlib.suppress(Conflict):  # containers of other hosts are on it
+                shared.leave(connect(chassis), network.name, chassis, deadline)
+
+
+def registered(southbound: Database, host: str, deadline: Deadline) -> bool:
+    """Whether OVN knows the host: ovn-controller removes its row as it stops, but not in a power cut."""
+    (rows,) = southbound.transact(
+        ovsdb.select("Chassis", ["name", "==", host], columns=["_uuid"]), deadline=deadline
+    )
+    return bool(rows)
+
+
+def answers(northbound: Database, southbound: Database, host: str, deadline: Deadline) -> bool:
+    """Whether the host's ovn-controller takes part in OVN now, asked as ``ovn-nbctl --wait=hv sync`` asks.
+
+    A higher ``nb_cfg`` goes from the northbound database by ovn-northd to every controller, which writes
+    it into its row of Chassis_Private (ovn-nb(5), ovn-sb(5)): milliseconds. *deadline*: how long to listen.
+    Raises Unavailable if not even ovn-northd has answered then.
+    """
+    _, (globals_,) = northbound.transact(
+        ovsdb.mutate("NB_Global", mutations=[["nb_cfg", "+=", 1]]),
+        ovsdb.select("NB_Global", columns=["nb_cfg"]),
+        deadline=deadline,
+    )
+    number = globals_["nb_cfg"]
+    if _reaches(southbound, number, "Chassis_Private", ["name", "==", host], wait=deadline.left()):
+        return True
+    if not _reaches(southbound, number, "SB_Global", wait=0):
+        raise Unavailable(
+            f"ovn-northd does not answer, so nobody can tell whether {host} is alive; "
+            "start it on the central machine with: ovn-docker central start, or say --force"
+        )
+    return False
+
+
+def _reaches(southbound: Database, number: int, table: str, *where: Condition, wait: float) -> bool:
+    """Wait until the table has a row whose nb_cfg is *number* or higher (RFC 7047, 5.2.6)."""
+    operation = {
+        "op": "wait",
+        "timeout": int(wait * 1000),
+        "table": table,
+        "where": [*where, ["nb_cfg", ">=", number]],
+        "columns": ["nb_cfg"],
+        "until": "!=",
+        "rows": [],
+    }
+    try:
+        southbound.transact(operation, deadline=Deadline(wait + 5))
+    except OperationError as error:
+        if error.error != "timed out":
+            raise
+        return False
+    return True
+
+
+def _kind(row: Row) -> str:
+    ids = row["external_ids"]
+    if "name" in row:
+        return "port"
+    if ENDPOINT in ids:
+        return "claim"
+    if shared.NAME in ids:
+        return "note"
+    return "pool" if "ovn-docker:subnet" in ids else "lease"

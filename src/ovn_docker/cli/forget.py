@@ -1,0 +1,121 @@
+"""``ovn-docker host forget``: give back what a host has that is gone for good."""
+
+import argparse
+from collections import Counter
+from contextlib import ExitStack
+
+from ovn_docker.backends.forget import Belonging, answers, belongings, finish_removals, forget, registered
+from ovn_docker.backends.northbound import Northbound
+from ovn_docker.cli import setup
+from ovn_docker.cli.arguments import require_root
+from ovn_docker.cli.steps import print_table, run_directory
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
+from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.vswitch import START, Vswitch
+
+TEXT = """\
+Removes what a host that is gone for good has left in the northbound database: the ports of its containers,
+their addresses, which others may have then, its pools, and its notes of which networks it has. Networks
+stay; those that were removed elsewhere and waited for this host alone go. Run it on any other host.
+
+A host that is alive is refused: OVN asks its ovn-controller. One that is only cut off looks as if it
+were gone; its containers lose the network, and have to be started again when it is back.
+
+examples:
+  ovn-docker host forget host7
+  ovn-docker host forget 3f6c1a52-8d7e-4e4b-9d0f-2a8f6a0f7c11 --yes
+"""
+
+PATIENCE = 10.0
+"""Seconds that a database may take."""
+
+ANSWER = 5.0
+"""Seconds that a host gets to answer."""
+
+CURE = "start it on that host with: ovn-docker central start, or say --force"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the host, and the ways around questions."""
+    parser.add_argument(
+        "host", metavar="SYSTEM-ID", help="the host: its external_ids:system-id, see `ovn-sbctl show`"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--force", action="store_true", help="do not find out whether the host is alive")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Shows what the host has, asks, removes it."""
+    require_root()
+    with ExitStack() as connections:
+        local = Database("Open_vSwitch", [f"unix:{run_directory('openvswitch')}/db.sock"], START)
+        connections.callback(local.close)
+        chassis = Vswitch(local).chassis(Deadline(2))
+        if args.host == chassis.system_id:
+            raise BadRequest(f"{args.host} is this host; run this on another one, when this one is gone")
+        connect = Northbound()
+        northbound = connect(chassis)
+        connections.callback(northbound.close)
+
+        found = belongings(northbound, args.host, Deadline(PATIENCE))
+        if found:
+            print_table([("WHAT", "", "LOGICAL SWITCH"), *map(line, found)])
+        if args.dry_run:
+            print(f"would remove {count(found)}" if found else "nothing to change")
+            return 0
+        if found:
+            if not args.force:
+                southbound = Database("OVN_Southbound", southbound_remotes(), CURE)
+                connections.callback(southbound.close)
+                require_gone(args.host, northbound, southbound)
+            if not (args.yes or confirmed(f"remove {count(found)} of {args.host}")):
+                raise OvnDockerError("nothing was removed; confirm it, or say --yes")
+            forget(northbound, args.host, found, Deadline(PATIENCE))
+        finish_removals(connect, chassis, Deadline(PATIENCE))  # also what an interrupted call left undone
+    print(f"removed {count(found)}" if found else "nothing to change")
+    return 0
+
+
+def line(one: Belonging) -> tuple[str, str, str]:
+    """A row of the table; of Docker's IDs as much as Docker shows."""
+    what, switch = (text[:12] if len(text) == 64 else text for text in (one.what, one.switch_name))
+    return one.kind, what, switch
+
+
+def count(found: list[Belonging]) -> str:
+    """Such as ``3 ports, 6 claims, 1 note``."""
+    kinds = Counter(one.kind for one in found)
+    return ", ".join(f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in kinds.items())
+
+
+def southbound_remotes() -> list[str]:
+    """Where the southbound database is, as ovn-controller finds it."""
+    ids = setup.open_vswitch("external_ids")["external_ids"]
+    remotes = [remote.strip() for remote in ids.get("ovn-remote", "").split(",")]
+    if not any(remotes):
+        raise Unavailable(
+            "the Open_vSwitch database does not have ovn-remote; run `ovn-docker host setup`, or say --force"
+        )
+    return remotes
+
+
+def require_gone(host: str, northbound: Database, southbound: Database) -> None:
+    """Raises Conflict if the host is alive; says so if OVN still lists it."""
+    if not registered(southbound, host, Deadline(PATIENCE)):
+        return
+    if answers(northbound, southbound, host, Deadline(ANSWER)):
+        raise Conflict(
+            f"{host} is alive: its ovn-controller answers; stop it there with `ovn-docker host stop`, "
+            "or say --force"
+        )
+    print(f"{host} does not answer; OVN lists it until you type: ovn-sbctl chassis-del {host}")
+
+
+def confirmed(what: str) -> bool:
+    """Whether the user says yes; without a user it is no."""
+    try:
+        return input(f"{what}? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:
+        print()
+        return False

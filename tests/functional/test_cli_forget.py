@@ -1,0 +1,103 @@
+"""`ovn-docker host forget` as it is typed: what it shows, asks and refuses."""
+
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from functional.machine import OVN_DOCKER, Machine
+
+FORGET = ("host", "forget", "lost")
+PORT = "c1" * 32
+IDS = "external_ids:ovn-docker\\:owner=overlay external_ids:ovn-docker\\:host=lost"
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    """A host and central machine in one, without ovn-controller: nobody is alive."""
+    machine = Machine()
+    assert "Open_vSwitch at unix:/var/run/openvswitch/db.sock" in refusal(machine, *FORGET)
+    machine.out("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=here")
+    machine.changes("central", "start", "--address", "127.0.0.1")
+    assert "does not have ovn-nb; set it with: ovs-vsctl set" in refusal(machine, *FORGET)
+    machine.out("ovs-vsctl", "set", "Open_vSwitch", ".", "external_ids:ovn-nb=tcp:127.0.0.1:6641")
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+def lost(machine: Machine) -> Machine:
+    """With a port and a lease of a host that is lost."""
+    machine.out("ovn-nbctl", "--if-exists", "ls-del", "foo", "--", "--all", "destroy", "DHCP_Options")
+    machine.out("ovn-nbctl", "ls-add", "foo", "--", "lsp-add", "foo", PORT)
+    switch = machine.out("ovn-nbctl", "--bare", "--columns=_uuid", "find", "Logical_Switch", "name=foo")
+    ids = *IDS.split(), f"external_ids:ovn-docker\\:switch={switch}"
+    machine.out("ovn-nbctl", "set", "Logical_Switch_Port", PORT, *ids)
+    lease = machine.out("ovn-nbctl", "create", "DHCP_Options", "cidr=192.168.1.5")
+    machine.out("ovn-nbctl", "set", "DHCP_Options", lease, *ids)
+    machine.out("ovs-vsctl", "set", "Open_vSwitch", ".", "external_ids:ovn-remote=tcp:127.0.0.1:6642")
+    return machine
+
+
+def refusal(machine: Machine, *argv: str) -> str:
+    """The one line of a command that fails, behind what it showed first."""
+    done = machine.ovn_docker(*argv)
+    assert done.returncode != 0, done
+    assert done.stderr.count("\n") == 1, done
+    return done.stderr
+
+
+def ports(machine: Machine) -> str:
+    return machine.out("ovn-nbctl", "lsp-list", "foo")
+
+
+def test_it_shows_what_it_removes_and_the_second_time_finds_nothing(lost: Machine) -> None:
+    said = lost.changes(*FORGET, "--yes").splitlines()
+    assert [line.split() for line in said] == [
+        ["WHAT", "LOGICAL", "SWITCH"],
+        ["port", "c1c1c1c1c1c1", "foo"],
+        ["lease", "192.168.1.5", "foo"],
+        ["removed", "1", "port,", "1", "lease"],
+    ]
+    assert ports(lost) == ""
+    assert lost.out("ovn-nbctl", "dhcp-options-list") == ""
+
+
+def test_a_dry_run_changes_nothing(lost: Machine) -> None:
+    before = ports(lost)
+    done = lost.ovn_docker(*FORGET, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("would remove 1 port, 1 lease\n")
+    assert ports(lost) == before != ""
+
+
+@pytest.mark.parametrize(("answer", "left"), [("", True), ("n\n", True), ("no\n", True), ("y\n", False)])
+def test_it_asks(lost: Machine, answer: str, left: bool) -> None:
+    command = f"printf '{answer}' | {shlex.join((*OVN_DOCKER, *FORGET))}"
+    done = lost.run("sh", "-c", command)
+    assert "remove 1 port, 1 lease of lost? [y/N]" in done.stdout
+    assert (ports(lost) != "") == left
+    assert (done.returncode, done.stderr) == (
+        (1, "ovn-docker: nothing was removed; confirm it, or say --yes\n") if left else (0, "")
+    )
+
+
+def test_this_host_is_not_forgotten(lost: Machine) -> None:
+    assert "here is this host; run this on another one" in refusal(lost, "host", "forget", "here", "--yes")
+
+
+def test_without_the_southbound_database_nobody_knows_who_is_alive(lost: Machine) -> None:
+    lost.out("ovs-vsctl", "remove", "Open_vSwitch", ".", "external_ids", "ovn-remote")
+    assert "does not have ovn-remote; run `ovn-docker host setup`, or say --force" in refusal(
+        lost, *FORGET, "--yes"
+    )
+    assert ports(lost) != ""
+    lost.changes(*FORGET, "--yes", "--force")
+    assert ports(lost) == ""
+
+
+def test_a_host_that_ovn_still_lists_is_asked_first(lost: Machine) -> None:
+    lost.out("ovn-sbctl", "chassis-add", "lost", "geneve", "10.0.0.9")
+    said = lost.changes(*FORGET, "--yes")
+    assert "lost does not answer; OVN lists it until you type: ovn-sbctl chassis-del lost\n" in said
+    lost.out("ovn-sbctl", "chassis-del", "lost")
