@@ -5,14 +5,19 @@ whose UUID follows from the logical switch and the address, so that the database
 A lease is Docker's word that the address is taken; the claim that goes with a port is in overlay.py.
 """
 
+import contextlib
+import threading
 import time
+from collections import deque
 from ipaddress import ip_address, ip_network
+from uuid import uuid4
 
 from ovn_docker.backends.northbound import (
     CREATED,
     HOST,
     NETWORK,
     OURS,
+    OWNER,
     SWITCH,
     Connect,
     claim_row,
@@ -22,7 +27,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require
-from ovn_docker.model import Chassis, IpAddress, IpNetwork, Network, Pool, PoolId, row_uuid
+from ovn_docker.model import Chassis, IpAddress, IpNetwork, Network, NetworkId, Pool, PoolId, row_uuid
 
 POOL = "ovn-docker:pool"
 _SUBNET = "ovn-docker:subnet"
@@ -32,8 +37,11 @@ _RESERVED = "ovn-docker:reserved "
 _STATE = "ovn-docker:state"
 _RELEASED = "ovn-docker:released"
 
-REST = 30
-"""Seconds that a released address is not given to somebody else: neighbours forget it in the meantime."""
+_CLAIM = "ovn-docker:claim"
+"""A word of its own for every claim of an address: tells one that was sent twice from another one."""
+
+_FORGET = 60.0
+"""Seconds after which nobody asks when an address was released: the row goes."""
 
 
 class Addresses:
@@ -41,6 +49,8 @@ class Addresses:
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
+        self._lock = threading.Lock()
+        self._released: deque[tuple[float, Operation]] = deque()
 
     def add_pool(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
         """Store a pool that no network has yet."""
@@ -50,7 +60,7 @@ class Addresses:
             POOL: pool.id,
             _SUBNET: str(pool.subnet),
             _STATE: "free",
-            CREATED: str(int(time.time())),
+            CREATED: str(time.time_ns()),
         }
         if pool.part is not None:
             ids[_PART] = str(pool.part)
@@ -80,7 +90,8 @@ class Addresses:
         reserved = frozenset(
             ip_address(key.removeprefix(_RESERVED)) for key in ids if key.startswith(_RESERVED)
         )
-        return Pool(pool, ip_network(ids[_SUBNET]), part, ids.get(SWITCH), reserved)
+        network = NetworkId(ids[NETWORK]) if NETWORK in ids else None
+        return Pool(pool, ip_network(ids[_SUBNET]), part, ids.get(SWITCH), network, reserved)
 
     def remove_pool(self, pool: PoolId, chassis: Chassis, deadline: Deadline) -> None:
         """Forget a pool with its leases. A search through the table: docker network rm only."""
@@ -95,9 +106,9 @@ class Addresses:
         self._connect(chassis).transact(*operations, deadline=deadline)
 
     def free(
-        self, pool: Pool, some: list[IpAddress], chassis: Chassis, deadline: Deadline
+        self, pool: Pool, some: list[IpAddress], rest: float, chassis: Chassis, deadline: Deadline
     ) -> list[IpAddress]:
-        """Which of *some* addresses have neither a lease nor a claim on the pool's switch."""
+        """Which of *some* addresses have no claim on the pool's switch, and no lease or one long released."""
         switch = pool.switch or ""
         leases = [
             ovsdb.select("DHCP_Options", is_row(_lease(switch, address)), columns=["external_ids"])
@@ -112,7 +123,7 @@ class Addresses:
         return [
             address
             for address, lease, claim in zip(some, results[:count], results[count:], strict=True)
-            if not claim and (not lease or _rested(lease[0]["external_ids"]))
+            if not claim and (not lease or _rested(lease[0]["external_ids"], rest))
         ]
 
     def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
@@ -125,13 +136,16 @@ class Addresses:
             HOST: chassis.system_id,
             POOL: pool.id,
             SWITCH: switch,
+            NETWORK: pool.network or "",
             _STATE: "leased",
+            _CLAIM: str(uuid4()),
             CREATED: str(int(time.time())),
         }
         lease = ovsdb.insert("DHCP_Options", row, cidr=str(address), external_ids=ids)
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
         released = require("DHCP_Options", row, has("external_ids", {_STATE: "released"}))
-        for operations in ([lease], [released, again]):
+        claimed = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
+        for operations in ([lease], [released, again], [claimed]):
             try:
                 database.transact(*operations, deadline=deadline)
             except OperationError as error:
@@ -145,17 +159,24 @@ class Addresses:
         """Give a lease back, or unmark a reserved address; neither is fine."""
         database = self._connect(chassis)
         (rows,) = database.transact(
-            ovsdb.select("DHCP_Options", is_row(pool), columns=["external_ids"]), deadline=deadline
-        )
-        switch = rows[0]["external_ids"].get(SWITCH, "") if rows else ""
-        mine = has("external_ids", {POOL: pool, _STATE: "leased"})
-        released = {**OURS, POOL: pool, SWITCH: switch, _STATE: "released", _RELEASED: str(int(time.time()))}
-        unmark = [["external_ids", "delete", [f"{_RESERVED}{address}"]]]
-        database.transact(
-            ovsdb.update("DHCP_Options", is_row(_lease(switch, address)), mine, external_ids=released),
-            ovsdb.mutate("DHCP_Options", is_row(pool), mutations=unmark),
+            ovsdb.select("DHCP_Options", is_row(pool), has("external_ids", OURS), columns=["external_ids"]),
             deadline=deadline,
         )
+        for ids in (row["external_ids"] for row in rows):
+            row = _lease(ids.get(SWITCH, ""), address)
+            mine = has("external_ids", {POOL: pool, _STATE: "leased"})
+            released = {_STATE: "released", _RELEASED: f"{time.time():.3f}"}
+            kept = {key: ids[key] for key in (OWNER, POOL, SWITCH, NETWORK) if key in ids}
+            unmark = [["external_ids", "delete", [f"{_RESERVED}{address}"]]]
+            database.transact(
+                ovsdb.update("DHCP_Options", is_row(row), mine, external_ids=kept | released),
+                ovsdb.mutate("DHCP_Options", is_row(pool), mutations=unmark),
+                *self._forget(),
+                deadline=deadline,
+            )
+            forget = ovsdb.delete("DHCP_Options", is_row(row), has("external_ids", released))
+            with self._lock:
+                self._released.append((time.monotonic() + _FORGET, forget))
 
     def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
         """Subnets of all networks and pools. Reads all switches: only for a pool that is picked."""
@@ -166,15 +187,30 @@ class Addresses:
             for state in ("free", "bound")
         ]
         found = self._connect(chassis).transact(
-            ovsdb.select("Logical_Switch", columns=["external_ids"]), *pools, deadline=deadline
+            ovsdb.select("Logical_Switch", columns=["external_ids", "other_config"]),
+            *pools,
+            deadline=deadline,
         )
         texts = {
-            row["external_ids"].get(key, "")
+            ids.get(key, "")
             for rows in found
             for row in rows
+            for ids in row.values()
             for key in ("subnet", "subnet6", _SUBNET)
         }
-        return [ip_network(text, strict=False) for text in texts if text]
+        subnets = []
+        for text in texts:
+            with contextlib.suppress(ValueError):  # somebody else's switch, with something else to say
+                subnets.append(ip_network(text, strict=False))
+        return subnets
+
+    def _forget(self) -> list[Operation]:
+        """Operations that delete what was released here long ago; what a restart leaves goes with its pool."""
+        operations: list[Operation] = []
+        with self._lock:
+            while self._released and self._released[0][0] <= time.monotonic() and len(operations) < 16:
+                operations.append(self._released.popleft()[1])
+        return operations
 
     def _held(self, database: Database, switch: str, address: IpAddress, deadline: Deadline) -> Conflict:
         lease, claim = database.transact(
@@ -197,21 +233,25 @@ def bind(
 ) -> list[Operation]:
     """Operations that give the new network the pools that were asked for just before, on this host.
 
-    Docker does not tell which those are: of several with the same subnet, all fresh, any will do.
-    Raises Conflict without such a pool.
+    Docker does not tell which those are: of several with the same subnet it is the newest, for what is older
+    was forgotten on the way. Raises Conflict without such a pool.
     """
     operations: list[Operation] = []
     for subnet in network.subnets:
         if not subnet.ours:
             continue
         fresh = {**OURS, HOST: chassis.system_id, _SUBNET: str(subnet.pool), _STATE: "free"}
-        (rows,) = database.transact(
+        mine = {**OURS, NETWORK: network.id, _SUBNET: str(subnet.pool), _STATE: "bound"}
+        rows, bound_before = database.transact(
             ovsdb.select("DHCP_Options", has("external_ids", fresh), columns=["_uuid", "external_ids"]),
+            ovsdb.select("DHCP_Options", has("external_ids", mine), columns=["_uuid"]),
             deadline=deadline,
         )
+        if bound_before:
+            continue
         if not rows:
             raise Conflict(f"nobody asked for a pool {subnet.pool} before; create the network again")
-        pool = min(rows, key=lambda row: (row["external_ids"].get(CREATED, ""), row["_uuid"]))
+        pool = max(rows, key=lambda row: (row["external_ids"].get(CREATED, ""), row["_uuid"]))
         bound = {_STATE: "bound", SWITCH: switch, NETWORK: network.id}
         operations += [
             require("DHCP_Options", pool["_uuid"], has("external_ids", fresh)),
@@ -228,6 +268,10 @@ def _lease(switch: str, address: IpAddress) -> str:
     return row_uuid("lease", switch, str(address))
 
 
-def _rested(ids: dict[str, str]) -> bool:
-    released = ids.get(_RELEASED, "")
-    return ids.get(_STATE) == "released" and (not released.isdigit() or time.time() - int(released) >= REST)
+def _rested(ids: dict[str, str], rest: float) -> bool:
+    if ids.get(_STATE) != "released":
+        return False
+    with contextlib.suppress(ValueError):
+        # By the clock of another host, perhaps: what is far in the future says nothing.
+        return abs(time.time() - float(ids.get(_RELEASED, ""))) >= rest
+    return True
