@@ -1,0 +1,147 @@
+"""Addresses from one pool on three hosts: never one twice, and a lost host's can be had again."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import pytest
+
+from e2e.lab import CommandError, Fabric, Host, wait_for
+
+Hosts = tuple[Host, Host, Host]
+
+PINGS = "for i; do ping -c 1 -W 1 $i >/dev/null || echo $i; done"
+"""Prints the addresses that leave a single packet unanswered."""
+
+
+@pytest.fixture(scope="module")
+def three_hosts(module_fabric: Fabric) -> Hosts:
+    """Three hosts with the driver."""
+    host1, host2, host3 = hosts = module_fabric.cluster("host1", "host2", "host3")
+    for host in hosts:
+        host.driver.start()
+    return host1, host2, host3
+
+
+@pytest.fixture
+def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
+    """The hosts; afterwards nothing is left of a test."""
+    yield three_hosts
+    for host in three_hosts:
+        remove(host, *host.docker("ps", "--all", "--quiet").split())
+    for host in three_hosts:
+        host.run("docker", "network", "rm", "foo", check=False)
+    wait_for(lambda: not any(map(has_foo, three_hosts)), "foo to go", timeout=40)
+    central = three_hosts[0]
+    for table in ("Logical_Switch", "Logical_Switch_Port", "DHCP_Options"):
+        left = central.run("ovn-nbctl", "--bare", "--columns=external_ids", "list", table)
+        assert [ids for ids in left.splitlines() if "ovn-docker:generation" not in ids] == []
+
+
+def create_foo(hosts: Hosts, subnet: str, *options: str) -> None:
+    """The network `foo`, made on the first host, is there on all."""
+    hosts[0].docker(
+        *("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", f"--subnet={subnet}"),
+        *("-o", "ovn.network=foo", *options, "foo"),
+    )
+    wait_for(lambda: all(map(has_foo, hosts)), "foo on all hosts", timeout=20)
+
+
+def has_foo(host: Host) -> bool:
+    return host.docker("network", "ls", "--quiet", "--filter=name=^foo$") != ""
+
+
+def run(host: Host, name: str, *options: str) -> str:
+    """A container on `foo`; returns its address."""
+    host.docker(
+        *("run", "-d", "--net=foo", f"--name={name}", "--stop-signal=KILL", *options),
+        *("busybox", "sleep", "3600"),
+    )
+    (settings,) = json.loads(host.docker("inspect", name))
+    return str(settings["NetworkSettings"]["Networks"]["foo"]["IPAddress"])
+
+
+def remove(host: Host, *containers: str) -> None:
+    if containers:
+        host.docker("rm", "--force", *containers)
+
+
+def unanswered(host: Host, container: str, addresses: list[str]) -> list[str]:
+    """Of some addresses, those that do not answer the first packet."""
+    return host.docker("exec", container, "sh", "-c", PINGS, "sh", *addresses).split()
+
+
+def test_thirty_containers_started_at_once_reach_each_other(hosts: Hosts) -> None:
+    create_foo(hosts, "10.1.0.0/16")
+    places = [(hosts[n % 3], f"c{n}") for n in range(30)]
+    with ThreadPoolExecutor(30) as pool:
+        addresses = list(pool.map(lambda place: run(*place), places))
+        assert len(set(addresses)) == 30
+        everyone = list(pool.map(lambda place: unanswered(*place, addresses), places))
+    assert everyone == [[]] * 30
+
+
+def test_what_is_released_is_given_away_last(hosts: Hosts) -> None:
+    """A neighbour may still know the container that had it."""
+    host1, host2, host3 = hosts
+    create_foo(hosts, "10.1.0.0/29")
+    released = run(host1, "gone")
+    rest = {f"10.1.0.{n}" for n in range(2, 7)} - {released}
+    remove(host1, "gone")
+    with ThreadPoolExecutor() as pool:
+        assert set(pool.map(run, (host1, host1, host2, host3), ("c1", "c2", "c3", "c4"))) == rest
+    wait_for(lambda: run_if_possible(host2, "again") == released, "the address to be had again", timeout=60)
+    assert unanswered(host2, "again", sorted(rest)) == []
+    with pytest.raises(CommandError, match=r"no free address in 10\.1\.0\.0/29: remove containers, or"):
+        run(host3, "one-too-many")
+
+
+def run_if_possible(host: Host, name: str) -> str:
+    """The new container's address, nothing if there is none."""
+    try:
+        return run(host, name)
+    except CommandError:
+        remove(host, name)
+        return ""
+
+
+def test_an_address_of_the_users_choice_is_had_by_one_host_alone(hosts: Hosts) -> None:
+    create_foo(hosts, "10.1.0.0/16")
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(run, host, "mine", "--ip=10.1.7.7") for host in hosts]
+        wait(runs)
+    refusals = [str(error) for one in runs if (error := one.exception())]
+    assert len(refusals) == 2
+    assert all("address 10.1.7.7 is in use by" in refusal for refusal in refusals)
+
+
+def test_a_lost_host_is_forgotten_and_its_addresses_are_had_again(hosts: Hosts) -> None:
+    host1, host2, host3 = hosts
+    create_foo(hosts, "10.1.0.0/16")
+    run(host1, "c1")
+    run(host3, "lost", "--ip=10.1.7.7")
+    forget = "ovn-docker", "host", "forget", "host3", "--yes"
+    with pytest.raises(CommandError, match="host3 is alive: its ovn-controller answers; stop it there"):
+        host1.run(*forget)
+    host3.power_off()
+    with pytest.raises(CommandError, match=r"address 10\.1\.7\.7 is in use by endpoint \w+ on host host3"):
+        run(host2, "mine", "--ip=10.1.7.7")
+    remove(host2, "mine")
+
+    said = host1.run(*forget)
+    assert "host3 does not answer; OVN lists it until you type: ovn-sbctl chassis-del host3" in said
+    assert "removed 1 port, 2 claims, 1 lease, 1 pool, 1 note" in said
+    run(host2, "mine", "--ip=10.1.7.7")
+    assert unanswered(host1, "c1", ["10.1.7.7"]) == []
+    assert host1.run(*forget) == "nothing to change"
+    remove(host2, "mine")
+    remove(host1, "c1")
+    host1.docker("network", "rm", "foo")
+    wait_for(lambda: not has_foo(host2), "foo to go from host2", timeout=20)
+    assert host1.run("ovn-nbctl", "ls-list") == ""
+
+    host3.power_on()
+    host3.start_switch()
+    host3.controller.start()
+    host3.driver.start()
+    host3.start_docker()
