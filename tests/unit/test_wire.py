@@ -219,17 +219,25 @@ def test_recorded_request_about_a_pool_of_ours(name: str, docker: Docker) -> Non
     assert pool == POOL
 
 
+FIXED: dict[str, dict[str, Any]] = {
+    "Plugin.Activate": {"Implements": ["NetworkDriver", "IpamDriver"]},
+    "NetworkDriver.GetCapabilities": {"Scope": "local", "ConnectivityScope": "global"},
+    "NetworkDriver.GwAllocCheck": {"SkipIPv4": False, "SkipIPv6": False},
+    "IpamDriver.GetCapabilities": {"RequiresMACAddress": False, "RequiresRequestReplay": False},
+    "IpamDriver.GetDefaultAddressSpaces": {
+        "LocalDefaultAddressSpace": "openvswitch",
+        "GlobalDefaultAddressSpace": "openvswitch",
+    },
+}
+
+
 def expected_answer(method: str, request: Any) -> dict[str, Any]:
     """What moby expects of each method (drivers/remote/api/api.go)."""
+    if method in FIXED:
+        return FIXED[method]
     if method.startswith("IpamDriver."):
         return expected_ipam_answer(method.removeprefix("IpamDriver."), request)
     match method.removeprefix("NetworkDriver."):
-        case "Plugin.Activate":
-            return {"Implements": ["NetworkDriver", "IpamDriver"]}
-        case "GetCapabilities":
-            return {"Scope": "local", "ConnectivityScope": "global"}
-        case "GwAllocCheck":
-            return {"SkipIPv4": False, "SkipIPv6": False}
         case "EndpointOperInfo":
             return {"Value": {"port": request["EndpointID"]}}
         case "Join":
@@ -253,11 +261,6 @@ def expected_answer(method: str, request: Any) -> dict[str, Any]:
 def expected_ipam_answer(method: str, request: Any) -> dict[str, Any]:
     """The same for addresses (ipams/remote/api/api.go)."""
     match method:
-        case "GetCapabilities":
-            return {"RequiresMACAddress": False, "RequiresRequestReplay": False}
-        case "GetDefaultAddressSpaces":
-            space = "openvswitch"
-            return {"LocalDefaultAddressSpace": space, "GlobalDefaultAddressSpace": space}
         case "RequestPool":
             picked = "fd00:7::/64" if request["V6"] else "10.192.7.0/24"
             return {"PoolID": POOL, "Pool": request["Pool"] or picked, "Data": {}}
@@ -536,6 +539,37 @@ def test_huge_values_are_truncated_in_messages(docker: Docker) -> None:
         (huge, {}),
     ):
         assert len(docker.call(method, request)[1]["Err"]) < 300
+
+
+def test_an_address_with_a_zone_is_not_the_same_address_by_another_name(docker: Docker) -> None:
+    for address in ("fd00::2%eth0", "10.3.0.2/24", "10.3.0.02", "x" * 500):
+        for method in ("RequestAddress", "ReleaseAddress"):
+            answer = docker.refused(f"IpamDriver.{method}", {"PoolID": POOL, "Address": address})
+            assert "is not an IP address" in answer
+            assert len(answer) < 120
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"Pool": "10.3.0.5/24"}, "Pool '10.3.0.5/24' has host bits set: give 10.3.0.0/24"),
+        ({"Pool": "10.3.0.0/24", "V6": True}, "Pool '10.3.0.0/24' is not an IPv6"),
+        ({"Pool": "fd00::/64"}, "Pool 'fd00::/64' is not an IPv4"),
+        ({"Pool": "0.0.0.0/0"}, "is not for a container"),
+        (
+            {"Pool": "10.3.0.0/24", "SubPool": "10.4.0.0/26"},
+            "10.4.0.0/26 is not a part of the subnet 10.3.0.0/24",
+        ),
+        (
+            {"Pool": "10.3.0.0/24", "SubPool": "10.0.0.0/8"},
+            "10.0.0.0/8 is not a part of the subnet 10.3.0.0/24",
+        ),
+        ({"SubPool": "10.3.0.0/26"}, "10.3.0.0/26 is not a part of the subnet (none given)"),
+        ({"Options": {"foo": "bar"}}, "unknown option 'foo': known options: none; options of the network"),
+    ],
+)
+def test_pool_that_cannot_be_is_refused_in_words(request_: Any, words: str, docker: Docker) -> None:
+    assert words in docker.refused("IpamDriver.RequestPool", request_)
 
 
 # Errors and the log

@@ -246,10 +246,15 @@ class AddressRequest(PoolRequest, frozen=True):
 
     def address(self) -> IpAddress | None:
         """The address that is meant. Raises BadRequest."""
+        if not self.Address:
+            return None
         try:
-            return ip_address(self.Address) if self.Address else None
+            address = ip_address(self.Address)
         except ValueError:
-            raise BadRequest(f"Address {_shown(self.Address)} is not an IP address") from None
+            address = None
+        if address is None or "%" in self.Address:
+            raise BadRequest(f"Address {_shown(self.Address)} is not an IP address")
+        return address
 
 
 def _request_pool(plugin: Plugin, request: RequestPoolRequest) -> Answer:
