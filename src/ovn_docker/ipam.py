@@ -8,7 +8,7 @@ backend binds the pool to its logical switch, and from then on an address is a c
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 from uuid import uuid4
 
@@ -19,11 +19,11 @@ from ovn_docker.supply import Supply
 
 log = logging.getLogger(__name__)
 
-_BATCH = 16
-"""Addresses looked at in one transaction."""
+_LOOK = 16
+"""Addresses looked at in one transaction, ..."""
 
-_EXHAUSTIVE = 1024
-"""Up to this size a range is looked through from end to end; in a larger one we jump about."""
+_SEARCH = 256
+"""... and when a range is looked through from end to end, after as many looks here and there."""
 
 
 class AddressStore(Protocol):
@@ -42,22 +42,26 @@ class AddressStore(Protocol):
         """Note an address that no container may have."""
 
     def free(
-        self, pool: Pool, some: list[IpAddress], chassis: Chassis, deadline: Deadline
+        self, pool: Pool, some: list[IpAddress], rest: float, chassis: Chassis, deadline: Deadline
     ) -> list[IpAddress]:
-        """Which of *some* addresses can be claimed, in the same order."""
+        """Which of *some* addresses nobody has, nor had *rest* seconds ago; in the same order."""
 
     def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
-        """Take an address for a container of this host. Raises AddressInUse."""
+        """Take an address for a container of this host. Raises Conflict that says who has it."""
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
-        """Give an address back; for a while it is not free, for others may still know its last owner."""
+        """Give an address back, and note when."""
 
     def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
         """Subnets of all networks and pools of the cluster. May be slow."""
 
 
 class Ipam:
-    """The IPAM driver. *routes* tells the networks that this host has routes to."""
+    """The IPAM driver.
+
+    *routes* tells the networks that this host has routes to; *rest* is for how many seconds an address that
+    was given back is not given to somebody else, for neighbours may still know its last owner.
+    """
 
     def __init__(
         self,
@@ -66,14 +70,17 @@ class Ipam:
         routes: Callable[[], list[IpNetwork]],
         supplies: tuple[Supply, ...],
         patience: float,
+        rest: float = 30.0,
     ) -> None:
         self._store = store
         self._chassis = chassis
         self._routes = routes
         self._supplies = supplies
         self._patience = patience
+        self._rest = rest
         self._lock = threading.Lock()
         self._next: dict[PoolId, int] = {}
+        self._picked: dict[int, IpNetwork] = {}
 
     def request_pool(self, subnet: IpNetwork | None, part: IpNetwork | None, version: int) -> Pool:
         """IpamDriver.RequestPool: *subnet*, or one that nobody uses; addresses come from *part* of it."""
@@ -95,25 +102,20 @@ class Ipam:
     ) -> tuple[IpAddress, int]:
         """IpamDriver.RequestAddress: the address, and the length of its prefix.
 
-        Raises AddressInUse, or Conflict if the pool has no free address.
+        Raises Conflict if somebody has it, or the pool has no free address.
         """
         deadline = Deadline(self._patience)
         chassis = self._chassis(deadline)
         pool = self._store.pool(pool_id, chassis, deadline)
-        if wanted is not None and wanted not in pool.subnet:
-            raise BadRequest(f"address {wanted} is not in the subnet {pool.subnet}")
-        if gateway or not pool.bound:
-            address = wanted or pool.gateway
-            self._store.reserve(pool, address, chassis, deadline)
-        elif wanted is None:
+        if gateway:
+            wanted = wanted or pool.gateway
+        if wanted is None:
             address = self._claim_any(pool, chassis, deadline)
-        elif wanted in pool.reserved:
-            raise Conflict(
-                f"address {wanted} is reserved for the gateway or by --aux-address; choose another"
-            )
         else:
             address = wanted
-            self._store.claim(pool, address, chassis, deadline)
+            _check(pool, address, gateway=gateway)
+            take = self._store.reserve if gateway or not pool.bound else self._store.claim
+            take(pool, address, chassis, deadline)
         return address, pool.subnet.prefixlen
 
     def release_address(self, pool: PoolId, address: IpAddress) -> None:
@@ -123,46 +125,68 @@ class Ipam:
 
     def _pick(self, version: int, chassis: Chassis, deadline: Deadline) -> IpNetwork:
         taken = [*self._store.subnets(chassis, deadline), *self._routes()]
-        for supply in self._supplies:
-            if supply.base.version == version and (subnet := supply.pick(taken)):
-                return subnet
-        bases = ", ".join(str(supply) for supply in self._supplies if supply.base.version == version)
-        raise Conflict(
-            f"no free IPv{version} subnet in {bases or 'no supply'}; give --subnet, or --address-pools"
-        )
+        supplies = [supply for supply in self._supplies if supply.base.version == version]
+        with self._lock:
+            last = [self._picked[version]] if version in self._picked else []
+            for avoided in ([*taken, *last], taken):
+                for supply in supplies:
+                    if subnet := supply.pick(avoided):
+                        self._picked[version] = subnet
+                        return subnet
+        bases = ", ".join(map(str, supplies)) or "no supply"
+        raise Conflict(f"no free IPv{version} subnet in {bases}; give --subnet, or --address-pools")
 
     def _claim_any(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> IpAddress:
-        for batch in self._batches(pool):
-            some = [address for address in batch if address not in pool.reserved]
-            free = self._store.free(pool, some, chassis, deadline)
-            while free:
-                # Hosts that start together look at the same addresses: after a collision, scatter.
-                address = free.pop(0)
-                try:
-                    self._store.claim(pool, address, chassis, deadline)
-                except Conflict:
-                    random.shuffle(free)
-                    continue
-                with self._lock:
-                    self._next[pool.id] = int(address) + 1
-                return address
-            deadline.check(f"a free address in {pool.range}")
+        if not pool.bound:
+            raise Conflict(
+                f"pool {pool.subnet} belongs to no network of ours: --ipam-driver openvswitch is only for "
+                "networks with -d openvswitch"
+            )
+        for rest in (self._rest, 0):  # one that rests is better than none
+            for some in self._looks(pool):
+                free = self._store.free(pool, some, rest, chassis, deadline)
+                while free:
+                    # Hosts that start together look at the same addresses: after a collision, scatter.
+                    address = free.pop(0)
+                    try:
+                        self._store.claim(pool, address, chassis, deadline)
+                    except Conflict:
+                        random.shuffle(free)
+                        continue
+                    with self._lock:
+                        self._next[pool.id] = int(address) + 1
+                    return address
+                deadline.check(f"a free address in {pool.range}")
         raise Conflict(
             f"no free address in {pool.range}: remove containers, or create the network with a larger "
             "--subnet or --ip-range"
         )
 
-    def _batches(self, pool: Pool) -> Iterator[list[IpAddress]]:
-        """Addresses from behind the last one on, so that what was released rests; then from anywhere."""
-        first, last = int(pool.first), int(pool.last)
-        size = last - first + 1
+    def _looks(self, pool: Pool) -> Iterator[list[IpAddress]]:
+        """Addresses from behind the last one on, so that what was released rests; from anywhere; all."""
+        first, size = int(pool.first), int(pool.last) - int(pool.first) + 1
+        if size <= 0:
+            return
         with self._lock:
-            start = self._next.get(pool.id, first)
-        start = start if first <= start <= last else first
-        make = type(pool.first)
-        for number in range(-(-size // _BATCH) if size <= _EXHAUSTIVE else 256):
-            if number and size > _EXHAUSTIVE:
-                start = random.randint(first, last)  # noqa: S311 - no secret
-            count = min(_BATCH, size - number * _BATCH) if size <= _EXHAUSTIVE else _BATCH
-            yield [make(first + (start - first + step) % size) for step in range(count)]
-            start += _BATCH
+            start = self._next.get(pool.id, first) - first
+
+        def addresses(numbers: Iterable[int]) -> list[IpAddress]:
+            found = (type(pool.first)(first + number % size) for number in numbers)
+            return [address for address in found if address not in pool.reserved]
+
+        yield addresses(range(start, start + min(_LOOK, size)))
+        if size > _SEARCH:
+            for _ in range(_LOOK):
+                yield addresses({random.randrange(size) for _ in range(_LOOK)})  # noqa: S311 - no secret
+        for number in range(0, size, _SEARCH):
+            yield addresses(range(start + number, start + min(number + _SEARCH, size)))
+
+
+def _check(pool: Pool, wanted: IpAddress, *, gateway: bool) -> None:
+    """Raise BadRequest or Conflict unless somebody may have *wanted*."""
+    if wanted not in pool.subnet:
+        raise BadRequest(f"address {wanted} is not in the subnet {pool.subnet}")
+    if not pool.holds(wanted):
+        raise BadRequest(f"address {wanted} is no host's: it stands for the subnet {pool.subnet} as a whole")
+    if wanted in pool.reserved and not gateway:
+        raise Conflict(f"address {wanted} is reserved for the gateway or by --aux-address; choose another")

@@ -52,7 +52,7 @@ class Subnet:
 class Pool:
     """A pool of our IPAM driver: containers get addresses from *part* of *subnet*, or from all of it.
 
-    *switch*: row of the logical switch that it is bound to, ``None`` until its network is created;
+    *switch*: row of the logical switch of *network* that it is bound to, ``None`` until that is created;
     *reserved*: what no container may have, the gateway and the auxiliary addresses.
     """
 
@@ -60,6 +60,7 @@ class Pool:
     subnet: IpNetwork
     part: IpNetwork | None = None
     switch: str | None = None
+    network: NetworkId | None = None
     reserved: frozenset[IpAddress] = frozenset()
 
     @property
@@ -78,15 +79,24 @@ class Pool:
         return max(self.range[0], self.gateway)
 
     @property
+    def last(self) -> IpAddress:
+        """The highest one."""
+        return min(self.range[-1], self._highest)
+
+    def holds(self, address: IpAddress) -> bool:
+        """Whether a container or router can have *address*; it may be outside the range."""
+        return address in self.subnet and int(self.gateway) <= int(address) <= int(self._highest)
+
+    @property
     def gateway(self) -> IpAddress:
         """The lowest address that is not the subnet's own: the router's, unless somebody says otherwise."""
         return self.subnet[1] if self.subnet.num_addresses > 2 else self.subnet[0]
 
     @property
-    def last(self) -> IpAddress:
-        """The highest one: below the broadcast address of IPv4."""
+    def _highest(self) -> IpAddress:
+        """Below the broadcast address of IPv4."""
         broadcast = self.subnet.version == 4 and self.subnet.num_addresses > 2
-        return min(self.range[-1], self.subnet[-2] if broadcast else self.subnet[-1])
+        return self.subnet[-2] if broadcast else self.subnet[-1]
 
 
 @dataclass(frozen=True, slots=True)

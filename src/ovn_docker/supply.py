@@ -1,6 +1,7 @@
 """Where subnets come from if the user names none. Pure."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
@@ -19,16 +20,36 @@ class Supply:
 
     def pick(self, taken: list[IpNetwork]) -> IpNetwork | None:
         """One that overlaps none of *taken*, by chance; None if there is none."""
-        same_version = [network for network in taken if network.version == self.base.version]
-        count = 1 << (self.prefix - self.base.prefixlen)
-        size = 1 << (self.base.max_prefixlen - self.prefix)
-        numbers = random.sample(range(count), min(count, 4096)) if count < 1 << 62 else ()
-        for number in numbers:
-            start = int(self.base.network_address) + number * size
-            subnet = type(self.base)((start, self.prefix))
-            if not any(subnet.overlaps(other) for other in same_version):
-                return subnet
-        return None
+        gaps, end = [], 0
+        for first, last in sorted([*self._numbers(taken), (self._count, self._count)]):
+            if first > end:
+                gaps.append((end, first))
+            end = max(end, last + 1)
+        if not gaps:
+            return None
+        ((first, end),) = random.choices(gaps, [end - first for first, end in gaps])  # noqa: S311 - no secret
+        number = random.randrange(first, end)  # noqa: S311
+        return type(self.base)((int(self.base.network_address) + number * self._size, self.prefix))
+
+    @property
+    def _count(self) -> int:
+        """Number of our subnets."""
+        return 1 << (self.prefix - self.base.prefixlen)
+
+    @property
+    def _size(self) -> int:
+        """Number of addresses in each."""
+        return 1 << (self.base.max_prefixlen - self.prefix)
+
+    def _numbers(self, taken: list[IpNetwork]) -> Iterator[tuple[int, int]]:
+        """First and last number of our subnets that each of *taken* overlaps."""
+        base = int(self.base.network_address)
+        for network in taken:
+            if network.version == self.base.version:
+                first = max((int(network.network_address) - base) // self._size, 0)
+                last = min((int(network.broadcast_address) - base) // self._size, self._count - 1)
+                if first <= last:
+                    yield first, last
 
 
 def parse_supplies(text: str) -> tuple[Supply, ...]:

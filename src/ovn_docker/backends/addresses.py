@@ -205,7 +205,7 @@ class Addresses:
         return subnets
 
     def _forget(self) -> list[Operation]:
-        """Operations that delete what was released here long ago; what a restart leaves goes with its pool."""
+        """Operations that delete what was released here long ago; what is missed goes with its pool."""
         operations: list[Operation] = []
         with self._lock:
             while self._released and self._released[0][0] <= time.monotonic() and len(operations) < 16:
