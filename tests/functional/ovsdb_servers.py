@@ -171,6 +171,16 @@ class OpenVswitch(OvsdbServer):
             self._daemon.wait()
             self._daemon = None
 
+    def pause_daemon(self) -> None:
+        """Ports are taken up later."""
+        assert self._daemon
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def resume_daemon(self) -> None:
+        """Ports are taken up again."""
+        assert self._daemon
+        self._daemon.send_signal(signal.SIGCONT)
+
     def set(self, **ids: str) -> None:
         """``ovs-vsctl set Open_vSwitch . external_ids=...``."""
         pairs = [[key.replace("_", "-"), value] for key, value in ids.items()]

@@ -5,22 +5,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from ipaddress import ip_address
 
 import pytest
 
-from functional.hosts import C1, C2, C3, MAC, NET, NETWORK, Container, Host, endpoint, ip
+from functional.hosts import C1, C2, C3, HOST2, MAC, NET, NETWORK, Container, Host, endpoint, ip
 from functional.ovsdb_servers import until
 from functional.test_links import links, tx_checksums
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, LateFlows, Patience
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
-from ovn_docker.model import AddressInUse, Chassis, Network, NetworkId, container_link, host_link
+from ovn_docker.model import AddressInUse, Network, NetworkId, container_link, host_link
 from ovn_docker.options import NetworkOptions
 
 SANDBOX = "/var/run/docker/netns/0123456789ab"
 LINK = host_link(C1)
-HOST2 = Chassis("host2", (), (ip_address("10.0.0.2"),), ("geneve",), "br-int", "system")
 
 
 @pytest.fixture
