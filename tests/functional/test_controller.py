@@ -116,25 +116,11 @@ def test_an_answer_may_come_in_pieces(tmp_path: Path) -> None:
         controller.check()
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"",
-        b"{}",
-        b"[]",
-        b"7",
-        b'{"result":',
-        b"\xff\xfe",
-        b'{"id":0,"result":null,"error":"unknown command"}',
-    ],
-)
+@pytest.mark.parametrize("answer", [b"", b'{"result":', b"\xff\xfe"])
 def test_an_answer_that_is_none_is_no_ovn_controller(tmp_path: Path, answer: bytes) -> None:
     def reply(connection: socket.socket) -> None:
         connection.recv(1000)
         connection.sendall(answer)
 
-    with (
-        something(tmp_path, reply) as controller,
-        pytest.raises(Unavailable, match="ovn-controller is not running"),
-    ):
+    with something(tmp_path, reply) as controller, pytest.raises(Unavailable, match="is not running"):
         controller.check()
