@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from functional.conftest import MakeServer
-from functional.ovsdb_servers import OpenVswitch, until
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
 from ovn_docker.errors import Unavailable
 from ovn_docker.host.controller import Controller
 
@@ -49,8 +49,11 @@ class TestARealOne:
         running.kill()
         running.wait()
 
-    def test_that_is_connected_is_fine(self, run_dir: Path, make_server: MakeServer) -> None:
-        make_server("OVN_Southbound")
+    @pytest.fixture
+    def southbound(self, make_server: MakeServer) -> OvsdbServer:
+        return make_server("OVN_Southbound")
+
+    def test_that_is_connected_is_fine(self, southbound: OvsdbServer, run_dir: Path) -> None:
         until(lambda: is_connected(run_dir))
 
     def test_that_cannot_reach_its_database_is_not(self, run_dir: Path) -> None:
@@ -58,9 +61,8 @@ class TestARealOne:
         with pytest.raises(Unavailable, match=r"is not connected to the OVN southbound .*:ovn-remote"):
             Controller(run_dir).check()
 
-    def test_that_was_killed_is_missed(self, run_dir: Path, make_server: MakeServer) -> None:
+    def test_that_was_killed_is_missed(self, southbound: OvsdbServer, run_dir: Path) -> None:
         """Its pidfile and its socket's file stay."""
-        make_server("OVN_Southbound")
         until(lambda: is_connected(run_dir))
         os.kill(int((run_dir / "ovn-controller.pid").read_text()), 9)
         until(lambda: not is_connected(run_dir))
