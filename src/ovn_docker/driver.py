@@ -233,7 +233,7 @@ class Driver:
     def endpoint_info(self, network: NetworkId, endpoint: EndpointId) -> dict[str, str]:  # noqa: ARG002
         """NetworkDriver.EndpointOperInfo: never an error, which would stop a container on Docker 20.10."""
         try:
-            return self._switch.endpoint_info(endpoint, Deadline(2))
+            return self._switch.endpoint_info(endpoint, Deadline(min(2, self._patience.request)))
         except OvnDockerError as error:
             log.info("no information on endpoint %s: %s", endpoint[:12], error)
             return {}

@@ -3,14 +3,17 @@
 import ctypes
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from functional.hosts import Container, Host
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
+from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -58,9 +61,9 @@ def northbound(make_server: MakeServer) -> OvsdbServer:
     return make_server("OVN_Northbound")
 
 
-@pytest.fixture
-def network_namespace() -> Iterator[None]:
-    """A network namespace with nothing but loopback, for this thread and what it starts."""
+@contextmanager
+def new_network_namespace() -> Iterator[None]:
+    """With nothing but loopback, for this thread and what it starts."""
     if os.geteuid() != 0:
         pytest.skip("a network namespace takes root")
     libc = ctypes.CDLL(None, use_errno=True)
@@ -75,6 +78,13 @@ def network_namespace() -> Iterator[None]:
 
 
 @pytest.fixture
+def network_namespace() -> Iterator[None]:
+    """A network namespace with nothing but loopback, for this thread and what it starts."""
+    with new_network_namespace():
+        yield
+
+
+@pytest.fixture
 def settings(tmp_path: Path) -> Iterator[OpenVswitch]:
     """The Open_vSwitch database of a host that is set up for nothing yet; without ovs-vswitchd."""
     if not shutil.which("ovsdb-server"):
@@ -84,21 +94,27 @@ def settings(tmp_path: Path) -> Iterator[OpenVswitch]:
     server.kill()
 
 
+@pytest.fixture(scope="module")
+def shared_open_vswitch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenVswitch]:
+    """Open vSwitch in a network namespace: ovs-vswitchd needs 0.2 s to start, so it serves many tests."""
+    if not (shutil.which("ovsdb-server") and shutil.which("ovs-vswitchd")):
+        pytest.skip("Open vSwitch is not installed")
+    with new_network_namespace():
+        server = OpenVswitch(tmp_path_factory.mktemp("open_vswitch"))
+        server.start_daemon()
+        yield server
+        server.stop_daemon()
+        server.kill()
+
+
 @pytest.fixture
-def open_vswitch(network_namespace: None, settings: OpenVswitch) -> Iterator[OpenVswitch]:
+def open_vswitch(shared_open_vswitch: OpenVswitch) -> OpenVswitch:
     """Open vSwitch at work in a network namespace, on a host that is set up for OVN as the guide says."""
-    if not shutil.which("ovs-vswitchd"):
-        pytest.skip("ovs-vswitchd is not installed")
-    settings.set(
-        system_id="host1",
-        ovn_remote="tcp:127.0.0.1:6642",
-        ovn_nb="tcp:127.0.0.1:6641",
-        ovn_encap_ip="127.0.0.1",
-        ovn_encap_type="geneve",
-    )
-    settings.start_daemon()
-    yield settings
-    settings.stop_daemon()
+    shared_open_vswitch.reset()
+    for _, link in socket.if_nameindex():
+        if link not in {"lo", "ovs-netdev", "br-int"}:
+            Links().delete(link)
+    return shared_open_vswitch
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ from ovn_docker.errors import Unavailable
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
-from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet
+from ovn_docker.model import Chassis, Endpoint, EndpointId, Network, NetworkId, Subnet
 from ovn_docker.sweep import Sweeper
 
 NET = NetworkId("ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396")
 NETWORK = Network(NET, (Subnet(ip_network("192.168.1.0/24"), ip_address("192.168.1.1")),))
 C1, C2, C3 = (EndpointId(f"c{number}" * 32) for number in (1, 2, 3))
+HOST2 = Chassis("host2", (), (ip_address("10.0.0.2"),), ("geneve",), "br-int", "system")
 MAC = "02:00:00:00:00:01"
 
 

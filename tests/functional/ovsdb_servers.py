@@ -49,6 +49,7 @@ class OvsdbServer:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._tables: list[str] = []
+        self._disturbed = False
         subprocess.run(["ovsdb-tool", "create", self._file, SCHEMAS[database]], check=True)
         self.start()
 
@@ -65,6 +66,7 @@ class OvsdbServer:
 
     def kill(self) -> None:
         """As by a power cut: nobody is told, and the socket's file stays."""
+        self._disturbed = True
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -72,6 +74,7 @@ class OvsdbServer:
 
     def pause(self) -> None:
         """It accepts connections and answers nothing."""
+        self._disturbed = True
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
 
@@ -162,6 +165,7 @@ class OpenVswitch(OvsdbServer):
                 stderr=log,
                 env={**os.environ, "OVS_RUNDIR": str(self.socket.parent)},
             )
+        until(lambda: "br-int" in (name for _, name in socket.if_nameindex()))
         until(lambda: self.interface("br-int")["ofport"] == 65534)
 
     def stop_daemon(self) -> None:
@@ -170,6 +174,41 @@ class OpenVswitch(OvsdbServer):
             self._daemon.kill()
             self._daemon.wait()
             self._daemon = None
+
+    def pause_daemon(self) -> None:
+        """Ports are taken up later."""
+        assert self._daemon
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def resume_daemon(self) -> None:
+        """Ports are taken up again."""
+        assert self._daemon
+        self._daemon.send_signal(signal.SIGCONT)
+
+    def reset(self) -> None:
+        """Up and at work, without anybody's ports, on a host that is set up for OVN as the guide says."""
+        if self._disturbed:  # ovs-vswitchd would take seconds to connect again
+            self.stop_daemon()
+            self.kill()
+            self.start()
+            self._disturbed = False
+        if self._daemon:
+            self.resume_daemon()
+        else:
+            self.start_daemon()
+        (port,) = (row["_uuid"] for row in self.rows("Port") if row["name"] == "br-int")
+        (bridge,) = (row["_uuid"] for row in self.rows("Bridge") if row["name"] == "br-int")
+        self.transact(
+            {"op": "update", "table": "Bridge", "where": [], "row": {"ports": ["uuid", port]}},
+            {"op": "update", "table": "Open_vSwitch", "where": [], "row": {"bridges": ["uuid", bridge]}},
+        )
+        self.set(
+            system_id="host1",
+            ovn_remote="tcp:127.0.0.1:6642",
+            ovn_nb="tcp:127.0.0.1:6641",
+            ovn_encap_ip="127.0.0.1",
+            ovn_encap_type="geneve",
+        )
 
     def set(self, **ids: str) -> None:
         """``ovs-vsctl set Open_vSwitch . external_ids=...``."""

@@ -134,7 +134,7 @@ class TestJoined:
 
     def test_misses_none_while_others_come_and_go(self, here: Links) -> None:
         """What joined() does not list counts as dead."""
-        for number in range(60):
+        for number in range(40):
             create(here, number)
         stop = threading.Event()
 
@@ -145,11 +145,11 @@ class TestJoined:
 
         with ThreadPoolExecutor(2) as threads:
             churning = [threads.submit(churn, name) for name in "xy"]
-            seen = [len(here.joined("odh")) for _ in range(20)]
+            seen = [len(here.joined("odh")) for _ in range(10)]
             stop.set()
             for each in churning:
                 each.result()
-        assert seen == [60] * 20
+        assert seen == [40] * 10
 
 
 class TestMtuOf:

@@ -37,12 +37,18 @@ def soon() -> Deadline:
 
 
 @pytest.fixture
-def here(settings: OpenVswitch, connect: Connect) -> Vswitch:
+def here(open_vswitch: OpenVswitch, connect: Connect) -> Vswitch:
+    return Vswitch(connect(open_vswitch))
+
+
+@pytest.fixture
+def unset(settings: OpenVswitch, connect: Connect) -> Vswitch:
+    """A host that is set up for nothing, without ovs-vswitchd."""
     return Vswitch(connect(settings))
 
 
 class TestSettings:
-    def test_are_what_the_guides_commands_write(self, settings: OpenVswitch, here: Vswitch) -> None:
+    def test_are_what_the_guides_commands_write(self, settings: OpenVswitch, unset: Vswitch) -> None:
         """Step 2 of the guide, word for word."""
         for setting in (
             "system-id=host1",
@@ -53,7 +59,7 @@ class TestSettings:
         ):
             command = ["set", "Open_vSwitch", ".", f"external_ids:{setting}"]
             subprocess.run(["ovs-vsctl", f"--db={settings.remote}", "--no-wait", *command], check=True)
-        chassis = here.chassis(soon())
+        chassis = unset.chassis(soon())
         assert chassis == Chassis(
             system_id="host1",
             northbound=("tcp:10.0.0.9:6641",),
@@ -62,30 +68,30 @@ class TestSettings:
             bridge="br-int",
             datapath="netdev",
         )
-        here.check(chassis)
+        unset.check(chassis)
 
-    def test_may_be_lists(self, settings: OpenVswitch, here: Vswitch) -> None:
+    def test_may_be_lists(self, settings: OpenVswitch, unset: Vswitch) -> None:
         settings.set(
             system_id="host1", ovn_nb="tcp:10.0.0.8:6641, ssl:[fd00::9]:6641",
             ovn_encap_ip="10.0.0.1,fd00::1", ovn_encap_type="geneve,vxlan",
         )  # fmt: skip
-        chassis = here.chassis(soon())
+        chassis = unset.chassis(soon())
         assert chassis.northbound == ("tcp:10.0.0.8:6641", "ssl:[fd00::9]:6641")
         assert chassis.encap_ips == (ip_address("10.0.0.1"), ip_address("fd00::1"))
         assert chassis.encap_types == ("geneve", "vxlan")
 
-    def test_may_name_another_bridge(self, settings: OpenVswitch, here: Vswitch) -> None:
+    def test_may_name_another_bridge(self, settings: OpenVswitch, unset: Vswitch) -> None:
         settings.set(**NAMES, ovn_bridge="br-ovn")
-        assert (here.chassis(soon()).bridge, here.chassis(soon()).datapath) == ("br-ovn", None)
+        assert (unset.chassis(soon()).bridge, unset.chassis(soon()).datapath) == ("br-ovn", None)
         add = ["add-br", "br-ovn", "--", "set", "bridge", "br-ovn", "datapath_type=system"]
         subprocess.run(["ovs-vsctl", f"--db={settings.remote}", "--no-wait", *add], check=True)
-        assert here.chassis(soon()).datapath == "system"
+        assert unset.chassis(soon()).datapath == "system"
 
-    def test_name_the_files_of_tls(self, settings: OpenVswitch, here: Vswitch) -> None:
+    def test_name_the_files_of_tls(self, settings: OpenVswitch, unset: Vswitch) -> None:
         settings.set(**NAMES)
         files = ["/etc/key.pem", "/etc/cert.pem", "/etc/ca.pem"]
         subprocess.run(["ovs-vsctl", f"--db={settings.remote}", "--no-wait", "set-ssl", *files], check=True)
-        assert here.chassis(soon()).tls == Tls(*files)
+        assert unset.chassis(soon()).tls == Tls(*files)
 
     @pytest.mark.parametrize(
         ("settings_", "state", "command"),
@@ -108,40 +114,40 @@ class TestSettings:
         ids=["system-id", "empty", "ovn-nb", "ovn-nb beside ovn-remote", "not an address", "encap-ip"],
     )
     def test_one_that_is_missing_comes_with_the_command_to_type(
-        self, settings: OpenVswitch, here: Vswitch, settings_: dict[str, str], state: str, command: str
+        self, settings: OpenVswitch, unset: Vswitch, settings_: dict[str, str], state: str, command: str
     ) -> None:
         settings.set(**settings_)
         with pytest.raises(Unavailable) as missing:
-            here.check(here.chassis(soon()))
+            unset.check(unset.chassis(soon()))
         assert str(missing.value).startswith(
             f"the Open_vSwitch database {state}; set it with: ovs-vsctl set "
         )
         assert str(missing.value).endswith(command)
 
-    def test_a_network_needs_less_than_an_endpoint(self, settings: OpenVswitch, here: Vswitch) -> None:
+    def test_a_network_needs_less_than_an_endpoint(self, settings: OpenVswitch, unset: Vswitch) -> None:
         """A manager of a swarm may have no containers."""
         settings.set(system_id="a", ovn_nb="tcp:1.1.1.1:6641")
-        assert here.chassis(soon()).encap_ips == ()
+        assert unset.chassis(soon()).encap_ips == ()
 
     def test_without_the_bridge_ovn_controller_has_to_start(
-        self, settings: OpenVswitch, here: Vswitch
+        self, settings: OpenVswitch, unset: Vswitch
     ) -> None:
         settings.set(**NAMES, ovn_bridge="br-ovn")
         with pytest.raises(Unavailable, match=r"no bridge br-ovn.*ovn-docker host start"):
-            here.check(here.chassis(soon()))
+            unset.check(unset.chassis(soon()))
 
-    def test_an_empty_database_wants_init(self, settings: OpenVswitch, here: Vswitch) -> None:
+    def test_an_empty_database_wants_init(self, settings: OpenVswitch, unset: Vswitch) -> None:
         settings.transact({"op": "delete", "table": "Open_vSwitch", "where": []})
         with pytest.raises(Unavailable, match="ovs-vsctl init"):
-            here.chassis(soon())
+            unset.chassis(soon())
 
     def test_without_the_database_there_is_an_answer_in_time(
-        self, settings: OpenVswitch, here: Vswitch
+        self, settings: OpenVswitch, unset: Vswitch
     ) -> None:
         settings.kill()
         start = time.monotonic()
         with pytest.raises(Unavailable, match=f"cannot reach Open_vSwitch at {settings.remote}: "):
-            here.chassis(Deadline(0.2))
+            unset.chassis(Deadline(0.2))
         assert time.monotonic() - start < 1
 
 
@@ -153,9 +159,9 @@ def add_link(name: str = LINK) -> None:
     subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"c{name[1:]}"], check=True)
 
 
-def plug(here: Vswitch, endpoint: Endpoint = ENDPOINT, deadline: Deadline | None = None) -> None:
-    chassis = here.chassis(soon())
-    here.plug(endpoint, Attachment(iface_id=endpoint.id), chassis, deadline or soon())
+def plug(unset: Vswitch, endpoint: Endpoint = ENDPOINT, deadline: Deadline | None = None) -> None:
+    chassis = unset.chassis(soon())
+    unset.plug(endpoint, Attachment(iface_id=endpoint.id), chassis, deadline or soon())
 
 
 class TestPlugging:
@@ -225,15 +231,15 @@ class TestPlugging:
         assert open_vswitch.contents() == before
 
     def test_a_bridge_that_has_gone_meanwhile_is_reported_and_nothing_stays(
-        self, settings: OpenVswitch, here: Vswitch
+        self, settings: OpenVswitch, unset: Vswitch
     ) -> None:
         settings.set(**NAMES)
-        chassis = here.chassis(soon())
+        chassis = unset.chassis(soon())
         settings.transact(
             {"op": "update", "table": "Open_vSwitch", "where": [], "row": {"bridges": ["set", []]}}
         )
         with pytest.raises(Unavailable, match="bridge br-int has just gone"):
-            here.plug(ENDPOINT, ATTACHMENT, chassis, soon())
+            unset.plug(ENDPOINT, ATTACHMENT, chassis, soon())
         assert settings.ports() == {}
 
 

@@ -63,9 +63,8 @@ def overlay() -> None:
 
 def _serve(settings: Settings) -> None:
     ovs.daemon.daemonize_start()  # forks: no thread before this line
-    listener = sockets.inherited_socket() or sockets.listen(settings.socket)
-
     vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
+    listener = sockets.inherited_socket() or sockets.listen(settings.socket)
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
     northbound = Northbound(tls)
     backend = Overlay(northbound)

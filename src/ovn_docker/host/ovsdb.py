@@ -31,7 +31,7 @@ Operation = dict[str, Any]
 Row = dict[str, Any]
 Condition = list[Any]
 
-_BACKOFF = 250, 4000
+_BACKOFF = 1000, 4000
 """Shortest and longest pause between two attempts to connect, in milliseconds."""
 
 

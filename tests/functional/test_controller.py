@@ -1,0 +1,130 @@
+"""Is ovn-controller there? Asked of a real one, of none, and of things that are not it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from functional.conftest import MakeServer
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
+from ovn_docker.errors import Unavailable
+from ovn_docker.host.controller import Controller
+
+CURE = "start it with: ovn-docker host start"
+
+
+def trouble(directory: Path) -> str:
+    """What is wrong with ovn-controller."""
+    try:
+        Controller(directory).check()
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
+class TestARealOne:
+    @pytest.fixture
+    def run_dir(self, tmp_path: Path, settings: OpenVswitch, network_namespace: None) -> Iterator[Path]:
+        if not shutil.which("ovn-controller"):
+            pytest.skip("ovn-controller is not installed")
+        directory = tmp_path / "ovn"
+        directory.mkdir()
+        settings.set(
+            system_id="host1",
+            ovn_remote=f"unix:{tmp_path}/0/OVN_Southbound.sock",
+            ovn_encap_ip="127.0.0.1",
+            ovn_encap_type="geneve",
+        )
+        running = subprocess.Popen(
+            ["ovn-controller", settings.remote, "--pidfile", "-vconsole:off"],
+            env={**os.environ, "OVN_RUNDIR": str(directory), "OVS_RUNDIR": str(settings.socket.parent)},
+        )
+        until((directory / "ovn-controller.pid").exists)
+        yield directory
+        running.kill()
+        running.wait()
+
+    @pytest.fixture
+    def southbound(self, make_server: MakeServer) -> OvsdbServer:
+        return make_server("OVN_Southbound")
+
+    def test_that_is_connected_is_fine(self, southbound: OvsdbServer, run_dir: Path) -> None:
+        until(lambda: trouble(run_dir) == "")
+
+    def test_that_cannot_reach_its_database_is_not(self, run_dir: Path) -> None:
+        until(lambda: "is not running" not in trouble(run_dir))
+        assert "is not connected to the OVN southbound database; look at external_ids:ovn-r" in trouble(
+            run_dir
+        )
+
+    def test_that_was_killed_is_missed(self, southbound: OvsdbServer, run_dir: Path) -> None:
+        """Its pidfile and its socket's file stay."""
+        until(lambda: trouble(run_dir) == "")
+        os.kill(int((run_dir / "ovn-controller.pid").read_text()), signal.SIGKILL)
+        until(lambda: trouble(run_dir))
+        assert f"Connection refused); {CURE}" in trouble(run_dir)
+
+
+def test_none_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=rf"not running \(.*No such file or directory\); {CURE}"):
+        Controller(tmp_path).check()
+
+
+@pytest.mark.parametrize("text", ["", "not a number\n"])
+def test_a_pidfile_that_has_no_pid_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ovn-controller.pid").write_text(text)
+    with pytest.raises(Unavailable, match=rf"ovn-controller is not running .*{CURE}"):
+        Controller(tmp_path).check()
+
+
+@contextmanager
+def something(directory: Path, answer: Callable[[socket.socket], None]) -> Iterator[Controller]:
+    """Listens where ovn-controller would."""
+    (directory / "ovn-controller.pid").write_text("7\n")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(directory / "ovn-controller.7.ctl"))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield Controller(directory)
+        thread.join()
+
+
+def test_one_that_is_too_busy_to_answer_is_at_work(tmp_path: Path) -> None:
+    asked = threading.Event()
+    with something(tmp_path, lambda _: asked.wait(5) and None) as controller:
+        controller.check(timeout=0.1)
+        asked.set()
+
+
+def test_an_answer_may_come_in_pieces(tmp_path: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1000)
+        for piece in (b'{"error":null,"id":0,', b'"result":"conn', b'ected\\n"}'):
+            connection.sendall(piece)
+
+    with something(tmp_path, answer) as controller:
+        controller.check()
+
+
+@pytest.mark.parametrize("answer", [b"", b'{"result":', b"\xff\xfe"])
+def test_an_answer_that_is_none_is_no_ovn_controller(tmp_path: Path, answer: bytes) -> None:
+    def reply(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(answer)
+
+    with something(tmp_path, reply) as controller, pytest.raises(Unavailable, match="is not running"):
+        controller.check()

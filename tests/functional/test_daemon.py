@@ -1,0 +1,280 @@
+"""The driver as a process: options, socket, signals, and what it leaves behind."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functional.hosts import C1, NET
+from functional.ovsdb_servers import OpenVswitch, until
+from ovn_docker.model import container_link, host_link, row_uuid
+
+PROGRAM = Path(sys.executable).with_name("ovn-docker-overlay-driver")
+pytestmark = [
+    pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not there; pip install -e ."),
+    pytest.mark.usefixtures("network_namespace"),  # the driver clears links that have no endpoint
+]
+
+
+def call(path: Path, method: str, **request: object) -> dict[str, Any]:
+    """What Docker gets for an answer."""
+    connection = http.client.HTTPConnection("plugin.moby.localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.settimeout(20)
+        connection.sock.connect(str(path))
+        connection.request("POST", f"/{method}", json.dumps(request))
+        return dict(json.load(connection.getresponse()))
+    finally:
+        connection.close()
+
+
+class Driver:
+    """Where a driver runs, and drivers that have been started there."""
+
+    def __init__(self, directory: Path, open_vswitch: OpenVswitch) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.socket = directory / "plugins" / "openvswitch.sock"
+        self.environment = {
+            **os.environ,
+            "OVS_RUNDIR": str(directory),
+            "OVS_LOGDIR": str(directory),
+            "OVN_DOCKER_SOCKET": str(self.socket),
+            "OVN_DOCKER_DB": open_vswitch.remote,
+        }
+        self._started: list[subprocess.Popen[str]] = []
+
+    def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run it until it ends or is detached."""
+        return subprocess.run(
+            [PROGRAM, *options], env=self.environment | environment, text=True, timeout=20, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True,
+        )  # fmt: skip
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """Run it in the foreground; returns when it serves."""
+        process = subprocess.Popen(
+            [PROGRAM, *options], env=self.environment, text=True, stderr=subprocess.PIPE
+        )
+        self._started.append(process)
+        until(self.serves)
+        return process
+
+    def serves(self) -> bool:
+        try:
+            return bool(call(self.socket, "Plugin.Activate") == {"Implements": ["NetworkDriver"]})
+        except OSError:
+            return False
+
+    def appctl(self, *command: str) -> str:
+        """``ovs-appctl -t ovn-docker-overlay-driver``."""
+        run = ["ovs-appctl", "-t", PROGRAM.name, *command]
+        return subprocess.run(
+            run, env=self.environment, check=True, capture_output=True, text=True, timeout=10
+        ).stdout
+
+    def files(self) -> set[str]:
+        """What lies about, but for the log."""
+        found = {path.name for path in self.directory.rglob("*") if not path.is_dir()}
+        return found - {f"{PROGRAM.name}.log"}
+
+    def end(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def driver(tmp_path: Path, settings: OpenVswitch) -> Iterator[Driver]:
+    driver = Driver(tmp_path / "driver", settings)
+    yield driver
+    driver.end()
+
+
+class TestOptions:
+    def test_help_names_them_all(self, driver: Driver) -> None:
+        said = driver.run("--help")
+        assert said.returncode == 0
+        for option in (
+            "--socket", "--scope", "--db", "--flows-timeout", "--late-flows", "--private-key", "-p", "-c",
+            "-C", "--detach", "--pidfile", "--log-file", "--monitor", "--verbose",
+        ):  # fmt: skip
+            assert option in said.stdout
+
+    def test_version(self, driver: Driver) -> None:
+        assert driver.run("--version").stdout.startswith("ovn-docker ")
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("--late-flows=never", "--late-flows='never' is not valid: give one of warn, fail"),
+            ("--request-timeout=0", "--request-timeout='0' is not valid: give seconds, from 0.1 to 3600"),
+            ("--private-key=/k", "TLS needs all three: --private-key, --certificate and --ca-cert"),
+            (
+                "--db=127.0.0.1",
+                "'127.0.0.1' is no database address: give tcp:IP:PORT, ssl:IP:PORT or unix:FILE",
+            ),
+        ],
+    )
+    def test_a_bad_value_is_one_line_and_leaves_nothing(
+        self, driver: Driver, option: str, message: str
+    ) -> None:
+        ended = driver.run(option)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        (line,) = ended.stderr.splitlines()
+        assert line.endswith(f"|daemon|ERR|{message}".replace("|", " | "))
+        assert driver.files() == set()
+
+    def test_a_bad_variable_is_named(self, driver: Driver) -> None:
+        ended = driver.run(OVN_DOCKER_SCOPE="swarm")
+        assert ended.returncode == 2
+        assert "OVN_DOCKER_SCOPE='swarm' is not valid" in ended.stderr
+
+    def test_scope(self, driver: Driver) -> None:
+        driver.start("--scope=global")
+        assert call(driver.socket, "NetworkDriver.GetCapabilities")["Scope"] == "global"
+
+
+class TestDetached:
+    def test_serves_when_it_returns_and_is_gone_when_told_to_exit(self, driver: Driver) -> None:
+        """With the options and the control socket that OVS' daemons have."""
+        started = driver.run("--detach", "--pidfile", "--log-file")
+        assert (started.returncode, started.stdout) == (0, "")
+        assert driver.serves()
+        log = driver.directory / f"{PROGRAM.name}.log"
+        pidfile = driver.directory / f"{PROGRAM.name}.pid"
+        pid = int(pidfile.read_text())
+        assert f"serves Docker on {driver.socket}" in log.read_text()
+        assert PROGRAM.name in driver.appctl("version")
+
+        assert "plugin | DBG" not in log.read_text()
+        driver.appctl("vlog/set", "plugin:file:warn")
+        driver.serves()
+        quiet = log.read_text().count("Plugin.Activate")
+        driver.appctl("vlog/set", "plugin:file:info")
+        driver.serves()
+        assert log.read_text().count("Plugin.Activate") == quiet + 1
+
+        assert driver.run("--pidfile").returncode == 1, "a second one"
+        driver.appctl("exit")
+        until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+        assert driver.files() == set()
+
+    def test_that_cannot_serve_fails_before_it_returns(self, driver: Driver) -> None:
+        driver.start()
+        second = driver.run("--detach")
+        assert second.returncode == 1
+        assert f"listens on {driver.socket} already: stop it first" in second.stderr
+
+
+class TestTheSocket:
+    def test_is_for_root_only(self, driver: Driver) -> None:
+        driver.start()
+        assert driver.socket.stat().st_mode & 0o777 == 0o600
+
+    def test_of_a_running_driver_is_not_taken(self, driver: Driver) -> None:
+        first = driver.start()
+        second = driver.run()
+        assert second.returncode == 1
+        assert f"process {first.pid} listens on {driver.socket} already: stop it first" in second.stderr
+        assert driver.serves()
+
+    def test_of_a_killed_driver_is_taken_over(self, driver: Driver) -> None:
+        killed = driver.start()
+        killed.kill()
+        killed.wait()
+        assert driver.socket.exists()
+        driver.start()
+
+    def test_may_come_from_systemd_and_stays_its_own(self, driver: Driver, tmp_path: Path) -> None:
+        path = tmp_path / "systemd.sock"
+        inherit = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid()); "
+        )
+        inherit += "os.execv(sys.argv[2], sys.argv[2:])"
+        with (
+            socket.socket(socket.AF_UNIX) as listener,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
+        ):
+            listener.bind(str(path))
+            listener.listen()
+            ready.bind(str(tmp_path / "notify"))
+            ready.settimeout(10)
+            process = subprocess.Popen(
+                [sys.executable, "-c", inherit, str(listener.fileno()), PROGRAM],
+                env=driver.environment | {"LISTEN_FDS": "1", "NOTIFY_SOCKET": str(tmp_path / "notify")},
+                pass_fds=[listener.fileno()],
+                stderr=subprocess.DEVNULL,
+            )
+            assert ready.recv(100) == b"READY=1"
+            assert call(path, "Plugin.Activate") == {"Implements": ["NetworkDriver"]}
+            process.terminate()
+            assert process.wait(10) == 0
+        assert path.exists()
+        assert not driver.socket.exists()
+
+
+def test_before_the_host_is_set_up_docker_gets_the_command_to_type(
+    driver: Driver, settings: OpenVswitch
+) -> None:
+    process = driver.start()
+    network = {"NetworkID": NET, "IPv4Data": [{"Pool": "192.168.1.0/24", "Gateway": "192.168.1.1/24"}]}
+    said = call(driver.socket, "NetworkDriver.CreateNetwork", **network)["Err"]
+    assert said.endswith("set it with: ovs-vsctl set Open_vSwitch . external_ids:system-id=$(uuidgen)")
+    settings.set(system_id="host1")
+    said = call(driver.socket, "NetworkDriver.CreateNetwork", **network)["Err"]
+    assert said.endswith('external_ids:ovn-nb="tcp:CENTRAL_IP:6641"')
+    process.terminate()
+    _, log = process.communicate(timeout=10)
+    assert "WARN | not ready yet: the Open_vSwitch database does not have system-id" in log
+
+
+Join = Callable[[], dict[str, Any]]
+
+
+class TestSigterm:
+    @pytest.fixture
+    def join(self, driver: Driver, settings: OpenVswitch) -> Join:
+        """Docker's Join of an endpoint that CreateEndpoint has made."""
+        settings.transact(
+            {"op": "insert", "table": "Interface", "uuid": row_uuid("interface", C1),
+             "row": {"name": host_link(C1)}},
+            {"op": "insert", "table": "Port", "uuid-name": "p",
+             "row": {"name": host_link(C1), "interfaces": ["uuid", row_uuid("interface", C1)]}},
+            {"op": "mutate", "table": "Bridge", "where": [],
+             "mutations": [["ports", "insert", ["named-uuid", "p"]]]},
+        )  # fmt: skip
+        request = {"NetworkID": NET, "EndpointID": C1, "SandboxKey": "/var/run/docker/netns/0123456789ab"}
+        return lambda: call(driver.socket, "NetworkDriver.Join", **request)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_lets_a_join_wait_for_its_flows(
+        self,
+        driver: Driver,
+        settings: OpenVswitch,
+        join: Callable[[], dict[str, Any]],
+        number: signal.Signals,
+    ) -> None:
+        process = driver.start("--pidfile")
+        with ThreadPoolExecutor() as threads:
+            joining = threads.submit(join)
+            until(lambda: "vm-id" in settings.interface(host_link(C1))["external_ids"])
+            process.send_signal(number)
+            until(lambda: not driver.socket.exists())
+            assert process.poll() is None
+            installed = ["external_ids", "insert", ["map", [["ovn-installed", "true"]]]]
+            settings.transact({"op": "mutate", "table": "Interface", "where": [], "mutations": [installed]})
+            link = container_link(C1)
+            assert joining.result() == {"InterfaceName": {"SrcName": link, "DstPrefix": "eth"}}
+        assert process.wait(10) == 0
+        assert driver.files() == set()

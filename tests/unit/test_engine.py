@@ -1,0 +1,74 @@
+"""Whether dockerd has a cluster store, by what it was started with."""
+
+from pathlib import Path
+
+import pytest
+
+from ovn_docker.host.engine import has_cluster_store
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A /proc with two processes that are not dockerd, one of which has just ended."""
+    process(tmp_path, 1, "systemd", "/sbin/init", "--cluster-store=etcd://10.0.0.9:2379")
+    (tmp_path / "2").mkdir()
+    (tmp_path / "cpuinfo").touch()
+    return tmp_path
+
+
+def process(proc: Path, pid: int, name: str, *arguments: str) -> None:
+    directory = proc / str(pid)
+    directory.mkdir()
+    (directory / "comm").write_text(f"{name}\n")
+    (directory / "cmdline").write_bytes(b"".join(argument.encode() + b"\0" for argument in arguments))
+
+
+def config(proc: Path, text: str) -> Path:
+    path = proc / "daemon.json"
+    path.write_text(text)
+    return path
+
+
+NONE = Path("/nowhere/daemon.json")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--cluster-store=etcd://10.0.0.9:2379"], ["--debug", "--cluster-store", "etcd://10.0.0.9"]]
+)
+def test_it_has_one_if_it_was_started_with_one(proc: Path, arguments: list[str]) -> None:
+    process(proc, 700, "dockerd", "/usr/bin/dockerd", *arguments)
+    assert has_cluster_store(proc, NONE)
+
+
+@pytest.mark.parametrize("arguments", [[], ["-H", "fd://"], ["--cluster-advertise=eth0:2376"]])
+def test_it_has_none_if_it_was_started_without(proc: Path, arguments: list[str]) -> None:
+    process(proc, 700, "dockerd", "/usr/bin/dockerd", *arguments)
+    assert not has_cluster_store(proc, NONE)
+
+
+def test_there_is_none_while_dockerd_does_not_run(proc: Path) -> None:
+    assert not has_cluster_store(proc, NONE)
+
+
+def test_its_configuration_may_say_so(proc: Path) -> None:
+    process(proc, 700, "dockerd", "/usr/bin/dockerd")
+    assert has_cluster_store(proc, config(proc, '{"cluster-store": "etcd://10.0.0.9:2379"}'))
+
+
+@pytest.mark.parametrize("how", ["--config-file={}", "--config-file {}"])
+def test_its_configuration_may_be_elsewhere(proc: Path, how: str) -> None:
+    path = config(proc, '{"cluster-store": "etcd://10.0.0.9:2379"}')
+    process(proc, 700, "dockerd", "/usr/bin/dockerd", *how.format(path).split())
+    assert has_cluster_store(proc, NONE)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"cluster-store"', '{"cluster-advertise": "eth0"}', "\0"])
+def test_a_configuration_that_says_nothing_of_it_or_cannot_be_read_is_none(proc: Path, text: str) -> None:
+    process(proc, 700, "dockerd", "/usr/bin/dockerd")
+    assert not has_cluster_store(proc, config(proc, text))
+
+
+def test_a_configuration_that_is_no_text_is_none(proc: Path) -> None:
+    path = config(proc, "")
+    path.write_bytes(b"\xff\xfe")
+    assert not has_cluster_store(proc, path)

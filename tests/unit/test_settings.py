@@ -1,0 +1,78 @@
+"""Settings from the command line and the environment."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ovn_docker import settings
+from ovn_docker.errors import BadRequest
+from ovn_docker.settings import Settings
+
+
+def test_without_any_the_defaults_hold() -> None:
+    assert settings.read({}, {}) == Settings()
+
+
+def test_the_command_line_comes_before_the_environment() -> None:
+    environment = {"OVN_DOCKER_LATE_FLOWS": "fail", "OVN_DOCKER_SCOPE": "global"}
+    read = settings.read({"late_flows": "warn", "scope": None}, environment)
+    assert (read.late_flows, read.scope) == ("warn", "global")
+
+
+def test_an_empty_variable_is_none() -> None:
+    assert settings.read({}, {"OVN_DOCKER_SCOPE": ""}) == Settings()
+
+
+def test_each_has_an_option_and_a_variable_named_alike() -> None:
+    names = {(settings.option(field), settings.variable(field)) for field in fields(Settings)}
+    assert ("--request-timeout", "OVN_DOCKER_REQUEST_TIMEOUT") in names
+    assert len(names) == len(fields(Settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("socket", "/run/x.sock", Path("/run/x.sock")),
+        ("scope", "global", "global"),
+        ("db", "tcp:127.0.0.1:6640", "tcp:127.0.0.1:6640"),
+        ("request_timeout", "0.5", 0.5),
+        ("flows_timeout", "30", 30.0),
+        ("sweep_interval", "3600", 3600.0),
+        ("ovn_rundir", "/var/run/other", Path("/var/run/other")),
+    ],
+)
+def test_text_becomes_a_value(name: str, text: str, value: object) -> None:
+    assert getattr(settings.read({name: text}, {}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("scope", "swarm", "--scope='swarm' is not valid: give one of local, global, auto"),
+        ("late_flows", "", "--late-flows='' is not valid: give one of warn, fail"),
+        ("request_timeout", "soon", "--request-timeout='soon' is not valid: give seconds, from 0.1 to 3600"),
+        ("request_timeout", "0", "--request-timeout='0' is not valid: give seconds, from 0.1 to 3600"),
+        ("flows_timeout", "-1", "--flows-timeout='-1' is not valid: give seconds, from 0.1 to 3600"),
+        ("flows_timeout", "nan", "--flows-timeout='nan' is not valid: give seconds, from 0.1 to 3600"),
+        ("sweep_interval", "inf", "--sweep-interval='inf' is not valid: give seconds, from 0.1 to 3600"),
+        ("socket", "x.sock", "--socket='x.sock' is not valid: give a path that begins with /"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_can(name: str, text: str, message: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        settings.read({name: text}, {})
+    assert str(refused.value) == message
+
+
+def test_of_a_bad_variable_the_name_is_told() -> None:
+    with pytest.raises(BadRequest, match="OVN_DOCKER_SCOPE='swarm' is not valid"):
+        settings.read({}, {"OVN_DOCKER_SCOPE": "swarm"})
+
+
+def test_tls_takes_three_files_or_none() -> None:
+    files = {"private_key": "/k", "certificate": "/c", "ca_cert": "/a"}
+    assert settings.read(files, {}).ca_cert == "/a"
+    for name in files:
+        with pytest.raises(BadRequest, match="--private-key, --certificate and --ca-cert"):
+            settings.read(files | {name: None}, {})
