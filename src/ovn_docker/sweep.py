@@ -7,11 +7,12 @@ not delete because the plugin or a database was away (docs/architecture.md, "Orp
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend, Driver, Links, Switch
 from ovn_docker.errors import OvnDockerError
-from ovn_docker.model import HOST_LINK, host_link
+from ovn_docker.model import HOST_LINK, Chassis, host_link
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +31,20 @@ class Sweeper:
     """
 
     def __init__(
-        self, driver: Driver, backend: Backend, switch: Switch, links: Links, interval: float
+        self,
+        driver: Driver,
+        backend: Backend,
+        switch: Switch,
+        links: Links,
+        interval: float,
+        clear_addresses: Callable[[Chassis, Deadline], None] = lambda _, __: None,
     ) -> None:
         self._driver = driver
         self._backend = backend
         self._switch = switch
         self._links = links
         self._interval = interval
+        self._clear_addresses = clear_addresses
 
     def start(self) -> None:
         """Sweep in a thread of its own, for the life of the process."""
@@ -72,6 +80,8 @@ class Sweeper:
             if link not in used and joined.get(link) is False:
                 log.warning("clearing link %s, which belongs to no endpoint", link)
                 self._links.delete(link)
+        if backend_too:
+            self._clear_addresses(chassis, Deadline(_PATIENCE))
         return len(leftovers)
 
     def _run(self) -> None:

@@ -360,7 +360,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
 
 
 def test_the_first_packet_is_answered_a_hundred_times_out_of_a_hundred(across: tuple[Host, Host]) -> None:
-    """`docker run` returns when the container is on the network, not before: seen from here and from there."""
+    """`docker run` returns when the container is on the network, not before: here and on the other host."""
     host1, _ = across
     script = """
     for i in $(seq 50); do

@@ -546,6 +546,27 @@ class TestNothingIsLeft:
             host.create("10.3.0.0/24", aux=["10.4.0.1"])
         assert northbound.contents() == before
 
+    def test_when_docker_dies_before_it_used_what_it_asked_for(
+        self, host: DockerHost, northbound: OvsdbServer
+    ) -> None:
+        network = host.create("10.3.0.0/24")
+        host.run(network)
+        before = northbound.contents()
+        host.take(network)
+        host.ipam.request_pool(ip_network("10.4.0.0/24"), None, 4)
+        host.store.clear_orphans(host.chassis, Deadline(10))
+        assert len(northbound.rows("DHCP_Options")) == len(before["DHCP_Options"]) + 2  # it may just be at it
+        for row in northbound.rows("DHCP_Options", "_uuid", "external_ids"):
+            if "ovn-docker:created" in (ids := row["external_ids"]):
+                ids["ovn-docker:created"] = "1"
+                northbound.transact(
+                    ovsdb.update("DHCP_Options", ovsdb.is_row(row["_uuid"]), external_ids=ids)
+                )
+        host.store.clear_orphans(host.chassis, Deadline(10))
+        assert {row["_uuid"] for row in northbound.rows("DHCP_Options")} == {
+            row["_uuid"] for row in before["DHCP_Options"]
+        }
+
 
 # Cost, and a connection that breaks
 

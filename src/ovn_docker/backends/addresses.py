@@ -26,7 +26,7 @@ from ovn_docker.backends.northbound import (
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require
+from ovn_docker.host.ovsdb import Database, Operation, OperationError, Reference, has, is_row, require
 from ovn_docker.model import Chassis, IpAddress, IpNetwork, Network, NetworkId, Pool, PoolId, row_uuid
 
 POOL = "ovn-docker:pool"
@@ -39,6 +39,9 @@ _RELEASED = "ovn-docker:released"
 
 _CLAIM = "ovn-docker:claim"
 """A word of its own for every claim of an address: tells one that was sent twice from another one."""
+
+_UNUSED = 600.0
+"""Seconds after which a pool without a network, or a lease without an endpoint, is nobody's."""
 
 _FORGET = 60.0
 """Seconds after which nobody asks when an address was released: the row goes."""
@@ -178,6 +181,34 @@ class Addresses:
             with self._lock:
                 self._released.append((time.monotonic() + _FORGET, forget))
 
+    def clear_orphans(self, chassis: Chassis, deadline: Deadline) -> None:
+        """Release what this host leased, and forget pools it asked for, without ever using them.
+
+        Docker gives back what it does not need, unless it dies in the middle. A search through the table.
+        """
+        database = self._connect(chassis)
+        found = database.transact(
+            *(
+                ovsdb.select(
+                    "DHCP_Options",
+                    has("external_ids", {**OURS, HOST: chassis.system_id, _STATE: state}),
+                    columns=["_uuid", "_version", "cidr", "external_ids"],
+                )
+                for state in ("leased", "free")
+            ),
+            deadline=deadline,
+        )
+        for row in (row for rows in found for row in rows):
+            if _age(row["external_ids"]) > _UNUSED:
+                claim = claim_row(row["external_ids"].get(SWITCH, ""), row["cidr"])
+                unchanged = ["_version", "==", ovsdb.encode(Reference(row["_version"]))]
+                with contextlib.suppress(OperationError):  # it is in use after all
+                    database.transact(
+                        ovsdb.require_none("DHCP_Options", is_row(claim)),
+                        ovsdb.delete("DHCP_Options", is_row(row["_uuid"]), unchanged),
+                        deadline=deadline,
+                    )
+
     def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
         """Subnets of all networks and pools. Reads all switches: only for a pool that is picked."""
         pools = [
@@ -266,6 +297,13 @@ def bind(
 
 def _lease(switch: str, address: IpAddress) -> str:
     return row_uuid("lease", switch, str(address))
+
+
+def _age(ids: dict[str, str]) -> float:
+    """Seconds since a lease or a pool was made; pools count in nanoseconds."""
+    text = ids.get(CREATED, "")
+    created = int(text) if text.isdigit() else 0
+    return time.time() - (created / 1e9 if created > 1e15 else created)
 
 
 def _rested(ids: dict[str, str], rest: float) -> bool:

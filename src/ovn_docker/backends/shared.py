@@ -116,7 +116,7 @@ def leave(database: Database, name: str, chassis: Chassis, deadline: Deadline) -
     of_switch = has("external_ids", {**OURS, SWITCH: row})
     try:
         database.transact(
-            _none("DHCP_Options", has("external_ids", {**OURS, **_NOTE, SWITCH: row})),
+            ovsdb.require_none("DHCP_Options", has("external_ids", {**OURS, **_NOTE, SWITCH: row})),
             require("Logical_Switch", row, ["ports", "==", ["set", []]]),
             ovsdb.delete("Logical_Switch", is_row(row)),
             ovsdb.delete("DHCP_Options", of_switch),
@@ -160,19 +160,6 @@ def _changed() -> Operation:
         ["external_ids", "insert", {_GENERATION: str(uuid4())}],
     ]
     return ovsdb.mutate("DHCP_Options", is_row(_GENERATION_ROW), mutations=mutations)
-
-
-def _none(table: str, *where: ovsdb.Condition) -> Operation:
-    """Go on only if no row satisfies *where* (RFC 7047, 5.2.6)."""
-    return {
-        "op": "wait",
-        "timeout": 0,
-        "table": table,
-        "where": list(where),
-        "columns": ["_uuid"],
-        "until": "==",
-        "rows": [],
-    }
 
 
 def _switch(name: str) -> str:

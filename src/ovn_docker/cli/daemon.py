@@ -75,7 +75,8 @@ def _serve(settings: Settings) -> None:
         late_flows=LateFlows(settings.late_flows),
     )
     supplies, timeout = settings.address_pools, settings.request_timeout
-    ipam = Ipam(Addresses(northbound), vswitch.chassis, links.routes, supplies, timeout)
+    addresses = Addresses(northbound)
+    ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
     driver = Driver(backend, vswitch, links, Controller(settings.ovn_rundir).check, patience)
     web = server.Server(server.application(Plugin(driver, ipam, _scope(settings.scope))), listener)
 
@@ -88,7 +89,8 @@ def _serve(settings: Settings) -> None:
         log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
     if settings.sync == "on":
         Follower(SharedNetworks(northbound), vswitch.chassis, Engine(settings.docker)).start()
-    Sweeper(driver, backend, vswitch, links, settings.sweep_interval).start()
+    interval = settings.sweep_interval
+    Sweeper(driver, backend, vswitch, links, interval, addresses.clear_orphans).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")

@@ -338,6 +338,19 @@ def delete(table: str, *where: Condition) -> Operation:
     return {"op": "delete", "table": table, "where": list(where)}
 
 
+def require_none(table: str, *where: Condition) -> Operation:
+    """Go on only if no row satisfies *where*; otherwise as require()."""
+    return {
+        "op": "wait",
+        "timeout": 0,
+        "table": table,
+        "where": list(where),
+        "columns": ["_uuid"],
+        "until": "==",
+        "rows": [],
+    }
+
+
 def require(table: str, row: str, *where: Condition, wait: float = 0) -> Operation:
     """Go on only if the row exists and satisfies *where*, waiting up to *wait* seconds for it.
 
