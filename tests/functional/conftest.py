@@ -27,7 +27,7 @@ def make_server(tmp_path: Path) -> Iterator[MakeServer]:
     """Starts ovsdb-servers that end with the test."""
     if not shutil.which("ovsdb-server"):
         pytest.skip("ovsdb-server is not installed")
-    servers = []
+    servers: list[OvsdbServer] = []
 
     def make(database: str, *options: str) -> OvsdbServer:
         directory = tmp_path / str(len(servers))

@@ -43,8 +43,9 @@ class Container:
     def __init__(self) -> None:
         command = ["unshare", "-n", "sh", "-c", "echo; exec sleep infinity"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        with self._process.stdout or self._process:
-            self._process.stdout.readline()
+        assert self._process.stdout
+        with self._process.stdout as ready:
+            ready.readline()
 
     def take(self, link: str) -> None:
         """Move a link into the container, as Docker does after Join."""

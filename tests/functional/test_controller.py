@@ -105,7 +105,11 @@ def something(directory: Path, answer: Callable[[socket.socket], None]) -> Itera
 
 def test_one_that_is_too_busy_to_answer_is_at_work(tmp_path: Path) -> None:
     asked = threading.Event()
-    with something(tmp_path, lambda _: asked.wait(5) and None) as controller:
+
+    def think(_: socket.socket) -> None:
+        asked.wait(5)
+
+    with something(tmp_path, think) as controller:
         controller.check(timeout=0.1)
         asked.set()
 

@@ -92,8 +92,8 @@ class TestAContainersLife:
 
 
 class TestMtu:
-    def create(self, host: Host, **options: int) -> int:
-        host.driver().create_network(replace(NETWORK, options=NetworkOptions(**options)))
+    def create(self, host: Host, mtu: int | None = None) -> int:
+        host.driver().create_network(replace(NETWORK, options=NetworkOptions(mtu=mtu)))
         host.driver().create_endpoint(endpoint())
         mtus = {links()[name]["mtu"] for name in (LINK, container_link(C1))}
         return int(mtus.pop()) if len(mtus) == 1 else 0

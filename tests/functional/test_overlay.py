@@ -57,7 +57,7 @@ def endpoint(
     return Endpoint(id_, network, tuple(map(ip_interface, addresses or ("192.168.1.2/24",))), mac)
 
 
-def note(network: NetworkId = NET, **more: str) -> dict[str, str]:
+def note(network: NetworkId = NET, /, **more: str) -> dict[str, str]:
     """External_ids of a network."""
     return {"ovn-docker:owner": "overlay", "ovn-docker:network": network, **more}
 
@@ -340,7 +340,7 @@ class TestCreateEndpoint:
                 {"_uuid": port, "name": C1, "addresses": addresses, "port_security": addresses,
                  "external_ids": tag(net)},
             ],
-            "DHCP_Options": sorted(claims, key=lambda row: row["_uuid"]),
+            "DHCP_Options": sorted(claims, key=lambda row: str(row["_uuid"])),
         }  # fmt: skip
 
     def test_without_an_address_only_the_mac_is_claimed(
