@@ -1,13 +1,14 @@
 """Pools and addresses as users and Docker see them: hosts of a cluster on one real northbound database."""
 
+import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from ipaddress import ip_address, ip_network
-from typing import Any
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -21,6 +22,8 @@ from ovn_docker.errors import BadRequest, Conflict, NotFound
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.model import Network, NetworkId, PoolId, Subnet, row_uuid
+from ovn_docker.plugin.wire import Driver, Plugin, answer, decode
+from recordings.requests import RECORDINGS
 
 MakeHost = Callable[..., DockerHost]
 
@@ -643,3 +646,32 @@ def test_every_transaction_may_be_sent_twice(northbound: OvsdbServer, connect: C
     assert sorted(leased) == ["10.3.0.2", "10.3.0.3", "10.3.0.4", "10.3.0.7"]
     host.remove(network)
     assert northbound.contents() == before
+
+
+@pytest.mark.parametrize("version", sorted({name.partition(":")[0] for name in RECORDINGS}))
+def test_what_docker_said_to_a_stub(version: str, northbound: OvsdbServer, connect: Connect) -> None:
+    """Its calls in their order, about pools of ours instead of the stub's: each has its proper answer."""
+    host = DockerHost("host1", connect(northbound))
+    plugin = Plugin(cast("Driver", None), host.ipam)
+    networks: dict[str, DockerNetwork] = {}
+
+    def say(method: str, request: dict[str, Any]) -> dict[str, Any]:
+        path = "/IpamDriver." + method
+        return dict(json.loads(answer(plugin, path, decode(path, json.dumps(request).encode()))))
+
+    for recorded in (recorded for name, recorded in RECORDINGS.items() if name.startswith(version)):
+        method, request = recorded["method"].removeprefix("IpamDriver."), recorded["request"]
+        if method == "RequestPool" and not request["Options"]:
+            said = say(method, request)
+            assert said["Pool"] == request["Pool"] or not request["Pool"]
+            host.ipam.release_pool(said["PoolID"])
+        elif method in {"RequestAddress", "ReleaseAddress", "ReleasePool"}:
+            stub = request["PoolID"]
+            subnet = ip_network(stub.removeprefix("pool-"))
+            network = networks[stub] = networks.get(stub) or host.create(str(subnet))
+            said = say(method, request | {"PoolID": network.pool})
+            if method == "RequestAddress":
+                address = ip_interface(said["Address"])
+                assert address.network == subnet
+                assert str(address.ip) == request["Address"] or not request["Address"]
+    assert len(networks) >= 3

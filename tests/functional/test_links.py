@@ -170,3 +170,17 @@ class TestMtuOf:
     def test_an_address_of_another_host_is_named_with_the_cure(self, here: Links, address: str) -> None:
         with pytest.raises(Unavailable, match=rf"no interface .* {address} .*external_ids:ovn-encap-ip="):
             here.mtu_of(ip_address(address))
+
+
+def test_routes_are_those_of_the_main_table_but_for_the_default_one() -> None:
+    add("eth0")
+    ip("address", "add", "10.9.0.5/24", "dev", "eth0")
+    ip("address", "add", "fd00:9::5/64", "dev", "eth0", "nodad")
+    ip("link", "set", "eth0", "up")
+    ip("route", "add", "default", "via", "10.9.0.1")
+    ip("route", "add", "172.16.0.0/12", "via", "10.9.0.1")
+    ip("route", "add", "blackhole", "192.0.2.0/24")
+    ip("-6", "route", "add", "default", "via", "fd00:9::1")
+    ip("-6", "route", "add", "fd00:77::/48", "via", "fd00:9::1")
+    routes = {str(route) for route in Links().routes()} - {"fe80::/64"}
+    assert routes == {"10.9.0.0/24", "172.16.0.0/12", "192.0.2.0/24", "fd00:9::/64", "fd00:77::/48"}

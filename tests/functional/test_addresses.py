@@ -1,0 +1,107 @@
+"""Pools and leases as rows: a real northbound database before and after each call."""
+
+import time
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from functional.conftest import Connect
+from functional.docker_networks import DockerHost
+from functional.ovsdb_servers import OvsdbServer
+from ovn_docker.deadline import Deadline
+from ovn_docker.model import row_uuid
+
+OURS = {"ovn-docker:owner": "overlay"}
+
+
+@pytest.fixture
+def host(northbound: OvsdbServer, connect: Connect) -> DockerHost:
+    return DockerHost("host1", connect(northbound))
+
+
+def rows(northbound: OvsdbServer) -> dict[str, tuple[str, dict[str, str]]]:
+    """DHCP_Options: UUID to cidr and external_ids; times are checked and left out."""
+    found = {}
+    for row in northbound.rows("DHCP_Options", "_uuid", "cidr", "external_ids"):
+        ids: dict[str, Any] = row["external_ids"]
+        for key, unit in (
+            ("ovn-docker:created", 1e9 if "ovn-docker:subnet" in ids else 1),
+            ("ovn-docker:released", 1),
+        ):
+            if key in ids:
+                assert 0 <= time.time() - float(ids.pop(key)) / unit < 30
+        ids.pop("ovn-docker:claim", None)
+        found[row["_uuid"]] = (row["cidr"], ids)
+    return found
+
+
+def test_a_pool_from_the_request_to_the_release(host: DockerHost, northbound: OvsdbServer) -> None:
+    pool = host.ipam.request_pool(ip_network("10.3.0.0/24"), ip_network("10.3.0.64/26"), 4)
+    asked = {
+        **OURS,
+        "ovn-docker:host": "host1",
+        "ovn-docker:pool": pool.id,
+        "ovn-docker:subnet": "10.3.0.0/24",
+        "ovn-docker:part": "10.3.0.64/26",
+        "ovn-docker:state": "free",
+    }
+    assert rows(northbound) == {pool.id: ("10.3.0.0/24", asked)}
+    host.ipam.request_address(pool.id, ip_address("10.3.0.254"), gateway=True)
+    host.ipam.request_address(pool.id, ip_address("10.3.0.9"), gateway=False)
+    kept = {"ovn-docker:reserved 10.3.0.254": "", "ovn-docker:reserved 10.3.0.9": ""}
+    assert rows(northbound) == {pool.id: ("10.3.0.0/24", asked | kept)}
+    host.ipam.release_address(pool.id, ip_address("10.3.0.254"))
+    host.ipam.release_address(pool.id, ip_address("10.3.0.9"))
+    assert rows(northbound) == {pool.id: ("10.3.0.0/24", asked)}
+    host.ipam.release_pool(pool.id)
+    assert rows(northbound) == {}
+
+
+@pytest.mark.parametrize(("subnet", "first"), [("10.3.0.0/24", "10.3.0.2"), ("fd00::/64", "fd00::2")])
+def test_a_lease_from_the_request_to_the_release(
+    subnet: str, first: str, host: DockerHost, northbound: OvsdbServer
+) -> None:
+    network = host.create(subnet)
+    switch = row_uuid("network", network.id)
+    bound = rows(northbound)
+    _, ids = bound[network.pool]
+    assert ids["ovn-docker:state"] == "bound"
+    assert ids["ovn-docker:switch"] == switch
+    assert ids["ovn-docker:network"] == network.id
+    host.take(network)
+    lease = {
+        **OURS,
+        "ovn-docker:pool": network.pool,
+        "ovn-docker:network": network.id,
+        "ovn-docker:switch": switch,
+    }
+    row = row_uuid("lease", switch, first)
+    taken = lease | {"ovn-docker:state": "leased", "ovn-docker:host": "host1"}
+    assert rows(northbound) == bound | {row: (first, taken)}
+    host.give_back(network, first)
+    assert rows(northbound) == bound | {row: (first, lease | {"ovn-docker:state": "released"})}
+    host.take(network, first)
+    assert rows(northbound) == bound | {row: (first, taken)}
+
+
+def test_networks_on_one_switch_share_the_rows_of_its_leases(
+    host: DockerHost, northbound: OvsdbServer, connect: Connect
+) -> None:
+    switch = northbound.insert("Logical_Switch", name="web")
+    other = DockerHost("host2", connect(northbound))
+    networks = [there.create("10.3.0.0/24", switch="web") for there in (host, other)]
+    host.take(networks[0])
+    other.take(networks[1])
+    leases = {row_uuid("lease", switch, address) for address in ("10.3.0.2", "10.3.0.3")}
+    assert leases <= rows(northbound).keys()
+
+
+def test_adding_a_pool_again_changes_nothing(host: DockerHost, northbound: OvsdbServer) -> None:
+    network = host.create("10.3.0.0/24")
+    before = northbound.contents()
+    pool = host.store.pool(network.pool, host.chassis, Deadline(10))
+    host.store.add_pool(pool, host.chassis, Deadline(10))
+    assert northbound.contents() == before
+    assert pool.bound
+    assert pool.reserved == {ip_address("10.3.0.1")}
