@@ -8,6 +8,7 @@ and what is deleted may be half-made, or gone already.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -78,7 +79,7 @@ class Switch(Protocol):
         """Remove the endpoint's port."""
 
     def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> None:
-        """Note which sandbox the endpoint is in. Raises Unavailable if it has no port."""
+        """Note which sandbox the endpoint is in. Raises NotFound if it has no port."""
 
     def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:
         """Wait until the port forwards."""
@@ -106,7 +107,7 @@ class Links(Protocol):
         """Delete a link and its other end."""
 
     def joined(self, prefix: str) -> dict[str, bool]:
-        """Our links, and whether the other end is in a container."""
+        """Our links, and whether the other end is in a container. May miss one while others come and go."""
 
     def mtu_of(self, address: IPv4Address | IPv6Address) -> int:
         """MTU of the link with this address."""
@@ -150,7 +151,7 @@ class Driver:
         self._check_controller = check_controller
         self._patience = patience
         self._lock = threading.Lock()
-        self._in_flight: set[EndpointId] = set()
+        self._in_flight: Counter[EndpointId] = Counter()
         self.leftovers = threading.Event()
         """Set when something could not be deleted: sweep.py tries again."""
 
@@ -211,18 +212,17 @@ class Driver:
                 raise
 
     def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
-        """NetworkDriver.Join: wait for the flows. Returns the link to move into the sandbox."""
-        deadline = Deadline(self._patience.flows)
+        """NetworkDriver.Join: wait for the flows. Returns the link to move into the sandbox.
+
+        All that the container needs is there since create_endpoint; what goes wrong now only delays it.
+        """
         with self._marked(endpoint):  # or its address could be taken over
-            self._switch.enter(endpoint, sandbox.rpartition("/")[2], Deadline(self._patience.request))
-            if not self._switch.installed(endpoint, deadline):
-                why = (
-                    f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
-                    f"{self._patience.flows:g} s: {self._switch.why_late(endpoint, Deadline(1))}"
-                )
+            try:
+                self._await_flows(network, endpoint, sandbox)
+            except Unavailable as error:
                 if self._patience.late_flows is LateFlows.FAIL:
-                    raise TimedOut(why)
-                log.warning("%s; the container starts all the same", why)
+                    raise
+                log.warning("%s; the container starts all the same", error)
         return container_link(endpoint)
 
     def leave(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
@@ -241,7 +241,7 @@ class Driver:
     def in_flight(self) -> set[EndpointId]:
         """Endpoints that a call is working on at this moment."""
         with self._lock:
-            return set(self._in_flight)
+            return set(+self._in_flight)
 
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""
@@ -292,9 +292,19 @@ class Driver:
 
     def _dead(self, endpoint: StoredEndpoint, grace: float) -> bool:
         link = host_link(endpoint.id)
-        return endpoint.id not in self.in_flight() and endpoint.dead(
-            self._links.joined(link).get(link), grace
-        )
+        joined = self._links.joined(link).get(link)
+        if joined is None and self._links.exists(link):
+            return False
+        return endpoint.id not in self.in_flight() and endpoint.dead(joined, grace)
+
+    def _await_flows(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> None:
+        deadline = Deadline(self._patience.flows)
+        self._switch.enter(endpoint, sandbox.rpartition("/")[2], deadline)
+        if not self._switch.installed(endpoint, deadline):
+            raise TimedOut(
+                f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
+                f"{self._patience.flows:g} s: {self._switch.why_late(endpoint, Deadline(1))}"
+            )
 
     def _unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
         """The host's part of an endpoint: its port, and its veth even if the port could not be deleted."""
@@ -314,9 +324,10 @@ class Driver:
     @contextmanager
     def _marked(self, endpoint: EndpointId) -> Iterator[None]:
         with self._lock:
-            self._in_flight.add(endpoint)
+            self._in_flight[endpoint] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._in_flight.discard(endpoint)
+                self._in_flight[endpoint] -= 1
+                self._in_flight += Counter()  # without those of nobody

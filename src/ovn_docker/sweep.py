@@ -71,7 +71,11 @@ class Sweeper:
             for endpoint in plugged
             if not endpoint.dead(joined.get(host_link(endpoint.id)), self._interval)
         }
-        leftovers = {endpoint.id for endpoint in (*stored, *plugged)} - living
+        leftovers = {
+            endpoint
+            for endpoint in {endpoint.id for endpoint in (*stored, *plugged)} - living
+            if host_link(endpoint) in joined or not self._links.exists(host_link(endpoint))
+        }
         for endpoint in sorted(leftovers):
             log.warning("clearing endpoint %s, which has no container", endpoint[:12])
             self._driver.remove(endpoint, chassis, Deadline(_PATIENCE))
@@ -87,7 +91,9 @@ class Sweeper:
     def _run(self) -> None:
         backend_too = True  # whoever was here before us may have left anything
         while True:
-            self._driver.leftovers.clear()
+            if self._driver.leftovers.is_set():
+                backend_too = True
+                self._driver.leftovers.clear()
             try:
                 self.sweep(backend_too=backend_too)
                 backend_too = False
@@ -97,5 +103,4 @@ class Sweeper:
             except Exception:
                 log.exception("looking for leftovers failed")
             if self._driver.leftovers.wait(self._interval):
-                backend_too = True
                 time.sleep(min(self._interval, _SOON))  # what was missing may be back in a moment

@@ -72,7 +72,7 @@ class Driver:
 
     def serves(self) -> bool:
         try:
-            return bool(call(self.socket, "Plugin.Activate") == {"Implements": ["NetworkDriver"]})
+            return "NetworkDriver" in call(self.socket, "Plugin.Activate")["Implements"]
         except OSError:
             return False
 
@@ -217,7 +217,7 @@ class TestTheSocket:
                 stderr=subprocess.DEVNULL,
             )
             assert ready.recv(100) == b"READY=1"
-            assert call(path, "Plugin.Activate") == {"Implements": ["NetworkDriver"]}
+            assert "NetworkDriver" in call(path, "Plugin.Activate")["Implements"]
             process.terminate()
             assert process.wait(10) == 0
         assert path.exists()

@@ -11,7 +11,7 @@ import pytest
 from functional.conftest import Connect
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
+from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host.vswitch import Vswitch
 from ovn_docker.model import (
     Attachment,
@@ -285,7 +285,7 @@ class TestEntering:
         self, settings: OpenVswitch, here: Vswitch
     ) -> None:
         with pytest.raises(
-            Unavailable, match="no port for the endpoint c1c1c1c1c1c1; start the container again"
+            NotFound, match="no port for the endpoint c1c1c1c1c1c1; start the container again"
         ):
             here.enter(C1, "0123456789ab", soon())
 

@@ -4,7 +4,6 @@ Detaching, pidfile, log file, levels that change at run time (``ovs-appctl vlog/
 package, so that it behaves as ovs-vswitchd(8) says.
 """
 
-import argparse
 import logging
 import os
 import signal
@@ -31,6 +30,7 @@ from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.cli.main import Parser
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, LateFlows, Patience
@@ -100,7 +100,7 @@ def _serve(settings: Settings) -> None:
 
 def _settings() -> Settings:
     """Parse the command line and start logging. Exits with a usage message, or raises BadRequest."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
         epilog="Each of the driver's options can be given in the environment too: --late-flows as "
         "OVN_DOCKER_LATE_FLOWS. Where the databases are is read from the local Open_vSwitch database, "

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
+from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, OperationError, Reference, has, is_row
 from ovn_docker.model import (
@@ -128,7 +128,7 @@ class Vswitch:
         )
 
     def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> None:
-        """Note the sandbox that the container's end goes to. Raises Unavailable if the port is gone."""
+        """Note the sandbox that the container's end goes to. Raises NotFound if the port is gone."""
         (found,) = self._database.transact(
             ovsdb.mutate("Interface", is_row(_interface(endpoint)),
                          mutations=[["external_ids", "delete", ["vm-id"]],
@@ -136,7 +136,7 @@ class Vswitch:
             deadline=deadline,
         )  # fmt: skip
         if not found:
-            raise Unavailable(
+            raise NotFound(
                 f"Open vSwitch has no port for the endpoint {endpoint[:12]}; start the container again"
             )
 
