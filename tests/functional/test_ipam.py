@@ -439,7 +439,7 @@ class TestPicked:
             str(make_host("host1", supplies="10.0.0.0/8:24", routes=taken).create().subnet)
             == "10.18.103.0/24"
         )
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 20
 
     def test_a_supply_without_end(self, make_host: MakeHost) -> None:
         host = make_host("host1", supplies="fc00::/7:120", routes=["fc00::/8"])
