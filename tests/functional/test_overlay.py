@@ -593,4 +593,4 @@ def test_without_the_database_every_call_ends_in_time_and_says_what_to_do(
     for call in calls:
         with pytest.raises(Unavailable, match=r"cannot reach OVN_Northbound at unix:"):
             call(Deadline(0.1))
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 9
