@@ -130,6 +130,18 @@ class Cluster:
         return [dict(zip(listed["headings"], map(decode, row), strict=True)) for row in listed["data"]]
 
 
+def unanswered(host: Host, container: str, *targets: str, tunnel: bool = False) -> list[str]:
+    """Of some addresses or names, those that do not answer the container's first packet.
+
+    In user space Open vSwitch drops what it has to send through a tunnel while it looks at the host's
+    routes again, which is whenever a link comes or goes: what is behind a *tunnel* gets a second one there.
+    """
+    packet = "ping -c 1 -W 1 $i >/dev/null"
+    tries = f"{packet} || {packet}" if tunnel and host.fabric.userspace else packet
+    asked = host.docker("exec", container, "sh", "-c", f"for i; do {tries} || echo $i; done", "sh", *targets)
+    return asked.split()
+
+
 @contextmanager
 def stopped(service: Service) -> Iterator[None]:
     """A while without a service."""

@@ -6,12 +6,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
+from e2e.cluster import unanswered
 from e2e.lab import CommandError, Fabric, Host, wait_for
 
 Hosts = tuple[Host, Host, Host]
-
-PINGS = "for i; do ping -c 1 -W 1 $i >/dev/null || echo $i; done"
-"""Prints the addresses that leave a single packet unanswered."""
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +64,6 @@ def remove(host: Host, *containers: str) -> None:
         host.docker("rm", "--force", *containers)
 
 
-def unanswered(host: Host, container: str, addresses: list[str]) -> list[str]:
-    """Of some addresses, those that do not answer the first packet."""
-    return host.docker("exec", container, "sh", "-c", PINGS, "sh", *addresses).split()
-
-
 def test_thirty_containers_started_at_once_reach_each_other(hosts: Hosts) -> None:
     create_foo(hosts, "10.1.0.0/16")
     places = [(hosts[n % 3], f"c{n}") for n in range(30)]
@@ -79,8 +72,12 @@ def test_thirty_containers_started_at_once_reach_each_other(hosts: Hosts) -> Non
         assert len(set(addresses)) == 30
         # A port forwards when `docker run` returns; the other hosts learn of it a moment later.
         hosts[0].run("ovn-nbctl", "--timeout=30", "--wait=hv", "sync", timeout=40)
-        everyone = list(pool.map(lambda place: unanswered(*place, addresses), places))
-    assert everyone == [[]] * 30
+
+        def unreached(n: int) -> list[str]:
+            near, far = addresses[n % 3 :: 3], set(addresses) - set(addresses[n % 3 :: 3])
+            return unanswered(*places[n], *near) + unanswered(*places[n], *far, tunnel=True)
+
+        assert list(pool.map(unreached, range(30))) == [[]] * 30
 
 
 def test_what_is_released_is_given_away_last(hosts: Hosts) -> None:
@@ -93,7 +90,7 @@ def test_what_is_released_is_given_away_last(hosts: Hosts) -> None:
     with ThreadPoolExecutor() as pool:
         assert set(pool.map(run, (host1, host1, host2, host3), ("c1", "c2", "c3", "c4"))) == rest
     wait_for(lambda: run_if_possible(host2, "again") == released, "the address to be had again", timeout=60)
-    assert unanswered(host2, "again", sorted(rest)) == []
+    assert unanswered(host2, "again", *rest, tunnel=True) == []
     with pytest.raises(CommandError, match=r"no free address in 10\.1\.0\.0/29: remove containers, or"):
         run(host3, "one-too-many")
 
@@ -134,7 +131,7 @@ def test_a_lost_host_is_forgotten_and_its_addresses_are_had_again(hosts: Hosts) 
     assert "host3 does not answer; OVN lists it until you type: ovn-sbctl chassis-del host3" in said
     assert "removed 1 port, 2 claims, 1 lease, 1 pool, 1 note" in said
     run(host2, "mine", "--ip=10.1.7.7")
-    assert unanswered(host1, "c1", ["10.1.7.7"]) == []
+    assert unanswered(host1, "c1", "10.1.7.7", tunnel=True) == []
     assert host1.run(*forget) == "nothing to change"
 
     # Should it come back after all, it has to get the network anew, as it says itself.
@@ -149,4 +146,4 @@ def test_a_lost_host_is_forgotten_and_its_addresses_are_had_again(hosts: Hosts) 
     host3.docker("network", "rm", "foo")
     wait_for(lambda: has_foo(host3), "foo on host3", timeout=40)
     back = run(host3, "back")
-    assert unanswered(host1, "c1", [back, "10.1.7.7"]) == []
+    assert unanswered(host1, "c1", back, "10.1.7.7", tunnel=True) == []

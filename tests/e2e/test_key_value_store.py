@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from e2e.cluster import unanswered
 from e2e.lab import CommandError, Fabric, Host
 
 Hosts = tuple[Host, Host, Host]
@@ -70,11 +71,6 @@ def address(host: Host, container: str) -> str:
     return str(settings["NetworkSettings"]["Networks"]["foo"]["IPAddress"])
 
 
-def ping(host: Host, container: str, target: str) -> None:
-    """One packet, which must be answered."""
-    host.docker("exec", container, "ping", "-c", "1", "-W", "3", target)
-
-
 def test_the_guide_with_a_key_value_store(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
 
@@ -93,15 +89,13 @@ def test_the_guide_with_a_key_value_store(hosts: Hosts) -> None:
     ports = host3.run("ovn-nbctl", f"--db=tcp:{host1.address}:6641", "lsp-list", network)
     assert len(ports.splitlines()) == 3
     for host, name in zip(hosts, found, strict=True):
-        for other in found.keys() - {name}:
-            ping(host, name, found[other])
-            ping(host, name, other)
+        assert unanswered(host, name, *found.values(), *found, tunnel=True) == []
 
     # "Create and attach a logical port to a running container", "Detach and delete"
     host2.docker("network", "create", "-d", "openvswitch", "--subnet=192.168.2.0/24", "bar")
     for host, name in ((host1, "c1"), (host3, "c3")):
         host.docker("network", "connect", "bar", name)
-    ping(host1, "c1", "c3.bar")
+    assert unanswered(host1, "c1", "c3.bar", tunnel=True) == []
     for host, name in ((host1, "c1"), (host3, "c3")):
         host.docker("network", "disconnect", "bar", name)
 
@@ -129,8 +123,7 @@ def test_hosts_that_start_containers_at_once_get_different_addresses(
     assert len(found) == 12
     assert "192.168.1.1" not in found
     for n in range(12):
-        host = hosts[n % 3]
-        host.docker("exec", f"c{n}", "sh", "-ec", "for i; do ping -c 1 -W 3 $i; done", "sh", *sorted(found))
+        assert unanswered(hosts[n % 3], f"c{n}", *found, tunnel=True) == []
 
 
 def test_the_name_of_a_container_is_unique_in_the_network(hosts: Hosts) -> None:
