@@ -371,7 +371,8 @@ def test_the_first_packet_is_answered_a_hundred_times_out_of_a_hundred(across: t
         id=$(docker run -d --net=foo busybox sleep 600)
         docker exec $id sh -c '
             ping -c 1 -W 1 192.168.1.10 >/dev/null && echo here
-            for packet in $0; do ping -c 1 -W 1 192.168.1.20 >/dev/null && echo there && break; done' "$PACKETS"
+            for packet in $0; do ping -c 1 -W 1 192.168.1.20 >/dev/null && echo there && break; done
+        ' "$PACKETS"
         docker rm -f $id >/dev/null
     done
     """
