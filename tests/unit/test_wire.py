@@ -645,7 +645,7 @@ def check(path: str, body: bytes, verb: str = "POST") -> None:
         assert len(docker.driver.calls) <= 1
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(almost_right())
 def test_hostile_request(sent: tuple[str, Any]) -> None:
     check(sent[0], json.dumps(sent[1]).encode())
