@@ -15,7 +15,15 @@ LAYERS = {
     "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
     "decisions": {"cluster", "driver", "ipam", "sweep"},
     "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
-    "host": {"host", "host.controller", "host.engine", "host.links", "host.ovsdb", "host.vswitch"},
+    "host": {
+        "host",
+        "host.controller",
+        "host.driver",
+        "host.engine",
+        "host.links",
+        "host.ovsdb",
+        "host.vswitch",
+    },
     "backends": {
         "backends",
         "backends.addresses",
@@ -24,6 +32,7 @@ LAYERS = {
         "backends.overlay",
         "backends.shared",
     },
+    "view": {"view", "view.cluster", "view.gather", "view.snapshot"},
     "cli": {
         "cli",
         "cli.arguments",
@@ -44,6 +53,7 @@ BELOW = {
     "plugin": {"ground", "decisions"},
     "host": {"ground"},
     "backends": {"ground", "host"},
+    "view": {"ground", "host", "backends"},
     "cli": LAYERS.keys(),
 }
 """The layers that each may import, besides its own."""

@@ -71,6 +71,10 @@ class Engine:
             if (name := (network.get("Options") or {}).get(SHARED_NAME))
         ]
 
+    def read(self, path: str) -> Any:
+        """Answer to a question that changes nothing, such as ``/version``. Raises Unavailable, Conflict."""
+        return self._ask("GET", path)
+
     def create_network(self, definition: dict[str, object]) -> None:
         """Make a network. Raises Conflict if Docker does not want it, Unavailable if it does not answer."""
         self._ask("POST", "/networks/create", definition)

@@ -15,6 +15,7 @@ from ovn_docker.model import IpNetwork
 
 _SIOCETHTOOL = 0x8946  # linux/sockios.h
 _ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
+_IFF_UP, _IFF_LOWER_UP = 1 << 0, 1 << 16  # netdevice(7)
 
 
 class Links:
@@ -85,6 +86,25 @@ class Links:
             f"no interface of this host has the address {address} that ovn-encap-ip names; correct it with: "
             "ovs-vsctl set Open_vSwitch . external_ids:ovn-encap-ip=LOCAL_IP"
         )
+
+    def all(self) -> list[tuple[str, int, bool, bool, bool, list[str]]]:
+        """Every link: name, MTU in bytes, up, has a carrier, joined (see there), its addresses."""
+        with IPRoute() as netlink:
+            addresses: dict[int, list[str]] = {}
+            for message in netlink.get_addr():
+                address = message.get_attr("IFA_LOCAL", message.get_attr("IFA_ADDRESS"))
+                addresses.setdefault(message["index"], []).append(str(address))
+            return [
+                (
+                    str(link.get_attr("IFLA_IFNAME")),
+                    int(link.get_attr("IFLA_MTU")),
+                    bool(link["flags"] & _IFF_UP),
+                    bool(link["flags"] & _IFF_LOWER_UP),
+                    link.get_attr("IFLA_LINK_NETNSID") is not None,
+                    addresses.get(link["index"], []),
+                )
+                for link in netlink.get_links()
+            ]
 
     def routes(self) -> list[IpNetwork]:
         """Networks that this host has routes to, its own included; not the default route."""

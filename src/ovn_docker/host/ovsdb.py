@@ -96,6 +96,11 @@ class Database:
             raise error from None
         return _results(results, self.name)
 
+    @property
+    def remote(self) -> str:
+        """Which of the remotes it is connected to now, or tries to be."""
+        return str(self._session.get_name())
+
     def close(self) -> None:
         """Drop the connection; calls that still wait fail."""
         self._closed.set()
