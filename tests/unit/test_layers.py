@@ -22,6 +22,7 @@ LAYERS = {
         "host.engine",
         "host.links",
         "host.ovsdb",
+        "host.ping",
         "host.vswitch",
     },
     "backends": {
@@ -32,7 +33,7 @@ LAYERS = {
         "backends.overlay",
         "backends.shared",
     },
-    "view": {"view", "view.cluster", "view.gather", "view.snapshot"},
+    "view": {"view", "view.cluster", "view.gather", "view.machine", "view.probes", "view.snapshot"},
     "cli": {
         "cli",
         "cli.arguments",

@@ -14,6 +14,7 @@ from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
 from ovn_docker.model import IpNetwork
 
 _SIOCETHTOOL = 0x8946  # linux/sockios.h
+_ETHTOOL_GTXCSUM = 0x16
 _ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
 _IFF_UP, _IFF_LOWER_UP = 1 << 0, 1 << 16  # netdevice(7)
 
@@ -106,6 +107,19 @@ class Links:
                 for link in netlink.get_links()
             ]
 
+    def tx_checksums(self, mac: str) -> tuple[str, bool]:
+        """The link with this MAC, and whether it leaves checksums to others; ``""`` if there is none.
+
+        Of the calling thread's network namespace; what ``ethtool -k`` calls tx-checksumming.
+        """
+        with IPRoute() as netlink:
+            names = [
+                str(link.get_attr("IFLA_IFNAME"))
+                for link in netlink.get_links()
+                if link.get_attr("IFLA_ADDRESS") == mac.lower()
+            ]
+        return (names[0], bool(_ethtool(names[0], _ETHTOOL_GTXCSUM, 0))) if names else ("", False)
+
     def routes(self) -> list[IpNetwork]:
         """Networks that this host has routes to, its own included; not the default route."""
         with IPRoute() as netlink:
@@ -117,15 +131,19 @@ class Links:
 
     def _tx_checksums_off(self, link: str) -> None:
         """What ``ethtool -K LINK tx off`` does (netdevice(7), linux/ethtool.h)."""
-        command = ctypes.create_string_buffer(struct.pack("II", _ETHTOOL_STXCSUM, 0))
-        request = struct.pack("16sP", link.encode(), ctypes.addressof(command)).ljust(40, b"\0")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            try:
-                fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
-            except OSError as error:
-                raise OvnDockerError(
-                    f"cannot turn off checksum offload on {link}: {error.strerror}"
-                ) from None
+        try:
+            _ethtool(link, _ETHTOOL_STXCSUM, 0)
+        except OSError as error:
+            raise OvnDockerError(f"cannot turn off checksum offload on {link}: {error.strerror}") from None
+
+
+def _ethtool(link: str, command: int, value: int) -> int:
+    """An ``ethtool_value`` there and back (linux/ethtool.h). Raises OSError."""
+    buffer = ctypes.create_string_buffer(struct.pack("II", command, value))
+    request = struct.pack("16sP", link.encode(), ctypes.addressof(buffer)).ljust(40, b"\0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+    return int(struct.unpack_from("II", buffer)[1])
 
 
 def _explained(error: NetlinkError, what: str) -> OvnDockerError:

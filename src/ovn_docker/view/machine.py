@@ -1,0 +1,128 @@
+"""How this machine is set up, besides what its databases say: kernel, files of Docker, systemd, TLS, firewall."""
+
+import json
+import ssl
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovn_docker.view.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A PEM file of TLS; *expires* in seconds of the epoch, ``None`` if it could not be read."""
+
+    what: str
+    path: str
+    expires: float | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How this machine is set up, besides what its databases say."""
+
+    modules: frozenset[str] = frozenset()
+    dns: tuple[str, ...] = ()
+    old_drivers: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Our systemd units that are installed, and whether they are enabled."""
+
+
+def certificates(snapshot: Snapshot) -> Iterable[Certificate]:
+    """The files with which Open vSwitch proves itself (``ovs-vsctl set-ssl``)."""
+    vswitch = snapshot.vswitch
+    if not vswitch or not vswitch.tls:
+        return
+    key, certificate, authority = vswitch.tls
+    if not Path(key).is_file():
+        yield Certificate("private key", key, None, "there is no such file")
+    for what, path in (("certificate", certificate), ("authority's certificate", authority)):
+        try:
+            done = subprocess.run(
+                ("openssl", "x509", "-noout", "-enddate", "-in", path),
+                capture_output=True, text=True, timeout=5, check=False,
+            )  # fmt: skip
+            said = done.stdout.strip().removeprefix("notAfter=")
+            if not Path(path).is_file():
+                yield Certificate(what, path, None, "there is no such file")
+            elif done.returncode:
+                yield Certificate(what, path, None, "it is no certificate in PEM format")
+            else:
+                yield Certificate(what, path, ssl.cert_time_to_seconds(said))
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            continue  # without openssl(1) nobody looks; what is wrong with TLS shows as it connects
+
+
+def firewall() -> tuple[str, ...]:
+    """Rules of this host that name a tunnel's port and drop or reject (iptables-save(8), nft(8))."""
+    found = []
+    for command in (("iptables-save",), ("nft", "list", "ruleset")):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        found += [
+            line.strip()
+            for line in done.stdout.splitlines()
+            if any(port in line for port in ("6081", "4789"))
+            and any(w in line.lower() for w in ("drop", "reject"))
+        ]
+    return tuple(found)
+
+
+def look(root: Path = Path("/")) -> Machine:
+    """How the machine at *root* is set up."""
+    modules = {path.name for path in (root / "sys/module").glob("*")} & {"openvswitch", "geneve", "vxlan"}
+    return Machine(
+        modules=frozenset(modules),
+        dns=_dns(root / "etc/docker/daemon.json"),
+        old_drivers=tuple(map(str, _old_drivers(root))),
+        units=_units() if root == Path("/") and (root / "run/systemd/system").is_dir() else {},
+    )
+
+
+def _dns(config: Path) -> tuple[str, ...]:
+    try:
+        settings: Any = json.loads(config.read_text())
+        return tuple(map(str, settings.get("dns", ())))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ()
+
+
+def _old_drivers(root: Path) -> Iterable[Path]:
+    """Programs of OVN's own drivers, which share our programs' names, and files that turn Docker to them."""
+    for name in ("ovn-docker-overlay-driver", "ovn-docker-underlay-driver"):
+        path = root / "usr/bin" / name
+        try:
+            if b"ovn_docker" not in path.read_bytes():
+                yield path
+        except OSError:
+            continue
+    for directory in ("etc/docker/plugins", "usr/lib/docker/plugins"):
+        for ending in ("spec", "json"):
+            path = root / directory / f"openvswitch.{ending}"
+            if path.is_file():
+                yield path
+
+
+def _units() -> dict[str, str]:
+    found = {}
+    for unit in (
+        "ovn-docker-overlay.socket",
+        "ovn-docker-overlay.service",
+        "docker.service",
+        "ovn-host.service",
+    ):
+        try:
+            done = subprocess.run(
+                ("systemctl", "is-enabled", unit), capture_output=True, text=True, timeout=5, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+        if said := done.stdout.strip():
+            found[unit] = said
+    return found
