@@ -1,4 +1,4 @@
-"""Echo requests of a given size that may not be fragmented (RFC 792, RFC 4443), from any network namespace."""
+"""Echo requests of a given size that may not be fragmented (RFC 792, RFC 4443), from any namespace."""
 
 import ctypes
 import os
@@ -27,7 +27,7 @@ _PAUSE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """One question: does *target* answer a packet of *size* bytes, IP header included?"""
+    """A question to *target*: a packet of *size* bytes, IP header included."""
 
     target: str
     size: int
@@ -138,7 +138,7 @@ def _answer(version: int, identity: int, packet: bytes) -> int | None:
 def _checksum(message: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     padded = message + b"\0" * (len(message) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

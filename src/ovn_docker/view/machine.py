@@ -1,4 +1,4 @@
-"""How this machine is set up, besides what its databases say: kernel, files of Docker, systemd, TLS, firewall."""
+"""How this machine is set up, besides what its databases say: kernel, Docker, systemd, TLS, firewall."""
 
 import json
 import ssl
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ovn_docker.view.snapshot import Snapshot
+
+PORTS = (6081, 4789)
+"""UDP ports of Geneve (RFC 8926) and VXLAN (RFC 7348)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,8 @@ def firewall() -> tuple[str, ...]:
         found += [
             line.strip()
             for line in done.stdout.splitlines()
-            if any(port in line for port in ("6081", "4789"))
-            and any(w in line.lower() for w in ("drop", "reject"))
+            if any(f" {port}" in line for port in PORTS)
+            and any(word in line.lower() for word in ("drop", "reject"))
         ]
     return tuple(found)
 
@@ -111,12 +114,7 @@ def _old_drivers(root: Path) -> Iterable[Path]:
 
 def _units() -> dict[str, str]:
     found = {}
-    for unit in (
-        "ovn-docker-overlay.socket",
-        "ovn-docker-overlay.service",
-        "docker.service",
-        "ovn-host.service",
-    ):
+    for unit in ("ovn-docker-overlay.socket", "ovn-docker-overlay.service", "ovn-host.service"):
         try:
             done = subprocess.run(
                 ("systemctl", "is-enabled", unit), capture_output=True, text=True, timeout=5, check=False

@@ -1,7 +1,7 @@
 """What a snapshot cannot tell: who answers, and which paths carry what.
 
 The only reader that sends something: every host's controller is asked for a sign of life, as
-``ovn-nbctl --wait=hv sync`` does, and sends echo requests between hosts and between containers.
+``ovn-nbctl --wait=hv sync`` does, and echo requests go between hosts and between containers.
 """
 
 import time
