@@ -28,7 +28,9 @@ class Certificate:
 class Machine:
     """How this machine is set up, besides what its databases say."""
 
-    modules: frozenset[str] = frozenset()
+    kernel_datapath: bool = True
+    system_id: str = ""
+    """What /etc/openvswitch/system-id.conf has, where ovs-ctl(8) keeps it."""
     dns: tuple[str, ...] = ()
     old_drivers: tuple[str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
@@ -79,9 +81,13 @@ def firewall() -> tuple[str, ...]:
 
 def look(root: Path = Path("/")) -> Machine:
     """How the machine at *root* is set up."""
-    modules = {path.name for path in (root / "sys/module").glob("*")} & {"openvswitch", "geneve", "vxlan"}
+    try:
+        system_id = (root / "etc/openvswitch/system-id.conf").read_text().strip()
+    except OSError:
+        system_id = ""
     return Machine(
-        modules=frozenset(modules),
+        kernel_datapath=(root / "sys/module/openvswitch").is_dir() or _runs("ovs-dpctl", "dump-dps"),
+        system_id=system_id,
         dns=_dns(root / "etc/docker/daemon.json"),
         old_drivers=tuple(map(str, _old_drivers(root))),
         units=_units() if root == Path("/") and (root / "run/systemd/system").is_dir() else {},
@@ -110,6 +116,14 @@ def _old_drivers(root: Path) -> Iterable[Path]:
             path = root / directory / f"openvswitch.{ending}"
             if path.is_file():
                 yield path
+
+
+def _runs(*argv: str) -> bool:
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def _units() -> dict[str, str]:

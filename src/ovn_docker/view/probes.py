@@ -59,6 +59,8 @@ class HostPath:
     small: bool
     full: bool
     size: int
+    carries: int = 0
+    """The largest size that was answered, if small ones were and that one was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +252,34 @@ def _paths(cluster: Cluster) -> dict[str, HostPath]:
     small = {name: Echo(ip, SMALL, source) for name, ip in targets.items()}
     full = {name: Echo(ip, size, source) for name, ip in targets.items()}
     found = answered([*small.values(), *full.values()])
-    return {name: HostPath(small[name] in found, full[name] in found, size) for name in targets}
+    return {
+        name: HostPath(
+            small=small[name] in found,
+            full=full[name] in found,
+            size=size,
+            carries=_carried(ip, source, size) if small[name] in found and full[name] not in found else 0,
+        )
+        for name, ip in targets.items()
+    }
+
+
+def _carried(target: str, source: str, size: int) -> int:
+    """The largest packet that is answered: 32 sizes at once, and then those between the best two."""
+    low, high = SMALL, size
+    while high - low > 1:
+        step = max(1, (high - low) // 32)
+        found = answered([Echo(target, probe, source) for probe in range(low + step, high, step)], wait=0.6)
+        best = max((echo.size for echo in found), default=low)
+        if best == low:
+            break
+        low, high = best, min(high, best + step)
+    return low
 
 
 def largest_outer(cluster: Cluster) -> int:
     """Bytes of the largest packet that this host's tunnels have to carry, outer header included.
 
-    Without containers here, that is what the driver would give them: the MTU of the tunnels' interface.
+    Not more than the tunnels' interface takes; what is larger is another matter (check network-mtu).
     """
     vswitch = cluster.snapshot.vswitch
     ids = vswitch.ids if vswitch else {}
@@ -270,7 +293,8 @@ def largest_outer(cluster: Cluster) -> int:
     if not mtus:
         return next((link.mtu for link in links.values() if source in link.addresses), 1500)
     types = tuple(ids.get("ovn-encap-type", "geneve").split(","))
-    return max(mtus) + tunnel_overhead(types, ip_address(source))
+    outer = next((link.mtu for link in links.values() if source in link.addresses), 1500)
+    return min(outer, max(mtus) + tunnel_overhead(types, ip_address(source)))
 
 
 def _pids(sources: Sources, cluster: Cluster) -> dict[str, int]:
