@@ -101,6 +101,11 @@ class Database:
         """Which of the remotes it is connected to now, or tries to be."""
         return str(self._session.get_name())
 
+    def knock(self) -> None:
+        """Raise Unavailable if no remote takes a connection; at once, where transact would wait for one."""
+        if all(_refuses(remote) for remote in self.remotes):
+            raise self._no_answer(Deadline(0))
+
     def close(self) -> None:
         """Drop the connection; calls that still wait fail."""
         self._closed.set()
@@ -224,6 +229,13 @@ class _Call:
     def __init__(self, params: list[Any]) -> None:
         self.params = params
         self.reply: Future[Any] = Future()
+
+
+def _refuses(remote: str) -> bool:
+    error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(remote), timeout=500)
+    if stream is not None:
+        stream.close()
+    return bool(error)
 
 
 def _why_unreachable(remote: str) -> str:

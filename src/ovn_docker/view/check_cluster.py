@@ -114,7 +114,7 @@ def system_id_unique(facts: Facts) -> Iterable[Finding]:
                 f"system-id {name} is that of several hosts: {', '.join(hosts)}",
                 "give one of them another, the one that was made last, also in "
                 "/etc/openvswitch/system-id.conf",
-                (set_external_id("system-id", new),),
+                (("ovn-docker", "host", "stop"), set_external_id("system-id", new), START),
                 subject="" if me else name,
                 where="" if me else hosts[-1].partition(" ")[0],
             )
@@ -216,14 +216,13 @@ def tunnel_traffic(facts: Facts) -> Iterable[Finding]:
         if pair.small or (path and not path.small):
             continue
         host, rules = facts.cluster.host_name(name), facts.probes.firewall
-        ports = " or ".join(str(port) for port in PORTS)
+        kind = next((tunnel.type for tunnel in facts.cluster.tunnels if tunnel.system_id == name), "")
+        port = f"UDP port {PORTS.get(kind, PORTS['geneve'])}"
         here = f"; this host has the rule {rules[0]!r}" if rules else ""
         yield Finding(
-            f"{_ips(facts.cluster, name)} of {host} answers, {pair.there} there does not answer "
-            f"{pair.here} through "
-            f"the tunnel: most likely a firewall drops UDP port {PORTS[0]} (Geneve) or {PORTS[1]} "
-            f"(VXLAN){here}",
-            f"open UDP port {ports}, whichever ovn-encap-type is, both ways between the hosts",
+            f"{_ips(facts.cluster, name)} of {host} answers, {pair.there} there does not answer {pair.here} "
+            f"through the tunnel: most likely a firewall drops {port} ({kind}){here}",
+            f"open {port} between the hosts, both ways",
             tuple(("iptables", "-D", *rule.split()[1:]) for rule in rules if rule.startswith("-A ")),
             subject=name,
         )

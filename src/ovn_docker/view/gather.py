@@ -146,6 +146,7 @@ class Sources:
     def _connected(self, name: str, remotes: Sequence[str], cure: str) -> Database:
         database = Database(name, remotes, cure)
         self._open.callback(database.close)
+        database.knock()
         return database
 
     # Docker

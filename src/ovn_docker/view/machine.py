@@ -10,8 +10,8 @@ from typing import Any
 
 from ovn_docker.view.snapshot import Snapshot
 
-PORTS = (6081, 4789)
-"""UDP ports of Geneve (RFC 8926) and VXLAN (RFC 7348)."""
+PORTS = {"geneve": 6081, "vxlan": 4789}
+"""UDP ports of the tunnels (RFC 8926, RFC 7348)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def firewall() -> tuple[str, ...]:
         found += [
             line.strip()
             for line in done.stdout.splitlines()
-            if any(f" {port}" in line for port in PORTS)
+            if any(f" {port}" in line for port in PORTS.values())
             and any(word in line.lower() for word in ("drop", "reject"))
         ]
     return tuple(found)
