@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from e2e.lab import Fabric, Host, wait_for
+from e2e.lab import Fabric, Host, LabError, wait_for
 
 Doctor = dict[str, Any]
 

@@ -17,7 +17,8 @@ from urllib.parse import quote
 from ovn_docker.backends.northbound import ENDPOINT, HOST, OURS, SWITCH
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError, Unavailable
-from ovn_docker.host import driver, ovsdb
+from ovn_docker.host import ovsdb
+from ovn_docker.host.driver import PROGRAM, SOCKET, Driver, find
 from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
@@ -68,7 +69,7 @@ class Places:
     vswitch: Path = Path(os.environ.get("OVS_RUNDIR") or "/var/run/openvswitch")
     ovn: Path = Path(os.environ.get("OVN_RUNDIR") or "/var/run/ovn")
     docker: Path = Path("/var/run/docker.sock")
-    plugin: Path = driver.SOCKET
+    plugin: Path = SOCKET
     proc: Path = Path("/proc")
 
     @property
@@ -80,7 +81,7 @@ class Places:
 PROCESSES = {
     "ovsdb-server": "vswitch",
     "ovs-vswitchd": "vswitch",
-    "ovn-docker-overlay-driver": "vswitch",
+    PROGRAM: "vswitch",
     "ovn-controller": "ovn",
     "ovn-northd": "ovn",
     "ovnnb_db": "ovn",
@@ -121,14 +122,15 @@ class Sources:
             southbound = self._read("southbound", lambda: self._southbound(scope, vswitch, northbound))
         else:
             self.missing |= dict.fromkeys(("northbound", "southbound"), self.missing["vswitch"])
-        processes, links = _processes(self.places), Links().all()
+        links = Links().all()
+        driver = self._read("driver", lambda: find(self.places.plugin, self.places.vswitch))
         return Snapshot(
             taken=taken,
             host=socket.gethostname(),
             scope=scope,
-            processes=processes,
+            processes=_processes(self.places, driver),
             links=tuple(Link(*link[:5], addresses=tuple(link[5])) for link in links),
-            driver=self._read("driver", lambda: driver.find(self.places.plugin, self.places.vswitch)),
+            driver=driver,
             engine=engine,
             vswitch=vswitch,
             northbound=northbound,
@@ -452,12 +454,13 @@ def _name(row: Row) -> tuple[str, str] | None:
     return None
 
 
-def _processes(places: Places) -> tuple[Process, ...]:
+def _processes(places: Places, driver: Driver | None) -> tuple[Process, ...]:
     found = []
     for name, directory in PROCESSES.items():
         pidfile = Path(getattr(places, directory)) / f"{name}.pid"
         try:
-            pid = int(pidfile.read_text())
+            known = driver.pid if driver and name == PROGRAM else None  # under systemd it has no pidfile
+            pid = known or int(pidfile.read_text())
             stat = (places.proc / str(pid) / "stat").read_text()
             ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), starttime
             boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
