@@ -1,15 +1,18 @@
 """``ovn-docker trace``: what happens to a packet between two containers, hop by hop, there and back."""
 
 import argparse
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ovn_docker.cli.arguments import describe, print_json, require_root
 from ovn_docker.cli.steps import run
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import NotFound, Unavailable
+from ovn_docker.errors import NotFound, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import has
+from ovn_docker.host.ping import Echo, answered, in_namespace
 from ovn_docker.view import trace
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources
@@ -18,9 +21,10 @@ from ovn_docker.view.trace import Hop, Logical, Packet, Way
 
 TEXT = """\
 Says hop by hop what happens to a packet from one container to another, and to the answer: the containers'
-links, Open vSwitch, OVN's port security and access rules, the tunnel. What drops it is named. No packet is
-sent. A container is given by its name, HOST/NAME if several hosts have one of that name, an address, or the
-beginning of its ID. What is not on this host is known as far as OVN's databases tell: run it on the sender's.
+links, Open vSwitch, OVN's port security and access rules, the tunnel. What drops it is named. A container is
+given by its name, HOST/NAME if several hosts have one of that name, an address, or the beginning of its ID.
+What is not on this host is known as far as OVN's databases tell, so run it on the sender's: if nothing seems
+to drop the packet, a real one is sent from there (an echo request, or a TCP connection), unless --no-probe.
 
 Exit code 0: delivered, both ways; 1: dropped.
 
@@ -40,6 +44,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "packet", metavar="PACKET", nargs="?", default="icmp", help="icmp, tcp/PORT or udp/PORT"
     )
     parser.add_argument("--network", default="", help="the network, if they have several in common")
+    parser.add_argument("--no-probe", action="store_true", help="send no real packet")
     parser.add_argument("--detail", action="store_true", help="add OVN's logical and Open vSwitch's flows")
 
 
@@ -57,6 +62,8 @@ def run_command(args: argparse.Namespace) -> int:
             there, details = direction(sources, cluster, *pair, packet, reply=False)
             back, more = direction(sources, cluster, pair[1], pair[0], packet, reply=True)
             ways, details = [there, back], details + more
+            if there.delivered and back.delivered and not args.no_probe:
+                ways[0] = replace(there, hops=(*there.hops, *probed(sources, cluster, *pair, packet)))
     if args.json:
         said = {"verdict": verdict(ways), "delivered": all(one.delivered for one in ways), "ways": ways}
         print_json(said | ({"detail": dict(details)} if args.detail else {}))
@@ -123,6 +130,45 @@ def direction(
     if physical_text:
         details += [(f"{title}: ofproto/trace, ovn-detrace", detraced(cluster, physical_text))]
     return way, details
+
+
+def probed(
+    sources: Sources, cluster: Cluster, source: Endpoint, target: Endpoint, packet: Packet
+) -> Iterator[Hop]:
+    """What a real packet from the source says, if it is on this host; there is none for UDP."""
+    docker = cluster.docker.get(source.id)
+    if docker is None or packet.protocol == "udp":
+        return
+    from_ip, to_ip = trace.addresses(source, target)
+    try:
+        pid = int(sources.docker.read(f"/containers/{docker.container}/json")["State"]["Pid"])
+        if packet.port:
+            reached = in_namespace(pid, lambda: connects(to_ip, packet.port))
+        else:
+            reached = bool(in_namespace(pid, lambda: answered([Echo(to_ip, 100, from_ip)], wait=1.5)))
+    except (OSError, KeyError, OvnDockerError):
+        return
+    what = "an echo request" if not packet.port else f"a connection to port {packet.port}"
+    if reached:
+        yield Hop("probe", f"{what} is answered by {to_ip}")
+    else:
+        seen = "" if target.here else f"; run this on {target.host} too"
+        yield Hop(
+            "probe", f"nothing seems to drop it, but {what} is not answered by {to_ip}{seen}", passes=False
+        )
+
+
+def connects(address: str, port: int) -> bool:
+    """Whether a TCP connection is taken, or refused: that is an answer too."""
+    for _ in range(2):  # in user space Open vSwitch may drop the first packet through a tunnel
+        try:
+            socket.create_connection((address, port), timeout=1.2).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            continue
+        return True
+    return False
 
 
 def ovn_trace(cluster: Cluster, datapath: str, flow: str, *, reply: bool) -> str:
