@@ -43,10 +43,20 @@ class Engine(Protocol):
 
 
 class Registrar:
-    """Has two threads: one listens to Docker, one writes what has changed."""
+    """Has two threads: one listens to Docker, one writes what has changed.
 
-    def __init__(self, store: Store, chassis: Callable[[Deadline], Chassis], engine: Engine) -> None:
+    *pass_on*: done whenever dockerd has started, for its settings may be others; see host/nameservers.py.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        chassis: Callable[[Deadline], Chassis],
+        engine: Engine,
+        pass_on: Callable[[], None],
+    ) -> None:
         self._store = store
+        self._pass_on = pass_on
         self._chassis = chassis
         self._engine = engine
         self._changed: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -64,6 +74,10 @@ class Registrar:
 
     def _listen(self) -> None:
         while True:
+            try:
+                self._pass_on()
+            except OvnDockerError as error:
+                log.warning("containers on other networks may wait for names: %s", error)
             try:
                 for container in self._engine.named_anew():
                     self._changed.put(container)

@@ -80,6 +80,15 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def three_hosts(module_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
+    """Three hosts with the driver, the first of them OVN's central one too."""
+    host1, host2, host3 = hosts = module_fabric.cluster("host1", "host2", "host3", engine=engine)
+    for host in hosts:
+        host.driver.start("--sweep-interval=3")
+    return host1, host2, host3
+
+
 @pytest.fixture
 def fabric(request: pytest.FixtureRequest) -> Fabric:
     """A fabric without hosts, for one test: what it breaks, it breaks for itself alone."""

@@ -15,7 +15,15 @@ LAYERS = {
     "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
     "decisions": {"cluster", "driver", "ipam", "names", "sweep"},
     "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
-    "host": {"host", "host.controller", "host.engine", "host.links", "host.ovsdb", "host.vswitch"},
+    "host": {
+        "host",
+        "host.controller",
+        "host.engine",
+        "host.links",
+        "host.nameservers",
+        "host.ovsdb",
+        "host.vswitch",
+    },
     "backends": {
         "backends",
         "backends.addresses",

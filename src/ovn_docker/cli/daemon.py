@@ -39,6 +39,7 @@ from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
+from ovn_docker.host.nameservers import pass_on
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.ipam import Ipam
@@ -92,7 +93,7 @@ def _serve(settings: Settings) -> None:
     engine = Engine(settings.docker)
     if settings.sync == "on":
         Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
-    Registrar(Names(northbound), vswitch.chassis, engine).start()
+    Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
     interval = settings.sweep_interval
     Sweeper(driver, backend, vswitch, links, interval, addresses.clear_orphans).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)

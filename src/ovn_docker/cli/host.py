@@ -240,8 +240,8 @@ def status(_: argparse.Namespace) -> int:
         driver_status(),
     ]
     print_table([line[1:] for line in lines])
-    if not names.asked():
-        print(names.advice(), file=sys.stderr)
+    if note := names.advice():
+        print(note, file=sys.stderr)
     return 0 if all(line[0] for line in lines) else Unavailable.exit_code
 
 

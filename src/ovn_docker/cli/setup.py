@@ -100,8 +100,8 @@ def setup(args: argparse.Namespace) -> int:
     switch_bridge(steps, old.get("ovn-bridge", "br-int"), datapath)
     if datapath == "netdev":
         advise_bridge(interface)
-    if not names.asked():
-        print(names.advice(), file=sys.stderr)
+    if note := names.advice():
+        print(note, file=sys.stderr)
     return steps.finish()
 
 
