@@ -74,6 +74,21 @@ class TestTransactions:
         ]  # fmt: skip
         assert switches == [{"name": "web", "ports": PORT}]
 
+    def test_answers_may_be_long_and_in_any_language(self, database: Database) -> None:
+        ids = {
+            f"{number} \u00b5s \U0001f433": "ab" * 100 for number in range(100)
+        }  # 20 kB: in several pieces
+        database.transact(
+            ovsdb.insert("Logical_Switch", SWITCH, name="web \U0001f433", external_ids=ids),
+            deadline=Deadline(SOON),
+        )
+        for columns in (["name"], ["name", "external_ids"], ["name"]):
+            (rows,) = database.transact(
+                ovsdb.select("Logical_Switch", is_row(SWITCH), columns=columns), deadline=Deadline(SOON)
+            )
+            wanted = {"name": "web \U0001f433", "external_ids": ids}
+            assert rows == [{column: wanted[column] for column in columns}]
+
     def test_changes_count_the_rows_that_they_met(self, database: Database) -> None:
         database.transact(add_switch(), deadline=Deadline(SOON))
         assert database.transact(

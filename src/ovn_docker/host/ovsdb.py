@@ -7,6 +7,7 @@ because after a lost connection nobody knows whether it was committed.
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import socket
@@ -17,6 +18,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
+import ovs.json
 import ovs.jsonrpc
 import ovs.poller
 import ovs.stream
@@ -84,7 +86,10 @@ class Database:
             if self._closed.is_set():
                 raise Unavailable(f"the connection to {self.name} is closed")
             self._waiting.append(call)
-        self._wake()
+            if self._session.is_connected():
+                self._send()
+            if self._waiting or self._session.get_backlog():
+                self._wake()
         try:
             results = call.reply.result(timeout=deadline.left())
         except FutureTimeoutError:
@@ -102,25 +107,26 @@ class Database:
         self._wake()
         self._thread.join(timeout=5)
 
-    # The rest runs in the connection's own thread, except where noted.
+    # The rest runs in the connection's own thread, except where noted; the session only under the lock.
 
     def _run(self) -> None:
         seqno = self._session.get_seqno()
         while not self._closed.is_set():
             try:
-                if self._try_another.is_set():
-                    self._try_another.clear()
-                    self._session.force_reconnect()
-                self._session.run()
-                if seqno != self._session.get_seqno():
-                    seqno = self._session.get_seqno()
-                    self._send_again()
-                self._receive()
-                if self._session.is_connected():
-                    self._send()
                 poller = ovs.poller.Poller()
-                self._session.wait(poller)
-                self._session.recv_wait(poller)
+                with self._lock:
+                    if self._try_another.is_set():
+                        self._try_another.clear()
+                        self._session.force_reconnect()
+                    self._session.run()
+                    if seqno != self._session.get_seqno():
+                        seqno = self._session.get_seqno()
+                        self._send_again()
+                    self._receive()
+                    if self._session.is_connected():
+                        self._send()
+                    self._session.wait(poller)
+                    self._session.recv_wait(poller)
                 poller.fd_wait(self._wake_out, ovs.poller.POLLIN)
                 poller.block()
                 with contextlib.suppress(BlockingIOError):
@@ -141,11 +147,12 @@ class Database:
 
     def _receive(self) -> None:
         for _ in range(50):
+            if self._session.rpc and not self._session.rpc.parser:
+                self._session.rpc.parser = _Parser()
             message = self._session.recv()
             if message is None:
                 return
-            with self._lock:
-                call = self._sent.pop(message.id, None)
+            call = self._sent.pop(message.id, None)
             if call is None or not call.reply.set_running_or_notify_cancel():
                 continue
             if message.type == ovs.jsonrpc.Message.T_ERROR:
@@ -154,18 +161,17 @@ class Database:
                 call.reply.set_result(message.result)
 
     def _send(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-            for call in waiting:
-                request = ovs.jsonrpc.Message.create_request("transact", call.params)
-                self._sent[request.id] = call
-                self._session.send(request)
+        """Send what waits (also in the caller's thread: waking ours would take longer than sending does)."""
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            request = ovs.jsonrpc.Message.create_request("transact", call.params)
+            self._sent[request.id] = call
+            self._session.send(request)
 
     def _send_again(self) -> None:
         """After a lost connection: what had no answer may or may not have been committed."""
-        with self._lock:
-            self._waiting = [*self._sent.values(), *self._waiting]
-            self._sent.clear()
+        self._waiting = [*self._sent.values(), *self._waiting]
+        self._sent.clear()
 
     def _forget(self, call: "_Call") -> None:
         """Take back a call nobody waits for any more (in the caller's thread)."""
@@ -209,6 +215,35 @@ def use_tls(tls: Tls | None) -> None:
     ovs.stream.Stream.ssl_set_private_key_file(tls.private_key)
     ovs.stream.Stream.ssl_set_certificate_file(tls.certificate)
     ovs.stream.Stream.ssl_set_ca_cert_file(tls.ca_cert)
+
+
+class _Parser:
+    """A parser for ovs.jsonrpc that reads a message which has come in one piece with Python's own."""
+
+    _decode = json.JSONDecoder().raw_decode
+
+    def __init__(self) -> None:
+        self._value: Any = None
+        self._in_pieces: ovs.json.Parser | None = None
+
+    def feed(self, text: str) -> int:
+        """Take characters in, up to the end of the message; returns how many."""
+        if self._in_pieces is None:
+            try:
+                self._value, end = self._decode(text)
+            except ValueError:
+                self._in_pieces = ovs.json.Parser()
+            else:
+                return end
+        return int(self._in_pieces.feed(text))
+
+    def is_done(self) -> bool:
+        """Whether the message is complete, or will never be."""
+        return self._in_pieces is None or self._in_pieces.is_done()
+
+    def finish(self) -> Any:
+        """The message, or a string that says what is wrong with it."""
+        return self._value if self._in_pieces is None else self._in_pieces.finish()
 
 
 class _Call:
