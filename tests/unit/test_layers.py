@@ -15,7 +15,15 @@ LAYERS = {
     "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
     "decisions": {"cluster", "driver", "ipam", "sweep"},
     "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
-    "host": {"host", "host.controller", "host.engine", "host.links", "host.ovsdb", "host.vswitch"},
+    "host": {
+        "host",
+        "host.controller",
+        "host.engine",
+        "host.links",
+        "host.netlink",
+        "host.ovsdb",
+        "host.vswitch",
+    },
     "backends": {
         "backends",
         "backends.addresses",
@@ -51,7 +59,6 @@ BELOW = {
 THIRD_PARTY = {
     "msgspec": {"plugin.wire"},
     "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
-    "pyroute2": {"host.links"},
     "waitress": {"plugin.server"},
 }
 """The modules that may import each package from elsewhere."""
