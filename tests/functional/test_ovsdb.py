@@ -215,6 +215,31 @@ class TestManyCallers:
             assert waits.result() == [None]
 
 
+class TestIdleConnections:
+    def test_are_used_again_and_kept_while_the_server_asks_whether_we_live(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        port = free_port()
+        server = make_server("OVN_Northbound", "--remote=db:OVN_Northbound,NB_Global,connections")
+        connection = {"target": f"ptcp:{port}:127.0.0.1", "inactivity_probe": 2500}  # ms; gives up after two
+        server.transact(
+            {"op": "insert", "table": "Connection", "uuid-name": "c", "row": connection},
+            {"op": "insert", "table": "NB_Global", "row": {"connections": ["named-uuid", "c"]}},
+        )
+        database = connect("OVN_Northbound", f"tcp:127.0.0.1:{port}")
+        before = self.connections()
+        database.transact(READ, deadline=Deadline(SOON))
+        (ours,) = self.connections() - before
+        time.sleep(6)
+        database.transact(READ, deadline=Deadline(SOON))
+        assert self.connections() - before == {ours}
+
+    def connections(self) -> set[str]:
+        """The sockets of this process."""
+        targets = (str(file.readlink()) for file in FILES.iterdir() if file.is_symlink())
+        return {target for target in targets if target.startswith("socket:")}
+
+
 class TestServersThatFail:
     def test_a_server_that_hangs_costs_a_call_its_deadline(
         self, database: Database, northbound: OvsdbServer
