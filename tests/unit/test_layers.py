@@ -13,7 +13,7 @@ ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
     "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
-    "decisions": {"cluster", "driver", "ipam", "sweep"},
+    "decisions": {"cluster", "driver", "ipam", "names", "sweep"},
     "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
     "host": {
         "host",
@@ -21,6 +21,8 @@ LAYERS = {
         "host.driver",
         "host.engine",
         "host.links",
+        "host.nameservers",
+        "host.netlink",
         "host.ovsdb",
         "host.ping",
         "host.vswitch",
@@ -28,6 +30,7 @@ LAYERS = {
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.dns",
         "backends.forget",
         "backends.northbound",
         "backends.overlay",
@@ -58,6 +61,7 @@ LAYERS = {
         "cli.inspect",
         "cli.ls",
         "cli.main",
+        "cli.names",
         "cli.setup",
         "cli.status",
         "cli.steps",
@@ -81,7 +85,6 @@ BELOW = {
 THIRD_PARTY = {
     "msgspec": {"plugin.wire"},
     "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
-    "pyroute2": {"host.links"},
     "waitress": {"plugin.server"},
 }
 """The modules that may import each package from elsewhere."""

@@ -1,13 +1,12 @@
 """How this machine is set up, besides what its databases say: kernel, Docker, systemd, TLS, firewall."""
 
-import json
 import ssl
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ovn_docker.host.engine import dockerd_setting
 from ovn_docker.view.snapshot import Snapshot
 
 PORTS = {"geneve": 6081, "vxlan": 4789}
@@ -88,18 +87,10 @@ def look(root: Path = Path("/")) -> Machine:
     return Machine(
         kernel_datapath=(root / "sys/module/openvswitch").is_dir() or _runs("ovs-dpctl", "dump-dps"),
         system_id=system_id,
-        dns=_dns(root / "etc/docker/daemon.json"),
+        dns=tuple(map(str, dockerd_setting("dns"))),
         old_drivers=tuple(map(str, _old_drivers(root))),
         units=_units() if root == Path("/") and (root / "run/systemd/system").is_dir() else {},
     )
-
-
-def _dns(config: Path) -> tuple[str, ...]:
-    try:
-        settings: Any = json.loads(config.read_text())
-        return tuple(map(str, settings.get("dns", ())))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return ()
 
 
 def _old_drivers(root: Path) -> Iterable[Path]:
