@@ -144,7 +144,11 @@ class Engine:
     def _connected(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(self._TIMEOUT)
-        connection.connect(str(self._path))
+        try:
+            connection.connect(str(self._path))
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:

@@ -19,7 +19,7 @@ SKEW = 5.0
 
 
 def central(facts: Facts) -> Iterable[Finding]:
-    """Not both databases are away at once."""
+    """The machine with OVN's databases can be reached."""
     missing = facts.snapshot.missing
     if not {"northbound", "southbound"} <= missing.keys():
         return
@@ -76,7 +76,7 @@ def members(facts: Facts) -> Iterable[Finding]:
 
 
 def northd(facts: Facts) -> Iterable[Finding]:
-    """ovn-northd passes changes on."""
+    """The daemon ovn-northd passes changes on."""
     if not _sync(facts).northd:
         where = _host_of(facts, "ovn-nb")
         yield Finding(
@@ -89,7 +89,7 @@ def northd(facts: Facts) -> Iterable[Finding]:
 
 
 def registered(facts: Facts) -> Iterable[Finding]:
-    """OVN knows this host."""
+    """OVN has this host as a chassis."""
     system_id = facts.snapshot.system_id
     if facts.snapshot.southbound and system_id not in facts.cluster.chassis:
         yield Finding(
@@ -121,7 +121,7 @@ def system_id_unique(facts: Facts) -> Iterable[Finding]:
 
 
 def hosts_answer(facts: Facts) -> Iterable[Finding]:
-    """Every other host takes part."""
+    """The ovn-controller of every other host takes up changes."""
     sync = _sync(facts)
     for host in facts.cluster.hosts:
         if not host.here and host.system_id not in sync.ahead:
@@ -138,7 +138,7 @@ def hosts_answer(facts: Facts) -> Iterable[Finding]:
 
 
 def clock(facts: Facts) -> Iterable[Finding]:
-    """Clocks agree."""
+    """The hosts' clocks agree within 5 s."""
     ahead = {k: v for k, v in _sync(facts).ahead.items() if k != facts.snapshot.system_id}
     wrong = {name: seconds for name, seconds in ahead.items() if abs(seconds) > SKEW}
     if len(wrong) > 1 and len(wrong) == len(ahead):
@@ -210,7 +210,7 @@ def hosts_reachable(facts: Facts) -> Iterable[Finding]:
 
 
 def tunnel_traffic(facts: Facts) -> Iterable[Finding]:
-    """Packets arrive through the tunnels."""
+    """Containers of every other host answer through the tunnel, where they share a network with one here."""
     for name, pair in facts.probes.pairs.items():
         path = facts.probes.paths.get(name)
         if pair.small or (path and not path.small):
@@ -229,7 +229,7 @@ def tunnel_traffic(facts: Facts) -> Iterable[Finding]:
 
 
 def path_mtu(facts: Facts) -> Iterable[Finding]:
-    """The largest packets arrive too."""
+    """The largest packets that containers send arrive at every other host."""
     for name, path in facts.probes.paths.items():
         pair, host = facts.probes.pairs.get(name), facts.cluster.host_name(name)
         if (not path.small or path.full) and (pair is None or not pair.small or pair.full):

@@ -37,7 +37,7 @@ def stored(facts: Facts) -> Iterable[Finding]:
 
 
 def plugged(facts: Facts) -> Iterable[Finding]:
-    """... and on the integration bridge."""
+    """Every running container has its ports on the integration bridge."""
     switch = facts.snapshot.vswitch
     for endpoint in _running(facts):
         interface = facts.cluster.interfaces.get(endpoint.id)
@@ -52,7 +52,7 @@ def plugged(facts: Facts) -> Iterable[Finding]:
 
 
 def linked(facts: Facts) -> Iterable[Finding]:
-    """Their links are there and up."""
+    """The links of running containers are there and up."""
     for endpoint in _running(facts):
         name = host_link(EndpointId(endpoint.id))
         link, interface = facts.cluster.links.get(name), facts.cluster.interfaces.get(endpoint.id)
@@ -72,7 +72,7 @@ def linked(facts: Facts) -> Iterable[Finding]:
 
 
 def enabled(facts: Facts) -> Iterable[Finding]:
-    """Their ports are not disabled."""
+    """No port of theirs is disabled in OVN."""
     for endpoint, port in _stored(facts):
         if not port.enabled:
             yield Finding(
@@ -84,7 +84,7 @@ def enabled(facts: Facts) -> Iterable[Finding]:
 
 
 def addresses(facts: Facts) -> Iterable[Finding]:
-    """Their ports let their addresses pass."""
+    """Their ports in OVN have the addresses that Docker gave them."""
     for endpoint, port in _stored(facts):
         wanted = [word.lower() for word in (endpoint.mac, *endpoint.addresses) if word]
         for column, allowed in (("addresses", port.addresses), ("port security", port.port_security)):
@@ -102,7 +102,7 @@ def addresses(facts: Facts) -> Iterable[Finding]:
 
 
 def claimed(facts: Facts) -> Iterable[Finding]:
-    """OVN has their ports on this host."""
+    """No other host has claimed their ports."""
     if not facts.snapshot.southbound:
         return
     for endpoint, port in _stored(facts):
@@ -121,7 +121,7 @@ def claimed(facts: Facts) -> Iterable[Finding]:
 
 
 def installed(facts: Facts) -> Iterable[Finding]:
-    """Their flows are in."""
+    """The flows of their ports are installed."""
     for endpoint in _running(facts):
         interface = facts.cluster.interfaces.get(endpoint.id)
         if interface is None or interface.installed:

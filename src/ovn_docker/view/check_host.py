@@ -31,7 +31,7 @@ def docker(facts: Facts) -> Iterable[Finding]:
 
 
 def docker_version(facts: Facts) -> Iterable[Finding]:
-    """Its version is one that we know."""
+    """Docker's version is one that ovn-docker is tested with."""
     engine = facts.snapshot.engine
     found = re.match(r"(\d+)\.(\d+)", engine.version if engine else "")
     if engine and found and not OLDEST <= (int(found[1]), int(found[2])) <= NEWEST:
@@ -72,7 +72,7 @@ def driver(facts: Facts) -> Iterable[Finding]:
 
 
 def driver_at_boot(facts: Facts) -> Iterable[Finding]:
-    """It starts before Docker's first container."""
+    """The driver starts at boot (with systemd)."""
     units = facts.probes.machine.units
     disabled = [
         unit for unit, state in units.items() if unit.startswith("ovn-docker") and state == "disabled"
@@ -88,7 +88,7 @@ def driver_at_boot(facts: Facts) -> Iterable[Finding]:
 
 
 def old_driver(facts: Facts) -> Iterable[Finding]:
-    """OVN's own drivers of the same name are not there."""
+    """OVN's own Docker drivers, which have our driver's name, are not there."""
     for path in facts.probes.machine.old_drivers:
         spec = "/plugins/" in path
         what = "turns Docker to another driver of our name" if spec else "is OVN's own driver, not ours"
@@ -100,13 +100,13 @@ def old_driver(facts: Facts) -> Iterable[Finding]:
 
 
 def vswitch(facts: Facts) -> Iterable[Finding]:
-    """Its database answers."""
+    """The local Open_vSwitch database answers."""
     if reason := facts.snapshot.missing.get("vswitch"):
         yield Finding(reason, "start Open vSwitch", (START,))
 
 
 def vswitchd(facts: Facts) -> Iterable[Finding]:
-    """Somebody switches."""
+    """ovs-vswitchd runs."""
     if facts.snapshot.process("ovs-vswitchd").pid is None:
         yield Finding(
             "ovs-vswitchd does not run: no packet is switched here", "start it", (START,), safe=True
@@ -114,7 +114,7 @@ def vswitchd(facts: Facts) -> Iterable[Finding]:
 
 
 def system_id(facts: Facts) -> Iterable[Finding]:
-    """This host has a name in OVN."""
+    """This host has a system-id, its name in OVN."""
     if facts.snapshot.system_id:
         return
     kept = facts.probes.machine.system_id
@@ -154,7 +154,7 @@ def remote(setting: str, port: int, other: str, other_port: int) -> Look:
 
 
 def encap_ip(facts: Facts) -> Iterable[Finding]:
-    """The tunnels' address is this host's."""
+    """The address of the tunnels is one of this host's."""
     ids = facts.snapshot.vswitch.ids if facts.snapshot.vswitch else {}
     value = ids.get("ovn-encap-ip", "")
     own = [address for link in facts.snapshot.links for address in link.addresses]
@@ -172,7 +172,7 @@ def encap_ip(facts: Facts) -> Iterable[Finding]:
 
 
 def encap_type(facts: Facts) -> Iterable[Finding]:
-    """The kind of tunnel is one that works here."""
+    """The kind of tunnel is one that works."""
     switch = facts.snapshot.vswitch
     value = switch.ids.get("ovn-encap-type", "") if switch else ""
     types = [part.strip() for part in value.split(",")]
@@ -248,7 +248,7 @@ def tunnel_interface(facts: Facts) -> Iterable[Finding]:
 
 
 def tls(facts: Facts) -> Iterable[Finding]:
-    """Key and certificates are there and valid."""
+    """With TLS, key and certificates are there, valid, and stay so for 30 days."""
     switch = facts.snapshot.vswitch
     ids = switch.ids if switch else {}
     if not any("ssl:" in ids.get(key, "") for key in ("ovn-nb", "ovn-remote")):
@@ -280,7 +280,7 @@ def tls(facts: Facts) -> Iterable[Finding]:
 
 
 def controller(facts: Facts) -> Iterable[Finding]:
-    """It runs."""
+    """ovn-controller runs."""
     if facts.snapshot.process("ovn-controller").pid is None:
         yield Finding(
             "ovn-controller does not run: nothing that changes reaches this host",
@@ -291,7 +291,7 @@ def controller(facts: Facts) -> Iterable[Finding]:
 
 
 def controller_connected(facts: Facts) -> Iterable[Finding]:
-    """It is connected to the southbound database."""
+    """ovn-controller is connected to the southbound database."""
     said = facts.probes.controller
     if not said:
         yield Finding(
@@ -308,7 +308,7 @@ def controller_connected(facts: Facts) -> Iterable[Finding]:
 
 
 def integration_bridge(facts: Facts) -> Iterable[Finding]:
-    """It is there."""
+    """The integration bridge is there."""
     switch = facts.snapshot.vswitch
     if switch and switch.integration not in {bridge.name for bridge in switch.bridges}:
         yield Finding(
@@ -320,7 +320,7 @@ def integration_bridge(facts: Facts) -> Iterable[Finding]:
 
 
 def fail_mode(facts: Facts) -> Iterable[Finding]:
-    """It forwards nothing that OVN has not asked for."""
+    """The integration bridge forwards nothing that OVN has not asked for."""
     switch = facts.snapshot.vswitch
     for bridge in switch.bridges if switch else ():
         if switch and bridge.name == switch.integration and bridge.fail_mode != "secure":
@@ -335,7 +335,7 @@ def fail_mode(facts: Facts) -> Iterable[Finding]:
 
 
 def controller_current(facts: Facts) -> Iterable[Finding]:
-    """It takes up changes."""
+    """ovn-controller of this host takes up changes."""
     sync = facts.probes.sync
     if sync is None:
         raise NotChecked("the databases cannot be asked")
