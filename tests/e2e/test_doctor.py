@@ -97,10 +97,13 @@ def clone_system_id(ward: Ward) -> None:
     ward.host3.controller.start()
 
 
-def named_again(host: Host) -> None:
-    host.controller.stop()
-    setting(host, "system-id", host.name)
-    host.controller.start()
+def named_again(ward: Ward) -> None:
+    """As they were, whichever of the two the doctor gave another name."""
+    for host in (ward.host2, ward.host3):
+        host.controller.stop()
+    for host in (ward.host2, ward.host3):
+        setting(host, "system-id", host.name)
+        host.controller.start()
 
 
 def by_tls(ward: Ward, days: int) -> None:
@@ -323,7 +326,7 @@ FAULTS = [
         clone_system_id,
         "system-id-unique",
         says="host2 (172.31.1.2), host3",
-        after=lambda w: named_again(w.host3),
+        after=named_again,
     ),
     Fault(
         "clock-wrong", lambda w: skew(w.host3), "clocks", says="3600 s ahead", cure=lambda w: restart(w.host3)

@@ -112,8 +112,7 @@ def system_id_unique(facts: Facts) -> Iterable[Finding]:
             new = str(uuid5(NAMESPACE_DNS, f"{snapshot.host if me else hosts[-1]}.ovn-docker"))
             yield Finding(
                 f"system-id {name} is that of several hosts: {', '.join(hosts)}",
-                "give one of them another, the one that was made last, also in "
-                "/etc/openvswitch/system-id.conf",
+                "give one of them another, also in /etc/openvswitch/system-id.conf, then restart its containers",
                 (("ovn-docker", "host", "stop"), set_external_id("system-id", new), START),
                 subject="" if me else name,
                 where="" if me else hosts[-1].partition(" ")[0],

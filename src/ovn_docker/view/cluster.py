@@ -284,7 +284,7 @@ class Cluster:
             switch=port.switch if port else "",
             differences=tuple(self._differences(docker, port, binding, interface, link))
             if here
-            else tuple(self._unclaimed(port, binding)),
+            else tuple(self._unclaimed(port, binding, port.host if port else "")),
         )
 
     def _network_name(
@@ -337,20 +337,20 @@ class Cluster:
             if strange := [address for address in wanted if address not in known]:
                 yield f"Docker gave it {', '.join(strange)}, its port in OVN has {port.addresses[0]}"
         if port and interface:
-            yield from self._unclaimed(port, binding)
+            yield from self._unclaimed(port, binding, snapshot.system_id)
         if interface and interface.error:
             yield f"Open vSwitch: {interface.error}"
         elif interface and not interface.installed and interface.bridge:
             yield "its flows are not installed"
 
-    def _unclaimed(self, port: PortRow | None, binding: BindingRow | None) -> Iterable[str]:
+    def _unclaimed(self, port: PortRow | None, binding: BindingRow | None, wanted: str) -> Iterable[str]:
         if port is None or not self.snapshot.southbound:
             return
         if binding is None:
             yield "not in the southbound database"
-        elif binding.chassis != port.host:
+        elif binding.chassis != wanted:
             claimed = self.host_name(binding.chassis) if binding.chassis else "no host"
-            yield f"{claimed} has claimed it, not {self.host_name(port.host)}"
+            yield f"{claimed} has claimed it, not {self.host_name(wanted)}"
 
 
 def leftovers(cluster: Cluster) -> tuple[str, ...]:
