@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": "all about one network or container",
     "doctor": "find what is wrong, and say what to do",
     "trace": "what happens to a packet from one container to another",
+    "graph": "a picture of hosts, networks, containers and tunnels",
     "tcpdump": "capture at a container's port",
 }
 """Command: its line in --help. Module ``ovn_docker.cli.<command>`` has ``add_commands(parser)``."""
@@ -32,6 +33,7 @@ examples:
   docker network create -d openvswitch --subnet=192.168.1.0/24 foo
   ovn-docker doctor
   ovn-docker trace web db tcp/5432
+  ovn-docker graph -o cluster.svg
 """
 
 
