@@ -1,7 +1,9 @@
 """The driver's settings. Each is said once: what follows from it are option, variable, check and help."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,18 @@ def _path(text: str) -> Path:
     if not text.startswith("/"):
         raise ValueError("a path that begins with /")
     return Path(text)
+
+
+def _listener(text: str) -> tuple[str, int]:
+    """An address of this host and a TCP port."""
+    written = re.fullmatch(r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})", text)
+    try:
+        address = ip_address((written[1] or written[2]) if written else "")
+    except ValueError:
+        address = None
+    if not written or not address or not 1 <= int(written[3]) <= 65535:
+        raise ValueError("an address and a port, such as 127.0.0.1:9476 or [::1]:9476")
+    return str(address), int(written[3])
 
 
 def _setting(
@@ -89,6 +103,15 @@ class Settings:
         "make networks with a name in the cluster (-o ovn.network) in this host's Docker",
     )
     docker: Path = _setting(Path("/var/run/docker.sock"), _path, "PATH", "Docker's own socket")
+    metrics: tuple[str, int] | None = _setting(
+        None,
+        _listener,
+        "ADDRESS:PORT",
+        "answer Prometheus there, on /metrics, without encryption or password; such as 127.0.0.1:9476",
+    )
+    log_format: str = _setting(
+        "text", _one_of("text", "json"), "FORMAT", "text: lines as OVS has them; json: one object a line"
+    )
     private_key: str = _setting("", str, "FILE", "PEM file with the private key for ssl: databases", "-p")
     certificate: str = _setting("", str, "FILE", "PEM file with the certificate of the private key", "-c")
     ca_cert: str = _setting(

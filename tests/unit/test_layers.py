@@ -12,9 +12,9 @@ import ovn_docker
 ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
-    "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
+    "ground": {"", "deadline", "directory", "errors", "metrics", "model", "options", "settings", "supply"},
     "decisions": {"cluster", "driver", "ipam", "names", "sweep"},
-    "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
+    "plugin": {"plugin", "plugin.exposition", "plugin.server", "plugin.sockets", "plugin.wire"},
     "host": {
         "host",
         "host.controller",
@@ -25,6 +25,7 @@ LAYERS = {
         "host.netlink",
         "host.ovsdb",
         "host.ping",
+        "host.statistics",
         "host.vswitch",
     },
     "backends": {
@@ -64,6 +65,7 @@ LAYERS = {
         "cli.graph",
         "cli.host",
         "cli.inspect",
+        "cli.logs",
         "cli.ls",
         "cli.main",
         "cli.names",
@@ -89,8 +91,9 @@ BELOW = {
 
 THIRD_PARTY = {
     "msgspec": {"plugin.wire"},
-    "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
-    "waitress": {"plugin.server"},
+    "ovs": {"cli.daemon", "cli.logs", "host.controller", "host.ovsdb"},
+    "prometheus_client": {"plugin.exposition"},
+    "waitress": {"plugin.exposition", "plugin.server"},
 }
 """The modules that may import each package from elsewhere."""
 

@@ -31,9 +31,11 @@ from ovn_docker.backends.dns import Names
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.cli import logs
 from ovn_docker.cli.main import Parser
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
+from ovn_docker.directory import Directory
 from ovn_docker.driver import Driver, LateFlows, Patience
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.controller import Controller
@@ -41,8 +43,10 @@ from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
 from ovn_docker.host.nameservers import pass_on
 from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.statistics import Statistics
 from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.ipam import Ipam
+from ovn_docker.metrics import Reader, Recorder, Unrecorded
 from ovn_docker.model import Tls
 from ovn_docker.names import Registrar
 from ovn_docker.plugin import server, sockets
@@ -51,8 +55,6 @@ from ovn_docker.settings import Settings
 from ovn_docker.sweep import Sweeper
 
 log = logging.getLogger(__name__)
-
-_VLOGS = {name: ovs.vlog.Vlog(name) for name in ("daemon", "driver", "ovsdb", "plugin", "sweep", "waitress")}
 
 
 def overlay() -> None:
@@ -66,12 +68,15 @@ def overlay() -> None:
 
 def _serve(settings: Settings) -> None:
     ovs.daemon.daemonize_start()  # forks: no thread before this line
-    vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
+    local = Database("Open_vSwitch", [settings.db], START)
+    vswitch = Vswitch(local)
     listener = sockets.inherited_socket() or sockets.listen(settings.socket)
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
     northbound = Northbound(tls)
     backend = Overlay(northbound)
     links = Links()
+    directory = Directory()
+    record, serve_metrics = _metrics(settings)
     patience = Patience(
         request=settings.request_timeout,
         flows=settings.flows_timeout,
@@ -80,8 +85,9 @@ def _serve(settings: Settings) -> None:
     supplies, timeout = settings.address_pools, settings.request_timeout
     addresses = Addresses(northbound)
     ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
-    driver = Driver(backend, vswitch, links, Controller(settings.ovn_rundir).check, patience)
-    web = server.Server(server.application(Plugin(driver, ipam, _scope(settings.scope))), listener)
+    driver = Driver(backend, vswitch, links, Controller(settings.ovn_rundir).check, patience, record)
+    plugin = Plugin(driver, ipam, _scope(settings.scope))
+    web = server.Server(server.application(plugin, record, directory.name), listener)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
@@ -90,12 +96,13 @@ def _serve(settings: Settings) -> None:
         vswitch.check(vswitch.chassis(Deadline(1)))
     except OvnDockerError as error:
         log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
-    engine = Engine(settings.docker)
+    serve_metrics(Statistics(local, northbound, vswitch.chassis, directory.name))
+    engine = Engine(settings.docker, directory.learn)
     if settings.sync == "on":
-        Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
+        Follower(SharedNetworks(northbound), vswitch.chassis, engine, record).start()
     Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
     interval = settings.sweep_interval
-    Sweeper(driver, backend, vswitch, links, interval, addresses.clear_orphans).start()
+    Sweeper(driver, backend, vswitch, links, interval, addresses.clear_orphans, record).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")
@@ -103,8 +110,29 @@ def _serve(settings: Settings) -> None:
     log.info("stopped")
 
 
+def _metrics(settings: Settings) -> tuple[Recorder, Callable[[Reader], None]]:
+    """What takes the numbers, and what lets Prometheus read them: nothing at all unless that is wanted."""
+    if settings.metrics is None:
+        return Unrecorded(), lambda _: None
+    from ovn_docker.plugin import exposition
+
+    listener = exposition.listen(settings.metrics)
+    record = exposition.Exposition()
+    return record, lambda reader: record.serve(listener, reader)
+
+
 def _settings() -> Settings:
     """Parse the command line and start logging. Exits with a usage message, or raises BadRequest."""
+    arguments = make_parser().parse_args()
+    ovs.vlog.handle_args(arguments)
+    settings = table.read(vars(arguments), os.environ)
+    logs.start(settings.log_format, server.request_id.get)
+    ovs.daemon.handle_args(arguments)
+    return settings
+
+
+def make_parser() -> Parser:
+    """The command line, from the table of settings and from what all daemons of OVS have."""
     parser = Parser(
         description="Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
         epilog="Each of the driver's options can be given in the environment too: --late-flows as "
@@ -135,11 +163,7 @@ def _settings() -> Settings:
         metavar="SPEC",
         help="log levels, see ovs-vswitchd(8)",
     )
-    arguments = parser.parse_args()
-    ovs.vlog.handle_args(arguments)
-    _log_to_vlog()
-    ovs.daemon.handle_args(arguments)
-    return table.read(vars(arguments), os.environ)
+    return parser
 
 
 def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:
@@ -147,28 +171,6 @@ def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:
     if setting == "auto":
         return lambda: "global" if has_cluster_store() else "local"
     return lambda: "global" if setting == "global" else "local"
-
-
-class _VlogHandler(logging.Handler):
-    """Python's log records as OVS' log lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        vlog = next((_VLOGS[part] for part in record.name.split(".") if part in _VLOGS), _VLOGS["daemon"])
-        if record.levelno >= logging.ERROR:
-            write = vlog.err
-        elif record.levelno >= logging.WARNING:
-            write = vlog.warn
-        else:
-            write = vlog.info if record.levelno >= logging.INFO else vlog.dbg
-        write(self.format(record))
-
-
-def _log_to_vlog() -> None:
-    logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
-    for name in ("ovn_docker", "waitress"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.DEBUG)  # which of them are written is vlog's business
-        logger.addHandler(_VlogHandler())
 
 
 def _serve_control(stop: Callable[[], None]) -> None:

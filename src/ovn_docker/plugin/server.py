@@ -12,14 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from http import HTTPStatus
 from queue import SimpleQueue
+from secrets import token_hex
 from typing import Any
 
 from waitress import create_server, wasyncore
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError
+from ovn_docker.metrics import REQUESTS, Recorder, Unrecorded
 from ovn_docker.plugin import wire
 from ovn_docker.plugin.sockets import BoundSocket
 
@@ -46,40 +49,74 @@ class _HttpError(Exception):
         self.status = status
 
 
-def application(plugin: wire.Plugin) -> WsgiApplication:
-    """WSGI application that answers Docker's calls with *plugin*; every answer is a JSON object."""
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the call that this thread answers, for whatever is logged meanwhile; empty outside of calls."""
+
+
+def application(
+    plugin: wire.Plugin, record: Recorder | None = None, name_of: Callable[[str], str] = lambda _: ""
+) -> WsgiApplication:
+    """WSGI application that answers Docker's calls with *plugin*; every answer is a JSON object.
+
+    *name_of*: the name of a network, or of an endpoint's container, by its ID; empty if it is not known.
+    """
+    record = record or Unrecorded()
 
     def respond(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         start = time.monotonic()
-        request, status, failed, crash = None, HTTPStatus.OK, "", None
+        request_id.set(token_hex(4))
+        request, status, failed, crash, outcome = None, HTTPStatus.OK, "", None, "ok"
         try:
             path, request = _read(environ)
             body = wire.answer(plugin, path, request)
         except _HttpError as error:
-            status, failed = error.status, str(error)
+            status, failed, outcome = error.status, str(error), "refused"
         except OvnDockerError as error:  # 200: from any other status IpamDriver's own key is not read
-            failed = str(error) or repr(error)
+            failed, outcome = str(error) or repr(error), error.kind()
         except Exception as error:  # noqa: BLE001  it is logged, below
-            status, crash = HTTPStatus.INTERNAL_SERVER_ERROR, error
+            status, crash, outcome = HTTPStatus.INTERNAL_SERVER_ERROR, error, "crash"
             failed = f"internal error ({type(error).__name__}): see the log of the ovn-docker driver"
         if failed:
             failed = failed.encode(errors="backslashreplace").decode()  # a file's name may hold no character
             body = wire.failure(failed)
+        seconds = time.monotonic() - start
+        method = environ["PATH_INFO"][1:80].encode("unicode_escape").decode()
+        network, endpoint = (getattr(request, member, "") for member in ("NetworkID", "EndpointID"))
+        record.observe(REQUESTS, seconds, method if environ["PATH_INFO"] in wire.METHODS else "-", outcome)
         log.log(
             logging.ERROR if crash else logging.WARNING if failed else logging.INFO,
-            "%s network=%s endpoint=%s %s %.1f ms",
-            environ["PATH_INFO"][1:80].encode("unicode_escape").decode(),
-            getattr(request, "NetworkID", "")[:12] or "-",
-            getattr(request, "EndpointID", "")[:12] or "-",
+            "%s request=%s network=%s endpoint=%s %s %.1f ms",
+            method,
+            request_id.get(),
+            _shown(network, name_of(network)),
+            _shown(endpoint, name_of(endpoint)),
             f"{status:d}: {failed}" if failed else "ok",
-            (time.monotonic() - start) * 1000,
+            seconds * 1000,
             exc_info=crash,
+            extra={
+                "call": {
+                    "method": method,
+                    "network": network[:12],
+                    "network_name": name_of(network),
+                    "endpoint": endpoint[:12],
+                    "container": name_of(endpoint),
+                    "outcome": outcome,
+                    "error": failed,
+                    "milliseconds": round(seconds * 1000, 1),
+                }
+            },
         )
+        request_id.set("")
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(f"{status:d} {status.phrase}", headers)
         return [body]
 
     return respond
+
+
+def _shown(id_: str, name: str) -> str:
+    """ad6eb9461609/foo, or as much of it as there is."""
+    return f"{id_[:12]}/{name}" if name else id_[:12] or "-"
 
 
 def _read(environ: dict[str, Any]) -> tuple[str, wire.Request]:

@@ -1,0 +1,73 @@
+"""The driver's log: Python's records as lines of ovs.vlog, whose levels can be changed at any time.
+
+Destinations, levels and ``ovs-appctl vlog/set``: ovs-vswitchd(8), "Logging Options".
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+
+import ovs.vlog
+
+_VLOGS = {name: ovs.vlog.Vlog(name) for name in ("daemon", "driver", "ovsdb", "plugin", "sweep", "waitress")}
+
+
+def start(log_format: str, request_id: Callable[[], str]) -> None:
+    """Write what is logged from now on, as *log_format* (``text`` or ``json``).
+
+    *request_id*: of the call that the calling thread answers, or empty; ends every line that is about one.
+    """
+    if log_format == "json":
+        for destination in ovs.vlog.DESTINATIONS:
+            ovs.vlog.Vlog.set_pattern(destination, "%m")
+    logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
+    handler = _VlogHandler(_Json() if log_format == "json" else _Text(), request_id)
+    for name in ("ovn_docker", "waitress"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG)  # which of them are written is vlog's business
+        logger.addHandler(handler)
+
+
+class _VlogHandler(logging.Handler):
+    def __init__(self, formatter: logging.Formatter, request_id: Callable[[], str]) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._request_id = request_id
+
+    def emit(self, record: logging.LogRecord) -> None:
+        module = next((part for part in record.name.split(".") if part in _VLOGS), "daemon")
+        record.vlog, record.request = module, self._request_id()
+        vlog = _VLOGS[module]
+        if record.levelno >= logging.ERROR:
+            write = vlog.err
+        elif record.levelno >= logging.WARNING:
+            write = vlog.warn
+        else:
+            write = vlog.info if record.levelno >= logging.INFO else vlog.dbg
+        write(self.format(record))
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """The message; the call that it is about, unless it says so itself."""
+        about = "" if hasattr(record, "call") else getattr(record, "request", "")
+        line = super().format(record)
+        return f"{line} [request={about}]" if about else line
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """One object: time (RFC 3339), level, module, message, and what the line on a call consists of."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        said = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "module": record.vlog if hasattr(record, "vlog") else "",
+            "request": getattr(record, "request", ""),
+            "message": record.getMessage(),
+            **getattr(record, "call", {}),
+        }
+        if record.exc_info and record.exc_info[0]:
+            said["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({key: value for key, value in said.items() if value != ""})
