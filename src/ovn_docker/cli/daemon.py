@@ -68,6 +68,7 @@ def overlay() -> None:
 
 def _serve(settings: Settings) -> None:
     ovs.daemon.daemonize_start()  # forks: no thread before this line
+    record, serve_metrics = _metrics(settings)
     local = Database("Open_vSwitch", [settings.db], START)
     vswitch = Vswitch(local)
     listener = sockets.inherited_socket() or sockets.listen(settings.socket)
@@ -76,7 +77,6 @@ def _serve(settings: Settings) -> None:
     backend = Overlay(northbound)
     links = Links()
     directory = Directory()
-    record, serve_metrics = _metrics(settings)
     patience = Patience(
         request=settings.request_timeout,
         flows=settings.flows_timeout,

@@ -6,7 +6,7 @@ Destinations, levels and ``ovs-appctl vlog/set``: ovs-vswitchd(8), "Logging Opti
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ovs.vlog
 
@@ -20,7 +20,8 @@ def start(log_format: str, request_id: Callable[[], str]) -> None:
     """
     if log_format == "json":
         for destination in ovs.vlog.DESTINATIONS:
-            ovs.vlog.Vlog.set_pattern(destination, "%m")
+            ovs.vlog.Vlog.set_pattern(destination, "%c|%m")
+            logging.getLogger(destination).addFilter(_as_json)  # unlike a formatter's, its life has no end
     logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
     handler = _VlogHandler(_Json() if log_format == "json" else _Text(), request_id)
     for name in ("ovn_docker", "waitress"):
@@ -59,15 +60,30 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One object: time (RFC 3339), level, module, message, and what the line on a call consists of."""
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        said = {
-            "time": f"{seconds}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "module": record.vlog if hasattr(record, "vlog") else "",
-            "request": getattr(record, "request", ""),
-            "message": record.getMessage(),
-            **getattr(record, "call", {}),
-        }
+        more = {"request": getattr(record, "request", ""), **getattr(record, "call", {})}
         if record.exc_info and record.exc_info[0]:
-            said["traceback"] = self.formatException(record.exc_info)
-        return json.dumps({key: value for key, value in said.items() if value != ""})
+            more["traceback"] = self.formatException(record.exc_info)
+        return _object(record, getattr(record, "vlog", ""), record.getMessage(), more)
+
+
+def _as_json(record: logging.LogRecord) -> bool:
+    """A filter that changes what the ovs package logs by itself; passes all on."""
+    module, _, message = str(record.msg).partition("|")
+    ours = message.strip()
+    record.msg = ours if ours.startswith(_BEGINNING) else _object(record, module.strip(), message.strip(), {})
+    return True
+
+
+_BEGINNING = '{"time": "'
+
+
+def _object(record: logging.LogRecord, module: str, message: str, more: Mapping[str, object]) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    said = {
+        "time": f"{seconds}.{int(record.msecs):03d}Z",
+        "level": record.levelname.lower(),
+        "module": module,
+        "message": message,
+        **more,
+    }
+    return json.dumps({key: value for key, value in said.items() if value != ""})

@@ -1,6 +1,6 @@
 """Metrics for Prometheus over HTTP. Imported only when they are switched on: the library takes 5 MiB."""
 
-import logging
+import os
 import socket
 import threading
 from collections.abc import Iterable
@@ -15,8 +15,6 @@ from waitress import create_server
 
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.metrics import METRICS, Kind, Metric, Reader
-
-log = logging.getLogger("ovn_docker.plugin.exposition")
 
 
 class Exposition:
@@ -87,8 +85,9 @@ def listen(address: tuple[str, int]) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=32)
     except OSError as error:
         shown = f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+        reason = os.strerror(error.errno) if error.errno else error
         raise OvnDockerError(
-            f"cannot listen for Prometheus on {shown}: {error.strerror}; name another --metrics=ADDRESS:PORT"
+            f"cannot listen for Prometheus on {shown}: {reason}; name another --metrics=ADDRESS:PORT"
         ) from None
 
 
