@@ -322,6 +322,12 @@ FAULTS = [
         "controller-of-another-host-killed", lambda w: w.host3.controller.kill(), "hosts-answer", says="host3"
     ),
     Fault(
+        "another-host-stopped",
+        lambda w: w.host3.controller.stop(),
+        "hosts-answer",
+        says="host3 has 1 containers",
+    ),
+    Fault(
         "two-hosts-with-one-system-id",
         clone_system_id,
         "system-id-unique",

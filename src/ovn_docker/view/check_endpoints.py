@@ -78,7 +78,7 @@ def enabled(facts: Facts) -> Iterable[Finding]:
             yield Finding(
                 f"the port of {_name(facts, endpoint)} is disabled in OVN",
                 "enable it",
-                (_nbctl(facts, "lsp-set-enabled", port.name, "enabled"),),
+                (_nbctl(facts, "lsp-set-enabled", port.row, "enabled"),),
                 subject=endpoint.id,
             )
 
@@ -96,7 +96,7 @@ def addresses(facts: Facts) -> Iterable[Finding]:
                     f"{_name(facts, endpoint)} has {', '.join(strange)}, and its port's {column} in OVN "
                     f"{' '.join(allowed) or 'nothing'}: its packets are dropped",
                     "correct it",
-                    (_nbctl(facts, command, port.name, " ".join(wanted)),),
+                    (_nbctl(facts, command, port.row, " ".join(wanted)),),
                     subject=endpoint.id,
                 )
 
@@ -209,7 +209,7 @@ def addresses_unique(facts: Facts) -> Iterable[Finding]:
             (
                 ("docker", "restart", _container(facts, last))
                 if last.endpoint
-                else _nbctl(facts, "lsp-del", last.name),
+                else _nbctl(facts, "lsp-del", last.row),
             ),
             where=facts.cluster.host_name(last.host) if last.host != facts.snapshot.system_id else "",
         )
@@ -241,7 +241,7 @@ def leftovers(facts: Facts) -> Iterable[Finding]:
                 "of no "
                 "container that Docker knows; it holds its addresses",
                 waits,
-                (_nbctl(facts, "lsp-del", port.name),),
+                (_nbctl(facts, "lsp-del", port.row),),
                 subject=id_,
                 safe=True,
                 severity=Severity.WARN,
@@ -304,5 +304,6 @@ def _container(facts: Facts, port: PortRow) -> str:
 
 
 def _nbctl(facts: Facts, *command: str) -> tuple[str, ...]:
+    """By rows' UUIDs: a name may be anything, an option too."""
     ids = facts.snapshot.vswitch.ids if facts.snapshot.vswitch else {}
     return ("ovn-nbctl", f"--db={ids.get('ovn-nb', '')}", *command)
