@@ -325,7 +325,7 @@ FAULTS = [
         "another-host-stopped",
         lambda w: w.host3.controller.stop(),
         "hosts-answer",
-        says="host3 has 1 containers",
+        says="host3, which has 1",
     ),
     Fault(
         "two-hosts-with-one-system-id",

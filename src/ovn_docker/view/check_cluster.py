@@ -112,7 +112,7 @@ def system_id_unique(facts: Facts) -> Iterable[Finding]:
             new = str(uuid5(NAMESPACE_DNS, f"{snapshot.host if me else hosts[-1]}.ovn-docker"))
             yield Finding(
                 f"system-id {name} is that of several hosts: {', '.join(hosts)}",
-                "give one of them another, in /etc/openvswitch/system-id.conf too, and restart its containers",
+                "give one another, in /etc/openvswitch/system-id.conf too, and restart its containers",
                 (("ovn-docker", "host", "stop"), set_external_id("system-id", new), START),
                 subject="" if me else name,
                 where="" if me else hosts[-1].partition(" ")[0],
@@ -138,14 +138,14 @@ def hosts_answer(facts: Facts) -> Iterable[Finding]:
 
 
 def _unregistered(facts: Facts) -> Iterable[Finding]:
-    """Hosts that have containers on our networks and no chassis: ovn-controller deletes it as it is stopped."""
+    """Hosts with containers on our networks and without a chassis, which ovn-controller deletes as it stops."""
     cluster = facts.cluster
     for name in sorted({port.host for port in cluster.ports.values()} - cluster.chassis.keys()):
         ports = [port for port in cluster.ports.values() if port.host == name]
         claimed = [cluster.bindings[port.name].chassis for port in ports if port.name in cluster.bindings]
         if name != facts.snapshot.system_id and not any(claimed):
             yield Finding(
-                f"{name} has {len(ports)} containers on our networks, and its ovn-controller has been stopped",
+                f"ovn-controller of {name}, which has {len(ports)} containers on our networks, has been stopped",
                 f"start it there; if {name} is gone for good: ovn-docker host forget {name}",
                 (START,),
                 subject=name,

@@ -357,7 +357,7 @@ def _ping_pairs(pid: int, mtu: int, pairs: Mapping[str, tuple[Endpoint, Endpoint
 
 
 def _works(cluster: Cluster, endpoint: Endpoint) -> bool:
-    """Whether an endpoint of this host should reach others: if it does not, that is not the tunnels' fault."""
+    """Whether an endpoint of this host can reach others, as far as it is concerned itself."""
     link = cluster.links.get(endpoint.link)
     plugged = link is not None and link.up and link.carrier and endpoint.installed
     return bool(plugged and endpoint.addresses and not endpoint.differences and _allowed(cluster, endpoint))
