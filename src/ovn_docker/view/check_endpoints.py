@@ -223,11 +223,13 @@ def leftovers(facts: Facts) -> Iterable[Finding]:
     living = {endpoint.id for endpoint in snapshot.engine.endpoints if endpoint.id}
     waits = f"the driver ({PROGRAM}) clears it within a minute or at its next start; or do it now"
     for id_, interface in cluster.interfaces.items():
+        name = interface.name
         if id_ not in living and _old(facts, interface.ids.get("ovn-docker:created", "")):
+            link = (("ip", "link", "delete", name),) if name in cluster.links else ()
             yield Finding(
-                f"{interface.name} in Open vSwitch is of no container that Docker knows",
+                f"{name} in Open vSwitch is of no container that Docker knows",
                 waits,
-                (("ovs-vsctl", "--if-exists", "del-port", interface.name),),
+                (("ovs-vsctl", "--if-exists", "del-port", name), *link),
                 subject=id_,
                 safe=True,
                 severity=Severity.WARN,
