@@ -200,9 +200,13 @@ def small_network(ward: Ward) -> None:
     ward.host2.docker("network", "rm", "large")
 
 
-def addresses(port: str, words: str) -> tuple[str, ...]:
-    """Past lsp-set-addresses, which would see that it is taken."""
-    return ("set", "Logical_Switch_Port", port, f'addresses="{words}"')
+def delete_link(host: Host) -> None:
+    host.run("ip", "link", "delete", link(host))
+
+
+def by_hand(addresses: str) -> tuple[str, ...]:
+    """Past lsp-set-addresses, which would see that they are taken."""
+    return ("set", "Logical_Switch_Port", "hand", f'addresses="{addresses}"')
 
 
 def leave_things(ward: Ward) -> None:

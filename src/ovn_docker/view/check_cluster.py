@@ -138,14 +138,14 @@ def hosts_answer(facts: Facts) -> Iterable[Finding]:
 
 
 def _unregistered(facts: Facts) -> Iterable[Finding]:
-    """Hosts with containers on our networks and without a chassis: a controller deletes it as it is stopped."""
+    """Hosts with containers on our networks but no chassis: a controller deletes it as it is stopped."""
     cluster = facts.cluster
     for name in sorted({port.host for port in cluster.ports.values()} - cluster.chassis.keys()):
         ports = [port for port in cluster.ports.values() if port.host == name]
         claimed = [cluster.bindings[port.name].chassis for port in ports if port.name in cluster.bindings]
         if name != facts.snapshot.system_id and not any(claimed):
             yield Finding(
-                f"ovn-controller of {name} has been stopped, which has {len(ports)} containers on our networks",
+                f"ovn-controller of {name} has been stopped, and {len(ports)} containers on our networks are there",
                 f"start it there; if {name} is gone for good: ovn-docker host forget {name}",
                 (START,),
                 subject=name,
