@@ -200,10 +200,6 @@ def small_network(ward: Ward) -> None:
     ward.host2.docker("network", "rm", "large")
 
 
-def delete_link(host: Host) -> None:
-    host.run("ip", "link", "delete", link(host))
-
-
 def by_hand(addresses: str) -> tuple[str, ...]:
     """Past lsp-set-addresses, which would see that they are taken."""
     return ("set", "Logical_Switch_Port", "hand", f'addresses="{addresses}"')
@@ -394,16 +390,12 @@ FAULTS = [
     ),
     Fault(
         "address-twice",
-        lambda w: nbctl(
-            w, "lsp-add", "foo", "hand", "--", *addresses("hand", f"02:00:00:00:00:01 {address(w.host2)}")
-        ),
+        lambda w: nbctl(w, "lsp-add", "foo", "hand", "--", *by_hand(f"02:00:00:00:00:01 {address(w.host2)}")),
         "addresses-unique",
         says="hand (not ours)",
     ),
     Fault("port-deleted-in-ovn", lambda w: nbctl(w, "lsp-del", endpoint(w.host2)), "containers-stored"),
-    Fault(
-        "integration-bridge-deleted", lambda w: vsctl(w.host3, "del-br", "br-int"), "containers-plugged", 2
-    ),
+    Fault("bridge-deleted", lambda w: vsctl(w.host3, "del-br", "br-int"), "containers-plugged", 2),
     Fault(
         "link-deleted",
         lambda w: w.central.run("ip", "link", "delete", link(w.central)),

@@ -145,7 +145,7 @@ def _unregistered(facts: Facts) -> Iterable[Finding]:
         claimed = [cluster.bindings[port.name].chassis for port in ports if port.name in cluster.bindings]
         if name != facts.snapshot.system_id and not any(claimed):
             yield Finding(
-                f"ovn-controller of {name} has been stopped, and {len(ports)} containers on our networks are there",
+                f"ovn-controller of {name} has been stopped; {len(ports)} containers on our networks are there",
                 f"start it there; if {name} is gone for good: ovn-docker host forget {name}",
                 (START,),
                 subject=name,
