@@ -6,9 +6,7 @@ The router is where the operator sits: what matters is whether he still reaches 
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -66,10 +64,11 @@ class Vm(Machine):
             f"ip -o address show dev {link}; for f in 4 6; do ip -o -$f route show table all dev {link};"
             f"ip -$f rule show; done; ip -o -br link show {link}; ip -o link show {link} | grep -o 'mtu [0-9]*'"
         )
+        until(lambda: "tentative" not in self.out("ip", "address"))
         text = self.out("sh", "-c", what)
         text = re.sub(r"(?m)^\d+:", "", re.sub(r"\d+sec", "(seconds)", text))
         text = re.sub(r"<.*>|\b(UP|UNKNOWN)\b|@\S+| nodad", "", text)
-        return re.sub(rf"\b{link}\b", "LINK", re.sub(r" *\\ *", " ", text))
+        return re.sub(rf"\b{link}\b", "LINK", re.sub(r"[ \\]+", " ", text))
 
     def close(self) -> None:
         self.router.close()
@@ -98,25 +97,361 @@ def static(vm: Vm) -> Vm:
     return vm
 
 
-class Pings:
-    """The router asks an address every 10 ms, from its making until `gap`."""
+ECHO = """
+import socket
+server = socket.create_server(("10.7.0.5", 7000))
+print("listening", flush=True)
+connection, _ = server.accept()
+while data := connection.recv(100):
+    connection.sendall(data)
+"""
 
-    def __init__(self, vm: Vm, address: str) -> None:
-        source = "fd00:7::1" if ":" in address else "10.7.0.1"
-        self._process = subprocess.Popen(
-            vm.router.inside("busybox", "ping", "-I", source, "-A", "-W", "1", address),
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+TALK = """
+import select, socket, sys, time
+connection = socket.create_connection(("10.7.0.5", 7000), timeout=20)
+print("connected", flush=True)
+slowest = 0.0
+while not select.select([0], [], [], 0.005)[0]:
+    start = time.monotonic()
+    connection.sendall(b"x")
+    assert connection.recv(1) == b"x"
+    slowest = max(slowest, time.monotonic() - start)
+print(f"slowest answer {slowest * 1000:.0f} ms")
+"""
+
+
+class Session:
+    """A TCP session from the router, such as the operator's, in which every byte is answered.
+
+    Closed by `end`, which fails if one was not.
+    """
+
+    def __init__(self, vm: Vm) -> None:
+        python = OVN_DOCKER[0]
+        pipe = subprocess.PIPE
+        self._server = subprocess.Popen(vm.inside(python, "-c", ECHO), stdout=pipe, text=True)
+        assert self._server.stdout
+        assert self._server.stdout.readline() == "listening\n"
+        talk = vm.router.inside(python, "-c", TALK)
+        self._client = subprocess.Popen(talk, stdin=pipe, stdout=pipe, text=True)
+        assert self._client.stdout
+        assert self._client.stdout.readline() == "connected\n"
+
+    def end(self) -> str:
+        said, _ = self._client.communicate("\n", timeout=30)
+        assert self._client.returncode == 0
+        self._server.communicate(timeout=30)
+        return said
+
+
+def reaches(vm: Vm, address: str = "10.7.0.5") -> bool:
+    """Whether the router gets an answer, and one only."""
+    done = vm.router.run("busybox", "ping", "-c", "2", "-i", "0.1", "-W", "2", address)
+    return "2 packets received" in done.stdout and "duplicates" not in done.stdout
+
+
+def interrupted(vm: Vm, step: int, *argv: str) -> bool:
+    """Whether the command was killed when it was about to do the step of this number.
+
+    A step is a call of ip or ovs-vsctl that changes something; the programs are replaced by ones that count.
+    """
+    vm.sh(
+        f"""mkdir -p /run/counting; cd /run/counting; echo {step} > left
+        for program in ip ovs-vsctl; do
+            cat > $program <<'EOF'
+#!/bin/sh
+case " $* " in
+    *" replace "*|*" append "*|*" del "*|*" flush "*|*" set "*|*" add-br "*|*" rule add "*|*" del-"*)
+        left=$(($(cat /run/counting/left) - 1))
+        echo $left > /run/counting/left
+        if [ $left = 0 ]; then kill -9 $PPID; exit 1; fi ;;
+esac
+PATH=${{PATH#/run/counting:}} exec ${{0##*/}} "$@"
+EOF
+            chmod +x $program
+        done"""
+    )
+    counted = vm.run("env", f"PATH=/run/counting:{vm.out('printenv', 'PATH')}", *OVN_DOCKER, *argv)
+    killed = int(vm.out("cat", "/run/counting/left")) <= 0
+    assert killed == (counted.returncode != 0), counted
+    until(lambda: vm.run("flock", "-n", "/run/ovn-docker/underlay-eth0.lock", "true").returncode == 0)
+    return killed
+
+
+def refusal(vm: Vm, *argv: str) -> str:
+    """The one line of a command that must fail."""
+    done = vm.ovn_docker(*argv)
+    assert done.returncode != 0, done
+    assert done.stderr.count("\n") == 1, done
+    return done.stderr
+
+
+# The move
 
 
 def test_all_moves_and_comes_back(static: Vm) -> None:
     before = static.network("eth0")
-    print(before)
     said = static.changes(*BRIDGE)
-    print(said)
-    print(static.network("breth0"))
+    assert "10.7.0.1, fd00:7::1 answered through breth0" in said
     assert static.network("breth0") == before
-    said = static.changes(*BRIDGE, "--undo")
-    print(said)
+    assert "10.7.0.5" not in static.network("eth0")
+    assert reaches(static)
+    assert reaches(static, "fd00:7::5")
+    static.changes(*BRIDGE, "--undo")
     assert static.network("eth0") == before
     assert static.out("ovs-vsctl", "list-br") == ""
+    assert reaches(static)
+    assert reaches(static, "fd00:7::5")
+
+
+def test_a_dry_run_changes_nothing_and_its_commands_are_the_move(static: Vm) -> None:
+    before = static.network("eth0")
+    done = static.ovn_docker(*BRIDGE, "--dry-run")
+    assert (static.network("eth0"), static.out("ovs-vsctl", "list-br")) == (before, "")
+    commands = [line.strip()[2:] for line in done.stdout.splitlines() if line.startswith("    $ ")]
+    static.sh("\n".join(commands))
+    assert static.network("breth0") == before
+    assert static.ovn_docker(*BRIDGE).stdout == "nothing to change\n"
+    done = static.ovn_docker(*BRIDGE, "--undo", "--dry-run")
+    assert static.network("breth0") == before
+    static.sh("\n".join(line.strip()[2:] for line in done.stdout.splitlines() if line.startswith("    $ ")))
+    assert static.network("eth0") == before
+
+
+def test_a_session_over_the_interface_survives(static: Vm) -> None:
+    session = Session(static)
+    static.changes(*BRIDGE)
+    print("move:", session.end())
+    session = Session(static)
+    static.changes(*BRIDGE, "--undo")
+    print("undo:", session.end())
+
+
+def test_what_was_begun_by_hand_is_finished(static: Vm) -> None:
+    """The usual way to lose a machine: the interface is in the bridge, its addresses are not."""
+    before = static.network("eth0")
+    static.sh("ovs-vsctl add-br breth0 -- set Bridge breth0 datapath_type=netdev -- add-port breth0 eth0")
+    static.changes(*BRIDGE)
+    assert reaches(static)
+    static.changes(*BRIDGE, "--undo")
+    assert reaches(static)
+    assert static.out("ovs-vsctl", "list-br") == "breth0"  # not ours
+    assert [line for line in static.network("eth0").splitlines() if "inet" in line] == [
+        line for line in before.splitlines() if "inet" in line
+    ]
+
+
+# The way back
+
+
+def test_it_is_put_back_when_the_gateway_does_not_answer(static: Vm) -> None:
+    before = static.network("eth0")
+    static.sh(
+        "ovs-vsctl add-br breth0 -- set-fail-mode breth0 secure -- set Bridge breth0 datapath_type=netdev"
+    )
+    said = refusal(static, *BRIDGE, "--timeout=1")
+    assert "10.7.0.1, fd00:7::1 answered through breth0 within 1 seconds and nobody confirmed" in said
+    assert static.network("eth0") == before
+    assert static.out("ovs-vsctl", "list-ports", "breth0") == ""
+    assert reaches(static)
+
+
+def test_killed_at_any_step_it_is_put_back(static: Vm) -> None:
+    static.sh("ip rule del preference 500; ip route flush table 100; ip route del default metric 200")
+    before = static.network("eth0")
+    step = 1
+    while interrupted(static, step, *BRIDGE):
+        assert static.network("eth0") == before, f"step {step}"
+        assert static.out("ovs-vsctl", "list-br") == ""
+        assert reaches(static)
+        step += 1
+    assert step > 15
+    assert static.network("breth0") == before
+
+
+def test_an_undo_that_is_killed_at_any_step_is_finished(static: Vm) -> None:
+    static.sh("ip rule del preference 500; ip route flush table 100; ip route del default metric 200")
+    before = static.network("eth0")
+    step = 0
+    killed = True
+    while killed:
+        step += 1
+        static.out(*OVN_DOCKER, *BRIDGE)
+        killed = interrupted(static, step, *BRIDGE, "--undo")
+        assert static.network("eth0") == before, f"step {step}"
+        assert static.out("ovs-vsctl", "list-br") == ""
+        assert reaches(static)
+    assert step > 8
+
+
+def test_without_its_guard_it_looks_after_itself(static: Vm) -> None:
+    before = static.network("eth0")
+    static.sh(
+        "ovs-vsctl add-br breth0 -- set-fail-mode breth0 secure -- set Bridge breth0 datapath_type=netdev"
+    )
+    moving = subprocess.Popen(static.inside(*OVN_DOCKER, *BRIDGE, "--timeout=3"), stderr=subprocess.PIPE)
+    find = 'pgrep -f "[u]nderlay guard"'
+    until(lambda: static.run("sh", "-c", find).returncode == 0)
+    static.sh(f"kill -9 $({find})")
+    assert b"nobody confirmed" in moving.communicate(timeout=60)[1]
+    assert static.network("eth0") == before
+
+
+def test_with_both_killed_the_next_command_puts_it_back(static: Vm) -> None:
+    before = static.network("eth0")
+    static.sh(
+        "ovs-vsctl add-br breth0 -- set-fail-mode breth0 secure -- set Bridge breth0 datapath_type=netdev"
+    )
+    moving = subprocess.Popen(static.inside(*OVN_DOCKER, *BRIDGE), stdout=subprocess.PIPE, text=True)
+    assert moving.stdout
+    with moving.stdout as said:
+        while "disable_ipv6 of eth0" not in said.readline():
+            pass
+    static.sh('kill -9 $(pgrep -f "[u]nderlay")')
+    moving.wait()
+    assert not reaches(static)
+    static.out("ovs-vsctl", "set-fail-mode", "breth0", "standalone")
+    done = static.ovn_docker(*BRIDGE)
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("an earlier move of eth0 was cut off; putting back what it had\n")
+    assert static.network("breth0") == before
+
+
+@pytest.mark.parametrize("number", ["HUP", "TERM", "INT"])
+def test_signals(static: Vm, number: str) -> None:
+    """The end of the session does not stop the move; the others put everything back."""
+    before = static.network("eth0")
+    moving = subprocess.Popen(static.inside(*OVN_DOCKER, *BRIDGE), stdout=subprocess.PIPE, text=True)
+    assert moving.stdout
+    with moving.stdout as said:
+        said.readline()
+        static.sh(f'kill -{number} $(pgrep -f "[c]li.main underlay bridge")')
+    assert (moving.wait(timeout=60) == 0) == (number == "HUP")
+    assert static.network("breth0" if number == "HUP" else "eth0") == before
+
+
+# When nothing proves that it works
+
+
+@pytest.fixture
+def lonely(static: Vm) -> Vm:
+    """A machine whose neighbours do not answer."""
+    static.router.sh("ip link set lan0 down; ip link set lan0 arp off; ip link set lan0 up")
+    static.sh("ip neighbour flush dev eth0")
+    return static
+
+
+def test_without_proof_it_is_put_back(lonely: Vm) -> None:
+    before = lonely.network("eth0")
+    done = lonely.ovn_docker(*BRIDGE, "--timeout=1")
+    assert done.returncode == 3
+    assert "nobody answered on eth0 before" in done.stdout
+    assert "$ ovn-docker underlay bridge --interface eth0 --bridge breth0 --confirm" in done.stdout
+    assert lonely.network("eth0") == before
+    assert "it is kept or put back already" in refusal(lonely, *BRIDGE, "--confirm")
+
+
+def test_confirmed_it_stays(lonely: Vm) -> None:
+    before = lonely.network("eth0")
+    moving = subprocess.Popen(lonely.inside(*OVN_DOCKER, *BRIDGE), stdout=subprocess.PIPE, text=True)
+    assert moving.stdout
+    while "--confirm" not in moving.stdout.readline():
+        pass
+    assert "is under way" in refusal(lonely, *BRIDGE)
+    assert lonely.out(*OVN_DOCKER, *BRIDGE, "--confirm") == "confirmed: eth0 stays in breth0"
+    moving.communicate(timeout=60)
+    assert moving.returncode == 0
+    assert lonely.network("breth0") == before
+
+
+def test_said_yes_it_stays(lonely: Vm) -> None:
+    lonely.changes(*BRIDGE, "--yes")
+
+
+def test_who_must_answer_can_be_named(static: Vm) -> None:
+    said = refusal(static, *BRIDGE, "--reach=10.7.0.99")
+    assert "--reach 10.7.0.99 does not answer on eth0 as it is; nothing was changed" in said
+    assert "\nfd00:7::1 answered through breth0\n" in static.changes(*BRIDGE, "--reach=fd00:7::1")
+
+
+# DHCP
+
+
+DHCP = {
+    "dhclient": "dhclient -4 -i -pf /run/dhclient.eth0.pid -lf /run/dhclient.eth0.leases eth0",
+    "dhcpcd": "dhcpcd -w eth0",
+    "udhcpc": "busybox udhcpc -i eth0 -p /run/udhcpc.eth0.pid -s /run/udhcpc.script",
+}
+UDHCPC_SCRIPT = """#!/bin/sh
+case $1 in
+    deconfig) ip address flush dev $interface; ip link set $interface up ;;
+    bound | renew)
+        ip address replace $ip/$mask dev $interface
+        ip route replace default via $router dev $interface ;;
+esac
+"""
+
+
+@pytest.fixture
+def leases(vm: Vm) -> Vm:
+    """A machine whose router leases addresses by DHCP."""
+    vm.sh(
+        f"""for d in /var/lib/dhcp /var/lib/dhcpcd; do mkdir -p $d; mount -t tmpfs none $d; done
+        mkdir -p /run/dhcpcd; cat > /run/udhcpc.script <<'EOF'\n{UDHCPC_SCRIPT}EOF
+        chmod +x /run/udhcpc.script"""
+    )
+    vm.router.sh(
+        "dnsmasq --conf-file=/dev/null --interface=lan0 --bind-interfaces --port=0 --pid-file=/run/dnsmasq.pid "
+        "--dhcp-range=10.7.0.10,10.7.0.99,1h --dhcp-option=6 --dhcp-leasefile=/run/leases --log-dhcp "
+        "--log-facility=/run/dnsmasq.log --dhcp-authoritative"
+    )
+    return vm
+
+
+def leased(vm: Vm, link: str) -> str:
+    """The IPv4 address of a link."""
+    (found,) = json.loads(vm.out("ip", "-json", "-4", "address", "show", "dev", link))[0]["addr_info"]
+    return str(found["local"])
+
+
+@pytest.mark.parametrize("client", DHCP)
+def test_a_dhcp_client_moves_too(leases: Vm, client: str) -> None:
+    leases.out(*DHCP[client].split())
+    address = leased(leases, "eth0")
+    before = leases.out("ip", "-4", "route")
+    said = leases.changes(*BRIDGE)
+    assert f"stop {client} on eth0" in said
+    assert f"start {client} on breth0" in said
+    assert "10.7.0.1 answered through breth0" in said
+    assert leased(leases, "breth0") == address
+    assert leases.out("ip", "-4", "address", "show", "dev", "eth0") == ""
+    assert leases.out("ip", "-4", "route").count("default") == 1
+    assert reaches(leases, address)
+    assert clients_of(leases, "breth0") == [client]
+    assert clients_of(leases, "eth0") == []
+    leases.changes(*BRIDGE, "--undo")
+    assert leased(leases, "eth0") == address
+    assert clients_of(leases, "eth0") == [client]
+    assert leases.out("ip", "-4", "route") == before
+    assert reaches(leases, address)
+
+
+def clients_of(vm: Vm, link: str) -> list[str]:
+    """DHCP clients that run on a link."""
+    lines = vm.out("ps", "-e", "-o", "args").splitlines()
+    names = {word for line in lines if re.search(rf"\b{link}\b", line) for word in re.split(r"\W+", line)}
+    return sorted(names & DHCP.keys())
+
+
+@pytest.mark.parametrize("client", DHCP)
+def test_without_a_lease_on_the_bridge_the_client_is_put_back(leases: Vm, client: str) -> None:
+    leases.out(*DHCP[client].split())
+    address = leased(leases, "eth0")
+    leases.sh(
+        "ovs-vsctl add-br breth0 -- set-fail-mode breth0 secure -- set Bridge breth0 datapath_type=netdev"
+    )
+    assert leases.ovn_docker(*BRIDGE, "--timeout=1").returncode != 0
+    assert leased(leases, "eth0") == address
+    assert clients_of(leases, "eth0") == [client]
+    assert clients_of(leases, "breth0") == []
+    assert reaches(leases, address)

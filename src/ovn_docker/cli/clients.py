@@ -87,10 +87,12 @@ def _in_this_namespace() -> list[Path]:
 
 
 def _arguments(process: Path) -> list[str]:
+    """Of a process; none of one that is gone, even if its parent has not noticed."""
     try:
-        return (process / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        text = (process / "cmdline").read_bytes().decode(errors="replace").rstrip("\0")
     except OSError:
         return []
+    return text.split("\0") if text else []
 
 
 def _dhcpcd(link: str) -> Iterator[Client]:

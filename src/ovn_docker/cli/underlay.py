@@ -328,12 +328,13 @@ def perform(steps: Steps, journal: Journal, link: dict[str, Any], datapath: str,
     if not attached:
         make_bridge(steps, journal, link, datapath)
         uplink.set_sysctls(steps, had.sysctls, bridge, None if uplink.exists(bridge) else "default")
-        # The kernel gives a link that comes up a link-local address, and would first look for others that have it.
-        local = [words for words in had.addresses if words[0] == "-6" and "link" in words]
-        uplink.add_addresses(steps, replace(had, addresses=local), bridge)
+    # The kernel gives a link that comes up a link-local address, and would first look for others that have it.
+    local = [words for words in had.addresses if words[0] == "-6" and "link" in words]
+    uplink.add_addresses(steps, replace(had, addresses=local), bridge)
+    if not uplink.is_up(bridge):
         steps.change(f"set {bridge} up", "ip", "link", "set", "dev", bridge, "up")
-        rest = [words for words in early if words not in local]
-        uplink.add_addresses(steps, replace(had, addresses=rest), bridge)
+    rest = [words for words in early if words not in local]
+    uplink.add_addresses(steps, replace(had, addresses=rest), bridge)
     for client in journal.clients:
         clients.stop(steps, client, name)
     if not attached:
@@ -574,6 +575,7 @@ def restore(steps: Salvage, journal: Journal) -> None:
     if journal.ours:
         if bridge in run((*VSCTL, "list-br")).split():
             steps.change(f"remove bridge {bridge}", *VSCTL, "--if-exists", "del-br", bridge)
+        salvage(steps, lambda: uplink.remove_rules(steps, had, bridge))
     elif uplink.exists(bridge):
         salvage(steps, lambda: uplink.remove_all(steps, had, bridge))
     there = {client.program for client in running(steps, name)}

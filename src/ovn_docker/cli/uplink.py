@@ -22,7 +22,7 @@ LINK = ""
 """Stands for the interface's name in the arguments that are kept: no word of ip(8) is empty."""
 
 FOREVER = 0xFFFFFFFF  # a lifetime, linux/if_addr.h
-FAMILIES = ("-4", "-6")
+FAMILIES = ("-4", "-6") if Path("/proc/sys/net/ipv6").exists() else ("-4",)
 
 # Words of `ip -details route show` that are the kernel's remarks, without and with a value: ip(8) does not take
 # them back (ip-route(8)).
@@ -285,29 +285,36 @@ def _lasting(words: list[str]) -> list[str]:
     return words
 
 
+def remove_rules(steps: Steps, uplink: Uplink, link: str) -> None:
+    """Remove the policy rules for an interface; they would outlive it."""
+    present = _rules(link)
+    for words in uplink.rules:
+        if words in present:
+            family, *rest = words
+            steps.change(f"remove the rule for {link}", "ip", family, "rule", "del", *named(rest, link))
+
+
 def remove_all(steps: Steps, uplink: Uplink, link: str) -> None:
     """Take routes, rules and addresses off the interface; what is gone already is fine."""
-    present = [_lasting(words) for words in _routes(link)] if exists(link) else []
+    present = [_lasting(words) for words in _routes(link)]
     for words in uplink.routes:
-        if (lasting := _lasting(words)) in present:
-            family, *rest = lasting
-            _tolerate(steps, f"take the route {_goal(rest)} off {link}",
-                      "ip", family, "route", "del", *named(rest, link))  # fmt: skip
-    for words in uplink.rules:
-        family, *rest = words
-        _tolerate(steps, f"remove the rule for {link}", "ip", family, "rule", "del", *named(rest, link))
-    if exists(link) and any(words[0] == "-4" for words in _addresses(link)):
-        steps.change(f"take the IPv4 addresses off {link}", "ip", "-4", "address", "flush", "dev", link)
-    if exists(link) and any(words[0] == "-6" for words in _addresses(link)):
-        steps.change(f"take the IPv6 addresses off {link}", "ip", "-6", "address", "flush", "dev", link)
+        family, *rest = _lasting(words)
+        replaced = steps.dry_run and family == "-6" and "via" in words  # see add_routes
+        if [family, *rest] in present and not replaced:
+            steps.change(
+                f"take the route {_goal(rest)} off {link}", "ip", family, "route", "del", *named(rest, link)
+            )
+    remove_rules(steps, uplink, link)
+    for family, name in (("-4", "IPv4"), ("-6", "IPv6")):
+        if any(words[0] == family for words in _addresses(link)):
+            steps.change(
+                f"take the {name} addresses off {link}", "ip", family, "address", "flush", "dev", link
+            )
 
 
-def _tolerate(steps: Steps, what: str, *argv: str) -> None:
-    try:
-        steps.change(what, *argv)
-    except StepFailed as error:
-        if not any(gone in str(error) for gone in ("No such process", "No such file", "Cannot find device")):
-            raise
+def is_up(link: str) -> bool:
+    """Whether there is such an interface, and it is up."""
+    return exists(link) and "UP" in description(link)["flags"]
 
 
 # Proof
