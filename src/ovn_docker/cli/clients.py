@@ -4,7 +4,6 @@ A client is stopped without giving its lease back, and started on the other inte
 The MAC is the same there, so the server gives the same address.
 """
 
-import json
 import re
 import shlex
 import socket
@@ -13,14 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovn_docker.cli.steps import Steps, run, succeeds
-from ovn_docker.errors import Conflict, OvnDockerError
+from ovn_docker.errors import Conflict
 
 NETWORKD = Path("/run/systemd/network")
 """Where systemd-networkd reads files that are to last until the next boot (systemd.network(5))."""
 
-# Of udhcpc and dhclient: stay in the foreground, go to the background at once. Started with neither, they return
-# when they have a lease.
+LEASE_TIMEOUT = "30"
+"""Seconds that dhclient has; the others have such a limit of their own."""
+
 PATIENCE_OPTIONS = {"-f", "--foreground", "-b", "--background", "-d", "-nw"}
+"""Of udhcpc and dhclient: stay in the foreground, go to the background at once.
+
+Started with neither, they return when they have a lease.
+"""
 
 
 @dataclass(frozen=True)
@@ -107,20 +111,21 @@ def _dhcpcd(link: str) -> Iterator[Client]:
 
 
 def _networkd(link: str) -> Iterator[Client]:
-    """systemd-networkd, if it configures the interface: its state file names the .network files."""
-    if not any(
-        Path(((a := _arguments(p)) and a[0]) or "").name == "systemd-networkd" for p in _in_this_namespace()
-    ):
-        return
+    """systemd-networkd, if it configures the interface."""
+    programs = {Path(argv[0]).name for process in _in_this_namespace() if (argv := _arguments(process))}
+    state = _networkd_state(link) if "systemd-networkd" in programs else {}
+    if "NETWORK_FILE" in state and state.get("ADMIN_STATE") not in {"unmanaged", "failed"}:
+        drop_ins = shlex.split(state.get("NETWORK_FILE_DROPINS", "").replace(":", " "))
+        yield Client("systemd-networkd", [state["NETWORK_FILE"], *drop_ins])
+
+
+def _networkd_state(link: str) -> dict[str, str]:
+    """What systemd-networkd notes of an interface, such as the .network files that are used for it."""
     try:
-        index = socket.if_nametoindex(link)
-        state = Path(f"/run/systemd/netif/links/{index}").read_text(encoding="utf-8")
+        state = Path(f"/run/systemd/netif/links/{socket.if_nametoindex(link)}").read_text(encoding="utf-8")
     except OSError:
-        return
-    fields = dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
-    if "NETWORK_FILE" in fields and fields.get("ADMIN_STATE") not in {"unmanaged", "failed"}:
-        drop_ins = shlex.split(fields.get("NETWORK_FILE_DROPINS", "").replace(":", " "))
-        yield Client("systemd-networkd", [fields["NETWORK_FILE"], *drop_ins])
+        return {}
+    return dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
 
 
 def stop(steps: Steps, client: Client, link: str) -> None:
@@ -152,6 +157,8 @@ def start(steps: Steps, client: Client, old: str, new: str, *, back: bool = Fals
         _copy_leases(steps, client.argv, argv, old, new)
     if client.program == "udhcpc" and "-n" not in argv:
         argv.append("-n")  # end with an error if there is no lease
+    if client.program == "dhclient":
+        argv = ["timeout", LEASE_TIMEOUT, *argv]  # it would try for minutes (dhclient.conf(5), timeout)
     steps.change(f"start {client} on {new}", *argv)
 
 
@@ -190,7 +197,7 @@ def _hand_over(steps: Steps, client: Client, old: str, new: str, *, back: bool) 
         rest = "\n".join(_without_match(Path(file).read_text(encoding="utf-8")) for file in client.argv)
         _write(steps, _network_file(new), f"[Match]\nName={new}\n{rest}\n[Network]\nKeepConfiguration=yes\n")
     steps.change("let systemd-networkd read its files again", "networkctl", "reload")
-    steps.wait(f"configuration of {new} by systemd-networkd", lambda: _configured(new),
+    steps.wait(f"configuration of {new} by systemd-networkd", lambda: _configured(new, by_ours=not back),
                seconds=20, hint=f"see `networkctl status {new}`")  # fmt: skip
 
 
@@ -207,9 +214,7 @@ def _without_match(text: str) -> str:
     return "".join(section for section in sections if not section.startswith("[Match]")).strip()
 
 
-def _configured(link: str) -> bool:
-    try:
-        states = json.loads(run(("networkctl", "--json=short", "list", link)))["Interfaces"]
-    except (OvnDockerError, ValueError, KeyError):
-        return False
-    return all(state.get("AdministrativeState") == "configured" for state in states)
+def _configured(link: str, *, by_ours: bool) -> bool:
+    state = _networkd_state(link)
+    ours = state.get("NETWORK_FILE") == str(_network_file(link))
+    return state.get("ADMIN_STATE") == "configured" and ours == by_ours

@@ -297,7 +297,8 @@ def move(args: argparse.Namespace, link: dict[str, Any], held: int | None = None
     ours = args.bridge not in run((*VSCTL, "list-br")).split() or made_for(args.bridge) == name
     journal = Journal(name, args.bridge, ours, uplink.read(name), clients.running_on(name))
     steps = Careful(dry_run=args.dry_run)
-    if attached and not (journal.uplink.addresses or journal.uplink.routes or journal.clients):
+    dhcp = [client for client in journal.clients if client.wants_bare_link]
+    if attached and not (journal.uplink.addresses or journal.uplink.routes or dhcp):
         uplink.silence(steps, name)
         return steps.finish()
     if held is None:
@@ -325,8 +326,9 @@ def perform(steps: Steps, journal: Journal, link: dict[str, Any], datapath: str,
     name, bridge, had = journal.interface, journal.bridge, journal.uplink
     bare = any(client.wants_bare_link for client in journal.clients)
     early = [words for words in had.addresses if words[0] == "-6" or not bare]
-    if not attached:
+    if not attached or uplink.description(bridge)["address"] != link["address"]:
         make_bridge(steps, journal, link, datapath)
+    if not attached:
         uplink.set_sysctls(steps, had.sysctls, bridge, None if uplink.exists(bridge) else "default")
     # The kernel gives a link that comes up a link-local address, and would first look for others that have it.
     local = [words for words in had.addresses if words[0] == "-6" and "link" in words]
