@@ -1,6 +1,6 @@
-"""What configures a network interface: DHCP clients, systemd-networkd, NetworkManager; moved to another interface.
+"""What configures a network interface (DHCP clients, systemd-networkd), moved to another one.
 
-A client is stopped without giving its lease back, and started on the other interface as it was started before.
+A client is stopped without giving its lease back, and started on the other interface as it was before.
 The MAC is the same there, so the server gives the same address.
 """
 
@@ -100,7 +100,7 @@ def _arguments(process: Path) -> list[str]:
 
 
 def _dhcpcd(link: str) -> Iterator[Client]:
-    """dhcpcd(8) rewrites its arguments; its pidfile names the interface, and the family if it is limited to one."""
+    """dhcpcd(8), which rewrites its arguments: its pidfile names the interface, maybe the family too."""
     for family, name in (([], link), (["-4"], f"{link}-4"), (["-6"], f"{link}-6")):
         try:
             pid = int(Path(f"/run/dhcpcd/{name}.pid").read_text(encoding="ascii"))

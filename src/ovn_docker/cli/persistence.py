@@ -1,4 +1,4 @@
-"""Configuration files that make a bridge with an interface in it last: netplan, ifupdown, systemd-networkd."""
+"""Files that make a bridge with an interface in it last: for netplan, ifupdown, systemd-networkd."""
 
 import json
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ KINDS = ("netplan", "ifupdown", "systemd-networkd")
 
 @dataclass(frozen=True)
 class Layout:
-    """The interface, the bridge, and what the bridge has from it: MAC, and MTU in bytes."""
+    """The interface, the bridge, its datapath_type, and what it has from the interface: MAC, MTU in bytes."""
 
     interface: str
     bridge: str
+    datapath: str
     mac: str
     mtu: int
 
@@ -128,8 +129,8 @@ def _table(route: Route) -> str | None:
 def _netplan(layout: Layout, static: Static) -> str:
     lines = [
         f"# /etc/netplan/90-{layout.bridge}.yaml, mode 0600",
-        f"# Remove what other files there say about {layout.interface}: netplan adds its lists to these. Where",
-        "# cloud-init wrote them (50-cloud-init.yaml), keep it from doing so again:",
+        f"# Remove what other files there say about {layout.interface}: netplan adds its lists to these.",
+        "# Where cloud-init wrote them (50-cloud-init.yaml), keep it from doing so again:",
         "#   echo 'network: {config: disabled}' > /etc/cloud/cloud.cfg.d/99-disable-network-config.cfg",
         "# Then: netplan try",
         "network:",
@@ -179,22 +180,26 @@ def _prefix(route: Route) -> str:
 
 def _ifupdown(layout: Layout, static: Static) -> str:
     bridge, interface = layout.bridge, layout.interface
+    extra = (
+        f'set Bridge {bridge} datapath_type={layout.datapath} other_config:hwaddr=\\"{layout.mac}\\" '
+        f"-- set Interface {bridge} mtu_request={layout.mtu}"
+    )
     lines = [
         f"# /etc/network/interfaces.d/{bridge}",
-        f"# Remove what /etc/network/interfaces and other files there say about {interface}, `auto` included.",
+        f"# Remove what /etc/network/interfaces and other files say about {interface}, `auto` included.",
         "# It is read by the scripts of the package openvswitch-switch (README.Debian there). Then: reboot",
         f"auto {bridge}",
         f"allow-ovs {bridge}",
         f"iface {bridge} inet {'dhcp' if static.dhcp4 else 'manual'}",
         "    ovs_type OVSBridge",
         f"    ovs_ports {interface}",
-        f'    ovs_extra set Bridge {bridge} other_config:hwaddr=\\"{layout.mac}\\" '
-        f"-- set Interface {bridge} mtu_request={layout.mtu}",
+        f"    ovs_extra {extra}",
         f"    up ip link set dev {bridge} up",
     ]
     for one in static.addresses:
         family = "-6" if ":" in one else "-4"
-        lines.append(f"    up ip {family} address replace {one} dev {bridge}")
+        broadcast = " broadcast +" if family == "-4" else ""
+        lines.append(f"    up ip {family} address replace {one}{broadcast} dev {bridge}")
     for route in static.routes:
         words = " ".join(
             f"{word} {value}" for word, value in route.words.items() if word not in {"dev", "pref"}
@@ -252,11 +257,12 @@ def _networkd(layout: Layout, static: Static) -> str:
     }  # fmt: skip
     lines = [
         "#!/bin/sh",
-        "# systemd-networkd makes no Open vSwitch bridges: Open vSwitch remembers the bridge, and two files say who",
-        f"# has the addresses. Run this once; then remove other .network files for {interface}, and reboot.",
+        "# systemd-networkd makes no Open vSwitch bridges: Open vSwitch remembers the bridge, and two files",
+        f"# say who has the addresses. Run this once; remove other .network files for {interface}; reboot.",
         "set -eu",
         f"ovs-vsctl --may-exist add-br {bridge} -- --may-exist add-port {bridge} {interface} \\",
-        f"    -- set Bridge {bridge} other_config:hwaddr='\"{layout.mac}\"' \\",
+        f"    -- set Bridge {bridge} datapath_type={layout.datapath} \\",
+        f"        other_config:hwaddr='\"{layout.mac}\"' \\",
         f"    -- set Interface {bridge} mtu_request={layout.mtu} \\",
         f"    -- remove Port {interface} other_config transient",
     ]

@@ -1,8 +1,9 @@
 """``ovn-docker underlay``: a virtual machine of a cloud whose containers are on the cloud's networks.
 
-``bridge`` is the second step of OVN's guide, done safely: the operator is often logged in over the very interface
-that is moved. Before the first change the state is written to a file, and a *guard* is started, a process of its
-own: as long as the file is there when this process ends, however it ends, the guard restores what is in it.
+``bridge`` is the second step of OVN's guide, done safely: the operator is often logged in over the very
+interface that is moved. Before the first change the state is written to a file, the journal, and a *guard* is
+started, a process of its own: if the journal is still there when this process ends, however it ends, the
+guard restores what is in it.
 """
 
 import argparse
@@ -14,9 +15,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,7 +40,7 @@ BASELINE = 2.0
 """Seconds that a host has to answer before anything is changed."""
 
 GUARD = 300.0
-"""Seconds after which the guard ends a move that does not get on; a DHCP client alone may take 60."""
+"""Seconds that the steps may take, a DHCP client's 60 included, until the guard ends the move."""
 
 TEXT = """\
 Makes an Open vSwitch bridge with the interface as its port, and moves to the bridge what the interface has:
@@ -66,6 +68,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     hidden = commands.add_parser("guard")
     hidden.add_argument("journal", type=Path)
+    hidden.add_argument("patience", type=float)
     hidden.set_defaults(run=guard)
 
 
@@ -210,7 +213,7 @@ def bridge(args: argparse.Namespace) -> int:
 def require_names(args: argparse.Namespace) -> None:
     """Raises BadRequest when arguments cannot be meant."""
     for option, name in (("--interface", args.interface), ("--bridge", args.bridge)):
-        # dev_valid_name() in linux, net/core/dev.c
+        # As linux has it in net/core/dev.c, dev_valid_name.
         if not 0 < len(name) <= 15 or name in {".", ".."} or any(c in "/:" or c.isspace() for c in name):
             raise BadRequest(
                 f"{option} {name!r} is not a name of an interface: 1 to 15 characters, no space, / or :"
@@ -306,7 +309,7 @@ def move(args: argparse.Namespace, link: dict[str, Any], held: int | None = None
         advise(args)
         return 0
     wanted = reachable_before(args, journal, attached=attached)
-    with guarded(journal, held):
+    with guarded(journal, held, GUARD + args.timeout):
         perform(steps, journal, link, datapath, attached=attached)
         if not (args.yes or proven(args, wanted)):
             raise Unavailable(
@@ -320,7 +323,7 @@ def move(args: argparse.Namespace, link: dict[str, Any], held: int | None = None
 def perform(steps: Steps, journal: Journal, link: dict[str, Any], datapath: str, *, attached: bool) -> None:
     """The steps of the move.
 
-    At every moment the host answers on the addresses: they are on the bridge before packets come in there, and
+    The host answers on its addresses all the time: they are on the bridge before packets come in there, and
     stay on the interface until the routes lead over the bridge.
     """
     name, bridge, had = journal.interface, journal.bridge, journal.uplink
@@ -330,7 +333,7 @@ def perform(steps: Steps, journal: Journal, link: dict[str, Any], datapath: str,
         make_bridge(steps, journal, link, datapath)
     if not attached:
         uplink.set_sysctls(steps, had.sysctls, bridge, None if uplink.exists(bridge) else "default")
-    # The kernel gives a link that comes up a link-local address, and would first look for others that have it.
+    # The kernel gives a link that comes up a link-local address, after looking whether others have it.
     local = [words for words in had.addresses if words[0] == "-6" and "link" in words]
     uplink.add_addresses(steps, replace(had, addresses=local), bridge)
     if not uplink.is_up(bridge):
@@ -437,9 +440,10 @@ def proven(args: argparse.Namespace, wanted: set[str]) -> bool:
     if not wanted:
         with suppress(OSError):
             print(
-                f"nobody answered on {args.interface} before, so nothing proves that {args.bridge} works; within "
-                f"{args.timeout:g} seconds, in a new session, or it is put back, type:\n    $ ovn-docker underlay "
-                f"bridge --interface {args.interface} --bridge {args.bridge} --confirm",
+                f"nobody answered on {args.interface} before, so nothing proves that {args.bridge} works; "
+                f"within {args.timeout:g} seconds, in a new session, or it is put back, type:\n"
+                f"    $ ovn-docker underlay bridge --interface {args.interface} --bridge {args.bridge} "
+                "--confirm",
                 flush=True,
             )
     end = time.monotonic() + args.timeout
@@ -473,13 +477,19 @@ def confirm(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def guarded(journal: Journal, held: int) -> Iterator[None]:
+def guarded(journal: Journal, held: int, patience: float) -> Iterator[None]:
     """Whatever happens inside, the host has a network afterwards: kept as it is at the end, or put back.
+
+    It may take *patience* seconds.
 
     While it lasts, the end of the session (SIGHUP) does not end this process.
     """
     journal.write()
-    protection = start_guard(journal, held)
+    try:
+        protection, lifeline = start_guard(journal, held, patience)
+    except BaseException:
+        journal_path(journal.interface).unlink(missing_ok=True)
+        raise
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminate)
@@ -495,8 +505,7 @@ def guarded(journal: Journal, held: int) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        assert protection.stdin
-        protection.stdin.close()
+        os.close(lifeline)
         protection.wait()
 
 
@@ -508,31 +517,33 @@ def _cause(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
 
 
-def start_guard(journal: Journal, held: int) -> "subprocess.Popen[bytes]":
-    """Start the process that puts everything back should this one die.
+def start_guard(journal: Journal, held: int, patience: float) -> tuple["subprocess.Popen[bytes]", int]:
+    """Start the process that puts everything back should this one die: it watches a pipe, the lifeline.
 
-    It is in a session of its own, and where systemd runs the machine in a scope of its own: logind may end all
-    processes of a login session (logind.conf(5), KillUserProcesses).
+    It is in a session of its own, and where systemd runs the machine in a scope of its own: logind may end
+    all processes of a login session (logind.conf(5), KillUserProcesses).
+    Raises Unavailable if it does not start.
     """
     scope = ["systemd-run", "--scope", "--collect", "--quiet"] if booted_with_systemd() else []
     argv = [sys.executable, "-m", "ovn_docker.cli.main", "underlay", "guard"]
+    watched, lifeline = os.pipe()
+    ready, answer = os.pipe()
     with (STATE / f"underlay-{journal.interface}.log").open("wb") as log:
         process = subprocess.Popen(
-            [*scope, *argv, str(journal_path(journal.interface))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            [*scope, *argv, str(journal_path(journal.interface)), str(patience)],
+            stdin=watched,
+            stdout=answer,
             stderr=log,
             pass_fds=[held],
             start_new_session=True,
         )
-    assert process.stdout
-    with process.stdout as ready:
-        if ready.readline() != b"ready\n":
-            journal_path(journal.interface).unlink(missing_ok=True)
-            raise Unavailable(
-                f"the process that would put everything back did not start; nothing was changed; see {log.name}"
-            )
-    return process
+    os.close(watched)
+    os.close(answer)
+    with os.fdopen(ready, "rb") as said:
+        if said.readline() == b"ready\n":
+            return process, lifeline
+    os.close(lifeline)
+    raise Unavailable(f"the guard of this move did not start, so nothing was changed; see {log.name}")
 
 
 def guard(args: argparse.Namespace) -> int:
@@ -541,7 +552,7 @@ def guard(args: argparse.Namespace) -> int:
     journal = Journal.read(args.journal)
     os.write(1, b"ready\n")
     os.dup2(2, 1)
-    select.select([0], [], [], GUARD)
+    select.select([0], [], [], args.patience)
     if args.journal.exists():
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(parent, signal.SIGKILL)
@@ -583,13 +594,13 @@ def restore(steps: Salvage, journal: Journal) -> None:
     there = {client.program for client in running(steps, name)}
     for client in journal.clients:
         if client.program not in there or client.program == "systemd-networkd":
-            salvage(steps, lambda one=client: clients.start(steps, one, bridge, name, back=True))  # type: ignore[misc]
+            salvage(steps, partial(clients.start, steps, client, bridge, name, back=True))
     if journal.clients:
         salvage(steps, lambda: uplink.add_addresses(steps, had, name))
         salvage(steps, lambda: uplink.add_routes(steps, had, name))
 
 
-def salvage(steps: Salvage, act: Any) -> None:
+def salvage(steps: Salvage, act: Callable[[], None]) -> None:
     """Do it; what goes wrong is said at the end."""
     try:
         act()
@@ -632,7 +643,7 @@ def undo(args: argparse.Namespace, held: int | None = None) -> int:
     if held is None:
         restore(steps, journal)
         return steps.finish()
-    with guarded(journal, held):
+    with guarded(journal, held, GUARD):
         restore(steps, journal)
     if steps.failures:
         raise OvnDockerError(f"{name} is out of {bridge}, but: {'; '.join(steps.failures)}")
@@ -644,7 +655,9 @@ def persist(args: argparse.Namespace, link: dict[str, Any]) -> int:
     where = args.bridge if bridge_of(args.interface) == args.bridge else args.interface
     text = persistence.configuration(
         args.persistent,
-        persistence.Layout(args.interface, args.bridge, link["address"], link["mtu"]),
+        persistence.Layout(
+            args.interface, args.bridge, setup.choose_datapath(args.datapath), link["address"], link["mtu"]
+        ),
         uplink.read(where),
         clients.running_on(where),
     )

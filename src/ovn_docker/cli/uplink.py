@@ -24,8 +24,8 @@ LINK = ""
 FOREVER = 0xFFFFFFFF  # a lifetime, linux/if_addr.h
 FAMILIES = ("-4", "-6") if Path("/proc/sys/net/ipv6").exists() else ("-4",)
 
-# Words of `ip -details route show` that are the kernel's remarks, without and with a value: ip(8) does not take
-# them back (ip-route(8)).
+# Words of `ip -details route show` that are the kernel's remarks, without and with a value: ip(8) does not
+# take them back (ip-route(8)).
 REMARKS = {"dead", "linkdown", "pervasive", "offload", "offload_failed", "trap", "unresolved", "\\"}
 VALUED_REMARKS = {"error", "nhid"}
 OF_THE_KERNEL = {"local", "broadcast", "multicast", "anycast"}
@@ -123,7 +123,7 @@ def _lifetime(seconds: int) -> str:
 
 
 def _routes(link: str) -> list[list[str]]:
-    """Routes of all tables but those that the kernel makes itself; the ones that others rest on come first."""
+    """Routes of all tables but those that the kernel makes itself; those that others rest on come first."""
     routes = []
     for family in FAMILIES:
         for line in run(("ip", "-details", "-oneline", family, "route", "show", "table", "all")).splitlines():
@@ -197,7 +197,7 @@ def named(words: Iterable[str], link: str) -> list[str]:
 
 
 def set_sysctls(steps: Steps, wanted: dict[str, str], link: str, now: str | None = None) -> None:
-    """Set what differs; *now* is the interface whose values count as those of a *link* that is not there yet."""
+    """Set what differs; *now* is the interface whose values a *link* has that is not there yet."""
     for key, value in wanted.items():
         name = key.replace("//", f"/{link}/")
         file = SYSCTL / key.replace("//", f"/{now or link}/")
@@ -245,8 +245,8 @@ def _identity(words: list[str]) -> tuple[str, ...]:
 def add_routes(steps: Steps, uplink: Uplink, link: str) -> None:
     """Add the routes and rules that the interface does not have.
 
-    The same route may be on another interface: then this one comes behind it, and takes its place when that one
-    goes. IPv6 would make one route with two next hops of them, so there a route by a gateway is replaced.
+    The same route may be on another interface: then this one comes behind it, and takes its place when that
+    one goes. IPv6 would make one route with two next hops of them, so there a route by a gateway is replaced.
     """
     present = [_lasting(words) for words in _routes(link)] if exists(link) else []
     for words in uplink.routes:
@@ -264,7 +264,7 @@ def add_routes(steps: Steps, uplink: Uplink, link: str) -> None:
 
 
 def _brought(words: list[str], present: list[list[str]]) -> bool:
-    """Whether the DHCP client has made such a route itself, if with another metric (dhcpcd.conf(5), metric)."""
+    """Whether the DHCP client has made such a route itself, if with another metric (dhcpcd.conf(5))."""
     return _has(words, "proto", "dhcp") and any(
         one[:3] == words[:3] and _has(one, "proto", "dhcp") for one in present
     )
