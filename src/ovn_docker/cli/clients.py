@@ -58,8 +58,9 @@ def running_on(link: str) -> list[Client]:
         Conflict: NetworkManager does, which gives nothing away.
 
     """
-    manager = ("nmcli", "-g", "GENERAL.STATE", "device", "show", link)
-    if succeeds(*manager) and "(connected" in run(manager):
+    manager = ("env", "LC_ALL=C", "nmcli", "-g", "GENERAL.STATE", "device", "show", link)
+    # Not "(connected (externally))": that is how it calls what others configure.
+    if succeeds(*manager) and "(connected)" in run(manager):
         raise Conflict(
             f"NetworkManager configures {link} and would take the addresses back; take {link} from it with "
             f"`nmcli device set {link} managed no`, give it an address (ip or dhclient), then run this again"
@@ -72,8 +73,8 @@ def _processes(link: str) -> Iterator[Client]:
     for process in _in_this_namespace():
         argv = _arguments(process)
         names = [Path(word).name for word in argv[:2]]
-        program = next((name for name in names[:2] if name in {"dhclient", "udhcpc"}), None)
-        if program and (names[0] == program or names[0] == "busybox") and link in argv:
+        program = names[-1] if names[:1] == ["busybox"] else names[0] if names else ""
+        if program in {"dhclient", "udhcpc"} and link in argv:
             yield Client(program, argv)
 
 
