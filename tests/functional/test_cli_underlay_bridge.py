@@ -298,7 +298,7 @@ def test_an_undo_that_is_killed_at_any_step_is_finished(static: Vm) -> None:
         assert static.network("eth0") == before, f"step {step}"
         assert static.out("ovs-vsctl", "list-br") == ""
         assert reaches(static)
-    assert step > 7
+    assert step > 6
 
 
 def test_without_its_guard_it_looks_after_itself(static: Vm) -> None:

@@ -582,15 +582,18 @@ def restore(steps: Salvage, journal: Journal) -> None:
     steps.change(f"set {name} up", "ip", "link", "set", "dev", name, "up")
     salvage(steps, lambda: uplink.add_addresses(steps, had, name))
     salvage(steps, lambda: uplink.add_routes(steps, had, name))
-    if bridge_of(name) == bridge:
-        steps.change(f"take {name} out of {bridge}", *VSCTL, "--if-exists", "del-port", bridge, name)
     salvage(steps, lambda: move_dns(steps, bridge, name))
     if journal.ours:
-        if bridge in run((*VSCTL, "list-br")).split():
-            steps.change(f"remove bridge {bridge}", *VSCTL, "--if-exists", "del-br", bridge)
+        if uplink.exists(bridge):
+            steps.change(
+                f"remove bridge {bridge} with its port {name}", *VSCTL, "--if-exists", "del-br", bridge
+            )
         salvage(steps, lambda: uplink.remove_rules(steps, had, bridge))
-    elif uplink.exists(bridge):
-        salvage(steps, lambda: uplink.remove_all(steps, had, bridge))
+    else:
+        if bridge_of(name) == bridge:
+            steps.change(f"take {name} out of {bridge}", *VSCTL, "--if-exists", "del-port", bridge, name)
+        if uplink.exists(bridge):
+            salvage(steps, lambda: uplink.remove_all(steps, had, bridge))
     there = {client.program for client in running(steps, name)}
     for client in journal.clients:
         if client.program not in there or client.program == "systemd-networkd":
