@@ -584,10 +584,7 @@ def restore(steps: Salvage, journal: Journal) -> None:
     salvage(steps, lambda: uplink.add_routes(steps, had, name))
     salvage(steps, lambda: move_dns(steps, bridge, name))
     if journal.ours:
-        if uplink.exists(bridge):
-            steps.change(
-                f"remove bridge {bridge} with its port {name}", *VSCTL, "--if-exists", "del-br", bridge
-            )
+        steps.change(f"remove bridge {bridge}", *VSCTL, "--if-exists", "del-br", bridge)
         salvage(steps, lambda: uplink.remove_rules(steps, had, bridge))
     else:
         if bridge_of(name) == bridge:
