@@ -13,6 +13,8 @@ import pytest
 from functional.machine import OVN_DOCKER, Machine
 from functional.ovsdb_servers import until
 
+pytestmark = pytest.mark.slow
+
 OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 BRIDGE = ("underlay", "bridge", "--interface", "eth0", "--bridge", "breth0")
 CHECKSUMS = "from ovn_docker.host.links import Links; Links()._tx_checksums_off('lan0')"
