@@ -23,7 +23,7 @@ stop: ## undo make run
 check: ## lint, types, unit and functional tests: under a minute (as root)
 	@scripts/debian-packages check
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional
+	$(BIN)/pytest --numprocesses=4 --dist=worksteal -m "not slow" tests/unit tests/functional
 
 lint: ## style and types
 	@scripts/virtualenv $(VENV) --editable '.[test]'

@@ -21,7 +21,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "e2e: runs on several hosts of its own, with real Docker and OVN")
     config.addinivalue_line("markers", "engines: on newer versions of Docker; only with -m engines")
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
     config.stash[FABRICS] = {}
     config.stash[KEPT] = []
 
@@ -81,9 +80,15 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def three_hosts(module_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
+def engine_fabric(request: pytest.FixtureRequest, engine: str) -> Fabric:
+    """A fabric without hosts, for the tests of one module with one version of Docker."""
+    return _fabric(request)
+
+
+@pytest.fixture(scope="module")
+def three_hosts(engine_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
     """Three hosts with the driver, the first of them OVN's central one too."""
-    host1, host2, host3 = hosts = module_fabric.cluster("host1", "host2", "host3", engine=engine)
+    host1, host2, host3 = hosts = engine_fabric.cluster("host1", "host2", "host3", engine=engine)
     for host in hosts:
         host.driver.start()
     return host1, host2, host3

@@ -54,6 +54,7 @@ LAYERS = {
         "cli",
         "cli.arguments",
         "cli.central",
+        "cli.clients",
         "cli.daemon",
         "cli.doctor",
         "cli.forget",
@@ -62,11 +63,14 @@ LAYERS = {
         "cli.ls",
         "cli.main",
         "cli.names",
+        "cli.persistence",
         "cli.setup",
         "cli.status",
         "cli.steps",
         "cli.tcpdump",
         "cli.trace",
+        "cli.underlay",
+        "cli.uplink",
     },
 }
 """Every module of ours, without the leading ``ovn_docker.``: a new one needs a place here."""

@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "find what is wrong, and say what to do",
     "trace": "what happens to a packet from one container to another",
     "tcpdump": "capture at a container's port",
+    "underlay": "a virtual machine in an OpenStack cloud: bridge",
 }
 """Command: its line in --help. Module ``ovn_docker.cli.<command>`` has ``add_commands(parser)``."""
 

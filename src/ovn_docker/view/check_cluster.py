@@ -144,8 +144,9 @@ def _unregistered(facts: Facts) -> Iterable[Finding]:
         ports = [port for port in cluster.ports.values() if port.host == name]
         claimed = [cluster.bindings[port.name].chassis for port in ports if port.name in cluster.bindings]
         if name != facts.snapshot.system_id and not any(claimed):
+            on_it = f"{len(ports)} containers on our networks are there"
             yield Finding(
-                f"ovn-controller of {name} has been stopped; {len(ports)} containers on our networks are there",
+                f"ovn-controller of {name} has been stopped; {on_it}",
                 f"start it there; if {name} is gone for good: ovn-docker host forget {name}",
                 (START,),
                 subject=name,
