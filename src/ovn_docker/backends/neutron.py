@@ -5,7 +5,9 @@ ones, for each may take no longer than the deadline of the call that it serves, 
 openstacksdk remembers changes that were refused and sends them again.
 """
 
+import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +19,8 @@ from keystoneauth1 import exceptions as keystone
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, TimedOut, Unavailable
+
+log = logging.getLogger(__name__)
 
 Resource = dict[str, Any]
 
@@ -117,6 +121,7 @@ class Neutron:
     def _ask(self, method: str, path: str, deadline: Deadline, **more: Any) -> Any:
         """One request. Raises Refused, BadRequest for the login, Unavailable or TimedOut."""
         deadline.check("Neutron")
+        started = time.monotonic()
         try:
             network = self._connected(deadline).network
             response = network.request(
@@ -131,6 +136,7 @@ class Neutron:
             )
         except (openstack.exceptions.SDKException, keystone.ClientException) as error:
             raise self._explained(error) from None
+        log.debug("%s %s: %d in %.3f s", method, path, response.status_code, time.monotonic() - started)
         if response.status_code >= 400:
             raise self._refused(response.status_code, response.text, _json(response), f"{method} {path}")
         return _json(response)

@@ -52,10 +52,8 @@ from ovn_docker.sweep import Sweeper
 
 log = logging.getLogger(__name__)
 
-_VLOGS = {
-    name: ovs.vlog.Vlog(name)
-    for name in ("daemon", "driver", "ovsdb", "plugin", "sweep", "underlay", "waitress")
-}
+_MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "sweep", "underlay", "waitress")
+_VLOGS = {name: ovs.vlog.Vlog(name) for name in _MODULES}
 
 
 class _Addresses(AddressStore, Protocol):
