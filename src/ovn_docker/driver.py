@@ -156,18 +156,25 @@ class Driver:
         self._patience = patience
         self._lock = threading.Lock()
         self._in_flight: Counter[EndpointId] = Counter()
+        self._unwanted: set[NetworkId] = set()
         self.leftovers = threading.Event()
         """Set when something could not be deleted: sweep.py tries again."""
 
     def create_network(self, network: Network) -> None:
         """NetworkDriver.CreateNetwork."""
         deadline = Deadline(self._patience.request)
+        self._unwanted.discard(network.id)
         self._backend.create_network(network, self._switch.chassis(deadline), deadline)
 
     def delete_network(self, network: NetworkId) -> None:
-        """NetworkDriver.DeleteNetwork."""
+        """NetworkDriver.DeleteNetwork. Docker has forgotten the network whatever we say."""
         deadline = Deadline(self._patience.request)
-        self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
+        try:
+            self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
+        except Unavailable:
+            self._unwanted.add(network)
+            self.leftovers.set()
+            raise
 
     def allocate_network(self, network: Network) -> None:
         """NetworkDriver.AllocateNetwork: swarm's manager makes the network for the whole cluster."""
@@ -254,6 +261,12 @@ class Driver:
         """Endpoints that a call is working on at this moment."""
         with self._lock:
             return set(+self._in_flight)
+
+    def delete_unwanted(self, chassis: Chassis, deadline: Deadline) -> None:
+        """Delete the networks that could not be deleted when Docker said so."""
+        for network in tuple(self._unwanted):
+            self._backend.delete_network(network, chassis, deadline)
+            self._unwanted.discard(network)
 
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""

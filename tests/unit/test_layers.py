@@ -21,6 +21,7 @@ LAYERS = {
         "backends.addresses",
         "backends.forget",
         "backends.leases",
+        "backends.networks",
         "backends.neutron",
         "backends.northbound",
         "backends.openrc",

@@ -173,7 +173,8 @@ class Neutron:
             return TimedOut(f"OpenStack did not answer in time: {text}")
         if isinstance(error, keystone.ConnectFailure) or unreachable:
             return Unavailable(
-                f"cannot reach OpenStack ({where}): {unreachable or text}; is OS_AUTH_URL right, and is the way open?"
+                f"cannot reach OpenStack ({where}): {unreachable or text}; is OS_AUTH_URL right, and is the "
+                "way open?"
             )
         if isinstance(error, keystone.CatalogException | openstack.exceptions.ServiceDisabledException):
             return BadRequest(f"{where} has no Neutron in its catalogue: {text}; is OS_REGION_NAME right?")

@@ -66,8 +66,9 @@ class _Addresses(AddressStore, Protocol):
 class _Mode:
     """What the two modes of the driver differ in.
 
-    *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises OvnDockerError
-    with what has to be done before containers can start; *start*: what runs beside.
+    *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises
+    OvnDockerError with what has to be done before containers can start; *start*: what runs beside; *undo*: see
+    Patience.
     """
 
     backend: Backend
@@ -102,7 +103,8 @@ def _overlay() -> None:
     settings = _settings(
         Settings,
         "Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
-        "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup --help.",
+        "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup "
+        "--help.",
     )
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
@@ -129,8 +131,8 @@ def _overlay() -> None:
 def _underlay() -> None:
     settings = _settings(
         UnderlaySettings,
-        "Docker network plugin 'openvswitch' in a VM of an OpenStack cloud: containers on networks of Neutron.",
-        "The login is read from the environment (. ./openrc.sh), and the ID of the VM's own port from OS_VIF_ID.",
+        "Docker network plugin 'openvswitch' in a VM of OpenStack: containers on Neutron's networks.",
+        "The login is read from the environment (. ./openrc.sh), the ID of the VM's own port from OS_VIF_ID.",
     )
     try:
         from ovn_docker.backends.leases import Leases
@@ -158,7 +160,7 @@ def _underlay() -> None:
 
     mode = _Mode(
         backend=backend,
-        addresses=Leases(neutron, vif),
+        addresses=Leases(neutron, vif, parent),
         vswitch=vswitch,
         options=UNDERLAY,
         check_controller=lambda: None,
@@ -173,8 +175,8 @@ def _ask_password(user: str) -> str:
     """Raises BadRequest without a terminal to ask at."""
     if not sys.stdin or not sys.stdin.isatty():
         raise BadRequest(
-            f"OS_PASSWORD of {user} is not set, and there is no terminal to ask at: set it, or use an application "
-            "credential (openstack application credential create)"
+            f"OS_PASSWORD of {user} is not set, and there is no terminal to ask at: set it, or use an "
+            "application credential (openstack application credential create)"
         )
     try:
         password = getpass.getpass(f"OpenStack password of {user}: ")
