@@ -67,8 +67,8 @@ class _Mode:
     """What the two modes of the driver differ in.
 
     *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises
-    OvnDockerError with what has to be done before containers can start; *start*: what runs beside; *undo*: see
-    Patience.
+    OvnDockerError with what has to be done before containers can start; *start*: what runs beside; *undo*:
+    see Patience.
     """
 
     backend: Backend
