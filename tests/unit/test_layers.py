@@ -20,9 +20,14 @@ LAYERS = {
         "backends",
         "backends.addresses",
         "backends.forget",
+        "backends.leases",
+        "backends.neutron",
         "backends.northbound",
+        "backends.openrc",
         "backends.overlay",
         "backends.shared",
+        "backends.trunk",
+        "backends.underlay",
     },
     "cli": {
         "cli",
@@ -49,7 +54,9 @@ BELOW = {
 """The layers that each may import, besides its own."""
 
 THIRD_PARTY = {
+    "keystoneauth1": {"backends.neutron"},
     "msgspec": {"plugin.wire"},
+    "openstack": {"backends.neutron"},
     "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
     "pyroute2": {"host.links"},
     "waitress": {"plugin.server"},

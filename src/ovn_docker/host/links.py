@@ -86,6 +86,11 @@ class Links:
             "ovs-vsctl set Open_vSwitch . external_ids:ovn-encap-ip=LOCAL_IP"
         )
 
+    def macs(self) -> set[str]:
+        """MAC addresses of all links."""
+        with IPRoute() as netlink:
+            return {str(link.get_attr("IFLA_ADDRESS")) for link in netlink.get_links()}
+
     def routes(self) -> list[IpNetwork]:
         """Networks that this host has routes to, its own included; not the default route."""
         with IPRoute() as netlink:
