@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run stop check lint test test-engines install uninstall clean
+.PHONY: help run stop check lint test test-engines test-underlay install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -41,6 +41,12 @@ test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest tests/e2e -m engines
+
+NEUTRON ?= 29
+test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cache; NEUTRON=26 for that release (as root)
+	@scripts/debian-packages underlay
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/pytest tests/e2e -m underlay --neutron=$(NEUTRON)
 
 install: ## install into PREFIX (/opt/ovn-docker), with systemd units; DESTDIR for packages (as root)
 	@scripts/debian-packages install
