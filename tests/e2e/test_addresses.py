@@ -7,18 +7,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from e2e.cluster import unanswered
-from e2e.lab import CommandError, Fabric, Host, wait_for
+from e2e.lab import CommandError, Host, wait_for
 
 Hosts = tuple[Host, Host, Host]
-
-
-@pytest.fixture(scope="module")
-def three_hosts(module_fabric: Fabric) -> Hosts:
-    """Three hosts with the driver."""
-    host1, host2, host3 = hosts = module_fabric.cluster("host1", "host2", "host3")
-    for host in hosts:
-        host.driver.start()
-    return host1, host2, host3
 
 
 @pytest.fixture

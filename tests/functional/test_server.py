@@ -19,6 +19,7 @@ from typing import Any, Self, cast
 import pytest
 
 from ovn_docker.errors import Conflict, Unavailable
+from ovn_docker.model import Joined
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Driver, Ipam, Plugin
 
@@ -72,10 +73,10 @@ class Slow:
         self.release = threading.Event()
         self.joining = threading.Semaphore(0)
 
-    def join(self, *_: object) -> str:
+    def join(self, *_: object) -> Joined:
         self.joining.release()
         assert self.release.wait(30)
-        return "odc0"
+        return Joined("odc0")
 
     def leave(self, *_: object) -> None:
         pass
@@ -364,13 +365,14 @@ PROGRAM = """
 import logging, signal, sys, time
 from pathlib import Path
 from ovn_docker.plugin import server, sockets
+from ovn_docker.model import Joined
 from ovn_docker.plugin.wire import Plugin
 
 class Slow:
     def join(self, *_):
         print("joining", flush=True)
         time.sleep(1)
-        return "odc0"
+        return Joined("odc0")
     def leave(self, *_):
         pass
 

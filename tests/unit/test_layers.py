@@ -13,12 +13,21 @@ ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
     "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
-    "decisions": {"cluster", "driver", "ipam", "sweep"},
+    "decisions": {"cluster", "driver", "ipam", "names", "sweep"},
     "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
-    "host": {"host", "host.controller", "host.engine", "host.links", "host.ovsdb", "host.vswitch"},
+    "host": {
+        "host",
+        "host.controller",
+        "host.engine",
+        "host.links",
+        "host.nameservers",
+        "host.ovsdb",
+        "host.vswitch",
+    },
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.dns",
         "backends.forget",
         "backends.leases",
         "backends.networks",
@@ -38,6 +47,7 @@ LAYERS = {
         "cli.forget",
         "cli.host",
         "cli.main",
+        "cli.names",
         "cli.setup",
         "cli.steps",
     },

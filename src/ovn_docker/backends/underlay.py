@@ -89,7 +89,9 @@ class Underlay:
         if changes:
             port = self._neutron.update("ports", port["id"], deadline, **changes)
         addresses = endpoint.addresses or self._interfaces(port, deadline)
-        return Attachment(port["id"], found.network.get("mtu"), vlan, port["mac_address"], addresses)
+        return Attachment(
+            port["id"], found.network.get("mtu"), vlan=vlan, mac=port["mac_address"], addresses=addresses
+        )
 
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the endpoint's port; none is fine."""

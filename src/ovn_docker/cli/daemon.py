@@ -29,6 +29,7 @@ import ovn_docker
 from ovn_docker import settings as table
 from ovn_docker.backends import openrc
 from ovn_docker.backends.addresses import Addresses
+from ovn_docker.backends.dns import Names
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
@@ -40,10 +41,12 @@ from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
+from ovn_docker.host.nameservers import pass_on
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, VmBridge, Vswitch
 from ovn_docker.ipam import AddressStore, Ipam
 from ovn_docker.model import Chassis, Tls
+from ovn_docker.names import Registrar
 from ovn_docker.options import OPTIONS, UNDERLAY, Option
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
@@ -111,9 +114,11 @@ def _overlay() -> None:
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
     northbound = Northbound(tls)
 
-    def follow() -> None:
+    def start() -> None:
+        engine = Engine(settings.docker)
         if settings.sync == "on":
-            Follower(SharedNetworks(northbound), vswitch.chassis, Engine(settings.docker)).start()
+            Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
+        Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
 
     mode = _Mode(
         backend=Overlay(northbound),
@@ -122,7 +127,7 @@ def _overlay() -> None:
         options=OPTIONS,
         check_controller=Controller(settings.ovn_rundir).check,
         ready=lambda: vswitch.check(vswitch.chassis(Deadline(1))),
-        start=follow,
+        start=start,
         undo=2.0,
     )
     _serve(settings, mode)
