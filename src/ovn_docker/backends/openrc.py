@@ -66,7 +66,7 @@ def login(environment: Mapping[str, str]) -> dict[str, str]:
     if token:
         given.setdefault("token", token)
     given.setdefault("auth_type", _auth_type(given))
-    if "application_credential" not in given["auth_type"]:
+    if "applicationcredential" not in given["auth_type"]:
         _complete(given)
     return given
 
