@@ -92,7 +92,7 @@ def three_hosts(module_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
     """Three hosts with the driver, the first of them OVN's central one too."""
     host1, host2, host3 = hosts = module_fabric.cluster("host1", "host2", "host3", engine=engine)
     for host in hosts:
-        host.driver.start("--sweep-interval=3")
+        host.driver.start()
     return host1, host2, host3
 
 

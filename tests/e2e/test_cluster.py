@@ -105,7 +105,7 @@ def test_a_host_that_was_away_catches_up(hosts: Hosts) -> None:
     host1, _, host3 = hosts
     host3.driver.stop()
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "--internal", "-o", "ovn.network=foo", "foo")
-    host3.driver.start("--sweep-interval=3")
+    host3.driver.start()
     wait_for(lambda: networks(host3) == ["foo"], "foo on host3")
     assert host3.docker("network", "inspect", "--format={{.Internal}}", "foo") == "true"
 
@@ -128,7 +128,7 @@ def test_who_makes_networks_himself_may(hosts: Hosts) -> None:
     host2.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "other")
     host2.docker("run", "--rm", "--net=other", "busybox", "true")
     host2.driver.stop()
-    host2.driver.start("--sweep-interval=3")
+    host2.driver.start()
 
 
 def test_a_subnet_is_picked_that_nobody_has(hosts: Hosts) -> None:

@@ -371,7 +371,7 @@ from ovn_docker.plugin.wire import Plugin
 class Slow:
     def join(self, *_):
         print("joining", flush=True)
-        time.sleep(1)
+        time.sleep(1.5)
         return Joined("odc0")
     def leave(self, *_):
         pass
@@ -458,7 +458,7 @@ def test_what_comes_to_the_socket_of_systemd_after_sigterm_is_for_the_next_proce
             join = pool.submit(call, path, "NetworkDriver.Join", JOIN)
             assert says(it) == "joining"
             it.send_signal(signal.SIGTERM)
-            time.sleep(0.2)  # for the signal to arrive
+            time.sleep(0.8)  # for the signal to arrive, also on a busy machine
             leave = pool.submit(call, path, "NetworkDriver.Leave", LEAVE)
             assert join.result(10) == (200, JOINED)
             assert it.wait(10) == 0

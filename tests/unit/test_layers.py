@@ -21,6 +21,7 @@ LAYERS = {
         "host.engine",
         "host.links",
         "host.nameservers",
+        "host.netlink",
         "host.ovsdb",
         "host.vswitch",
     },
@@ -69,7 +70,6 @@ THIRD_PARTY = {
     "msgspec": {"plugin.wire"},
     "openstack": {"backends.neutron"},
     "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
-    "pyroute2": {"host.links"},
     "waitress": {"plugin.server"},
 }
 """The modules that may import each package from elsewhere."""
