@@ -95,8 +95,8 @@ class Links:
 
     def macs(self) -> set[str]:
         """MAC addresses of all links."""
-        with IPRoute() as netlink:
-            return {str(link.get_attr("IFLA_ADDRESS")) for link in netlink.get_links()}
+        links = [attributes(message[_INFO.size :]) for message in netlink.dump(_GETLINK, _ANY)]
+        return {link[_ADDRESS].hex(":") for link in links if _ADDRESS in link}
 
     def routes(self) -> list[IpNetwork]:
         """Networks that this host has routes to, its own included; not the default route."""
