@@ -32,9 +32,15 @@ LAYERS = {
         "backends.addresses",
         "backends.dns",
         "backends.forget",
+        "backends.leases",
+        "backends.networks",
+        "backends.neutron",
         "backends.northbound",
+        "backends.openrc",
         "backends.overlay",
         "backends.shared",
+        "backends.trunk",
+        "backends.underlay",
     },
     "view": {
         "view",
@@ -87,7 +93,9 @@ BELOW = {
 """The layers that each may import, besides its own."""
 
 THIRD_PARTY = {
+    "keystoneauth1": {"backends.neutron"},
     "msgspec": {"plugin.wire"},
+    "openstack": {"backends.neutron"},
     "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
     "waitress": {"plugin.server"},
 }
