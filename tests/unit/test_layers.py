@@ -44,10 +44,12 @@ LAYERS = {
     },
     "view": {
         "view",
+        "view.check_cloud",
         "view.check_cluster",
         "view.check_endpoints",
         "view.check_host",
         "view.checks",
+        "view.cloud",
         "view.cluster",
         "view.gather",
         "view.health",

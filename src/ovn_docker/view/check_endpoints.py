@@ -141,9 +141,10 @@ def checksums(facts: Facts) -> Iterable[Finding]:
     """In user space, containers compute their checksums themselves."""
     switch = facts.snapshot.vswitch
     bridges = {bridge.name: bridge.datapath_type for bridge in switch.bridges} if switch else {}
-    if not switch or bridges.get(switch.integration) != "netdev":
-        return
     for endpoint in _running(facts):
+        interface = facts.cluster.interfaces.get(endpoint.id)
+        if interface is None or bridges.get(interface.bridge) != "netdev":
+            continue
         pid, link, on = facts.probes.offload.get(endpoint.id, (0, "", False))
         if on:
             yield Finding(

@@ -92,6 +92,8 @@ class Probes:
     firewall: tuple[str, ...] = ()
     """Rules of this host that drop what comes to the tunnels' port."""
     machine: Machine = Machine()
+    macs: frozenset[str] = frozenset()
+    """Of this host's links."""
 
 
 def probe(sources: Sources, cluster: Cluster) -> Probes:
@@ -113,6 +115,7 @@ def probe(sources: Sources, cluster: Cluster) -> Probes:
         certificates=tuple(certificates(snapshot)),
         firewall=firewall() if any(not pair.small for pair in pairs.values()) else (),
         machine=look(),
+        macs=frozenset(Links().macs()),
     )
 
 
