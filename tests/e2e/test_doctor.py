@@ -439,6 +439,16 @@ def test_a_healthy_cluster_has_nothing_to_report(ward: Ward) -> None:
     assert said == f"{len(results)} checks: {len(results)} found nothing"
 
 
+def test_what_can_be_mended_without_harm_is_mended_when_told_to(ward: Ward) -> None:
+    host = ward.host2
+    host.controller.kill()
+    host.run("ip", "link", "set", link(host), "down")
+    said = host.run("sh", "-c", "ovn-docker doctor --fix 2>&1; echo $?", timeout=60).splitlines()
+    assert said[0] == "fix: ovn-docker host start"
+    assert f"fix: ip link set {link(host)} up" in said
+    assert said[-1] == "0", said
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_the_doctor_names_the_cause_and_its_cure_cures(ward: Ward, fault: Fault) -> None:
     host = ward.hosts[fault.asked]
