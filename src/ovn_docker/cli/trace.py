@@ -92,8 +92,8 @@ def require(cluster: Cluster) -> None:
     """Raises Unavailable without what a trace is made from, Conflict where others have it."""
     if cluster.snapshot.underlay:
         raise Conflict(
-            "this is a virtual machine in a cloud, which keeps OVN's databases to itself: see `ovn-docker doctor` "
-            "and `ovn-docker tcpdump CONTAINER`"
+            "this is a virtual machine in a cloud, which keeps OVN's databases to itself; "
+            "see `ovn-docker doctor` and `ovn-docker tcpdump CONTAINER`"
         )
     for part in ("vswitch", "northbound", "southbound"):
         if reason := cluster.snapshot.missing.get(part):
