@@ -116,7 +116,7 @@ def groups(facts: Facts) -> Iterable[Finding]:
 
 
 def plugged(facts: Facts) -> Iterable[Finding]:
-    """Their ports on the bridge have the VLANs of their subports."""
+    """Ports of containers on the bridge have the VLANs of their subports."""
     vlans = {port.endpoint: port.vlan for port in facts.cloud.ports} if facts.cloud else {}
     for endpoint in _running(facts):
         interface: Interface | None = facts.cluster.interfaces.get(endpoint.id)

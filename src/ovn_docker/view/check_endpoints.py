@@ -72,7 +72,7 @@ def linked(facts: Facts) -> Iterable[Finding]:
 
 
 def enabled(facts: Facts) -> Iterable[Finding]:
-    """No port of theirs is disabled in OVN."""
+    """No container's port is disabled in OVN."""
     for endpoint, port in _stored(facts):
         if not port.enabled:
             yield Finding(
@@ -84,7 +84,7 @@ def enabled(facts: Facts) -> Iterable[Finding]:
 
 
 def addresses(facts: Facts) -> Iterable[Finding]:
-    """Their ports in OVN have the addresses that Docker gave them."""
+    """Ports in OVN have the addresses that Docker gave the containers."""
     for endpoint, port in _stored(facts):
         wanted = [word.lower() for word in (endpoint.mac, *endpoint.addresses) if word]
         for column, allowed in (("addresses", port.addresses), ("port security", port.port_security)):
@@ -102,7 +102,7 @@ def addresses(facts: Facts) -> Iterable[Finding]:
 
 
 def claimed(facts: Facts) -> Iterable[Finding]:
-    """No other host has claimed their ports."""
+    """No other host has claimed the port of a container of this one."""
     if not facts.snapshot.southbound:
         return
     for endpoint, port in _stored(facts):
@@ -121,7 +121,7 @@ def claimed(facts: Facts) -> Iterable[Finding]:
 
 
 def installed(facts: Facts) -> Iterable[Finding]:
-    """The flows of their ports are installed."""
+    """The flows of every running container are installed."""
     for endpoint in _running(facts):
         interface = facts.cluster.interfaces.get(endpoint.id)
         if interface is None or interface.installed:
