@@ -20,7 +20,7 @@ class OvnDockerError(Exception):
     exit_code = 1
 
     @classmethod
-    def kind(cls) -> str:
+    def word(cls) -> str:
         """One word, for logs and metrics: ``timed_out``."""
         return re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower().removeprefix("ovn_docker_")
 

@@ -89,6 +89,7 @@ class Sweeper:
                 log.warning("clearing link %s, which belongs to no endpoint", link)
                 self._links.delete(link)
                 self._record.add(LEFTOVERS, "link")
+        self._driver.delete_unwanted(chassis, Deadline(_PATIENCE))
         if backend_too:
             self._clear_addresses(chassis, Deadline(_PATIENCE))
         return len(leftovers)

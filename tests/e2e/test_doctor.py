@@ -200,6 +200,11 @@ def small_network(ward: Ward) -> None:
     ward.host2.docker("network", "rm", "large")
 
 
+def by_hand(addresses: str) -> tuple[str, ...]:
+    """Past lsp-set-addresses, which would see that they are taken."""
+    return ("set", "Logical_Switch_Port", "hand", f'addresses="{addresses}"')
+
+
 def leave_things(ward: Ward) -> None:
     """What a crash leaves: a port in Open vSwitch and its link, and a logical port of this host."""
     plugged, stored = "ab" * 32, "cd" * 32
@@ -322,6 +327,12 @@ FAULTS = [
         "controller-of-another-host-killed", lambda w: w.host3.controller.kill(), "hosts-answer", says="host3"
     ),
     Fault(
+        "another-host-stopped",
+        lambda w: w.host3.controller.stop(),
+        "hosts-answer",
+        says="host3 has been stopped",
+    ),
+    Fault(
         "two-hosts-with-one-system-id",
         clone_system_id,
         "system-id-unique",
@@ -354,9 +365,6 @@ FAULTS = [
     ),
     Fault("network-mtu-too-large", large_network, "network-mtu", says="carry 1442", cure=small_network),
     Fault("network-deleted-in-ovn", lose_network, "networks-stored", says="network lost"),
-    Fault("port-deleted-in-ovn", lambda w: nbctl(w, "lsp-del", endpoint(w.host2)), "containers-stored"),
-    Fault("integration-bridge-deleted", lambda w: vsctl(w.host2, "del-br", "br-int"), "containers-plugged"),
-    Fault("link-deleted", lambda w: w.host2.run("ip", "link", "delete", link(w.host2)), "containers-linked"),
     Fault(
         "link-down", lambda w: w.host2.run("ip", "link", "set", link(w.host2), "down"), "containers-linked"
     ),
@@ -382,18 +390,17 @@ FAULTS = [
     ),
     Fault(
         "address-twice",
-        lambda w: nbctl(
-            w,
-            "lsp-add",
-            "foo",
-            "hand",
-            "--",
-            "lsp-set-addresses",
-            "hand",
-            f"02:00:00:00:00:01 {address(w.host2)}",
-        ),
+        lambda w: nbctl(w, "lsp-add", "foo", "hand", "--", *by_hand(f"02:00:00:00:00:01 {address(w.host2)}")),
         "addresses-unique",
         says="hand (not ours)",
+    ),
+    Fault("port-deleted-in-ovn", lambda w: nbctl(w, "lsp-del", endpoint(w.host2)), "containers-stored"),
+    Fault("bridge-deleted", lambda w: vsctl(w.host3, "del-br", "br-int"), "containers-plugged", 2),
+    Fault(
+        "link-deleted",
+        lambda w: w.central.run("ip", "link", "delete", link(w.central)),
+        "containers-linked",
+        0,
     ),
     Fault("leftovers", leave_things, "leftovers", says="no container that Docker knows"),
 ]
@@ -430,6 +437,16 @@ def test_a_healthy_cluster_has_nothing_to_report(ward: Ward) -> None:
         assert {result["status"] for result in results} == {"ok"}
     said = ward.host2.run("ovn-docker", "doctor")
     assert said == f"{len(results)} checks: {len(results)} found nothing"
+
+
+def test_what_can_be_mended_without_harm_is_mended_when_told_to(ward: Ward) -> None:
+    host = ward.host2
+    host.controller.kill()
+    host.run("ip", "link", "set", link(host), "down")
+    said = host.run("sh", "-c", "ovn-docker doctor --fix 2>&1; echo $?", timeout=60).splitlines()
+    assert said[0] == "fix: ovn-docker host start"
+    assert f"fix: ip link set {link(host)} up" in said
+    assert said[-1] == "0", said
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -146,7 +146,7 @@ def test_the_verdict_agrees_with_what_traffic_does(town: Town, broken: str) -> N
     concerned = [(pair, packet) for packet in PACKETS]
     others = [case for case in itertools.product(PAIRS, PACKETS) if case not in concerned]
     with make(town):
-        for (source, target), packet in [*concerned, *random.Random(broken).sample(others, k=2)]:
+        for (source, target), packet in [*concerned, *random.Random(broken).sample(others, k=1)]:
             delivered, verdict = town.traced(source, target, packet)
             assert delivered == town.reaches(source, target, packet), (source, target, packet, verdict)
 

@@ -49,10 +49,9 @@ def sources(host: Host, southbound: OvsdbServer, tmp_path: Path) -> Iterator[Sou
     host.northbound.insert("NB_Global", nb_cfg=7)
     for network in (NETWORK, replace(NETWORK, id=OTHER)):
         host.overlay.create_network(network, HERE, Deadline(5))
+    db = endpoint(C3, "192.168.1.4/24", mac="02:00:00:00:00:04", network=OTHER)
     host.overlay.create_endpoint(endpoint(C2, "192.168.1.3/24", mac="02:00:00:00:00:03"), HOST2, Deadline(5))
-    host.overlay.create_endpoint(
-        endpoint(C3, "192.168.1.4/24", mac="02:00:00:00:00:04", network=OTHER), HOST2, Deadline(5)
-    )
+    host.overlay.create_endpoint(db, HOST2, Deadline(5))
     (tmp_path / "db.sock").symlink_to(host.open_vswitch.socket)
     with Sources(Places(tmp_path, tmp_path, tmp_path / "docker.sock", tmp_path / "plugin.sock")) as sources:
         yield sources

@@ -2,10 +2,12 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ovn_docker.view.checks import CHECKS
+import pytest
+
+from ovn_docker.view.checks import CHECKS, UNDERLAY
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Check, Facts, Finding, NotChecked, Severity, examine
 from ovn_docker.view.probes import Probes
@@ -60,10 +62,11 @@ def test_a_check_that_cannot_be_made_says_why() -> None:
     assert outcome(check("a", fails="nobody knows")) == {"a": ("unknown", ["nobody", "knows"])}
 
 
-def test_the_table_is_in_order_and_each_check_says_what_it_is_about() -> None:
-    names = [one.name for one in CHECKS]
+@pytest.mark.parametrize("table", [CHECKS, UNDERLAY], ids=["overlay", "underlay"])
+def test_the_table_is_in_order_and_each_check_says_what_it_is_about(table: Sequence[Check]) -> None:
+    names = [one.name for one in table]
     assert len(set(names)) == len(names)
-    for number, one in enumerate(CHECKS):
+    for number, one in enumerate(table):
         assert set(one.depends_on) <= set(names[:number]), one.name
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", one.name)
         assert re.fullmatch(r"([A-Z]|ov[ns]-).*\.", one.about), one.name
@@ -80,4 +83,7 @@ def test_with_nothing_there_the_causes_are_few() -> None:
 
 def test_every_check_is_in_the_guide() -> None:
     guide = Path(__file__).parents[2].joinpath("docs/troubleshooting.md").read_text()
-    assert [one.name for one in CHECKS] == re.findall(r"^\| `([a-z-]+)` \|", guide, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", guide, re.MULTILINE)
+    assert rows == [
+        (one.name, one.about.rstrip("."), ", ".join(one.depends_on) or "-") for one in (*CHECKS, *UNDERLAY)
+    ]

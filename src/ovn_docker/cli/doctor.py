@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ovn_docker.backends.openrc import VIF
 from ovn_docker.cli.arguments import describe, print_json, require_root
-from ovn_docker.view.checks import CHECKS
+from ovn_docker.view import cloud
+from ovn_docker.view.checks import CHECKS, UNDERLAY
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Sources
 from ovn_docker.view.health import Facts, Finding, Result, Severity, examine
@@ -59,7 +61,11 @@ def look() -> tuple[Result, ...]:
     """The results of all checks, now."""
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.NETWORKS))
-        return examine(Facts(cluster, probe(sources, cluster)), CHECKS)
+        variables = cloud.environment(os.environ)
+        if not (cluster.snapshot.underlay or variables.get(VIF)):
+            return examine(Facts(cluster, probe(sources, cluster)), CHECKS)
+        bridge = variables.get("OVN_DOCKER_BRIDGE") or "breth0"
+        return examine(Facts(cluster, probe(sources, cluster), cloud.ask(variables), bridge), UNDERLAY)
 
 
 def fix(results: tuple[Result, ...]) -> tuple[Result, ...]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 import ovs.vlog
 
-_VLOGS = {name: ovs.vlog.Vlog(name) for name in ("daemon", "driver", "ovsdb", "plugin", "sweep", "waitress")}
+_MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "sweep", "underlay", "waitress")
+_VLOGS = {name: ovs.vlog.Vlog(name) for name in _MODULES}
 
 
 def start(log_format: str, request_id: Callable[[], str]) -> None:

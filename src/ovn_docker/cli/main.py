@@ -22,6 +22,7 @@ COMMANDS = {
     "trace": "what happens to a packet from one container to another",
     "graph": "a picture of hosts, networks, containers and tunnels",
     "tcpdump": "capture at a container's port",
+    "underlay": "a virtual machine in an OpenStack cloud: bridge",
 }
 """Command: its line in --help. Module ``ovn_docker.cli.<command>`` has ``add_commands(parser)``."""
 

@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.HOST))
     snapshot = cluster.snapshot
-    down = [*snapshot.missing, *(one.name for one in needed(snapshot) if one.pid is None)]
+    absent = snapshot.missing.keys() - (OVN if snapshot.underlay else set())
+    down = [*absent, *(one.name for one in needed(snapshot) if one.pid is None)]
     if args.json:
         print_json(as_json(cluster))
     else:
@@ -45,15 +46,20 @@ def run(args: argparse.Namespace) -> int:
     return Unavailable.exit_code if down else 0
 
 
+OVN = {"northbound", "southbound"}
+"""Parts that the cloud has in the underlay mode."""
+
+
 def needed(snapshot: Snapshot) -> Iterable[Process]:
     """The daemons that every host has."""
-    return [snapshot.process(name) for name in ("ovsdb-server", "ovs-vswitchd", "ovn-controller")]
+    names = ("ovsdb-server", "ovs-vswitchd", *(() if snapshot.underlay else ("ovn-controller",)))
+    return [snapshot.process(name) for name in names]
 
 
 def parts(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
     """Lines of the table: a part, how it is, a remark."""
     snapshot, missing = cluster.snapshot, cluster.snapshot.missing
-    switch, northbound, southbound = snapshot.vswitch, snapshot.northbound, snapshot.southbound
+    switch = snapshot.vswitch
     yield "host", snapshot.host, f"system-id {snapshot.system_id or 'unknown'}"
     engine = snapshot.engine
     yield ("docker", f"version {engine.version}", "in swarm mode" if engine.swarm else "") if engine else (
@@ -68,6 +74,19 @@ def parts(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
         state = "up" if process.pid else "down"
         remark = f"version {switch.version}" if switch and process.name == "ovs-vswitchd" else ""
         yield process.name, state, ", ".join(filter(None, (remark, _since(process.since, snapshot.taken))))
+    if not snapshot.underlay:  # there the cloud has them
+        yield from databases(cluster)
+    here = [network for network in cluster.networks if network.here]
+    yield "networks", str(len(here)), ", ".join(network.name for network in here)
+    containers = [endpoint for endpoint in cluster.endpoints if endpoint.here]
+    wrong = [endpoint.container for endpoint in containers if endpoint.differences]
+    yield "endpoints", str(len(containers)), f"something is wrong with {', '.join(wrong)}" if wrong else ""
+
+
+def databases(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
+    """Lines of OVN's databases, and of this host in them."""
+    snapshot, missing = cluster.snapshot, cluster.snapshot.missing
+    northbound, southbound = snapshot.northbound, snapshot.southbound
     yield (
         ("northbound", "up", northbound.remote)
         if northbound
@@ -87,11 +106,6 @@ def parts(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
             ", ".join(f"{encap.type} {encap.ip}" for encap in chassis.encaps) if chassis else "not registered"
         )
         yield "chassis", snapshot.system_id if chassis else "none", encaps
-    here = [network for network in cluster.networks if network.here]
-    yield "networks", str(len(here)), ", ".join(network.name for network in here)
-    containers = [endpoint for endpoint in cluster.endpoints if endpoint.here]
-    wrong = [endpoint.container for endpoint in containers if endpoint.differences]
-    yield "endpoints", str(len(containers)), f"something is wrong with {', '.join(wrong)}" if wrong else ""
 
 
 def tunnels(cluster: Cluster) -> Iterable[tuple[str, ...]]:

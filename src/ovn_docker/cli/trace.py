@@ -9,7 +9,7 @@ from dataclasses import replace
 from ovn_docker.cli.arguments import describe, print_json, require_root
 from ovn_docker.cli.steps import run
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import NotFound, OvnDockerError, Unavailable
+from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import has
 from ovn_docker.host.ping import Echo, answered, in_namespace
@@ -89,7 +89,12 @@ def find(
 
 
 def require(cluster: Cluster) -> None:
-    """Raises Unavailable without what a trace is made from."""
+    """Raises Unavailable without what a trace is made from, Conflict where others have it."""
+    if cluster.snapshot.underlay:
+        raise Conflict(
+            "this is a virtual machine in a cloud, which keeps OVN's databases to itself; "
+            "see `ovn-docker doctor` and `ovn-docker tcpdump CONTAINER`"
+        )
     for part in ("vswitch", "northbound", "southbound"):
         if reason := cluster.snapshot.missing.get(part):
             raise Unavailable(f"{reason}; see `ovn-docker doctor`")

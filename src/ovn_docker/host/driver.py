@@ -11,13 +11,14 @@ from ovn_docker.errors import Unavailable
 from ovn_docker.host.controller import ask
 
 SOCKET = Path("/run/docker/plugins/openvswitch.sock")
-PROGRAM = "ovn-docker-overlay-driver"
+PROGRAM, UNDERLAY = "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A driver that answers. *version* is empty and *pid* ``None`` where systemd holds the socket."""
+    """A driver that answers. All is empty where systemd holds the socket, and it is not known which it is."""
 
+    program: str
     pid: int | None = None
     version: str = ""
     ipam: bool = False
@@ -47,12 +48,13 @@ def find(path: Path = SOCKET, control: Path = Path("/var/run/openvswitch")) -> D
         raise Unavailable(
             f"{path} answers {reply.status} without NetworkDriver: another program has the socket"
         )
-    found = control / f"{PROGRAM}.{pid}.ctl"
-    try:
-        version = ask(found, "version", 1.0).splitlines()[0] if found.exists() else ""
-    except (OSError, ValueError, IndexError):
-        version = ""
-    return Driver(pid if version else None, version.rpartition(" ")[2], "IpamDriver" in implements)
+    for program in (PROGRAM, UNDERLAY):
+        try:
+            version = ask(control / f"{program}.{pid}.ctl", "version", 1.0).splitlines()[0]
+        except (OSError, ValueError, IndexError):
+            continue
+        return Driver(program, pid, version.rpartition(" ")[2], "IpamDriver" in implements)
+    return Driver("", None, "", "IpamDriver" in implements)
 
 
 def _listener(stream: socket.socket) -> int:

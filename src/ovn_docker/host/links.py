@@ -124,6 +124,11 @@ class Links:
                 return name, bool(_ethtool(name, _ETHTOOL_GTXCSUM, 0))
         return "", False
 
+    def macs(self) -> set[str]:
+        """MAC addresses of all links."""
+        links = [attributes(message[_INFO.size :]) for message in netlink.dump(_GETLINK, _ANY)]
+        return {link[_ADDRESS].hex(":") for link in links if _ADDRESS in link}
+
     def routes(self) -> list[IpNetwork]:
         """Networks that this host has routes to, its own included; not the default route."""
         routes = []

@@ -28,14 +28,17 @@ _PATIENCE = 1.0
 
 
 class Statistics:
-    """Reads values of this host. *name_of*: the name of an endpoint's container or of a network, if known."""
+    """Reads values of this host; *northbound*: ``None`` without OVN.
+
+    *name_of*: the name of an endpoint's container or of a network, if known.
+    """
 
     def __init__(
         self,
         vswitch: Database,
-        northbound: Callable[[Chassis], Database],
         chassis: Callable[[Deadline], Chassis],
-        name_of: Callable[[str], str],
+        northbound: Callable[[Chassis], Database] | None = None,
+        name_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._vswitch = vswitch
         self._northbound = northbound
@@ -47,7 +50,8 @@ class Statistics:
         yield Sample(INFO, 1, (__version__,))
         yield from self._of(self._vswitch.name, self._local)
         yield Sample(RECONNECTS, self._vswitch.losses, (self._vswitch.name,))
-        yield from self._of("OVN_Northbound", self._of_northbound)
+        if (connect := self._northbound) is not None:
+            yield from self._of("OVN_Northbound", lambda: self._of_northbound(connect))
 
     def _of(self, database: str, read: Callable[[], list[Sample]]) -> list[Sample]:
         try:
@@ -65,7 +69,7 @@ class Statistics:
         done = [cfg for row in bridges if (cfg := row["external_ids"].get("ovn-nb-cfg", "")).isdigit()]
         return [
             Sample(ENDPOINTS, len(interfaces)),
-            Sample(NOT_INSTALLED, len(without)),
+            *([Sample(NOT_INSTALLED, len(without))] if self._northbound else []),
             *(Sample(PROGRESS, int(cfg), ("host",)) for cfg in done[:1]),
             *(sample for row in interfaces for sample in self._of_container(row)),
         ]
@@ -77,8 +81,8 @@ class Statistics:
         for metric, keys in STATISTICS.items():
             yield Sample(metric, sum(counted.get(key, 0) for key in keys), labels)
 
-    def _of_northbound(self) -> list[Sample]:
-        database = self._northbound(self._chassis(Deadline(_PATIENCE)))
+    def _of_northbound(self, connect: Callable[[Chassis], Database]) -> list[Sample]:
+        database = connect(self._chassis(Deadline(_PATIENCE)))
         (rows,) = database.transact(
             ovsdb.select("NB_Global", columns=["nb_cfg", "sb_cfg"]), deadline=Deadline(_PATIENCE)
         )

@@ -72,7 +72,7 @@ def application(
         except _HttpError as error:
             status, failed, outcome = error.status, str(error), "refused"
         except OvnDockerError as error:  # 200: from any other status IpamDriver's own key is not read
-            failed, outcome = str(error) or repr(error), error.kind()
+            failed, outcome = str(error) or repr(error), error.word()
         except Exception as error:  # noqa: BLE001  it is logged, below
             status, crash, outcome = HTTPStatus.INTERNAL_SERVER_ERROR, error, "crash"
             failed = f"internal error ({type(error).__name__}): see the log of the ovn-docker driver"

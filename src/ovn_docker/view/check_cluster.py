@@ -112,7 +112,7 @@ def system_id_unique(facts: Facts) -> Iterable[Finding]:
             new = str(uuid5(NAMESPACE_DNS, f"{snapshot.host if me else hosts[-1]}.ovn-docker"))
             yield Finding(
                 f"system-id {name} is that of several hosts: {', '.join(hosts)}",
-                "give one of them another, also in /etc/openvswitch/system-id.conf, then restart its containers",
+                "give one another, in /etc/openvswitch/system-id.conf too, and restart its containers",
                 (("ovn-docker", "host", "stop"), set_external_id("system-id", new), START),
                 subject="" if me else name,
                 where="" if me else hosts[-1].partition(" ")[0],
@@ -133,6 +133,24 @@ def hosts_answer(facts: Facts) -> Iterable[Finding]:
                 (START,),
                 subject=host.system_id,
                 where=host.name,
+            )
+    yield from _unregistered(facts)
+
+
+def _unregistered(facts: Facts) -> Iterable[Finding]:
+    """Hosts with containers on our networks but no chassis: a controller deletes it as it is stopped."""
+    cluster = facts.cluster
+    for name in sorted({port.host for port in cluster.ports.values()} - cluster.chassis.keys()):
+        ports = [port for port in cluster.ports.values() if port.host == name]
+        claimed = [cluster.bindings[port.name].chassis for port in ports if port.name in cluster.bindings]
+        if name != facts.snapshot.system_id and not any(claimed):
+            on_it = f"{len(ports)} containers on our networks are there"
+            yield Finding(
+                f"ovn-controller of {name} has been stopped; {on_it}",
+                f"start it there; if {name} is gone for good: ovn-docker host forget {name}",
+                (START,),
+                subject=name,
+                where=name,
             )
 
 

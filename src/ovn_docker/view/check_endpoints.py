@@ -72,19 +72,19 @@ def linked(facts: Facts) -> Iterable[Finding]:
 
 
 def enabled(facts: Facts) -> Iterable[Finding]:
-    """No port of theirs is disabled in OVN."""
+    """No container's port is disabled in OVN."""
     for endpoint, port in _stored(facts):
         if not port.enabled:
             yield Finding(
                 f"the port of {_name(facts, endpoint)} is disabled in OVN",
                 "enable it",
-                (_nbctl(facts, "lsp-set-enabled", port.name, "enabled"),),
+                (_nbctl(facts, "lsp-set-enabled", port.row, "enabled"),),
                 subject=endpoint.id,
             )
 
 
 def addresses(facts: Facts) -> Iterable[Finding]:
-    """Their ports in OVN have the addresses that Docker gave them."""
+    """Ports in OVN have the addresses that Docker gave the containers."""
     for endpoint, port in _stored(facts):
         wanted = [word.lower() for word in (endpoint.mac, *endpoint.addresses) if word]
         for column, allowed in (("addresses", port.addresses), ("port security", port.port_security)):
@@ -96,13 +96,13 @@ def addresses(facts: Facts) -> Iterable[Finding]:
                     f"{_name(facts, endpoint)} has {', '.join(strange)}, and its port's {column} in OVN "
                     f"{' '.join(allowed) or 'nothing'}: its packets are dropped",
                     "correct it",
-                    (_nbctl(facts, command, port.name, " ".join(wanted)),),
+                    (_nbctl(facts, command, port.row, " ".join(wanted)),),
                     subject=endpoint.id,
                 )
 
 
 def claimed(facts: Facts) -> Iterable[Finding]:
-    """No other host has claimed their ports."""
+    """No other host has claimed the port of a container of this one."""
     if not facts.snapshot.southbound:
         return
     for endpoint, port in _stored(facts):
@@ -121,7 +121,7 @@ def claimed(facts: Facts) -> Iterable[Finding]:
 
 
 def installed(facts: Facts) -> Iterable[Finding]:
-    """The flows of their ports are installed."""
+    """The flows of every running container are installed."""
     for endpoint in _running(facts):
         interface = facts.cluster.interfaces.get(endpoint.id)
         if interface is None or interface.installed:
@@ -141,9 +141,10 @@ def checksums(facts: Facts) -> Iterable[Finding]:
     """In user space, containers compute their checksums themselves."""
     switch = facts.snapshot.vswitch
     bridges = {bridge.name: bridge.datapath_type for bridge in switch.bridges} if switch else {}
-    if not switch or bridges.get(switch.integration) != "netdev":
-        return
     for endpoint in _running(facts):
+        interface = facts.cluster.interfaces.get(endpoint.id)
+        if interface is None or bridges.get(interface.bridge) != "netdev":
+            continue
         pid, link, on = facts.probes.offload.get(endpoint.id, (0, "", False))
         if on:
             yield Finding(
@@ -209,7 +210,7 @@ def addresses_unique(facts: Facts) -> Iterable[Finding]:
             (
                 ("docker", "restart", _container(facts, last))
                 if last.endpoint
-                else _nbctl(facts, "lsp-del", last.name),
+                else _nbctl(facts, "lsp-del", last.row),
             ),
             where=facts.cluster.host_name(last.host) if last.host != facts.snapshot.system_id else "",
         )
@@ -223,11 +224,13 @@ def leftovers(facts: Facts) -> Iterable[Finding]:
     living = {endpoint.id for endpoint in snapshot.engine.endpoints if endpoint.id}
     waits = f"the driver ({PROGRAM}) clears it within a minute or at its next start; or do it now"
     for id_, interface in cluster.interfaces.items():
+        name = interface.name
         if id_ not in living and _old(facts, interface.ids.get("ovn-docker:created", "")):
+            link = (("ip", "link", "delete", name),) if name in cluster.links else ()
             yield Finding(
-                f"{interface.name} in Open vSwitch is of no container that Docker knows",
+                f"{name} in Open vSwitch is of no container that Docker knows",
                 waits,
-                (("ovs-vsctl", "--if-exists", "del-port", interface.name),),
+                (("ovs-vsctl", "--if-exists", "del-port", name), *link),
                 subject=id_,
                 safe=True,
                 severity=Severity.WARN,
@@ -241,7 +244,7 @@ def leftovers(facts: Facts) -> Iterable[Finding]:
                 "of no "
                 "container that Docker knows; it holds its addresses",
                 waits,
-                (_nbctl(facts, "lsp-del", port.name),),
+                (_nbctl(facts, "lsp-del", port.row),),
                 subject=id_,
                 safe=True,
                 severity=Severity.WARN,
@@ -304,5 +307,6 @@ def _container(facts: Facts, port: PortRow) -> str:
 
 
 def _nbctl(facts: Facts, *command: str) -> tuple[str, ...]:
+    """By rows' UUIDs: a name may be anything, an option too."""
     ids = facts.snapshot.vswitch.ids if facts.snapshot.vswitch else {}
     return ("ovn-nbctl", f"--db={ids.get('ovn-nb', '')}", *command)

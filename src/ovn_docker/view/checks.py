@@ -1,6 +1,6 @@
 """The table of the doctor's checks: name, what it depends on, and the function that looks. Causes first."""
 
-from ovn_docker.view import check_cluster, check_endpoints, check_host
+from ovn_docker.view import check_cloud, check_cluster, check_endpoints, check_host
 from ovn_docker.view.health import Check, Look
 
 
@@ -76,3 +76,27 @@ CHECKS = (
     _check("leftovers", check_endpoints.leftovers, "docker", "vswitch", "containers-plugged"),
 )  # fmt: skip
 """Every check depends on earlier ones only."""
+
+UNDERLAY = (
+    _check("docker", check_host.docker),
+    _check("docker-version", check_host.docker_version, "docker"),
+    _check("docker-dns", check_host.docker_dns),
+    _check("old-driver", check_host.old_driver),
+    _check("driver", check_host.driver),
+    _check("driver-at-boot", check_host.driver_at_boot),
+    _check("vswitch", check_host.vswitch),
+    _check("vswitchd", check_host.vswitchd, "vswitch"),
+    _check("bridge", check_cloud.bridge, "vswitch"),
+    _check("cloud-login", check_cloud.login),
+    _check("vm-port", check_cloud.vm_port, "cloud-login"),
+    _check("trunk", check_cloud.trunk, "vm-port"),
+    _check("port-quota", check_cloud.quota, "cloud-login", "vm-port"),
+    _check("containers-in-neutron", check_cloud.stored, "docker", "trunk"),
+    _check("containers-plugged", check_cloud.plugged, "docker", "vswitch", "bridge", "containers-in-neutron"),
+    _check("containers-linked", check_endpoints.linked, "docker", "containers-plugged"),
+    _check("ports-active", check_cloud.active, "docker", "trunk", "containers-linked", "vswitchd"),
+    _check("security-groups", check_cloud.groups, "docker", "trunk"),
+    _check("checksums", check_endpoints.checksums, "docker", "containers-plugged"),
+    _check("leftovers", check_endpoints.leftovers, "docker", "vswitch", "containers-plugged"),
+)
+"""In the underlay mode the cloud has OVN's databases, and this host is a virtual machine in it."""

@@ -340,7 +340,7 @@ class Cluster:
             yield from self._unclaimed(port, binding, snapshot.system_id)
         if interface and interface.error:
             yield f"Open vSwitch: {interface.error}"
-        elif interface and not interface.installed and interface.bridge:
+        elif interface and not interface.installed and not snapshot.underlay:
             yield "its flows are not installed"
 
     def _unclaimed(self, port: PortRow | None, binding: BindingRow | None, wanted: str) -> Iterable[str]:

@@ -346,7 +346,10 @@ class Sources:
         )
 
     def _ask(self, database: Database, *operations: ovsdb.Operation) -> list[Any]:
-        return database.transact(*operations, deadline=Deadline(PATIENCE)) if operations else []
+        """Rows, as they may be shown: other hosts write to these databases too."""
+        if not operations:
+            return []
+        return [_printable(result) for result in database.transact(*operations, deadline=Deadline(PATIENCE))]
 
 
 def _wanted_bindings(
@@ -469,6 +472,17 @@ def _processes(places: Places, driver: Driver | None) -> tuple[Process, ...]:
         else:
             found.append(Process(name, pid, boot + ticks / os.sysconf("SC_CLK_TCK")))
     return tuple(found)
+
+
+def _printable(value: Any) -> Any:
+    """Without control characters, which could make a terminal show something else."""
+    if isinstance(value, str):
+        return value if value.isprintable() else "".join(c if c.isprintable() else "?" for c in value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value
 
 
 def _list(column: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ovn_docker.view.cloud import Cloud
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.probes import Probes
 from ovn_docker.view.snapshot import Snapshot
@@ -20,6 +21,10 @@ class Facts:
 
     cluster: Cluster
     probes: Probes
+    cloud: Cloud | None = None
+    """In the underlay mode."""
+    bridge: str = "breth0"
+    """There, the bridge with the VM's interface."""
 
     @property
     def snapshot(self) -> Snapshot:

@@ -92,6 +92,8 @@ class Probes:
     firewall: tuple[str, ...] = ()
     """Rules of this host that drop what comes to the tunnels' port."""
     machine: Machine = Machine()
+    macs: frozenset[str] = frozenset()
+    """Of this host's links."""
 
 
 def probe(sources: Sources, cluster: Cluster) -> Probes:
@@ -113,6 +115,7 @@ def probe(sources: Sources, cluster: Cluster) -> Probes:
         certificates=tuple(certificates(snapshot)),
         firewall=firewall() if any(not pair.small for pair in pairs.values()) else (),
         machine=look(),
+        macs=frozenset(Links().macs()),
     )
 
 
@@ -318,11 +321,12 @@ def _pairs(cluster: Cluster, pids: Mapping[str, int], silent: Iterable[str]) -> 
     theirs: dict[str, Endpoint] = {}
     for endpoint in cluster.endpoints:
         docker = cluster.docker.get(endpoint.id)
-        if endpoint.here and docker and docker.container in pids and _works(endpoint):
+        if endpoint.here and docker and docker.container in pids and _works(cluster, endpoint):
             ours.setdefault(endpoint.switch, endpoint)
     for endpoint in cluster.endpoints:
         host = by_name.get(endpoint.chassis, "")
-        if endpoint.chassis != me and endpoint.up and endpoint.switch in ours and host not in ("", *silent):
+        answers = endpoint.chassis != me and endpoint.up and host not in ("", *silent)
+        if answers and endpoint.switch in ours and _allowed(cluster, endpoint):
             theirs.setdefault(host, endpoint)
     asked: dict[str, dict[str, tuple[Endpoint, Endpoint]]] = defaultdict(dict)
     for host, there in theirs.items():
@@ -355,8 +359,17 @@ def _ping_pairs(pid: int, mtu: int, pairs: Mapping[str, tuple[Endpoint, Endpoint
     }  # fmt: skip
 
 
-def _works(endpoint: Endpoint) -> bool:
-    return bool(endpoint.link and endpoint.installed and endpoint.addresses and not endpoint.differences)
+def _works(cluster: Cluster, endpoint: Endpoint) -> bool:
+    """Whether an endpoint of this host can reach others, as far as it is concerned itself."""
+    link = cluster.links.get(endpoint.link)
+    plugged = link is not None and link.up and link.carrier and endpoint.installed
+    return bool(plugged and endpoint.addresses and not endpoint.differences and _allowed(cluster, endpoint))
+
+
+def _allowed(cluster: Cluster, endpoint: Endpoint) -> bool:
+    """Whether its port in OVN lets it send what it has."""
+    port = cluster.ports.get(endpoint.id)
+    return port is not None and port.enabled and port.port_security in ((), port.addresses)
 
 
 def _version(address: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ovn_docker.backends.northbound import CREATED, ENDPOINT, HOST, NETWORK, OURS, SWITCH
-from ovn_docker.host.driver import Driver
+from ovn_docker.host.driver import UNDERLAY, Driver
 
 
 class Scope(StrEnum):
@@ -303,6 +303,13 @@ class Snapshot:
     def system_id(self) -> str:
         """How OVN calls this host; empty if it does not."""
         return self.vswitch.system_id if self.vswitch else ""
+
+    @property
+    def underlay(self) -> bool:
+        """Whether containers are ports of a cloud, behind this virtual machine's: their ports have VLANs."""
+        if self.driver and self.driver.program:
+            return self.driver.program == UNDERLAY
+        return any(i.endpoint and i.tag for i in self.vswitch.interfaces) if self.vswitch else False
 
     def process(self, name: str) -> Process:
         """The daemon of this name, running or not."""
