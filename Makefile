@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run stop check lint test test-engines test-underlay install uninstall clean
+.PHONY: help run stop check lint docs test test-engines test-underlay install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -33,6 +33,10 @@ lint: ## style and types
 	$(BIN)/mypy
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck $(SHELL_SCRIPTS); fi
 
+docs: ## write docs/reference.md anew, from the programs' own tables
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/python -m ovn_docker.cli.reference docs docs/reference.md
+
 test: ## all tests: unit, functional, end to end (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
@@ -59,6 +63,7 @@ ifneq ($(DESTDIR),)
 	@# The environment must not remember where it was built.
 	@grep -lrI --null -e '$(DESTDIR)' $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg | xargs -0 sed -i 's|$(DESTDIR)||g'
 endif
+	$(DESTDIR)$(PREFIX)/bin/python -m ovn_docker.cli.reference install $(DESTDIR)/usr/local/share
 	install -d $(DESTDIR)/usr/local/bin $(DESTDIR)/etc/systemd/system
 	ln -sf $(PROGRAMS:%=$(PREFIX)/bin/%) $(DESTDIR)/usr/local/bin/
 	for unit in $(UNITS); do sed 's|/opt/ovn-docker|$(PREFIX)|g' packaging/systemd/$$unit >$(DESTDIR)/etc/systemd/system/$$unit; done
@@ -71,6 +76,9 @@ ifeq ($(DESTDIR),)
 	@if [ -d /run/systemd/system ]; then set -x; systemctl disable --now $(UNITS) || true; fi
 endif
 	rm -f $(PROGRAMS:%=$(DESTDIR)/usr/local/bin/%) $(UNITS:%=$(DESTDIR)/etc/systemd/system/%)
+	@for program in $(PROGRAMS); do (cd $(DESTDIR)/usr/local/share && rm -fv man/man8/$$program.8 \
+		bash-completion/completions/$$program zsh/site-functions/_$$program \
+		fish/vendor_completions.d/$$program.fish) 2>/dev/null || true; done
 	rm -rf $(DESTDIR)$(PREFIX)
 
 clean: ## remove what was built here, the virtual environment included

@@ -34,7 +34,7 @@ _FAST = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 1
 REQUESTS = Metric(
     "ovn_docker_request_seconds",
     Kind.HISTOGRAM,
-    "Calls of Docker's, by method and outcome: ok, refused (no call of the protocol), crash (a defect), or "
+    "Calls of Docker's, by method and outcome: ok, malformed (no call of the protocol), crash (a defect), or "
     "the kind of error.",
     ("method", "outcome"),
     _FAST,

@@ -159,6 +159,12 @@ def option(setting: Field[Any]) -> str:
     return "--" + setting.name.replace("_", "-")
 
 
+def shown(setting: Field[Any]) -> str:
+    """The default, as typed; empty if there is none."""
+    default = setting.default
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default or "")
+
+
 def variable(setting: Field[Any]) -> str:
     """As set in the environment: ``OVN_DOCKER_LATE_FLOWS``."""
     return "OVN_DOCKER_" + setting.name.upper()

@@ -85,8 +85,8 @@ def test_what_docker_asked_and_what_this_host_has(driver: Driver, url: str) -> N
     count = f"{REQUESTS.name}_count"
     assert found[f'{count}{{method="NetworkDriver.EndpointOperInfo",outcome="ok"}}'] == 1
     assert found[f'{count}{{method="NetworkDriver.CreateNetwork",outcome="bad_request"}}'] == 1
-    assert found[f'{count}{{method="NetworkDriver.Leave",outcome="refused"}}'] == 1
-    assert found[f'{count}{{method="-",outcome="refused"}}'] == 1
+    assert found[f'{count}{{method="NetworkDriver.Leave",outcome="malformed"}}'] == 1
+    assert found[f'{count}{{method="-",outcome="malformed"}}'] == 1
     assert found["ovn_docker_endpoints"] == 2
     assert found["ovn_docker_endpoints_without_flows"] == 1
     labels = f'container="",endpoint="{C1[:12]}",network="{NET[:12]}"'

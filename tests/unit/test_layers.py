@@ -68,6 +68,7 @@ LAYERS = {
         "cli.arguments",
         "cli.central",
         "cli.clients",
+        "cli.completion",
         "cli.daemon",
         "cli.doctor",
         "cli.forget",
@@ -78,6 +79,7 @@ LAYERS = {
         "cli.ls",
         "cli.main",
         "cli.names",
+        "cli.reference",
         "cli.persistence",
         "cli.setup",
         "cli.status",
@@ -85,6 +87,7 @@ LAYERS = {
         "cli.tcpdump",
         "cli.trace",
         "cli.underlay",
+        "cli.usage",
         "cli.uplink",
     },
 }

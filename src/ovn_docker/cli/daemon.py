@@ -59,6 +59,15 @@ from ovn_docker.sweep import Sweeper
 
 log = logging.getLogger(__name__)
 
+OVERLAY_HELP = (
+    "Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
+    "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup --help.",
+)
+UNDERLAY_HELP = (
+    "Docker network plugin 'openvswitch' in a VM of OpenStack: containers on Neutron's networks.",
+    "The login is read from the environment (. ./openrc.sh), the ID of the VM's own port from OS_VIF_ID.",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Mode:
@@ -102,12 +111,7 @@ def _run(serve: Callable[[], None]) -> None:
 
 
 def _overlay() -> None:
-    settings = _settings(
-        Settings,
-        "Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
-        "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup "
-        "--help.",
-    )
+    settings = _settings(Settings, *OVERLAY_HELP)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     record, serve_metrics = _metrics(settings)
     database = Database("Open_vSwitch", [settings.db], START)
@@ -140,11 +144,7 @@ def _overlay() -> None:
 
 
 def _underlay() -> None:
-    settings = _settings(
-        UnderlaySettings,
-        "Docker network plugin 'openvswitch' in a VM of OpenStack: containers on Neutron's networks.",
-        "The login is read from the environment (. ./openrc.sh), the ID of the VM's own port from OS_VIF_ID.",
-    )
+    settings = _settings(UnderlaySettings, *UNDERLAY_HELP)
     try:
         from ovn_docker.backends.leases import Leases
         from ovn_docker.backends.neutron import Neutron
@@ -260,8 +260,7 @@ def make_parser(kind: type[Common], description: str, where: str) -> Parser:
     for setting in fields(kind):
         about = setting.metadata
         names = [*filter(None, [about["short"]]), table.option(setting)]
-        shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
-        default = f" (default {shown})" if shown else ""
+        default = f" (default {shown})" if (shown := table.shown(setting)) else ""
         group.add_argument(*names, dest=setting.name, metavar=about["metavar"], help=about["help"] + default)
     ovs.daemon.add_args(parser)
     logging_options = parser.add_argument_group("Logging Options")

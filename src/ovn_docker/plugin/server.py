@@ -70,7 +70,7 @@ def application(
             path, request = _read(environ)
             body = wire.answer(plugin, path, request)
         except _HttpError as error:
-            status, failed, outcome = error.status, str(error), "refused"
+            status, failed, outcome = error.status, str(error), "malformed"
         except OvnDockerError as error:  # 200: from any other status IpamDriver's own key is not read
             failed, outcome = str(error) or repr(error), error.word()
         except Exception as error:  # noqa: BLE001  it is logged, below
