@@ -52,9 +52,9 @@ def test_manual_pages_are_correct(program: object, tmp_path: Path) -> None:
     said = subprocess.run(
         ["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True, check=False
     )
-    assert said.stdout == ""
+    assert [line for line in said.stdout.splitlines() if "missing date" not in line] == []
     shown = subprocess.run(["mandoc", "-T", "utf8", page], capture_output=True, text=True, check=True).stdout
-    assert "EXIT STATUS" in shown
+    assert "3: something does not run." in shown
 
 
 def test_files_are_where_shells_and_man_look(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def program_of(line: str) -> object:
-    return next(program for program in PROGRAMS if program.name == line.split()[0])
+    return next(program for program in PROGRAMS if program.name == line.split(maxsplit=1)[0])
 
 
 @pytest.mark.parametrize(("line", "wanted"), LINES)

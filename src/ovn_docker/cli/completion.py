@@ -6,9 +6,9 @@ from shlex import quote
 
 from ovn_docker.cli.usage import Argument, Command
 
-_FILES = {"FILE", "PATH", "PEM", "DIR", "OUTPUT"}
-_NAMES = {"NAME", "FROM", "TO", "CONTAINER", "SOURCE", "DESTINATION"}
-"""How arguments are called whose values are files, or containers of this host."""
+_FILES = {"FILE", "PATH", "PEM", "DIR"}
+_NAMES = {"NAME", "CONTAINER", "A", "B"}
+"""How options are called whose values are files, and operands that are containers of this host."""
 
 _CONTAINERS = "docker ps --format '{{.Names}}' 2>/dev/null"
 
@@ -87,7 +87,7 @@ def _fish_argument(here: str, argument: Argument) -> str:
     values = ""
     if argument.choices:
         values = f" -a {quote(' '.join(argument.choices))}"
-    elif argument.value in _NAMES:
+    elif argument.value in _NAMES and not argument.names:
         values = f' -a "({_CONTAINERS})"'
     elif argument.value in _FILES:
         values = " -F"

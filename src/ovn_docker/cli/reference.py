@@ -189,8 +189,9 @@ def _roff(text: str) -> str:
 
 
 def _roff_text(text: str) -> Iterator[str]:
-    for paragraph in filter(None, re.split(r"\n\s*\n", text.strip())):
-        yield ".PP"
+    for number, paragraph in enumerate(filter(None, re.split(r"\n\s*\n", text.strip()))):
+        if number:
+            yield ".PP"
         yield from (_roff(line.strip()) for line in paragraph.splitlines())
 
 

@@ -91,10 +91,8 @@ def _command(parser: argparse.ArgumentParser, words: tuple[str, ...], summary: s
     found, below = [], []
     for action in parser._actions:  # noqa: SLF001
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            helps = {one.dest: one.help or "" for one in action._choices_actions}  # noqa: SLF001
-            below = [
-                _command(one, (*words, name), helps.get(name, "")) for name, one in action.choices.items()
-            ]
+            listed = {one.dest: one.help or "" for one in action._choices_actions}  # noqa: SLF001
+            below = [_command(action.choices[name], (*words, name), about) for name, about in listed.items()]
         elif not isinstance(action, argparse._HelpAction):  # noqa: SLF001
             found.append(_argument(action))
     about = text.strip()
