@@ -166,6 +166,12 @@ def test_containers_are_found_by_what_people_call_them(
         found("nosuch")
 
 
+def test_what_other_hosts_wrote_cannot_draw_on_the_terminal(host: Host, sources: Sources) -> None:
+    name(host, C2, "web\x1b[2J")
+    (shown,) = (e.container for e in Cluster(sources.gather(Scope.CLUSTER)).endpoints if e.id == C2)
+    assert shown == "web?[2J"
+
+
 def name(host: Host, id_: str, text: str) -> None:
     """As backends/dns.py stores it."""
     ids = {"ovn-docker:owner": "overlay", "ovn-docker:endpoint": id_}

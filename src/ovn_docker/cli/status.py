@@ -67,7 +67,8 @@ def parts(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
     driver = snapshot.driver
     if driver:
         since = next((p.since for p in snapshot.processes if p.pid == driver.pid and driver.pid), None)
-        yield "driver", f"version {driver.version}" if driver.version else "up", _since(since, snapshot.taken)
+        remark = ", ".join(filter(None, (_since(since, snapshot.taken), driver.requests)))
+        yield "driver", f"version {driver.version}" if driver.version else "up", remark
     else:
         yield "driver", "down", missing["driver"]
     for process in needed(snapshot):

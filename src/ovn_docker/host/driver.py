@@ -22,6 +22,8 @@ class Driver:
     pid: int | None = None
     version: str = ""
     ipam: bool = False
+    requests: str = ""
+    """How many calls of Docker's there were, and how many failed, in words."""
 
 
 def find(path: Path = SOCKET, control: Path = Path("/var/run/openvswitch")) -> Driver:
@@ -53,7 +55,12 @@ def find(path: Path = SOCKET, control: Path = Path("/var/run/openvswitch")) -> D
             version = ask(control / f"{program}.{pid}.ctl", "version", 1.0).splitlines()[0]
         except (OSError, ValueError, IndexError):
             continue
-        return Driver(program, pid, version.rpartition(" ")[2], "IpamDriver" in implements)
+        try:
+            said = ask(control / f"{program}.{pid}.ctl", "requests", 1.0)
+            requests = said if "requests" in said else ""  # earlier versions do not count
+        except (OSError, ValueError):
+            requests = ""
+        return Driver(program, pid, version.rpartition(" ")[2], "IpamDriver" in implements, requests)
     return Driver("", None, "", "IpamDriver" in implements)
 
 

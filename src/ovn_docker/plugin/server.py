@@ -53,12 +53,31 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the call that this thread answers, for whatever is logged meanwhile; empty outside of calls."""
 
 
+class Tally:
+    """How many calls there were since the start, and how many of them were answered with an error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.errors = 0
+
+    def count(self, *, failed: bool) -> None:
+        """One more."""
+        with self._lock:
+            self.requests += 1
+            self.errors += failed
+
+
 def application(
-    plugin: wire.Plugin, record: Recorder | None = None, name_of: Callable[[str], str] = lambda _: ""
+    plugin: wire.Plugin,
+    tally: Tally | None = None,
+    record: Recorder | None = None,
+    name_of: Callable[[str], str] = lambda _: "",
 ) -> WsgiApplication:
     """WSGI application that answers Docker's calls with *plugin*; every answer is a JSON object.
 
-    *name_of*: the name of a network, or of an endpoint's container, by its ID; empty if it is not known.
+    *tally* counts them, but for those that only ask what this is. *name_of*: the name of a network, or of an
+    endpoint's container, by its ID; empty if it is not known.
     """
     record = record or Unrecorded()
 
@@ -80,33 +99,25 @@ def application(
             failed = failed.encode(errors="backslashreplace").decode()  # a file's name may hold no character
             body = wire.failure(failed)
         seconds = time.monotonic() - start
-        method = environ["PATH_INFO"][1:80].encode("unicode_escape").decode()
-        network, endpoint = (getattr(request, member, "") for member in ("NetworkID", "EndpointID"))
-        record.observe(REQUESTS, seconds, method if environ["PATH_INFO"] in wire.METHODS else "-", outcome)
+        known = environ["PATH_INFO"] in wire.METHODS
+        record.observe(REQUESTS, seconds, environ["PATH_INFO"][1:] if known else "-", outcome)
+        about = _about(environ["PATH_INFO"], request, name_of)
+        about |= {"outcome": outcome, "error": failed, "milliseconds": round(seconds * 1000, 1)}
         log.log(
             logging.ERROR if crash else logging.WARNING if failed else logging.INFO,
             "%s request=%s network=%s endpoint=%s %s %.1f ms",
-            method,
+            about["method"],
             request_id.get(),
-            _shown(network, name_of(network)),
-            _shown(endpoint, name_of(endpoint)),
+            _shown(about["network"], about["network_name"]),
+            _shown(about["endpoint"], about["container"]),
             f"{status:d}: {failed}" if failed else "ok",
             seconds * 1000,
             exc_info=crash,
-            extra={
-                "call": {
-                    "method": method,
-                    "network": network[:12],
-                    "network_name": name_of(network),
-                    "endpoint": endpoint[:12],
-                    "container": name_of(endpoint),
-                    "outcome": outcome,
-                    "error": failed,
-                    "milliseconds": round(seconds * 1000, 1),
-                }
-            },
+            extra={"call": about},
         )
         request_id.set("")
+        if tally is not None and environ["PATH_INFO"] != "/Plugin.Activate":
+            tally.count(failed=bool(failed))
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(f"{status:d} {status.phrase}", headers)
         return [body]
@@ -114,9 +125,21 @@ def application(
     return respond
 
 
+def _about(path: str, request: wire.Request | None, name_of: Callable[[str], str]) -> dict[str, Any]:
+    """Which call it is and what it is about; all of it comes from outside."""
+    network, endpoint = (getattr(request, member, "") for member in ("NetworkID", "EndpointID"))
+    return {
+        "method": path[1:80].encode("unicode_escape").decode(),
+        "network": network[:12],
+        "network_name": name_of(network),
+        "endpoint": endpoint[:12],
+        "container": name_of(endpoint),
+    }
+
+
 def _shown(id_: str, name: str) -> str:
     """ad6eb9461609/foo, or as much of it as there is."""
-    return f"{id_[:12]}/{name}" if name else id_[:12] or "-"
+    return f"{id_}/{name}" if name else id_ or "-"
 
 
 def _read(environ: dict[str, Any]) -> tuple[str, wire.Request]:

@@ -55,6 +55,9 @@ DRIVER = "openvswitch"
 PATIENCE = 3.0
 """Seconds that one source may take."""
 
+_LARGE = 30.0
+"""Seconds for what may be large; who does not answer at all is found out before (Database.knock)."""
+
 _PORT_COLUMNS = (
     *("_uuid", "name", "type", "addresses", "port_security", "enabled", "up"),
     *("parent_name", "tag", "external_ids"),
@@ -349,7 +352,7 @@ class Sources:
         """Rows, as they may be shown: other hosts write to these databases too."""
         if not operations:
             return []
-        return [_printable(result) for result in database.transact(*operations, deadline=Deadline(PATIENCE))]
+        return [_printable(result) for result in database.transact(*operations, deadline=Deadline(_LARGE))]
 
 
 def _wanted_bindings(
@@ -476,13 +479,21 @@ def _processes(places: Places, driver: Driver | None) -> tuple[Process, ...]:
 
 def _printable(value: Any) -> Any:
     """Without control characters, which could make a terminal show something else."""
+    if _is_printable(value):
+        return value  # no copy: it may be large
     if isinstance(value, str):
-        return value if value.isprintable() else "".join(c if c.isprintable() else "?" for c in value)
+        return "".join(c if c.isprintable() else "?" for c in value)
     if isinstance(value, dict):
         return {_printable(key): _printable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_printable(item) for item in value]
-    return value
+    return [_printable(item) for item in value]
+
+
+def _is_printable(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isprintable()
+    if isinstance(value, dict):
+        return all(map(_is_printable, value)) and all(map(_is_printable, value.values()))
+    return all(map(_is_printable, value)) if isinstance(value, list) else True
 
 
 def _list(column: Any) -> list[Any]:
