@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 MODE ?= overlay
 PROGRAMS := ovn-docker ovn-docker-overlay-driver ovn-docker-underlay-driver
 UNITS := $(foreach mode,overlay underlay,ovn-docker-$(mode).socket ovn-docker-$(mode).service)
+SHARED := $(foreach program,$(PROGRAMS),man/man8/$(program).8 bash-completion/completions/$(program) \
+	zsh/site-functions/_$(program) fish/vendor_completions.d/$(program).fish)
 SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh
 
 help: ## show this list
@@ -54,7 +56,7 @@ test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cach
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest tests/e2e -m underlay --neutron=$(NEUTRON)
 
-install: ## install into PREFIX (/opt/ovn-docker), with systemd units; MODE=underlay in OpenStack VMs (as root)
+install: ## install into PREFIX (/opt/ovn-docker), with systemd units, manual pages, completion; MODE=underlay in OpenStack VMs (as root)
 	$(if $(filter-out overlay underlay,$(MODE)),$(error MODE=$(MODE) is no mode: overlay or underlay))
 	@scripts/debian-packages install
 	@rm -rf $(DESTDIR)$(PREFIX)
@@ -76,9 +78,7 @@ ifeq ($(DESTDIR),)
 	@if [ -d /run/systemd/system ]; then set -x; systemctl disable --now $(UNITS) || true; fi
 endif
 	rm -f $(PROGRAMS:%=$(DESTDIR)/usr/local/bin/%) $(UNITS:%=$(DESTDIR)/etc/systemd/system/%)
-	@for program in $(PROGRAMS); do (cd $(DESTDIR)/usr/local/share && rm -fv man/man8/$$program.8 \
-		bash-completion/completions/$$program zsh/site-functions/_$$program \
-		fish/vendor_completions.d/$$program.fish) 2>/dev/null || true; done
+	rm -f $(SHARED:%=$(DESTDIR)/usr/local/share/%)
 	rm -rf $(DESTDIR)$(PREFIX)
 
 clean: ## remove what was built here, the virtual environment included

@@ -88,14 +88,8 @@ def main(arguments: list[str]) -> int:
             files: Iterable[tuple[Path, str]] = [(Path(file), markdown())]
         case ["install", share]:
             files = install(Path(share))
-        case ["list", share]:
-            print("\n".join(str(path) for path, _ in install(Path(share))))
-            return 0
         case _:
-            print(
-                "usage: python -m ovn_docker.cli.reference docs FILE | install SHARE | list SHARE",
-                file=sys.stderr,
-            )
+            print("usage: python -m ovn_docker.cli.reference docs FILE | install SHARE", file=sys.stderr)
             return 2
     for path, text in files:
         path.parent.mkdir(parents=True, exist_ok=True)
