@@ -126,7 +126,19 @@ def pki(host: Host, days: int) -> str:
     faketime = ("faketime", f"{days - 2} days") if days <= 0 else ()
     host.run("mkdir", "-p", "/etc/tls")
     host.run(
-        *(*faketime, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={host.name}"),
+        *(
+            *faketime,
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-subj",
+            f"/CN={host.name}",
+        ),
         *("-keyout", "/etc/tls/key.pem", "-out", "/etc/tls/cert.pem", *until),
     )
     return "/etc/tls"

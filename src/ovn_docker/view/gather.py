@@ -56,7 +56,7 @@ PATIENCE = 3.0
 """Seconds that one source may take."""
 
 _LARGE = 30.0
-"""Seconds for what may be large; who does not answer at all is found out before (Database.knock)."""
+"""Seconds for what may be large; who does not answer at all is found out before (`Sources._connected`)."""
 
 _PORT_COLUMNS = (
     *("_uuid", "name", "type", "addresses", "port_security", "enabled", "up"),
@@ -148,10 +148,13 @@ class Sources:
             self.missing[part] = str(error)
             return None
 
-    def _connected(self, name: str, remotes: Sequence[str], cure: str) -> Database:
+    def _connected(self, name: str, root: str, remotes: Sequence[str], cure: str) -> Database:
+        """A database that answers; *root*: its table with one row."""
         database = Database(name, remotes, cure)
         self._open.callback(database.close)
         database.knock()
+        # With TLS 1.3 a server that does not take our certificate says so only after it took the connection.
+        database.transact(ovsdb.select(root, columns=["_uuid"]), deadline=Deadline(PATIENCE))
         return database
 
     # Docker
@@ -178,7 +181,7 @@ class Sources:
 
     def _vswitch(self) -> Vswitch:
         if self.vswitch is None:
-            self.vswitch = self._connected("Open_vSwitch", [self.places.database], START)
+            self.vswitch = self._connected("Open_vSwitch", "Open_vSwitch", [self.places.database], START)
         roots, bridges, ports, interfaces, tls = self.vswitch.transact(
             ovsdb.select("Open_vSwitch", columns=["ovs_version", "external_ids", "datapath_types",
                                                   "iface_types", "ssl"]),
@@ -217,7 +220,9 @@ class Sources:
         if self.northbound is None:
             _use_tls(vswitch, "ovn-nb")
             cure = "start it on that host with: ovn-docker central start"
-            self.northbound = self._connected("OVN_Northbound", _remotes(vswitch, "ovn-nb"), cure)
+            self.northbound = self._connected(
+                "OVN_Northbound", "NB_Global", _remotes(vswitch, "ovn-nb"), cure
+            )
         columns = ["nb_cfg", "sb_cfg", "hv_cfg", "nb_cfg_timestamp", "sb_cfg_timestamp", "hv_cfg_timestamp"]
         (root,) = self._ask(self.northbound, ovsdb.select("NB_Global", columns=columns))
         if scope is Scope.CLUSTER:
@@ -296,7 +301,9 @@ class Sources:
         if self.southbound is None:
             _use_tls(vswitch, "ovn-remote")
             cure = "start it on that host with: ovn-docker central start"
-            self.southbound = self._connected("OVN_Southbound", _remotes(vswitch, "ovn-remote"), cure)
+            self.southbound = self._connected(
+                "OVN_Southbound", "SB_Global", _remotes(vswitch, "ovn-remote"), cure
+            )
         database, switches = self.southbound, northbound.switches if northbound else ()
         root, chassis, private, encaps, *datapaths = self._ask(
             database,
