@@ -243,8 +243,10 @@ def _settings(kind: type[Kind], description: str, where: str) -> Kind:
     """Parse the command line and start logging. Exits with a usage message, or raises BadRequest."""
     arguments = make_parser(kind, description, where).parse_args()
     ovs.vlog.handle_args(arguments)
+    logs.start(server.request_id.get)
     settings = table.read(kind, vars(arguments), os.environ)
-    logs.start(settings.log_format, server.request_id.get)
+    if settings.log_format == "json":
+        logs.use_json()
     ovs.daemon.handle_args(arguments)
     return settings
 

@@ -11,30 +11,37 @@ from collections.abc import Callable, Mapping
 import ovs.vlog
 
 _MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "sweep", "underlay", "waitress")
+_OURS = ("ovn_docker", "waitress")
 _VLOGS = {name: ovs.vlog.Vlog(name) for name in _MODULES}
 
 
-def start(log_format: str, request_id: Callable[[], str]) -> None:
-    """Write what is logged from now on, as *log_format* (``text`` or ``json``).
+def start(request_id: Callable[[], str]) -> None:
+    """Write what is logged from now on, as text.
 
     *request_id*: of the call that the calling thread answers, or empty; ends every line that is about one.
     """
-    if log_format == "json":
-        for destination in ovs.vlog.DESTINATIONS:
-            ovs.vlog.Vlog.set_pattern(destination, "%c|%m")
-            logging.getLogger(destination).addFilter(_as_json)  # unlike a formatter's, its life has no end
     logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
-    handler = _VlogHandler(_Json() if log_format == "json" else _Text(), request_id)
-    for name in ("ovn_docker", "waitress"):
+    handler = _VlogHandler(request_id)
+    for name in _OURS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG)  # which of them are written is vlog's business
         logger.addHandler(handler)
 
 
+def use_json() -> None:
+    """From now on a line is an object, what the ovs package itself logs included."""
+    for destination in ovs.vlog.DESTINATIONS:
+        ovs.vlog.Vlog.set_pattern(destination, "%c|%m")
+        logging.getLogger(destination).addFilter(_as_json)  # unlike a formatter's, its life has no end
+    for name in _OURS:
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(_Json())
+
+
 class _VlogHandler(logging.Handler):
-    def __init__(self, formatter: logging.Formatter, request_id: Callable[[], str]) -> None:
+    def __init__(self, request_id: Callable[[], str]) -> None:
         super().__init__()
-        self.setFormatter(formatter)
+        self.setFormatter(_Text())
         self._request_id = request_id
 
     def emit(self, record: logging.LogRecord) -> None:
