@@ -107,10 +107,6 @@ class Neutron:
         """``add`` ports to a trunk or ``remove`` them: all or none."""
         self._ask("PUT", f"/trunks/{trunk}/{change}_subports", deadline, json={"sub_ports": list(subports)})
 
-    def has(self, extension: str, deadline: Deadline) -> bool:
-        """Whether the cloud offers an extension of the API."""
-        return self.one("extensions", extension, deadline) is not None
-
     def _gone(self, path: str, deadline: Deadline, headers: Mapping[str, str]) -> None:
         try:
             self._ask("DELETE", path, deadline, headers=dict(headers))

@@ -119,13 +119,13 @@ class Trunk:
 
     def find(self, deadline: Deadline, *, make: bool = True) -> Resource | None:
         """The trunk. Raises BadRequest if the port cannot have one, with what the operator has to do."""
-        found = self._neutron.all("trunks", deadline, port_id=self._vif)
-        if found or not make:
-            return found[0] if found else None
         try:
+            found = self._neutron.all("trunks", deadline, port_id=self._vif)
+            if found or not make:
+                return found[0] if found else None
             return self._neutron.create("trunks", deadline, port_id=self._vif, name=f"docker-{self._vif}")
         except Refused as refused:
-            if refused.status == 404:
+            if refused.kind == "HTTPNotFound":  # not the port: there is nothing at this address
                 raise BadRequest(
                     "this cloud has no trunk ports: ask its operator to enable Neutron's service plugin "
                     "`trunk`; or to allow you binding:profile, and start the driver with --parent profile"
