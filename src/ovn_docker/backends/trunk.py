@@ -14,6 +14,15 @@ from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, TimedOut, Un
 _VLANS = range(1, 4095)
 """IEEE 802.1Q has 0 and 4095 for other purposes."""
 
+ENDPOINT_OF = "ovn-docker endpoint of "
+"""Description of an endpoint's port; the UUID of the VM's port follows."""
+
+_OWNER = "docker:vlan-"
+"""Device owner of a port that is behind the VM's by its profile; the VLAN follows."""
+
+_POLL = 0.25
+"""Seconds between two looks at a port."""
+
 _ATTEMPTS = 5
 """How often a VLAN is chosen anew when another client of Neutron has taken it in between."""
 
@@ -256,12 +265,6 @@ class Profile:
         return ""
 
 
-_POLL = 0.25
-"""Seconds between two looks at a port."""
-
-_OWNER = "docker:vlan-"
-
-
 def _vlan(port: Mapping[str, str]) -> int:
     """The VLAN that we have noted in a port; 0 if none."""
     text = port["device_owner"].removeprefix(_OWNER)
@@ -296,6 +299,3 @@ def remove(neutron: Neutron, parent: Parent, port: Resource, deadline: Deadline)
 def endpoint_of(vif: str) -> str:
     """Description of the port of an endpoint of the VM with the port *vif*."""
     return f"{ENDPOINT_OF}{vif}"
-
-
-ENDPOINT_OF = "ovn-docker endpoint of "
