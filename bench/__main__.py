@@ -1,0 +1,52 @@
+"""``python -m bench``: measure, print the table, write the results."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import endpoint_life
+from bench.laboratory import Laboratory, new_laboratory
+from bench.report import Line, load, save, table
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+Measure = Callable[[Laboratory], tuple[list[Line], dict[str, Any]]]
+
+
+def measures(scale: float) -> dict[str, Measure]:
+    """The measures by number; with a *scale* below 1 with fewer rounds, for a look at whether they work."""
+
+    def rounds(number: int) -> int:
+        return max(2, round(number * scale))
+
+    return {
+        "1": lambda lab: endpoint_life.life(lab, rounds(200), rounds(20)),
+        "2": lambda lab: endpoint_life.concurrency(
+            lab, [1, 4, 16, 64] if scale >= 0.1 else [1, 4], rounds(200)
+        ),
+    }
+
+
+def main() -> None:
+    """Parse the command line, and go."""
+    known = list(measures(1))
+    parser = argparse.ArgumentParser(prog="bench", description="Measure ovn-docker side by side with others.")
+    parser.add_argument("measures", nargs="*", default=known, help=f"which: {', '.join(known)} (default all)")
+    parser.add_argument("--scale", type=float, default=1.0, help="rounds, as a part of the full number")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write them")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.measures) - set(known):
+        parser.error(f"no measure {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    with new_laboratory() as laboratory:
+        for number in arguments.measures:
+            start = time.monotonic()
+            lines, details = measures(arguments.scale)[number](laboratory)
+            save(arguments.results, number, lines, details)
+            print(f"measure {number}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    print(table(load(arguments.results)))
+
+
+main()
