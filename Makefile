@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run stop check lint test test-engines install uninstall clean
+.PHONY: help run stop check lint test test-engines bench bench-quick install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -41,6 +41,16 @@ test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest tests/e2e -m engines
+
+bench: ## measure side by side with others, and write bench/results/latest.json (as root)
+	@scripts/debian-packages bench
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	PYTHONPATH=tests $(BIN)/python -m bench
+
+bench-quick: ## the measures that matter most, in three minutes (as root)
+	@scripts/debian-packages bench
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	PYTHONPATH=tests $(BIN)/python -m bench --scale 0.2 --results /dev/null 1 2 4
 
 install: ## install into PREFIX (/opt/ovn-docker), with systemd units; DESTDIR for packages (as root)
 	@scripts/debian-packages install

@@ -7,26 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import endpoint_life
+from bench import docker_run, endpoint_life, scale
 from bench.laboratory import Laboratory, new_laboratory
-from bench.report import Line, load, save, table
+from bench.report import Line, save, table
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 Measure = Callable[[Laboratory], tuple[list[Line], dict[str, Any]]]
 
 
-def measures(scale: float) -> dict[str, Measure]:
-    """The measures by number; with a *scale* below 1 with fewer rounds, for a look at whether they work."""
+def measures(part: float) -> dict[str, Measure]:
+    """The measures by number; with a *part* below 1 with fewer rounds, for a look at whether they work."""
 
     def rounds(number: int) -> int:
-        return max(2, round(number * scale))
+        return max(2, round(number * part))
 
     return {
         "1": lambda lab: endpoint_life.life(lab, rounds(200), rounds(20)),
         "2": lambda lab: endpoint_life.concurrency(
-            lab, [1, 4, 16, 64] if scale >= 0.1 else [1, 4], rounds(200)
+            lab, [1, 4, 16, 64] if part >= 0.1 else [1, 4], rounds(200)
         ),
+        "3": lambda lab: scale.cluster(lab, [rounds(10_000), rounds(100_000)], rounds(100), rounds(5_000)),
+        "4": lambda lab: docker_run.wall_time(lab, rounds(20)),
+        "5": lambda lab: docker_run.packets_lost(lab, rounds(200)),
     }
 
 
@@ -40,13 +43,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.measures) - set(known):
         parser.error(f"no measure {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    measured: list[Line] = []
     with new_laboratory() as laboratory:
         for number in arguments.measures:
             start = time.monotonic()
             lines, details = measures(arguments.scale)[number](laboratory)
+            measured += lines
             save(arguments.results, number, lines, details)
             print(f"measure {number}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    print(table(load(arguments.results)))
+    print(table(measured))
 
 
 main()

@@ -77,7 +77,7 @@ class Floor:
         self._bridge = bridge
         self._mtu = mtu
 
-    def create_network(self, network: str, subnet: str, gateway: str) -> None:  # noqa: ARG002
+    def create_network(self, network: str, subnet: str, gateway: str) -> None:
         """A logical switch."""
         ids = {"subnet": subnet}
         self._northbound.transact(insert("Logical_Switch", _switch(network), name=network, external_ids=ids))
@@ -87,7 +87,7 @@ class Floor:
         self._switch = _switch(network)
         getattr(self, f"_{method}")(endpoint, address.partition("/")[0])
 
-    def _CreateEndpoint(self, endpoint: str, ip: str) -> None:  # noqa: N802
+    def _CreateEndpoint(self, endpoint: str, ip: str) -> None:
         self._port, self._ovs_port, self._interface = (str(uuid4()) for _ in range(3))
         self._claims = [str(uuid4()), str(uuid4())]
         mac = "02:42:" + socket.inet_aton(ip).hex(":")
@@ -110,21 +110,21 @@ class Floor:
                    mutations=[["ports", "insert", [Row(self._ovs_port)]]]),
         )  # fmt: skip
 
-    def _Join(self, endpoint: str, ip: str) -> None:  # noqa: ARG002, N802
+    def _Join(self, endpoint: str, ip: str) -> None:
         vm_id = [["external_ids", "insert", {"vm-id": endpoint[:12]}]]
         installed = has("external_ids", {"ovn-installed": "true"})
         self._vswitch.transact(mutate("Interface", is_row(self._interface), mutations=vm_id))
         self._vswitch.transact(require("Interface", self._interface, installed, wait=30))
 
-    def _EndpointOperInfo(self, endpoint: str, ip: str) -> None:  # noqa: ARG002, N802
+    def _EndpointOperInfo(self, endpoint: str, ip: str) -> None:
         self._vswitch.transact(select("Interface", is_row(self._interface), columns=["external_ids"]))
 
-    def _Leave(self, endpoint: str, ip: str) -> None:  # noqa: ARG002, N802
+    def _Leave(self, endpoint: str, ip: str) -> None:
         ports = [["ports", "delete", [Row(self._ovs_port)]]]
         self._vswitch.transact(mutate("Bridge", ["name", "==", self._bridge], mutations=ports))
         self._links.delete(f"odf{endpoint[:12]}")
 
-    def _DeleteEndpoint(self, endpoint: str, ip: str) -> None:  # noqa: ARG002, N802
+    def _DeleteEndpoint(self, endpoint: str, ip: str) -> None:
         self._northbound.transact(
             mutate("Logical_Switch", is_row(self._switch),
                    mutations=[["ports", "delete", [Row(self._port)]]]),

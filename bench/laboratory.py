@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -79,7 +78,7 @@ def start_old_driver(host: Host) -> None:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used so far: seconds of processor time in itself and in the kernel; MiB it holds now."""
+    """What a process has used: seconds of processor time, in itself and in the kernel; and MiB it holds now."""
 
     user: float
     system: float

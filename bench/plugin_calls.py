@@ -20,10 +20,10 @@ class Plugin:
         else:
             self._connection = http.client.HTTPConnection(address, timeout=60)
 
-    def call(self, method: str, **request: Any) -> dict[str, Any]:
-        """The answer to ``NetworkDriver.METHOD``. Raises RuntimeError if it is an error."""
+    def call(self, method: str, *, driver: str = "NetworkDriver", **request: Any) -> dict[str, Any]:
+        """The answer to ``DRIVER.METHOD``. Raises RuntimeError if it is an error."""
         headers = {"Content-Type": "application/json", "Accept": "application/vnd.docker.plugins.v1.2+json"}
-        self._connection.request("POST", f"/NetworkDriver.{method}", json.dumps(request).encode(), headers)
+        self._connection.request("POST", f"/{driver}.{method}", json.dumps(request).encode(), headers)
         response = self._connection.getresponse()
         body = response.read()
         if response.status != http.HTTPStatus.OK:

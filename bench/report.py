@@ -86,7 +86,7 @@ def machine() -> dict[str, Any]:
 
 def save(path: Path, measure: str, lines: Iterable[Line], details: dict[str, Any]) -> None:
     """Write what was measured, in the place of what is there of the same measure."""
-    results = json.loads(path.read_text()) if path.exists() else {"measures": {}}
+    results = json.loads(path.read_text()) if path.is_file() else {"measures": {}}
     results["machine"] = machine()
     results["measures"][measure] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,16 +96,6 @@ def save(path: Path, measure: str, lines: Iterable[Line], details: dict[str, Any
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-
-
-def load(path: Path) -> list[Line]:
-    """All lines that are there."""
-    measured = json.loads(path.read_text())["measures"]
-    return [
-        Line(**{key: value for key, value in line.items() if key != "ratio"})
-        for number in sorted(measured)
-        for line in measured[number]["lines"]
-    ]
 
 
 def _version(*command: str) -> str:
