@@ -24,12 +24,14 @@ from ovn_docker.model import (
     Chassis,
     Endpoint,
     EndpointId,
+    Joined,
     Network,
     NetworkId,
     StoredEndpoint,
     choose_mac,
     container_link,
     host_link,
+    resolver_routes,
     tunnel_overhead,
 )
 
@@ -78,8 +80,11 @@ class Switch(Protocol):
     def unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
         """Remove the endpoint's port."""
 
-    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> None:
-        """Note which sandbox the endpoint is in. Raises NotFound if it has no port."""
+    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> int | None:
+        """Note which sandbox the endpoint is in. Raises NotFound if it has no port.
+
+        Returns its turn among those of the sandbox whose network has a resolver, None if it has none.
+        """
 
     def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:
         """Wait until the port forwards."""
@@ -211,19 +216,21 @@ class Driver:
                 self.leftovers.set()
                 raise
 
-    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
+    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> Joined:
         """NetworkDriver.Join: wait for the flows. Returns the link to move into the sandbox.
 
         All that the container needs is there since create_endpoint; what goes wrong now only delays it.
         """
+        deadline, turn = Deadline(self._patience.flows), None
         with self._marked(endpoint):  # or its address could be taken over
             try:
-                self._await_flows(network, endpoint, sandbox)
+                turn = self._switch.enter(endpoint, sandbox.rpartition("/")[2], deadline)
+                self._await_flows(network, endpoint, deadline)
             except Unavailable as error:
                 if self._patience.late_flows is LateFlows.FAIL:
                     raise
                 log.warning("%s; the container starts all the same", error)
-        return container_link(endpoint)
+        return Joined(container_link(endpoint), () if turn is None else resolver_routes(turn))
 
     def leave(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
         """NetworkDriver.Leave: the host's part goes; deleting one end of the veth takes the other along."""
@@ -297,9 +304,7 @@ class Driver:
             return False
         return endpoint.id not in self.in_flight() and endpoint.dead(joined, grace)
 
-    def _await_flows(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> None:
-        deadline = Deadline(self._patience.flows)
-        self._switch.enter(endpoint, sandbox.rpartition("/")[2], deadline)
+    def _await_flows(self, network: NetworkId, endpoint: EndpointId, deadline: Deadline) -> None:
         if not self._switch.installed(endpoint, deadline):
             raise TimedOut(
                 f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "

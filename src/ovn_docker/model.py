@@ -198,10 +198,43 @@ class Chassis:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """How an endpoint hangs on the switch: what the backend tells the host."""
+    """How an endpoint hangs on the switch: what the backend tells the host.
+
+    *resolver*: OVN answers there to names of containers, asked at NAMESERVERS.
+    """
 
     iface_id: str
     mtu: int | None = None
+    resolver: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What Docker has to do in the sandbox: move *link* there, and lead *routes* out of it."""
+
+    link: str
+    routes: tuple[IPv4Network, ...] = ()
+
+
+NAMESERVERS = (IPv4Address("169.254.53.1"), IPv4Address("169.254.53.2"))
+"""Where containers ask for names, the same on all networks of the cluster: dockerd has one setting.
+
+Two, so that a container on two such networks asks both. Docker's resolver uses three servers at most (moby
+daemon/libnetwork/resolver.go, maxExtDNS): one is left for the rest of the world.
+"""
+
+
+def resolver_routes(turn: int) -> tuple[IPv4Network, ...]:
+    """Routes to NAMESERVERS for the network of a sandbox whose *turn* it is, from 0.
+
+    The first network has the first server, the second one the second. Shorter prefixes are for when the
+    others are not there, or not any more. No two networks have the same, which the kernel would refuse.
+    """
+    first, second = NAMESERVERS
+    if turn < len(NAMESERVERS):
+        own, other = ((first, second), (second, first))[turn]
+        return IPv4Network((own, 32)), IPv4Network((other, 31), strict=False)
+    return (IPv4Network((first, 32 - turn), strict=False),) if turn <= 8 else ()
 
 
 def choose_mac(endpoint: Endpoint) -> str:

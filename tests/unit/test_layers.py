@@ -13,13 +13,14 @@ ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
     "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
-    "decisions": {"cluster", "driver", "ipam", "sweep"},
+    "decisions": {"cluster", "driver", "ipam", "names", "sweep"},
     "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
     "host": {
         "host",
         "host.controller",
         "host.engine",
         "host.links",
+        "host.nameservers",
         "host.netlink",
         "host.ovsdb",
         "host.vswitch",
@@ -27,6 +28,7 @@ LAYERS = {
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.dns",
         "backends.forget",
         "backends.northbound",
         "backends.overlay",
@@ -40,6 +42,7 @@ LAYERS = {
         "cli.forget",
         "cli.host",
         "cli.main",
+        "cli.names",
         "cli.setup",
         "cli.steps",
     },

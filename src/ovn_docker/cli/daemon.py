@@ -27,6 +27,7 @@ import ovs.vlog
 import ovn_docker
 from ovn_docker import settings as table
 from ovn_docker.backends.addresses import Addresses
+from ovn_docker.backends.dns import Names
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
@@ -38,10 +39,12 @@ from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
+from ovn_docker.host.nameservers import pass_on
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.ipam import Ipam
 from ovn_docker.model import Tls
+from ovn_docker.names import Registrar
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
 from ovn_docker.settings import Settings
@@ -87,8 +90,10 @@ def _serve(settings: Settings) -> None:
         vswitch.check(vswitch.chassis(Deadline(1)))
     except OvnDockerError as error:
         log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
+    engine = Engine(settings.docker)
     if settings.sync == "on":
-        Follower(SharedNetworks(northbound), vswitch.chassis, Engine(settings.docker)).start()
+        Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
+    Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
     interval = settings.sweep_interval
     Sweeper(driver, backend, vswitch, links, interval, addresses.clear_orphans).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
