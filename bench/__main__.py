@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import docker_run, endpoint_life, scale
+from bench import data_path, docker_run, endpoint_life, scale
 from bench.laboratory import Laboratory, new_laboratory
 from bench.report import Line, save, table
 
@@ -30,6 +30,7 @@ def measures(part: float) -> dict[str, Measure]:
         "3": lambda lab: scale.cluster(lab, [rounds(10_000), rounds(100_000)], rounds(100), rounds(5_000)),
         "4": lambda lab: docker_run.wall_time(lab, rounds(20)),
         "5": lambda lab: docker_run.packets_lost(lab, rounds(200)),
+        "6": lambda lab: data_path.data_path(lab, rounds(10), max(1, rounds(3) if part >= 0.5 else 1)),
     }
 
 

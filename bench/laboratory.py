@@ -78,7 +78,7 @@ def start_old_driver(host: Host) -> None:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used: seconds of processor time, in itself and in the kernel; and MiB it holds now."""
+    """What a process has used: seconds of processor time, in itself and in the kernel; MiB that it holds."""
 
     user: float
     system: float
