@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import data_path, docker_run, endpoint_life, scale
+from bench import data_path, docker_run, endpoint_life, many_hosts, scale
 from bench.laboratory import Laboratory, new_laboratory
 from bench.report import Line, save, table
 
@@ -31,6 +31,7 @@ def measures(part: float) -> dict[str, Measure]:
         "4": lambda lab: docker_run.wall_time(lab, rounds(20)),
         "5": lambda lab: docker_run.packets_lost(lab, rounds(200)),
         "6": lambda lab: data_path.data_path(lab, rounds(10), max(1, rounds(3) if part >= 0.5 else 1)),
+        "7": lambda lab: many_hosts.many_hosts(lab, rounds(50), 20),
     }
 
 

@@ -16,6 +16,7 @@ from bench.lives import FLOOR
 from e2e.lab import Fabric, Host, LabError, wait_for
 
 REPOSITORY = Path(__file__).parents[1]
+PYTHONPATH = f"{REPOSITORY}:{REPOSITORY}/tests"
 OURS = "/run/docker/plugins/openvswitch.sock"
 OLD = f"127.0.0.1:{old_driver.PORT}"
 OLD_PLUGIN = "ovn-old"
@@ -55,10 +56,11 @@ class Laboratory:
 
 def python(host: Host, module: str, plan: dict[str, Any]) -> Any:
     """Run a module of ours on a host: *plan* goes in and the answer comes out as JSON."""
-    path = f"{REPOSITORY}:{REPOSITORY}/tests:{REPOSITORY}/src"
     command = (sys.executable, "-m", module)
     return json.loads(
-        host.run(*command, stdin=json.dumps(plan), timeout=900, env={"PYTHONPATH": path}).splitlines()[-1]
+        host.run(*command, stdin=json.dumps(plan), timeout=900, env={"PYTHONPATH": PYTHONPATH}).splitlines()[
+            -1
+        ]
     )
 
 

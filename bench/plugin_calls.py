@@ -16,7 +16,7 @@ class Plugin:
 
     def __init__(self, address: str) -> None:
         if address.startswith("/"):
-            self._connection: http.client.HTTPConnection = _UnixConnection(address)
+            self._connection: http.client.HTTPConnection = UnixConnection(address)
         else:
             self._connection = http.client.HTTPConnection(address, timeout=60)
 
@@ -50,12 +50,15 @@ class Plugin:
         return self.call(method, **request)
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
     def __init__(self, path: str) -> None:
         super().__init__("plugin", timeout=60)
         self._path = path
 
     def connect(self) -> None:
+        """What the base class calls."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
