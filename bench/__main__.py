@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import data_path, docker_run, endpoint_life, many_hosts, scale
 from bench.laboratory import Laboratory, new_laboratory
-from bench.report import Line, save, table
+from bench.report import Line, load, save, table
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
@@ -42,7 +42,11 @@ def main() -> None:
     parser.add_argument("measures", nargs="*", default=known, help=f"which: {', '.join(known)} (default all)")
     parser.add_argument("--scale", type=float, default=1.0, help="rounds, as a part of the full number")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write them")
+    parser.add_argument("--show", action="store_true", help="only print the table of what was written")
     arguments = parser.parse_args()
+    if arguments.show:
+        print(table(load(arguments.results)))
+        return
     if unknown := set(arguments.measures) - set(known):
         parser.error(f"no measure {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     measured: list[Line] = []

@@ -98,6 +98,16 @@ def save(path: Path, measure: str, lines: Iterable[Line], details: dict[str, Any
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
+def load(path: Path) -> list[Line]:
+    """What is there, by measure."""
+    measured = json.loads(path.read_text())["measures"]
+    return [
+        Line(**{key: value for key, value in line.items() if key != "ratio"})
+        for number in sorted(measured)
+        for line in measured[number]["lines"]
+    ]
+
+
 def _version(*command: str) -> str:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return said.splitlines()[0]

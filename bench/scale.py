@@ -49,7 +49,7 @@ def cluster(
         details[f"{size} ports"] = p50s
     lines += daemon(empty, full, ports)
     lines.append(large_network(laboratory, full, northbound, 100 * lives))
-    lines.append(half_full_pool(full, northbound, 64 * lives, lives))
+    lines.append(half_full_pool(full, northbound, 325 * lives, lives))
     more, details["real"] = through_northd(laboratory, real, lives)
     return lines + more, details
 
