@@ -111,7 +111,8 @@ def daemon(empty: Host, full: Host, ports: int) -> list[Line]:
     rest = {}
     for host in (empty, full):
         now = usage(host, host.driver.pid or 0)
-        rest[host.name] = (now.user + now.system - before[host.name].user - before[host.name].system) * 10
+        spent = now.user + now.system - before[host.name].user - before[host.name].system
+        rest[host.name] = round(abs(spent) * 10, 1)
     starts = [start_up(full) for _ in range(5)]
     what = f"with {ports} ports in NB"
     return [
