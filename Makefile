@@ -1,13 +1,14 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run stop check lint test test-engines bench bench-quick install uninstall clean
+.PHONY: help run stop check lint test test-engines test-underlay bench bench-quick install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PROGRAMS := ovn-docker ovn-docker-overlay-driver
-UNITS := ovn-docker-overlay.socket ovn-docker-overlay.service
+MODE ?= overlay
+PROGRAMS := ovn-docker ovn-docker-overlay-driver ovn-docker-underlay-driver
+UNITS := $(foreach mode,overlay underlay,ovn-docker-$(mode).socket ovn-docker-$(mode).service)
 SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh
 
 help: ## show this list
@@ -23,7 +24,7 @@ stop: ## undo make run
 check: ## lint, types, unit and functional tests: under a minute (as root)
 	@scripts/debian-packages check
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional
+	$(BIN)/pytest --numprocesses=4 --dist=worksteal -m "not slow" tests/unit tests/functional
 
 lint: ## style and types
 	@scripts/virtualenv $(VENV) --editable '.[test]'
@@ -35,12 +36,19 @@ lint: ## style and types
 test: ## all tests: unit, functional, end to end (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest tests/unit tests/functional tests/e2e
+	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e
 
 test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/cache (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest tests/e2e -m engines
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m engines
+
+NEUTRON ?= 29
+test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cache; NEUTRON=26 for that release (as root)
+	@scripts/debian-packages underlay
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/pytest tests/e2e -m underlay --neutron=$(NEUTRON)
 
 bench: ## measure side by side with others, and write bench/results/latest.json (as root)
 	@scripts/debian-packages bench
@@ -52,10 +60,11 @@ bench-quick: ## the measures that matter most, in three minutes (as root)
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	PYTHONPATH=tests $(BIN)/python -m bench --scale 0.2 --results /dev/null 1 2 4
 
-install: ## install into PREFIX (/opt/ovn-docker), with systemd units; DESTDIR for packages (as root)
+install: ## install into PREFIX (/opt/ovn-docker), with systemd units; MODE=underlay in OpenStack VMs (as root)
+	$(if $(filter-out overlay underlay,$(MODE)),$(error MODE=$(MODE) is no mode: overlay or underlay))
 	@scripts/debian-packages install
 	@rm -rf $(DESTDIR)$(PREFIX)
-	@scripts/virtualenv $(DESTDIR)$(PREFIX) .
+	@scripts/virtualenv $(DESTDIR)$(PREFIX) '.$(if $(filter underlay,$(MODE)),[underlay])'
 ifneq ($(DESTDIR),)
 	@# The environment must not remember where it was built.
 	@grep -lrI --null -e '$(DESTDIR)' $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg | xargs -0 sed -i 's|$(DESTDIR)||g'
@@ -64,7 +73,7 @@ endif
 	ln -sf $(PROGRAMS:%=$(PREFIX)/bin/%) $(DESTDIR)/usr/local/bin/
 	for unit in $(UNITS); do sed 's|/opt/ovn-docker|$(PREFIX)|g' packaging/systemd/$$unit >$(DESTDIR)/etc/systemd/system/$$unit; done
 ifeq ($(DESTDIR),)
-	@if [ -d /run/systemd/system ]; then set -x; systemctl daemon-reload && systemctl enable --now $(UNITS); fi
+	@if [ -d /run/systemd/system ]; then set -x; systemctl daemon-reload && systemctl enable --now $(filter ovn-docker-$(MODE)%,$(UNITS)); fi
 endif
 
 uninstall: ## remove what make install installed

@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import Any
 
 from bench import old_driver
 from bench.lives import FLOOR
-from e2e.lab import Fabric, Host, LabError, wait_for
+from e2e.lab import Fabric, Host, LabError, images, wait_for
 
 REPOSITORY = Path(__file__).parents[1]
 PYTHONPATH = f"{REPOSITORY}:{REPOSITORY}/tests"
@@ -66,9 +64,7 @@ def python(host: Host, module: str, plan: dict[str, Any]) -> Any:
 
 def start_old_driver(host: Host) -> None:
     """The driver that OVN ships, under another name for Docker, which knows it and ours side by side."""
-    with tempfile.TemporaryDirectory() as directory:
-        program = old_driver.fetch(Path(directory))
-        host.path("/root/old-driver").write_bytes(program.read_bytes())
+    host.path("/root/old-driver").write_text(old_driver.source(images.cache()))
     host.run("mkdir", "-p", "/etc/docker/plugins")
     host.spawn("/usr/bin/python3", "/root/old-driver", log="/var/log/lab/old-driver.log")
     try:
@@ -110,8 +106,5 @@ def left_behind(host: Host) -> int:
 @contextmanager
 def new_laboratory() -> Iterator[Laboratory]:
     """A laboratory that ends with the block."""
-    for program in ("iperf3", "sockperf"):
-        if not shutil.which(program):
-            raise LabError(f"no {program}: run scripts/debian-packages bench")
     with Fabric() as fabric:
         yield Laboratory(fabric)

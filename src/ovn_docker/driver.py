@@ -38,8 +38,7 @@ from ovn_docker.model import (
 log = logging.getLogger(__name__)
 
 
-_UNDO = 2.0
-"""Seconds to undo what failed, while Docker still waits; sweep.py has more time."""
+_ETHERNET_MTU = 1500
 
 
 class Backend(Protocol):
@@ -60,6 +59,9 @@ class Backend(Protocol):
 
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Forget an endpoint."""
+
+    def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
+        """Wait until the backend's part of an endpoint forwards: empty, or why it does not by *deadline*."""
 
     def endpoints(self, chassis: Chassis, deadline: Deadline) -> list[StoredEndpoint]:
         """Every endpoint of this host. May be slow."""
@@ -130,12 +132,14 @@ class Patience:
     """How long things may take, in seconds.
 
     *request*: a whole call; *flows*: Join's wait for the flows; *controller*: create_endpoint's wait for
-    Open vSwitch and ovn-controller to be up, which at boot may start after Docker does.
+    Open vSwitch and ovn-controller to be up, which at boot may start after Docker does; *undo*: to undo what
+    failed, while Docker still waits (sweep.py has more time).
     """
 
     request: float = 15.0
     flows: float = 10.0
     controller: float = 5.0
+    undo: float = 2.0
     late_flows: LateFlows = LateFlows.WARN
 
 
@@ -157,18 +161,23 @@ class Driver:
         self._patience = patience
         self._lock = threading.Lock()
         self._in_flight: Counter[EndpointId] = Counter()
+        self._unwanted: set[NetworkId] = set()
         self.leftovers = threading.Event()
         """Set when something could not be deleted: sweep.py tries again."""
 
     def create_network(self, network: Network) -> None:
-        """NetworkDriver.CreateNetwork."""
+        """NetworkDriver.CreateNetwork. If it fails, Docker forgets the network without a call."""
         deadline = Deadline(self._patience.request)
-        self._backend.create_network(network, self._switch.chassis(deadline), deadline)
+        self._unwanted.discard(network.id)
+        chassis = self._switch.chassis(deadline)
+        with self._unwanted_if_unavailable(network.id):
+            self._backend.create_network(network, chassis, deadline)
 
     def delete_network(self, network: NetworkId) -> None:
-        """NetworkDriver.DeleteNetwork."""
+        """NetworkDriver.DeleteNetwork. Docker has forgotten the network whatever we say."""
         deadline = Deadline(self._patience.request)
-        self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
+        with self._unwanted_if_unavailable(network):
+            self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
 
     def allocate_network(self, network: Network) -> None:
         """NetworkDriver.AllocateNetwork: swarm's manager makes the network for the whole cluster."""
@@ -181,14 +190,22 @@ class Driver:
         self._backend.delete_network(network, self._switch.chassis(deadline), deadline, kept=True)
 
     def create_endpoint(self, endpoint: Endpoint) -> Endpoint:
-        """NetworkDriver.CreateEndpoint: everything but the container's end. Returns it with its MAC."""
+        """NetworkDriver.CreateEndpoint: everything but the container's end.
+
+        Returns it with its MAC, and with the addresses that the backend chose.
+        """
         deadline = Deadline(self._patience.request)
         endpoint = replace(endpoint, mac=endpoint.mac or choose_mac(endpoint))
         with self._marked(endpoint.id), ExitStack() as undo:
             chassis, tunnel_mtu = self._ready(deadline)
             undo.callback(self._quietly_remove, endpoint.id, chassis)
             attachment = self._store(endpoint, chassis, deadline)
-            if attachment.mtu is not None and attachment.mtu > tunnel_mtu:
+            endpoint = replace(
+                endpoint,
+                mac=attachment.mac or endpoint.mac,
+                addresses=attachment.addresses or endpoint.addresses,
+            )
+            if attachment.mtu is not None and tunnel_mtu is not None and attachment.mtu > tunnel_mtu:
                 log.warning(
                     "network %s has MTU %d, but the tunnels of this host carry %d: larger packets get lost",
                     endpoint.network[:12], attachment.mtu, tunnel_mtu,
@@ -198,7 +215,7 @@ class Driver:
                     host_link(endpoint.id),
                     container_link(endpoint.id),
                     mac=endpoint.mac or "",
-                    mtu=attachment.mtu or tunnel_mtu,
+                    mtu=attachment.mtu or tunnel_mtu or _ETHERNET_MTU,
                     tx_checksums=chassis.datapath != "netdev",
                 )
             self._switch.plug(endpoint, attachment, chassis, deadline)
@@ -250,15 +267,21 @@ class Driver:
         with self._lock:
             return set(+self._in_flight)
 
+    def delete_unwanted(self, chassis: Chassis, deadline: Deadline) -> None:
+        """Delete the networks that could not be deleted, or made, when Docker said so."""
+        for network in tuple(self._unwanted):
+            self._backend.delete_network(network, chassis, deadline)
+            self._unwanted.discard(network)
+
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""
         self._unplug(endpoint, deadline)
         self._backend.delete_endpoint(endpoint, chassis, deadline)
 
-    def _ready(self, deadline: Deadline) -> tuple[Chassis, int]:
+    def _ready(self, deadline: Deadline) -> tuple[Chassis, int | None]:
         """Wait a moment for Open vSwitch and ovn-controller, which at boot may start after Docker does.
 
-        Returns the chassis and the MTU of what its tunnels carry.
+        Returns the chassis and the MTU of what its tunnels carry, if it has any.
         """
         until = Deadline(min(self._patience.controller, deadline.left()))
         while True:
@@ -271,11 +294,11 @@ class Driver:
                     raise
                 time.sleep(0.2)
             else:
-                mtu = min(
+                mtus = [
                     self._links.mtu_of(ip) - tunnel_overhead(chassis.encap_types, ip)
                     for ip in chassis.encap_ips
-                )
-                return chassis, mtu
+                ]
+                return chassis, min(mtus, default=None)
 
     def _store(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Create it in the backend, in the place of a dead endpoint of this host if need be.
@@ -306,9 +329,13 @@ class Driver:
 
     def _await_flows(self, network: NetworkId, endpoint: EndpointId, deadline: Deadline) -> None:
         if not self._switch.installed(endpoint, deadline):
+            why = self._switch.why_late(endpoint, Deadline(1))
+        else:
+            why = self._backend.why_late(endpoint, deadline)
+        if why:
             raise TimedOut(
                 f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
-                f"{self._patience.flows:g} s: {self._switch.why_late(endpoint, Deadline(1))}"
+                f"{self._patience.flows:g} s: {why}"
             )
 
     def _unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
@@ -321,10 +348,20 @@ class Driver:
     def _quietly_remove(self, endpoint: EndpointId, chassis: Chassis) -> None:
         """Undo: an error here must not hide the one that the user has to see."""
         try:
-            self.remove(endpoint, chassis, Deadline(_UNDO))
+            self.remove(endpoint, chassis, Deadline(self._patience.undo))
         except OvnDockerError as error:
             self.leftovers.set()
             log.warning("could not undo endpoint %s: %s", endpoint[:12], error)
+
+    @contextmanager
+    def _unwanted_if_unavailable(self, network: NetworkId) -> Iterator[None]:
+        """What could not be finished may be there, in part: it is deleted later."""
+        try:
+            yield
+        except Unavailable:
+            self._unwanted.add(network)
+            self.leftovers.set()
+            raise
 
     @contextmanager
     def _marked(self, endpoint: EndpointId) -> Iterator[None]:

@@ -46,6 +46,9 @@ class AddressStore(Protocol):
     ) -> list[IpAddress]:
         """Which of *some* addresses nobody has, nor had *rest* seconds ago; in the same order."""
 
+    def claim_next(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> IpAddress | None:
+        """Take an address that the store chooses; None if it leaves the choice to us."""
+
     def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Take an address for a container of this host. Raises Conflict that says who has it."""
 
@@ -142,6 +145,9 @@ class Ipam:
                 f"pool {pool.subnet} belongs to no network of ours: --ipam-driver openvswitch is only for "
                 "networks with -d openvswitch"
             )
+        chosen = self._store.claim_next(pool, chassis, deadline)
+        if chosen is not None:
+            return chosen
         for rest in (self._rest, 0):  # one that rests is better than none
             for some in self._looks(pool):
                 free = self._store.free(pool, some, rest, chassis, deadline)

@@ -182,17 +182,18 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Chassis:
-    """This host as OVN knows it: what the local Open_vSwitch database says.
+    """This host: what the local Open_vSwitch database says.
 
-    *datapath* is the type of the integration bridge, ``None`` as long as there is no such bridge.
+    *bridge* is where containers are plugged in, *datapath* its type, ``None`` as long as there is no such
+    bridge. A VM of a cloud has no tunnels of its own: neither *northbound* nor *encap_ips*.
     """
 
     system_id: str
-    northbound: tuple[str, ...]
-    encap_ips: tuple[IpAddress, ...]
-    encap_types: tuple[str, ...]
-    bridge: str
-    datapath: str | None
+    northbound: tuple[str, ...] = ()
+    encap_ips: tuple[IpAddress, ...] = ()
+    encap_types: tuple[str, ...] = ()
+    bridge: str = "br-int"
+    datapath: str | None = None
     tls: Tls | None = None
 
 
@@ -200,12 +201,16 @@ class Chassis:
 class Attachment:
     """How an endpoint hangs on the switch: what the backend tells the host.
 
-    *resolver*: OVN answers there to names of containers, asked at NAMESERVERS.
+    *mtu* in bytes; *resolver*: OVN answers there to names of containers, asked at NAMESERVERS; *vlan*: the
+    tag of the port; *mac*, *addresses*: where the backend chose them, not Docker.
     """
 
     iface_id: str
     mtu: int | None = None
     resolver: bool = False
+    vlan: int | None = None
+    mac: str | None = None
+    addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""The options of ``docker network create -o KEY=VALUE``: one table for parsing, help and documentation."""
+"""The options of ``docker network create -o KEY=VALUE``: a table for parsing, help and documentation.
+
+There is one for each mode of the driver. What both know means the same in both, in the words of each.
+"""
 
 import difflib
 import re
@@ -19,6 +22,7 @@ class NetworkOptions:
     mtu: int | None = None
     switch: str | None = None
     name: str | None = None
+    security_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,13 @@ def _switch(text: str) -> str:
     return text
 
 
+def _neutron_network(text: str) -> str:
+    """Name or UUID of a network (``openstack network list``)."""
+    if not text or not text.isprintable() or len(text) > 255:
+        raise ValueError("the name or ID of a network, see: openstack network list")
+    return text
+
+
 def _name(text: str) -> str:
     """Name of a network in the cluster; it becomes the name of a logical switch and of Docker networks."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
@@ -53,9 +64,20 @@ def _name(text: str) -> str:
     return text
 
 
+def _groups(text: str) -> tuple[str, ...]:
+    """Names or UUIDs of security groups (``openstack security group list``), with commas."""
+    groups = tuple(dict.fromkeys(filter(None, (group.strip() for group in text.split(",")))))
+    if not groups or not text.isprintable():
+        raise ValueError("names or IDs of security groups with commas, see: openstack security group list")
+    return groups
+
+
+_MTU = "com.docker.network.driver.mtu"
+_SWITCH = "ovn.switch"
+
 OPTIONS = (
     Option(
-        "com.docker.network.driver.mtu",
+        _MTU,
         "mtu",
         _mtu,
         "MTU of the interface with ovn-encap-ip, less the tunnel's overhead",
@@ -69,25 +91,62 @@ OPTIONS = (
         "name of the network in the cluster: it appears on every host, and is the same on all of them",
     ),
     Option(
-        "ovn.switch",
+        _SWITCH,
         "switch",
         _switch,
         "a logical switch of its own, named by the network's ID",
         "attach to this existing logical switch (name or UUID); it is never deleted",
     ),
 )
+"""Of the overlay mode."""
+
+UNDERLAY = (
+    Option(
+        _MTU,
+        "mtu",
+        _mtu,
+        "what Neutron gives the network, at most the MTU of the VM's own network",
+        "MTU in bytes of the network and of the containers' interfaces on it",
+    ),
+    Option(
+        SHARED_NAME,
+        "name",
+        _name,
+        "a Neutron network of its own, named by the Docker network's ID",
+        "name of a Neutron network that VMs of the project share: the first to ask for it makes it, the last "
+        "to remove it deletes it",
+    ),
+    Option(
+        _SWITCH,
+        "switch",
+        _neutron_network,
+        "a Neutron network of its own",
+        "attach to this existing Neutron network (name or ID); it is never changed nor deleted",
+    ),
+    Option(
+        "ovn.security-groups",
+        "security_groups",
+        _groups,
+        "the project's group `default`",
+        "security groups of the containers' ports (names or IDs, with commas)",
+    ),
+)
+"""Of the underlay mode."""
 
 
-def parse(given: Mapping[str, object]) -> NetworkOptions:
-    """Turn Docker's ``com.docker.network.generic`` map into NetworkOptions.
+def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> NetworkOptions:
+    """Turn Docker's ``com.docker.network.generic`` map into NetworkOptions; *table* is the mode's.
 
     Raises BadRequest for an unknown key (with the nearest known one) or a bad value.
     """
-    known = {option.key: option for option in OPTIONS}
+    known = {option.key: option for option in table}
     fields: dict[str, Any] = {}
     for key, value in given.items():
         option = known.get(key)
         if option is None:
+            if any(key == other.key for other in (*OPTIONS, *UNDERLAY)):
+                mode = "overlay" if table is UNDERLAY else "underlay"
+                raise BadRequest(f"option {key} is for the {mode} mode, and this driver is in the other one")
             raise BadRequest(unknown(key, known))
         text = value if isinstance(value, str) else repr(value)
         try:

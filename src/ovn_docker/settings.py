@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ovn_docker.errors import BadRequest
 from ovn_docker.supply import Supply, parse_supplies
@@ -43,8 +43,8 @@ def _setting(
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Times are in seconds."""
+class Common:
+    """Settings of both modes. Times are in seconds."""
 
     socket: Path = _setting(
         Path("/run/docker/plugins/openvswitch.sock"),
@@ -60,9 +60,6 @@ class Settings:
         "store; auto: global if dockerd has a --cluster-store",
     )
     db: str = _setting("unix:/var/run/openvswitch/db.sock", str, "REMOTE", "the local Open_vSwitch database")
-    ovn_rundir: Path = _setting(
-        Path("/var/run/ovn"), _path, "DIR", "where ovn-controller has its pidfile and its control socket"
-    )
     request_timeout: float = _setting(15.0, _seconds, "SECONDS", "how long a call of Docker's may take")
     flows_timeout: float = _setting(
         10.0, _seconds, "SECONDS", "how long a starting container waits for its flows"
@@ -82,6 +79,15 @@ class Settings:
         "BASE:PREFIX,...",
         "where subnets come from with --ipam-driver openvswitch and no --subnet",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Common):
+    """Settings of the overlay mode."""
+
+    ovn_rundir: Path = _setting(
+        Path("/var/run/ovn"), _path, "DIR", "where ovn-controller has its pidfile and its control socket"
+    )
     sync: str = _setting(
         "on",
         _one_of("on", "off"),
@@ -95,6 +101,35 @@ class Settings:
         "", str, "FILE", "PEM file with the CA that signed the databases' certificates", "-C"
     )
 
+    def __post_init__(self) -> None:
+        """Raises BadRequest for a part of what TLS needs."""
+        tls = (self.private_key, self.certificate, self.ca_cert)
+        if any(tls) and not all(tls):
+            raise BadRequest("TLS needs all three: --private-key, --certificate and --ca-cert")
+
+
+@dataclass(frozen=True, slots=True)
+class UnderlaySettings(Common):
+    """Settings of the underlay mode, where a call of Docker's is several of Neutron's."""
+
+    bridge: str = _setting(
+        "breth0", str, "BRIDGE", "the bridge with the VM's interface, see ovn-docker underlay bridge --help"
+    )
+    parent: str = _setting(
+        "trunk",
+        _one_of("trunk", "profile"),
+        "HOW",
+        "how containers hang behind the VM's port: as subports of a trunk, or by binding:profile in clouds "
+        "without trunks that allow it",
+    )
+    request_timeout: float = _setting(60.0, _seconds, "SECONDS", "how long a call of Docker's may take")
+    flows_timeout: float = _setting(
+        20.0, _seconds, "SECONDS", "how long a starting container waits for Neutron to call its port ACTIVE"
+    )
+
+
+Kind = TypeVar("Kind", bound=Common)
+
 
 def option(setting: Field[Any]) -> str:
     """As typed on the command line: ``--late-flows``."""
@@ -106,13 +141,13 @@ def variable(setting: Field[Any]) -> str:
     return "OVN_DOCKER_" + setting.name.upper()
 
 
-def read(given: Mapping[str, str | None], environment: Mapping[str, str]) -> Settings:
-    """Settings from the command line (*given*, by name) or else from the environment.
+def read(kind: type[Kind], given: Mapping[str, str | None], environment: Mapping[str, str]) -> Kind:
+    """Settings of a mode, from the command line (*given*, by name) or else from the environment.
 
     Raises BadRequest that names the option or variable, what was given and what is possible.
     """
     values: dict[str, Any] = {}
-    for setting in fields(Settings):
+    for setting in fields(kind):
         source, text = option(setting), given.get(setting.name)
         if text is None:
             source, text = variable(setting), environment.get(variable(setting)) or None
@@ -122,8 +157,4 @@ def read(given: Mapping[str, str | None], environment: Mapping[str, str]) -> Set
             values[setting.name] = setting.metadata["parse"](text)
         except ValueError as error:
             raise BadRequest(f"{source}={text[:80]!r} is not valid: give {error}") from None
-    settings = Settings(**values)
-    tls = (settings.private_key, settings.certificate, settings.ca_cert)
-    if any(tls) and not all(tls):
-        raise BadRequest("TLS needs all three: --private-key, --certificate and --ca-cert")
-    return settings
+    return kind(**values)

@@ -7,6 +7,8 @@ import pytest
 
 from e2e.cluster import Cluster
 from e2e.lab import Fabric, Host, missing
+from e2e.lab.cloud import RELEASES, VM, Cloud, missing_for_cloud
+from e2e.lab.command import at_once
 from e2e.lab.images import SUITES
 
 FABRICS = pytest.StashKey[dict[str, Fabric]]()  # by the fixture that made it
@@ -16,26 +18,30 @@ KEPT = pytest.StashKey[list[tuple[str, Fabric]]]()  # by the name of the fixture
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep", action="store_true", help="leave the labs running, and say how to enter them")
+    parser.addoption("--neutron", choices=RELEASES, default=RELEASES[-1], help="the release of Neutron")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "e2e: runs on several hosts of its own, with real Docker and OVN")
     config.addinivalue_line("markers", "engines: on newer versions of Docker; only with -m engines")
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+    config.addinivalue_line("markers", "underlay: on a real OpenStack cloud; only with -m underlay")
     config.stash[FABRICS] = {}
     config.stash[KEPT] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons = missing()
+    apart = {"engines": "newer versions of Docker", "underlay": "a cloud of OpenStack"}
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
         item.add_marker(pytest.mark.e2e)
         if reasons:
             item.add_marker(pytest.mark.skip(reason=f"no lab here: {', '.join(reasons)}"))
-        elif "engines" in item.keywords and "engines" not in config.option.markexpr:
-            item.add_marker(pytest.mark.skip(reason="newer versions of Docker: only with -m engines"))
+        elif unasked := [m for m in apart if m in item.keywords and m not in config.option.markexpr]:
+            item.add_marker(pytest.mark.skip(reason=f"{apart[unasked[0]]}: only with -m {unasked[0]}"))
+        elif "underlay" in item.keywords and (lacks := missing_for_cloud()):
+            item.add_marker(pytest.mark.skip(reason=f"no cloud here: {', '.join(lacks)}"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -115,6 +121,22 @@ def two_hosts(request: pytest.FixtureRequest) -> tuple[Host, Host]:
     """
     host1, host2 = _fabric(request).cluster("host1", "host2")
     return host1, host2
+
+
+@pytest.fixture(scope="session")
+def cloud(request: pytest.FixtureRequest) -> Cloud:
+    """An OpenStack cloud with two hypervisors. All tests share it, so each leaves it as it was."""
+    return Cloud(_fabric(request), request.config.option.neutron)
+
+
+@pytest.fixture(scope="session")
+def vms(cloud: Cloud) -> tuple[VM, VM, VM]:
+    """Virtual machines of the tenant demo on which all but the driver runs: two on hv1, the third on hv2."""
+    hv1, hv2 = cloud.hypervisors
+    places = {"vm1": hv1, "vm2": hv1, "vm3": hv2}
+    vm1, vm2, vm3 = (cloud.boot(name, place, cloud.demo) for name, place in places.items())
+    at_once(VM.prepare, (vm1, vm2, vm3))
+    return vm1, vm2, vm3
 
 
 @pytest.fixture(scope="module")

@@ -200,13 +200,10 @@ class TestAFailedCreateEndpoint:
             host.driver(replace(host.PATIENCE, request=1)).create_endpoint(endpoint())
         assert host.state() == before
 
-    def test_without_the_northbound_database_leaves_the_rest_to_the_sweep(
-        self, host: Host, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("ovn_docker.driver._UNDO", 0.1)
+    def test_without_the_northbound_database_leaves_the_rest_to_the_sweep(self, host: Host) -> None:
         before = host.state()
         host.northbound.kill()
-        driver = host.driver(replace(host.PATIENCE, request=0.5))
+        driver = host.driver(replace(host.PATIENCE, request=0.5, undo=0.1))
         start = time.monotonic()
         with pytest.raises(Unavailable, match="OVN_Northbound"):
             driver.create_endpoint(endpoint())
@@ -411,13 +408,10 @@ class TestTheAddressOfADeadEndpoint:
 
 
 @pytest.mark.parametrize("hangs", ["northbound", "open_vswitch"])
-def test_every_call_has_an_end_when_a_database_hangs(
-    host: Host, network: Network, hangs: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ovn_docker.driver._UNDO", 0.3)
+def test_every_call_has_an_end_when_a_database_hangs(host: Host, network: Network, hangs: str) -> None:
     host.driver().create_endpoint(endpoint(C1))
     host.flows = False
-    driver = host.driver(Patience(request=0.5, flows=0.3, controller=0.3))
+    driver = host.driver(Patience(request=0.5, flows=0.3, controller=0.3, undo=0.3))
     calls: list[Callable[[], object]] = [
         lambda: driver.create_network(NETWORK),
         lambda: driver.allocate_network(NETWORK),

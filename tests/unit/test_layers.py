@@ -30,21 +30,31 @@ LAYERS = {
         "backends.addresses",
         "backends.dns",
         "backends.forget",
+        "backends.leases",
+        "backends.networks",
+        "backends.neutron",
         "backends.northbound",
+        "backends.openrc",
         "backends.overlay",
         "backends.shared",
+        "backends.trunk",
+        "backends.underlay",
     },
     "cli": {
         "cli",
         "cli.arguments",
         "cli.central",
+        "cli.clients",
         "cli.daemon",
         "cli.forget",
         "cli.host",
         "cli.main",
         "cli.names",
+        "cli.persistence",
         "cli.setup",
         "cli.steps",
+        "cli.underlay",
+        "cli.uplink",
     },
 }
 """Every module of ours, without the leading ``ovn_docker.``: a new one needs a place here."""
@@ -60,7 +70,9 @@ BELOW = {
 """The layers that each may import, besides its own."""
 
 THIRD_PARTY = {
+    "keystoneauth1": {"backends.neutron"},
     "msgspec": {"plugin.wire"},
+    "openstack": {"backends.neutron"},
     "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
     "waitress": {"plugin.server"},
 }

@@ -11,17 +11,17 @@ from ovn_docker.settings import Settings
 
 
 def test_without_any_the_defaults_hold() -> None:
-    assert settings.read({}, {}) == Settings()
+    assert settings.read(Settings, {}, {}) == Settings()
 
 
 def test_the_command_line_comes_before_the_environment() -> None:
     environment = {"OVN_DOCKER_LATE_FLOWS": "fail", "OVN_DOCKER_SCOPE": "global"}
-    read = settings.read({"late_flows": "warn", "scope": None}, environment)
+    read = settings.read(Settings, {"late_flows": "warn", "scope": None}, environment)
     assert (read.late_flows, read.scope) == ("warn", "global")
 
 
 def test_an_empty_variable_is_none() -> None:
-    assert settings.read({}, {"OVN_DOCKER_SCOPE": ""}) == Settings()
+    assert settings.read(Settings, {}, {"OVN_DOCKER_SCOPE": ""}) == Settings()
 
 
 def test_each_has_an_option_and_a_variable_named_alike() -> None:
@@ -43,7 +43,7 @@ def test_each_has_an_option_and_a_variable_named_alike() -> None:
     ],
 )
 def test_text_becomes_a_value(name: str, text: str, value: object) -> None:
-    assert getattr(settings.read({name: text}, {}), name) == value
+    assert getattr(settings.read(Settings, {name: text}, {}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -61,18 +61,18 @@ def test_text_becomes_a_value(name: str, text: str, value: object) -> None:
 )
 def test_what_cannot_be_is_refused_with_what_can(name: str, text: str, message: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        settings.read({name: text}, {})
+        settings.read(Settings, {name: text}, {})
     assert str(refused.value) == message
 
 
 def test_of_a_bad_variable_the_name_is_told() -> None:
     with pytest.raises(BadRequest, match="OVN_DOCKER_SCOPE='swarm' is not valid"):
-        settings.read({}, {"OVN_DOCKER_SCOPE": "swarm"})
+        settings.read(Settings, {}, {"OVN_DOCKER_SCOPE": "swarm"})
 
 
 def test_tls_takes_three_files_or_none() -> None:
     files = {"private_key": "/k", "certificate": "/c", "ca_cert": "/a"}
-    assert settings.read(files, {}).ca_cert == "/a"
+    assert settings.read(Settings, files, {}).ca_cert == "/a"
     for name in files:
         with pytest.raises(BadRequest, match="--private-key, --certificate and --ca-cert"):
-            settings.read(files | {name: None}, {})
+            settings.read(Settings, files | {name: None}, {})

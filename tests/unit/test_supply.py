@@ -58,7 +58,7 @@ def test_the_largest_supply_there_is() -> None:
     "text", ["10.0.0.0/8:24", "10.0.0.0/24:24", "fd00::/48:64", "10.0.0.0/8:30, fd00::/8:126"]
 )
 def test_settings_take_supplies(text: str) -> None:
-    supplies = read({"address_pools": text}, {}).address_pools
+    supplies = read(Settings, {"address_pools": text}, {}).address_pools
     assert ",".join(map(str, supplies)) == text.replace(" ", "")
 
 
@@ -78,7 +78,7 @@ def test_settings_take_supplies(text: str) -> None:
 )
 def test_what_is_no_supply_is_refused_in_words(text: str, words: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        read({"address_pools": text}, {})
+        read(Settings, {"address_pools": text}, {})
     assert str(caught.value).startswith(f"--address-pools={text!r} is not valid: {words}")
 
 

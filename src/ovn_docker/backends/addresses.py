@@ -129,6 +129,10 @@ class Addresses:
             if not claim and (not lease or _rested(lease[0]["external_ids"], rest))
         ]
 
+    def claim_next(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> IpAddress | None:  # noqa: ARG002
+        """Which address is for others to choose."""
+        return None
+
     def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Lease an address to this host. Raises Conflict that says who has it."""
         database = self._connect(chassis)

@@ -4,13 +4,14 @@ Detaching, pidfile, log file, levels that change at run time (``ovs-appctl vlog/
 package, so that it behaves as ovs-vswitchd(8) says.
 """
 
+import getpass
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
 # The ovs package from PyPI looks below /usr/local; distributions and their ovs-appctl do not.
@@ -26,6 +27,7 @@ import ovs.vlog
 
 import ovn_docker
 from ovn_docker import settings as table
+from ovn_docker.backends import openrc
 from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.dns import Names
 from ovn_docker.backends.northbound import Northbound
@@ -34,68 +36,189 @@ from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cli.main import Parser
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
-from ovn_docker.driver import Driver, LateFlows, Patience
-from ovn_docker.errors import OvnDockerError
+from ovn_docker.driver import Backend, Driver, LateFlows, Patience
+from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
 from ovn_docker.host.nameservers import pass_on
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.host.vswitch import START, Vswitch
-from ovn_docker.ipam import Ipam
-from ovn_docker.model import Tls
+from ovn_docker.host.vswitch import START, VmBridge, Vswitch
+from ovn_docker.ipam import AddressStore, Ipam
+from ovn_docker.model import Chassis, Tls
 from ovn_docker.names import Registrar
+from ovn_docker.options import OPTIONS, UNDERLAY, Option
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
-from ovn_docker.settings import Settings
+from ovn_docker.settings import Common, Kind, Settings, UnderlaySettings
 from ovn_docker.sweep import Sweeper
 
 log = logging.getLogger(__name__)
 
-_VLOGS = {name: ovs.vlog.Vlog(name) for name in ("daemon", "driver", "ovsdb", "plugin", "sweep", "waitress")}
+_MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "sweep", "underlay", "waitress")
+_VLOGS = {name: ovs.vlog.Vlog(name) for name in _MODULES}
+
+
+@dataclass(frozen=True, slots=True)
+class _Mode:
+    """What the two modes of the driver differ in.
+
+    *clear_orphans* deletes what a crash has left and nobody will ask for;
+    *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises
+    OvnDockerError with what has to be done before containers can start; *start*: what runs beside; *undo*:
+    see Patience.
+    """
+
+    backend: Backend
+    addresses: AddressStore
+    clear_orphans: Callable[[Chassis, Deadline], None]
+    vswitch: Vswitch
+    options: tuple[Option, ...]
+    check_controller: Callable[[], None]
+    ready: Callable[[], None]
+    start: Callable[[], None]
+    undo: float
 
 
 def overlay() -> None:
     """Run ``ovn-docker-overlay-driver``."""
+    _run(_overlay)
+
+
+def underlay() -> None:
+    """Run ``ovn-docker-underlay-driver``."""
+    _run(_underlay)
+
+
+def _run(serve: Callable[[], None]) -> None:
     try:
-        _serve(_settings())
+        serve()
     except OvnDockerError as error:
         log.error("%s", error)  # noqa: TRY400 - meant for the user, who has no use for a traceback
         sys.exit(error.exit_code)
 
 
-def _serve(settings: Settings) -> None:
+def _overlay() -> None:
+    settings = _settings(
+        Settings,
+        "Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
+        "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup "
+        "--help.",
+    )
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
-    listener = sockets.inherited_socket() or sockets.listen(settings.socket)
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
     northbound = Northbound(tls)
-    backend = Overlay(northbound)
-    links = Links()
+
+    def start() -> None:
+        engine = Engine(settings.docker)
+        if settings.sync == "on":
+            Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
+        Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
+
+    addresses = Addresses(northbound)
+    mode = _Mode(
+        backend=Overlay(northbound),
+        addresses=addresses,
+        clear_orphans=addresses.clear_orphans,
+        vswitch=vswitch,
+        options=OPTIONS,
+        check_controller=Controller(settings.ovn_rundir).check,
+        ready=lambda: vswitch.check(vswitch.chassis(Deadline(1))),
+        start=start,
+        undo=2.0,
+    )
+    _serve(settings, mode)
+
+
+def _underlay() -> None:
+    settings = _settings(
+        UnderlaySettings,
+        "Docker network plugin 'openvswitch' in a VM of OpenStack: containers on Neutron's networks.",
+        "The login is read from the environment (. ./openrc.sh), the ID of the VM's own port from OS_VIF_ID.",
+    )
+    try:
+        from ovn_docker.backends.leases import Leases
+        from ovn_docker.backends.neutron import Neutron
+        from ovn_docker.backends.trunk import Profile, Trunk
+        from ovn_docker.backends.underlay import Underlay
+    except ImportError as error:
+        raise Unavailable(
+            f"the underlay mode needs openstacksdk ({error}): pip install 'ovn-docker[underlay]'"
+        ) from None
+    vif = openrc.vif(os.environ)
+    login = openrc.login(os.environ)
+    user = openrc.asks_for_password(login)
+    if user is not None:
+        login["password"] = _ask_password(user)
+    ovs.daemon.daemonize_start()  # forks: no thread before this line
+    neutron = Neutron(login)
+    vswitch = VmBridge(Database("Open_vSwitch", [settings.db], START), settings.bridge, vif)
+    parent = Trunk(neutron, vif) if settings.parent == "trunk" else Profile(neutron, vif)
+    leases = Leases(neutron, vif, parent)
+    backend = Underlay(neutron, vif, parent, leases)
+
+    def ready() -> None:
+        backend.check(Links().macs(), Deadline(settings.request_timeout))
+        vswitch.check(vswitch.chassis(Deadline(1)))
+
+    mode = _Mode(
+        backend=backend,
+        addresses=leases,
+        clear_orphans=backend.clear_orphans,
+        vswitch=vswitch,
+        options=UNDERLAY,
+        check_controller=lambda: None,
+        ready=ready,
+        start=lambda: None,
+        undo=10.0,
+    )
+    _serve(settings, mode)
+
+
+def _ask_password(user: str) -> str:
+    """Raises BadRequest without a terminal to ask at."""
+    if not sys.stdin or not sys.stdin.isatty():
+        raise BadRequest(
+            f"OS_PASSWORD of {user} is not set, and there is no terminal to ask at: set it, or use an "
+            "application credential (openstack application credential create)"
+        )
+    try:
+        password = getpass.getpass(f"OpenStack password of {user}: ")
+    except (EOFError, KeyboardInterrupt):
+        password = ""
+    if not password:
+        raise BadRequest("no password was given")
+    return password
+
+
+def _serve(settings: Common, mode: _Mode) -> None:
+    listener = sockets.inherited_socket() or sockets.listen(settings.socket)
+    vswitch, backend, addresses, links = mode.vswitch, mode.backend, mode.addresses, Links()
     patience = Patience(
         request=settings.request_timeout,
         flows=settings.flows_timeout,
         late_flows=LateFlows(settings.late_flows),
+        undo=mode.undo,
     )
     supplies, timeout = settings.address_pools, settings.request_timeout
-    addresses = Addresses(northbound)
     ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
-    driver = Driver(backend, vswitch, links, Controller(settings.ovn_rundir).check, patience)
-    web = server.Server(server.application(Plugin(driver, ipam, _scope(settings.scope))), listener)
+    driver = Driver(backend, vswitch, links, mode.check_controller, patience)
+    plugin = Plugin(driver, ipam, _scope(settings.scope), mode.options)
+    web = server.Server(server.application(plugin), listener)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
     _serve_control(web.stop)
     try:
-        vswitch.check(vswitch.chassis(Deadline(1)))
+        mode.ready()
+    except BadRequest:
+        raise  # nothing that time mends
     except OvnDockerError as error:
         log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
-    engine = Engine(settings.docker)
-    if settings.sync == "on":
-        Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
-    Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
+    mode.start()
     interval = settings.sweep_interval
-    Sweeper(driver, backend, vswitch, links, interval, addresses.clear_orphans).start()
+    Sweeper(driver, backend, vswitch, links, interval, mode.clear_orphans).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")
@@ -103,17 +226,16 @@ def _serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-def _settings() -> Settings:
+def _settings(kind: type[Kind], description: str, where: str) -> Kind:
     """Parse the command line and start logging. Exits with a usage message, or raises BadRequest."""
     parser = Parser(
-        description="Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
+        description=description,
         epilog="Each of the driver's options can be given in the environment too: --late-flows as "
-        "OVN_DOCKER_LATE_FLOWS. Where the databases are is read from the local Open_vSwitch database, "
-        "see ovn-docker host setup --help.",
+        f"OVN_DOCKER_LATE_FLOWS. {where}",
     )
     parser.add_argument("-V", "--version", action="version", version=f"ovn-docker {ovn_docker.__version__}")
     group = parser.add_argument_group("Driver Options")
-    for setting in fields(Settings):
+    for setting in fields(kind):
         about = setting.metadata
         names = [*filter(None, [about["short"]]), table.option(setting)]
         shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
@@ -139,7 +261,7 @@ def _settings() -> Settings:
     ovs.vlog.handle_args(arguments)
     _log_to_vlog()
     ovs.daemon.handle_args(arguments)
-    return table.read(vars(arguments), os.environ)
+    return table.read(kind, vars(arguments), os.environ)
 
 
 def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:

@@ -93,6 +93,11 @@ class Links:
             "ovs-vsctl set Open_vSwitch . external_ids:ovn-encap-ip=LOCAL_IP"
         )
 
+    def macs(self) -> set[str]:
+        """MAC addresses of all links."""
+        links = [attributes(message[_INFO.size :]) for message in netlink.dump(_GETLINK, _ANY)]
+        return {link[_ADDRESS].hex(":") for link in links if _ADDRESS in link}
+
     def routes(self) -> list[IpNetwork]:
         """Networks that this host has routes to, its own included; not the default route."""
         routes = []

@@ -90,7 +90,8 @@ class Vswitch:
             )
 
     def plug(self, endpoint: Endpoint, attachment: Attachment, chassis: Chassis, deadline: Deadline) -> None:
-        """Put the endpoint's link on the integration bridge and see ovs-vswitchd take it up; idempotent."""
+        """Put the endpoint's link on the bridge and see ovs-vswitchd take it up; idempotent."""
+        tag = {} if attachment.vlan is None else {"tag": attachment.vlan}
         port, interface, link = _port(endpoint.id), _interface(endpoint.id), host_link(endpoint.id)
         ids = {
             OWNER: "ovn-docker",
@@ -107,7 +108,7 @@ class Vswitch:
             *_, plugged = self._database.transact(
                 ovsdb.insert("Interface", interface, name=link, external_ids=ids),
                 ovsdb.insert("Port", port, name=link, interfaces=Reference(interface),
-                             external_ids={OWNER: "ovn-docker"}, other_config={"transient": "true"}),
+                             external_ids={OWNER: "ovn-docker"}, other_config={"transient": "true"}, **tag),
                 ovsdb.mutate("Bridge", ["name", "==", chassis.bridge],
                              mutations=[["ports", "insert", [Reference(port)]]]),
                 deadline=deadline,
@@ -115,6 +116,8 @@ class Vswitch:
         except OperationError as error:
             if error.error != "duplicate uuid":
                 raise Conflict(f"Open vSwitch refuses a port named {link}: {error}") from None
+            if tag:
+                self._database.transact(ovsdb.update("Port", is_row(port), **tag), deadline=deadline)
         else:
             if not plugged:
                 raise Unavailable(f"the bridge {chassis.bridge} has just gone from Open vSwitch")
@@ -236,6 +239,38 @@ class Vswitch:
             ) from None
         if rows[0]["error"]:
             raise OvnDockerError(f"ovs-vswitchd cannot use the link {link}: {rows[0]['error']}")
+
+
+class VmBridge(Vswitch):
+    """The bridge in a VM that has its network interface, for VLAN-tagged ports; without ovn-controller.
+
+    *vif*: UUID of the VM's Neutron port, by which its containers' ports are known.
+    """
+
+    def __init__(self, database: Database, bridge: str, vif: str) -> None:
+        super().__init__(database)
+        self._bridge = bridge
+        self._vif = vif
+
+    def chassis(self, deadline: Deadline) -> Chassis:
+        """The VM, which needs no settings in the database."""
+        (bridges,) = self._database.transact(
+            ovsdb.select("Bridge", ["name", "==", self._bridge], columns=["datapath_type"]), deadline=deadline
+        )
+        datapath = bridges[0]["datapath_type"] if bridges else None
+        return Chassis(self._vif, bridge=self._bridge, datapath=datapath)
+
+    def check(self, chassis: Chassis) -> None:
+        """Raise Unavailable, with the command to type, without the bridge."""
+        if chassis.datapath is None:
+            raise Unavailable(
+                f"Open vSwitch has no bridge {self._bridge}; make it, with the VM's interface in it: "
+                f"ovn-docker underlay bridge --interface eth0 --bridge {self._bridge}"
+            )
+
+    def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:  # noqa: ARG002 - plug() has waited
+        """A tagged port forwards as soon as ovs-vswitchd has taken it up."""
+        return True
 
 
 def _note(interface: Condition, key: str, value: str) -> Operation:

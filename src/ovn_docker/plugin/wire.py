@@ -89,11 +89,15 @@ class Ipam(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """What answers. Docker asks for *scope* once in dockerd's life: its answer may need no database."""
+    """What answers. Docker asks for *scope* once in dockerd's life: its answer may need no database.
+
+    *network_options*: those that ``-o`` may have.
+    """
 
     driver: Driver
     ipam: Ipam
     scope: Callable[[], Literal["local", "global"]] = lambda: "local"
+    network_options: tuple[options.Option, ...] = options.OPTIONS
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -169,10 +173,11 @@ class CreateNetworkRequest(_PoolsRequest, frozen=True):
 
     Options: NetworkOptions | None = None
 
-    def network(self) -> Network:
+    def network(self, table: tuple[options.Option, ...] = options.OPTIONS) -> Network:
         """The network that is meant. Raises BadRequest."""
         given = self.Options or NetworkOptions()
-        return Network(self.NetworkID, self.subnets(), given.internal, options.parse(given.generic or {}))
+        typed = options.parse(given.generic or {}, table)
+        return Network(self.NetworkID, self.subnets(), given.internal, typed)
 
 
 class AllocateNetworkRequest(_PoolsRequest, frozen=True):
@@ -180,9 +185,9 @@ class AllocateNetworkRequest(_PoolsRequest, frozen=True):
 
     Options: dict[str, str] | None = None
 
-    def network(self) -> Network:
+    def network(self, table: tuple[options.Option, ...] = options.OPTIONS) -> Network:
         """The network that is meant. Raises BadRequest."""
-        return Network(self.NetworkID, self.subnets(), options=options.parse(self.Options or {}))
+        return Network(self.NetworkID, self.subnets(), options=options.parse(self.Options or {}, table))
 
 
 class EndpointInterface(msgspec.Struct, frozen=True):
@@ -286,7 +291,7 @@ def _release_address(plugin: Plugin, request: AddressRequest) -> None:
 
 
 def _allocate_network(plugin: Plugin, request: AllocateNetworkRequest) -> Answer:
-    plugin.driver.allocate_network(request.network())
+    plugin.driver.allocate_network(request.network(plugin.network_options))
     return {"Options": request.Options or {}}  # on every node they replace what the user typed
 
 
@@ -294,7 +299,10 @@ def _create_endpoint(plugin: Plugin, request: CreateEndpointRequest) -> Answer:
     asked = request.endpoint()
     made = plugin.driver.create_endpoint(asked)
     # Docker refuses to hear again what it said (moby drivers/remote/driver.go, "Cannot be modified").
-    return {"Interface": {} if asked.mac else {"MacAddress": made.mac}}
+    told: dict[str, str | None] = {} if asked.mac else {"MacAddress": made.mac}
+    for address in () if asked.addresses else made.addresses:
+        told["Address" if address.version == 4 else "AddressIPv6"] = str(address)
+    return {"Interface": told}
 
 
 def _join(plugin: Plugin, request: JoinRequest) -> Answer:
@@ -317,7 +325,10 @@ METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]]
     "/NetworkDriver.GwAllocCheck": (Request, lambda _, __: {"SkipIPv4": False, "SkipIPv6": False}),
     "/NetworkDriver.AllocateNetwork": (AllocateNetworkRequest, _allocate_network),
     "/NetworkDriver.FreeNetwork": (NetworkRequest, lambda p, r: p.driver.free_network(r.NetworkID)),
-    "/NetworkDriver.CreateNetwork": (CreateNetworkRequest, lambda p, r: p.driver.create_network(r.network())),
+    "/NetworkDriver.CreateNetwork": (
+        CreateNetworkRequest,
+        lambda p, r: p.driver.create_network(r.network(p.network_options)),
+    ),
     "/NetworkDriver.DeleteNetwork": (NetworkRequest, lambda p, r: p.driver.delete_network(r.NetworkID)),
     "/NetworkDriver.CreateEndpoint": (CreateEndpointRequest, _create_endpoint),
     "/NetworkDriver.DeleteEndpoint": (EndpointRequest, lambda p, r: p.driver.delete_endpoint(*r.ids())),

@@ -76,9 +76,13 @@ class Fabric:
     def add_hosts(self, *names: str, engine: str = "20.10") -> list[Host]:
         """New hosts with the given version of Docker, switched on."""
         hosts = [Host(self, name, len(self.hosts) + i, engine) for i, name in enumerate(names, start=1)]
+        self.power_on(*hosts)
+        return hosts
+
+    def power_on(self, *hosts: Host) -> None:
+        """Switch new hosts on."""
         self.hosts += hosts
         at_once(Host.power_on, hosts)
-        return hosts
 
     def cluster(self, *names: str, engine: str = "20.10", store: bool = False) -> list[Host]:
         """New hosts on which everything but the driver runs; the first is also OVN's central host.

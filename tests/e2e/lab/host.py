@@ -84,11 +84,15 @@ class Host:
                 "GROUP": f"{self.fabric.group}/{self.name}",
                 "SYSTEM": str(images.system(self.engine)),
                 "DISK": str(self.disk),
-                "SHARED": "\n".join(map(str, images.shared(self.engine))),
+                "SHARED": "\n".join(map(str, self.shared())),
             },
         )
         self.pid = int(pid)
         self._plug_in()
+
+    def shared(self) -> list[Path]:
+        """What it sees as it is outside."""
+        return images.shared(self.engine)
 
     def power_off(self) -> None:
         """Cut the power: every process dies where it stands."""
@@ -106,23 +110,32 @@ class Host:
 
     def _plug_in(self) -> None:
         """Lay the cables between the fabric's switches and our eth0 and eth1."""
-        cables = zip(self.ports, ("eth0", "eth1"), ("management", "tunnels"), strict=True)
-        for port, device, bridge in cables:
-            self.fabric.run(
-                *("ip", "-batch", "-"),
-                stdin=f"link add {port} type veth peer name {device} netns {self.pid}\n"
-                f"link set {port} master {bridge} up\n",
-            )
+        for port, device, bridge in zip(self.ports, ("eth0", "eth1"), ("management", "tunnels"), strict=True):
+            self.lay_cable(port, device, bridge)
         self.set_addresses("eth0", self.address, self.address6)
         if self.fabric.userspace:
-            # Open vSwitch reads the frames of eth1, but the kernel sees them too: it must not answer as well.
-            self.run(
-                *("sh", "-ec"),
-                "cd /proc/sys/net; echo 1 > ipv6/conf/eth1/disable_ipv6; echo 1 > ipv4/conf/eth1/rp_filter;"
-                "echo 8 > ipv4/conf/eth1/arp_ignore; ip link set eth1 up",
-            )
+            self.leave_to_switch("eth1")
         else:
             self.set_addresses("eth1", self.tunnel_address, self.tunnel_address6)
+
+    def lay_cable(self, port: str, device: str, bridge: str) -> None:
+        """Connect a device, which appears, with a port of one of the fabric's switches."""
+        self.fabric.run(
+            *("ip", "-batch", "-"),
+            stdin=f"link add {port} type veth peer name {device} netns {self.pid}\n"
+            f"link set {port} master {bridge} up\n",
+        )
+
+    def leave_to_switch(self, device: str) -> None:
+        """Set a device up whose frames are for Open vSwitch, without an address.
+
+        In user space the kernel sees the frames too: it must not answer as well.
+        """
+        quiet = (
+            f"cd /proc/sys/net; echo 1 > ipv6/conf/{device}/disable_ipv6;"
+            f"echo 1 > ipv4/conf/{device}/rp_filter; echo 8 > ipv4/conf/{device}/arp_ignore;"
+        )
+        self.run("sh", "-ec", f"{quiet if self.fabric.userspace else ''} ip link set {device} up")
 
     def set_addresses(self, device: str, address: str, address6: str) -> None:
         """Give a device its addresses and set it up."""

@@ -33,7 +33,7 @@ def image(name: str) -> Path:
         with tarfile.open(path, "w", dereference=True) as tar:
             {"busybox": _add_busybox, "tools": _add_tools}[name](tar)
 
-    return _built_once(f"{name}.tar", build)
+    return built_once(f"{name}.tar", build)
 
 
 def system(engine: str) -> Path:
@@ -45,7 +45,7 @@ def system(engine: str) -> Path:
         command = ("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITES[engine], str(path))
         run("lab", [], command, timeout=900)
 
-    return _built_once(f"docker-{engine}", build)
+    return built_once(f"docker-{engine}", build)
 
 
 def shared(engine: str) -> list[Path]:
@@ -58,9 +58,11 @@ def shared(engine: str) -> list[Path]:
     return sorted(paths)
 
 
-def _built_once(name: str, build: Callable[[Path], None]) -> Path:
+def built_once(name: str, build: Callable[[Path], None]) -> Path:
     """A file or directory of the cache, built under another name: what has its name is complete."""
     path = cache() / name
+    if path.exists():
+        return path
     with Path(cache(), "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():

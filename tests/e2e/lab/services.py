@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """A program that stays in the foreground; ready when its Unix socket `listens` accepts connections."""
+    """A program that stays in the foreground; ready when its Unix socket `listens` accepts connections.
 
-    def __init__(self, host: "Host", *argv: str, listens: str) -> None:
+    Its `name` is that of the program, if not given.
+    """
+
+    def __init__(self, host: "Host", *argv: str, listens: str, name: str = "") -> None:
         self.host = host
         self.argv = argv
         self.listens = listens
-        self.name = Path(argv[0]).name
+        self.name = name or Path(argv[0]).name
         self.pidfile = f"/run/lab/{self.name}.pid"
         self.log = f"/var/log/lab/{self.name}.log"
 
@@ -39,9 +42,13 @@ class Service:
             raise LabError(f"{self} runs already")
         self._launch(*extra, env=env or {})
         if wait:
-            wait_for(lambda: not self.pid or self.ready(), f"{self} to be ready", timeout=20)
-            if not self.pid:
-                raise LabError(f"{self} ended at once:\n{self.host.tail(self.log)}")
+            self.await_ready()
+
+    def await_ready(self) -> None:
+        """Returns when it is ready."""
+        wait_for(lambda: not self.pid or self.ready(), f"{self} to be ready", timeout=20)
+        if not self.pid:
+            raise LabError(f"{self} ended at once:\n{self.host.tail(self.log)}")
 
     def stop(self) -> None:
         """Ask it to end; returns when it has."""

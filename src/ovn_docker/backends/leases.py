@@ -1,0 +1,246 @@
+"""Pools and addresses of our IPAM driver in Neutron, so that VMs, DHCP and all containers never collide.
+
+An address that is taken is a port that keeps it: without a place behind the VM until its endpoint comes and
+adopts it (underlay.py). A pool is asked for before its network exists, so it is a subnet pool: an object of
+Neutron that means nothing but a prefix. When the network is created, the pool gets the tag of the subnet.
+"""
+
+from datetime import UTC, datetime
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from itertools import chain
+
+from ovn_docker.backends.neutron import Neutron, Refused, Resource
+from ovn_docker.backends.trunk import Parent, remove
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import Conflict, NotFound, OvnDockerError
+from ovn_docker.model import Chassis, IpAddress, IpNetwork, Pool, PoolId, Subnet
+
+IpInterface = IPv4Interface | IPv6Interface
+
+_RANGE = "docker:range="
+_RESERVED = "docker:reserved="
+_SUBNET = "docker:subnet="
+_NETWORK = "docker:network="
+"""Tags of a subnet pool: what the user and Docker said of it, and what it is bound to."""
+
+_SLASH = "_"
+"""In the place of "/", which a tag cannot have, for it is a part of an address."""
+
+_UNUSED = 600.0
+"""Seconds after which a pool without a network, or an address without an endpoint, is nobody's."""
+
+_SMALL = 16
+"""A subnet with fewer addresses is not divided."""
+
+
+class Leases:
+    """Stores pools and the addresses that are taken from them, for the VM with the port *vif*."""
+
+    def __init__(self, neutron: Neutron, vif: str, parent: Parent) -> None:
+        self._neutron = neutron
+        self._vif = vif
+        self._parent = parent
+
+    def add_pool(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
+        """Store a pool that no network has yet."""
+        made = self._neutron.create(
+            "subnetpools",
+            deadline,
+            name=pool.id,
+            description=_pools_of_vm(self._vif),
+            prefixes=[str(pool.subnet)],
+            min_prefixlen=pool.subnet.prefixlen,
+        )
+        if pool.part is not None:
+            tag = f"{_RANGE}{pool.part}".replace("/", _SLASH)
+            try:
+                self._neutron.tag("subnetpools", made["id"], tag, deadline)
+            except OvnDockerError:
+                self._neutron.delete("subnetpools", made["id"], Deadline(5))
+                raise
+
+    def pool(self, pool: PoolId, chassis: Chassis, deadline: Deadline) -> Pool:
+        """A stored pool. Raises NotFound."""
+        return _pool(self._row(pool, deadline))
+
+    def remove_pool(self, pool: PoolId, chassis: Chassis, deadline: Deadline) -> None:
+        """Forget a pool, and the addresses of this VM that were taken from it."""
+        for row in self._neutron.all("subnetpools", deadline, name=pool):
+            subnet = _tagged(row, _SUBNET)
+            if subnet:
+                filters = {"fixed_ips": f"subnet_id={subnet}", "description": of_vm(self._vif)}
+                for port in self._neutron.all("ports", deadline, **filters):
+                    remove(self._neutron, self._parent, port, deadline)
+            self._neutron.delete("subnetpools", row["id"], deadline)
+
+    def reserve(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
+        """Note the gateway or an auxiliary address, which no container gets."""
+        row = self._row(pool.id, deadline)
+        self._neutron.tag("subnetpools", row["id"], f"{_RESERVED}{address}", deadline)
+
+    def free(
+        self, pool: Pool, some: list[IpAddress], rest: float, chassis: Chassis, deadline: Deadline
+    ) -> list[IpAddress]:
+        """Which of *some* addresses no port has that we may see; Neutron does not tell who had them."""
+        network, _ = _bound_to(pool)
+        wanted = [f"ip_address={address}" for address in some]
+        ports = self._neutron.all("ports", deadline, network_id=network, fixed_ips=wanted)
+        taken = {ip_address(fixed["ip_address"]) for fixed in chain(*(port["fixed_ips"] for port in ports))}
+        return [address for address in some if address not in taken]
+
+    def claim_next(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> IpAddress | None:
+        """An address that Neutron chooses; None if it may not, for it knows nothing of this pool's range.
+
+        In a network of another project nobody may choose but Neutron.
+        """
+        if pool.part is not None or len(pool.reserved) > 1:
+            return None
+        _, subnet = _bound_to(pool)
+        return self._keep(pool, {"subnet_id": subnet}, deadline)
+
+    def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
+        """Keep an address for a container of this VM. Raises Conflict."""
+        _, subnet = _bound_to(pool)
+        self._keep(pool, {"subnet_id": subnet, "ip_address": str(address)}, deadline)
+
+    def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
+        """Give an address back, unless it went with its endpoint."""
+        for row in self._neutron.all("subnetpools", deadline, name=pool):
+            network = _tagged(row, _NETWORK)
+            if not network:
+                self._neutron.untag("subnetpools", row["id"], f"{_RESERVED}{address}", deadline)
+                continue
+            filters = {"fixed_ips": f"ip_address={address}", "description": of_vm(self._vif)}
+            for port in self._neutron.all("ports", deadline, network_id=network, **filters):
+                remove(self._neutron, self._parent, port, deadline)
+
+    def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
+        """Every subnet that the project can see, and the pools that have none yet."""
+        subnets = [subnet["cidr"] for subnet in self._neutron.all("subnets", deadline)]
+        pools = self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif))
+        return [ip_network(text) for text in chain(subnets, *(pool["prefixes"] for pool in pools))]
+
+    def clear_orphans(self, deadline: Deadline) -> None:
+        """Remove what a crash has left: pools that no network came for, addresses without an endpoint."""
+        for pool in self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif)):
+            if not _tagged(pool, _SUBNET) and age(pool) > _UNUSED:
+                self._neutron.delete("subnetpools", pool["id"], deadline)
+        for port in self._neutron.all("ports", deadline, description=of_vm(self._vif)):
+            if age(port) > _UNUSED:
+                remove(self._neutron, self._parent, port, deadline)
+
+    def _keep(self, pool: Pool, fixed: dict[str, str], deadline: Deadline) -> IpAddress:
+        network, subnet = _bound_to(pool)
+        try:
+            port = self._neutron.create(
+                "ports",
+                deadline,
+                network_id=network,
+                name=f"docker-{pool.id}",
+                description=of_vm(self._vif),
+                fixed_ips=[fixed],
+            )
+        except Refused as refused:
+            if refused.kind not in {"IpAddressInUse", "IpAddressAlreadyAllocated"}:
+                raise
+            raise Conflict(
+                f"address {fixed.get('ip_address')} is in use in Neutron; choose another with --ip, or let "
+                "Neutron choose"
+            ) from None
+        (found,) = (ip_address(got["ip_address"]) for got in port["fixed_ips"] if got["subnet_id"] == subnet)
+        return found
+
+    def _row(self, pool: PoolId, deadline: Deadline) -> Resource:
+        for row in self._neutron.all("subnetpools", deadline, name=pool):
+            return row
+        raise NotFound(
+            f"pool {pool} is not in Neutron: it was deleted there or made in another project; remove its "
+            "network and create it again"
+        )
+
+
+def of_vm(vif: str) -> str:
+    """Description of a port that keeps an address for a container of the VM."""
+    return f"ovn-docker address of {vif}"
+
+
+def waiting_pool(neutron: Neutron, vif: str, subnet: Subnet, deadline: Deadline) -> Resource | None:
+    """The pool that was asked for just before the network; None if the network has got it already.
+
+    Docker does not tell which it is: of several with the same prefix it is the newest. Raises Conflict.
+    """
+    pools = neutron.all("subnetpools", deadline, description=_pools_of_vm(vif))
+    same = [pool for pool in pools if [ip_network(text) for text in pool["prefixes"]] == [subnet.pool]]
+    waiting = [pool for pool in same if not _tagged(pool, _SUBNET)]
+    if not same:
+        raise Conflict(f"nobody asked for a pool {subnet.pool} before; create the network again")
+    return min(waiting, key=age, default=None)
+
+
+def bind(neutron: Neutron, pool: Resource, subnet: Resource, deadline: Deadline) -> None:
+    """Note which subnet a pool's addresses come from. It has the tag of the subnet last."""
+    neutron.tag("subnetpools", pool["id"], f"{_NETWORK}{subnet['network_id']}", deadline)
+    neutron.tag("subnetpools", pool["id"], f"{_SUBNET}{subnet['id']}", deadline)
+
+
+def allocation_pools(subnet: Subnet, pool: Resource | None) -> list[dict[str, str]]:
+    """Which addresses Neutron may choose from a subnet of ours; empty: as it likes.
+
+    If the addresses come from it: all of the range but those that are reserved. If Docker gives them away,
+    from the lowest on: the upper quarter, for VMs on the same network.
+    """
+    if pool is not None:
+        row = _pool(pool)
+        first, last = int(row.first), int(row.last)
+        reserved = set(row.reserved)
+    else:
+        size = subnet.pool.num_addresses
+        if size < _SMALL:
+            return []
+        first, last = int(subnet.pool[size - size // 4]), int(subnet.pool[-2])
+        reserved = set()
+    make = type(subnet.pool[0])
+    ranges = []
+    for kept in sorted(
+        {int(address) for address in (*reserved, *filter(None, [subnet.gateway]))} | {last + 1}
+    ):
+        if first <= min(kept - 1, last):
+            ranges.append({"start": str(make(first)), "end": str(make(min(kept - 1, last)))})
+        first = max(first, kept + 1)
+    return ranges
+
+
+def age(resource: Resource) -> float:
+    """Seconds since Neutron made it, if its clock and ours agree."""
+    try:
+        made = datetime.fromisoformat(str(resource["created_at"]).replace("Z", "+00:00"))
+    except (KeyError, ValueError):
+        return float("inf")
+    return (datetime.now(UTC) - (made if made.tzinfo else made.replace(tzinfo=UTC))).total_seconds()
+
+
+def _pools_of_vm(vif: str) -> str:
+    return f"ovn-docker pool of {vif}"
+
+
+def _tagged(row: Resource, prefix: str) -> str:
+    return next((tag.removeprefix(prefix) for tag in row["tags"] if tag.startswith(prefix)), "")
+
+
+def _pool(row: Resource) -> Pool:
+    part, network, subnet = (_tagged(row, prefix) for prefix in (_RANGE, _NETWORK, _SUBNET))
+    reserved = [tag.removeprefix(_RESERVED) for tag in row["tags"] if tag.startswith(_RESERVED)]
+    return Pool(
+        PoolId(row["name"]),
+        ip_network(row["prefixes"][0]),
+        ip_network(part.replace(_SLASH, "/")) if part else None,
+        f"{network}/{subnet}" if subnet else None,
+        None,
+        frozenset(map(ip_address, reserved)),
+    )
+
+
+def _bound_to(pool: Pool) -> tuple[str, str]:
+    """UUIDs of the network and the subnet of a pool."""
+    network, _, subnet = (pool.switch or "").partition("/")
+    return network, subnet

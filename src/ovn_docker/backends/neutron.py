@@ -1,0 +1,238 @@
+"""Neutron's API (docs.openstack.org, "Networking API v2.0") with one login for the life of the process.
+
+openstacksdk does the login, finds Neutron in Keystone's catalogue and renews the token. Requests are plain
+ones, for each may take no longer than the deadline of the call that it serves, and because a resource of
+openstacksdk remembers changes that were refused and sends them again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import openstack
+import openstack.connection
+import openstack.exceptions
+from keystoneauth1 import exceptions as keystone
+
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
+
+log = logging.getLogger(__name__)
+
+Resource = dict[str, Any]
+
+_TIMEOUT = 20.0
+"""Seconds that one request may take at most."""
+
+_CURES = {
+    "OverQuota": "remove what you do not need any more, or ask the cloud's operator for a larger quota",
+    "IpAddressGenerationFailure": "remove containers, or create the network with a larger --subnet",
+    "NoNetworkAvailable": "ask the cloud's operator for more networks",
+    "ExtensionNotFound": "ask the cloud's operator for it",
+}
+"""What to do about an error, by Neutron's name of it."""
+
+
+class Refused(OvnDockerError):
+    """Neutron has refused a request: *status* of HTTP, *kind* as Neutron calls it, *said* in its words."""
+
+    def __init__(self, status: int, kind: str, said: str, cure: str = "") -> None:
+        super().__init__(f"Neutron says: {said.rstrip('.')}" + (f"; {cure}" if cure else ""))
+        self.status = status
+        self.kind = kind
+        self.said = said
+
+
+class Neutron:
+    """The networks of a project. *login*: see openrc.py; nobody connects before the first request."""
+
+    def __init__(self, login: Mapping[str, str]) -> None:
+        self._login = dict(login)
+        self._lock = threading.Lock()
+        self._connection: openstack.connection.Connection | None = None
+
+    def all(self, kind: str, deadline: Deadline, **filters: object) -> list[Resource]:
+        """Every resource of a *kind*, such as ``ports``, that *filters* let through."""
+        name = kind.replace("-", "_")
+        query = [(key, _text(item)) for key, value in filters.items() for item in _several(value)]
+        found: list[Resource] = []
+        while True:
+            page = self._ask("GET", f"/{kind}", deadline, params=query)
+            found += page[name]
+            more = any(link.get("rel") == "next" for link in page.get(f"{name}_links", []))
+            if not more or not page[name]:
+                return found
+            query = [(key, value) for key, value in query if key != "marker"] + [
+                ("marker", page[name][-1]["id"])
+            ]
+
+    def one(self, kind: str, uuid: str, deadline: Deadline) -> Resource | None:
+        """The resource with this UUID, if there is one that we may see."""
+        try:
+            return _inner(self._ask("GET", f"/{kind}/{quote(uuid, safe='')}", deadline))
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            return None
+
+    def create(self, kind: str, deadline: Deadline, **attributes: object) -> Resource:
+        """Make a resource."""
+        body = {kind.removesuffix("s").replace("-", "_"): attributes}
+        return _inner(self._ask("POST", f"/{kind}", deadline, json=body))
+
+    def update(self, kind: str, uuid: str, deadline: Deadline, **attributes: object) -> Resource:
+        """Change attributes of a resource."""
+        body = {kind.removesuffix("s").replace("-", "_"): attributes}
+        return _inner(self._ask("PUT", f"/{kind}/{uuid}", deadline, json=body))
+
+    def delete(self, kind: str, uuid: str, deadline: Deadline, *, revision: int | None = None) -> None:
+        """Delete a resource; none is fine. With *revision* only if it has not changed since: Refused, 412."""
+        headers = {} if revision is None else {"If-Match": f"revision_number={revision}"}
+        self._gone(f"/{kind}/{uuid}", deadline, headers)
+
+    def tag(self, kind: str, uuid: str, tag: str, deadline: Deadline) -> None:
+        """Put a tag on a resource; it may have it already."""
+        self._ask("PUT", f"/{kind}/{uuid}/tags/{quote(tag, safe='')}", deadline)
+
+    def untag(self, kind: str, uuid: str, tag: str, deadline: Deadline) -> None:
+        """Take a tag off a resource; it need not be there."""
+        self._gone(f"/{kind}/{uuid}/tags/{quote(tag, safe='')}", deadline, {})
+
+    def change_subports(
+        self, trunk: str, change: str, subports: Sequence[Mapping[str, object]], deadline: Deadline
+    ) -> None:
+        """``add`` ports to a trunk or ``remove`` them: all or none."""
+        self._ask("PUT", f"/trunks/{trunk}/{change}_subports", deadline, json={"sub_ports": list(subports)})
+
+    def has(self, extension: str, deadline: Deadline) -> bool:
+        """Whether the cloud offers an extension of the API."""
+        return self.one("extensions", extension, deadline) is not None
+
+    def _gone(self, path: str, deadline: Deadline, headers: Mapping[str, str]) -> None:
+        try:
+            self._ask("DELETE", path, deadline, headers=dict(headers))
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+
+    def _ask(self, method: str, path: str, deadline: Deadline, **more: Any) -> Any:
+        """One request. Raises Refused, BadRequest for the login, Unavailable or TimedOut."""
+        deadline.check("Neutron")
+        started = time.monotonic()
+        # A connection that was kept open may be closed in the moment of a request. Then it is sent once more,
+        # unless it makes something, which could be made twice.
+        again = method != "POST"
+        try:
+            while True:
+                network = self._connected(deadline).network
+                timeout = max(0.1, deadline.left(at_most=_TIMEOUT))
+                try:
+                    response = network.request(
+                        path, method, timeout=timeout, connect_retries=0, skip_cache=True, **more
+                    )
+                    break
+                except keystone.ConnectFailure:
+                    if not again:
+                        raise
+                    again = False
+        except (openstack.exceptions.SDKException, keystone.ClientException) as error:
+            raise self._explained(error) from None
+        log.debug("%s %s: %d in %.3f s", method, path, response.status_code, time.monotonic() - started)
+        if response.status_code >= 400:
+            raise self._refused(response.status_code, response.text, _json(response), f"{method} {path}")
+        return _json(response)
+
+    def _connected(self, deadline: Deadline) -> openstack.connection.Connection:
+        if not self._lock.acquire(timeout=deadline.left()):
+            raise TimedOut(f"gave up after {deadline.seconds:g} s waiting for a login to OpenStack")
+        try:
+            if self._connection is None:
+                own: dict[str, Any] = dict(self._login)
+                if "cloud" not in own:
+                    own |= {"load_yaml_config": False, "load_envvars": False}
+                connection = openstack.connect(app_name="ovn-docker", api_timeout=_TIMEOUT, **own)
+                connection.session.get_token()  # openstacksdk would hide what goes wrong
+                self._connection = connection
+            return self._connection
+        finally:
+            self._lock.release()
+
+    def _explained(self, error: Exception) -> OvnDockerError:
+        """What a login or a connection that failed means to whoever typed the command."""
+        cloud = self._login.get("cloud")
+        where = f"cloud {cloud!r} of clouds.yaml" if cloud else f"Keystone at {self._login.get('auth_url')}"
+        text = _short(" ".join(str(error).split()).rstrip("."))
+        unreachable = _system_error(error)
+        if getattr(error, "http_status", None) == 401:
+            return BadRequest(
+                f"{where} does not accept the login: is the password right, and has the user a role in the "
+                "project? Try: openstack network list"
+            )
+        if isinstance(error, keystone.SSLError):
+            return Unavailable(f"the certificate of {where} is not trusted: {text}; name its CA in OS_CACERT")
+        if isinstance(error, keystone.ConnectTimeout):
+            return TimedOut(f"OpenStack did not answer in time: {text}")
+        if isinstance(error, keystone.ConnectFailure) or unreachable:
+            return Unavailable(
+                f"cannot reach OpenStack ({where}): {unreachable or text}; is OS_AUTH_URL right, and is the "
+                "way open?"
+            )
+        if isinstance(error, keystone.CatalogException | openstack.exceptions.ServiceDisabledException):
+            return BadRequest(f"{where} has no Neutron in its catalogue: {text}; is OS_REGION_NAME right?")
+        if isinstance(error, keystone.DiscoveryFailure):
+            return Unavailable(f"there is no {where}: is OS_AUTH_URL right? ({text})")
+        if isinstance(error, openstack.exceptions.ConfigException):
+            return BadRequest(f"{text}; is OS_CLOUD right, and clouds.yaml where openstacksdk looks for it?")
+        return Unavailable(f"no login at {where}: {text}")
+
+    def _refused(self, status: int, text: str, body: Any, what: str) -> OvnDockerError:
+        error = body.get("NeutronError") if isinstance(body, dict) else None
+        kind = str(error.get("type", "")) if isinstance(error, dict) else ""
+        said = str(error.get("message", "")) if isinstance(error, dict) else str(error or text)
+        said = _short(" ".join(said.split()) or f"error {status} for {what}")
+        if status == 401:
+            return BadRequest(
+                f"OpenStack does not accept our login any more ({said}); start the driver again"
+            )
+        if status >= 500:
+            return Unavailable(f"Neutron failed at {what}: {said}; ask the cloud's operator")
+        if status == 403:
+            return Refused(status, kind, said, "ask the cloud's operator to allow it, or for another role")
+        return Refused(status, kind, said, _CURES.get(kind, ""))
+
+
+def _inner(body: Any) -> Resource:
+    """``{"port": {...}}``: what is in it."""
+    (resource,) = body.values()
+    return dict(resource)
+
+
+def _system_error(error: BaseException | None) -> str:
+    """What the system says at the bottom of an error, such as "Connection refused"."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _json(response: Any) -> Any:
+    try:
+        return response.json() if response.content else {}
+    except ValueError:
+        return {}
+
+
+def _several(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:297]}..."

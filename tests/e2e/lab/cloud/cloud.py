@@ -1,0 +1,143 @@
+"""A small OpenStack cloud, and the accounts of its users."""
+
+import ctypes
+import os
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from e2e.lab.cloud.control import TENANTS, ControlNode
+from e2e.lab.cloud.machines import VM, Hypervisor
+from e2e.lab.command import at_once
+
+if TYPE_CHECKING:
+    from e2e.lab.fabric import Fabric
+
+T = TypeVar("T")
+
+
+class Account:
+    """A project and its user, of the same name and password.
+
+    Each of openstacksdk's calls on the network service is a method: ``demo.ports(network_id=...)``; where the
+    library returns a generator this returns a list.
+    """
+
+    def __init__(self, cloud: "Cloud", name: str) -> None:
+        self._cloud, self.name = cloud, name
+        self._connection = cloud.inside(lambda: _connect(cloud.control.address, name))
+        self.project = cloud.inside(lambda: self._connection.current_project_id)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: object, **kwargs: object) -> object:
+            def function() -> object:
+                answer = getattr(self._connection.network, name)(*args, **kwargs)
+                return list(answer) if isinstance(answer, Generator) else answer
+
+            return self._cloud.inside(function)
+
+        return call
+
+
+class Cloud:
+    """A control node and two hypervisors on a fabric, whose management network all projects share.
+
+    `admin`, `demo` and `alt` are accounts; the last two are plain tenants.
+    """
+
+    def __init__(self, fabric: "Fabric", release: str) -> None:
+        self.fabric = fabric
+        self.control = ControlNode(fabric, release)
+        self.hypervisors = [Hypervisor(fabric, f"hv{i}", i, "20.10") for i in (1, 2)]
+        fabric.power_on(self.control, *self.hypervisors)
+        self.control.start_central()
+        with ThreadPoolExecutor() as pool:
+            apis = pool.submit(self.control.start)
+            at_once(self._join, self.hypervisors)
+            apis.result()
+        if fabric.userspace:
+            self.control.run("ethtool", "--offload", "eth0", "tx", "off")
+            at_once(lambda hypervisor: hypervisor.meet(self.hypervisors), self.hypervisors)
+
+        self._thread = ThreadPoolExecutor(1, initializer=_enter, initargs=(self.control.pid,))
+        self.admin, self.demo, self.alt = (Account(self, name) for name in ("admin", *TENANTS))
+        self.management = self.admin.create_network(
+            name="management",
+            shared=True,
+            provider_network_type="flat",
+            provider_physical_network="management",
+        )
+        self.admin.create_subnet(
+            network_id=self.management.id,
+            ip_version=4,
+            cidr=str(ip_network(f"{self.control.address}/24", strict=False)),
+            gateway_ip=None,
+            enable_dhcp=False,
+        )
+
+    def inside(self, function: Callable[[], T]) -> T:
+        """What a function returns that runs in the control node's network."""
+        return self._thread.submit(function).result()
+
+    def boot(
+        self, name: str, hypervisor: Hypervisor, tenant: Account, network: Any = None, **port: Any
+    ) -> VM:
+        """A tenant's virtual machine, switched on, with a port on a network (management if not given)."""
+        number = len(self.fabric.hosts) + 1
+        network = network or self.management
+        if network is self.management:
+            port = {"fixed_ips": [{"ip_address": f"172.31.0.{number}"}]} | port
+        made = self.admin.create_port(network_id=network.id, project_id=tenant.project, name=name, **port)
+        bound = self.admin.update_port(
+            made.id, binding_host_id=hypervisor.name, device_owner="compute:nova", device_id=str(uuid4())
+        )
+        (first, *_) = bound.fixed_ips
+        prefix = ip_network(self.admin.get_subnet(first["subnet_id"]).cidr).prefixlen
+        vm = VM(self.fabric, name, number, hypervisor, bound, ip_interface(f"{first['ip_address']}/{prefix}"))
+        vm.mtu = network.mtu
+        vm.password = tenant.name
+        vm.openrc = {
+            "OS_AUTH_URL": f"http://{self.control.address}:5000/v2.0",
+            "OS_TENANT_ID": tenant.project,
+            "OS_TENANT_NAME": tenant.name,
+            "OS_USERNAME": tenant.name,
+            "OS_VIF_ID": bound.id,
+        }
+        self.fabric.power_on(vm)
+        return vm
+
+    def delete(self, vm: VM) -> None:
+        """Switch a virtual machine off for good, and delete its port."""
+        vm.power_off()
+        vm.hypervisor.unplug(vm)
+        self.admin.delete_port(vm.port.id)
+
+    def _join(self, hypervisor: Hypervisor) -> None:
+        hypervisor.start_switch()
+        hypervisor.join(self.control.address)
+
+
+def _enter(pid: int) -> None:
+    """Take this thread into the network of a process."""
+    with Path(f"/proc/{pid}/ns/net").open() as space:
+        if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), 0):  # os.setns is Python 3.12's
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _connect(address: str, name: str) -> Any:
+    import openstack
+
+    return openstack.connect(
+        region_name="RegionOne",
+        auth={
+            "auth_url": f"http://{address}:5000/v3",
+            "username": name,
+            "password": name,
+            "project_name": name,
+            "user_domain_id": "default",
+            "project_domain_id": "default",
+        },
+    )

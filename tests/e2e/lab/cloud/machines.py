@@ -1,0 +1,154 @@
+"""What Nova would start: hypervisors, and virtual machines whose NICs are ports of Neutron."""
+
+from ipaddress import IPv4Interface
+from typing import TYPE_CHECKING, Any
+
+from e2e.lab.command import wait_for
+from e2e.lab.host import Host
+from e2e.lab.services import Daemon, Service
+
+if TYPE_CHECKING:
+    from e2e.lab.fabric import Fabric
+
+BRIDGE = "breth0"
+
+
+class Hypervisor(Host):
+    """A host whose integration bridge virtual machines are plugged into.
+
+    A third cable, to its bridge br-ex, makes the fabric's management network one of Neutron's.
+    """
+
+    def _plug_in(self) -> None:
+        super()._plug_in()
+        self.ports = (*self.ports[:2], f"{self.name}-eth2")
+        self.lay_cable(self.ports[2], "eth2", "management")
+        self.leave_to_switch("eth2")
+
+    def start_switch(self) -> None:
+        super().start_switch()
+        datapath = "netdev" if self.fabric.userspace else "system"
+        self.run(
+            *(
+                "ovs-vsctl",
+                "--may-exist",
+                "add-br",
+                "br-ex",
+                "--",
+                "--may-exist",
+                "add-port",
+                "br-ex",
+                "eth2",
+            ),
+            *("--", "set", "bridge", "br-ex", f"datapath_type={datapath}"),
+            *("--", "set", "Open_vSwitch", ".", "external_ids:ovn-bridge-mappings=management:br-ex"),
+        )
+
+    def unplug(self, vm: "VM") -> str:
+        """Remove the other end of a virtual machine's NIC, however it was switched off; returns its name."""
+        tap = f"tap{vm.port.id[:11]}"
+        self.run("ovs-vsctl", "--timeout=10", "--if-exists", "del-port", "br-int", tap)
+        self.run("ip", "link", "delete", tap, check=False)  # or the kernel would, in its own time
+        return tap
+
+    def plug(self, vm: "VM") -> None:
+        """Make a virtual machine's NIC, and its other end a port with the flows of its Neutron port."""
+        tap = self.unplug(vm)
+        self.fabric.run(
+            *("ip", "link", "add", tap, "netns", str(self.pid), "type", "veth", "peer", "name", "eth0"),
+            *("address", vm.port.mac_address, "netns", str(vm.pid)),
+        )
+        self.leave_to_switch(tap)
+        ids = {"iface-id": vm.port.id, "attached-mac": vm.port.mac_address, "vm-id": vm.name}
+        self.run(
+            *("ovs-vsctl", "--timeout=10", "add-port", "br-int", tap, "--", "set", "Interface", tap),
+            *(f'external_ids:{key}="{value}"' for key, value in ids.items()),
+        )
+        wait_for(
+            lambda: (
+                "true"
+                in self.run("ovs-vsctl", "get", "Interface", tap, "external_ids:ovn-installed", check=False)
+            ),
+            f"the flows of {vm.name}",
+            timeout=20,
+        )
+
+
+class VM(Host):
+    """A virtual machine: one NIC, eth0, which is a port of Neutron, and nothing else.
+
+    `port` is Neutron's resource; `openrc` the guide's variables, without the password.
+    """
+
+    def __init__(
+        self,
+        fabric: "Fabric",
+        name: str,
+        number: int,
+        hypervisor: Hypervisor,
+        port: Any,
+        interface: IPv4Interface,
+    ) -> None:
+        super().__init__(fabric, name, number, "20.10")
+        self.hypervisor, self.port, self.interface = hypervisor, port, interface
+        self.address = str(interface.ip)
+        self.ports = ()
+        self.mtu = 1500
+        self.openrc: dict[str, str] = {}
+        self.password = ""
+        self.vswitchd = Daemon(self, *self.vswitchd.argv, runs_as=self.vswitchd.runs_as)  # without tunnels
+        self.driver = Driver(
+            self,
+            self.driver.argv[0].replace("overlay", "underlay"),
+            f"--bridge={BRIDGE}",
+            listens=self.driver.listens,
+        )
+
+    def _plug_in(self) -> None:
+        self.hypervisor.plug(self)
+        self._offload_nothing("eth0")
+        self.run("ip", "link", "set", "eth0", "up", "mtu", str(self.mtu))
+        self.run("ip", "address", "replace", str(self.interface), "dev", "eth0")
+
+    def start_switch(self) -> None:
+        """Open vSwitch, and the guide's step 2: the NIC in a bridge, which has its address."""
+        super().start_switch()
+        datapath = "netdev" if self.fabric.userspace else "system"
+        self.run(
+            *("ovs-vsctl", "--timeout=10", "--may-exist", "add-br", BRIDGE),
+            *("--", "set", "bridge", BRIDGE, f"datapath_type={datapath}"),
+            *(
+                f'other_config:hwaddr="{self.port.mac_address}"',
+                "--",
+                "--may-exist",
+                "add-port",
+                BRIDGE,
+                "eth0",
+            ),
+        )
+        self.run("ip", "address", "flush", "dev", "eth0")
+        self.leave_to_switch("eth0")
+        self._offload_nothing(BRIDGE)
+        self.run("ip", "link", "set", BRIDGE, "up")
+        self.run("ip", "address", "replace", str(self.interface), "dev", BRIDGE)
+
+    def prepare(self) -> None:
+        """Everything but the driver, as the guide has it, and /root/openrc.sh."""
+        exports = [f"export {key}={value}" for key, value in self.openrc.items()]
+        self.path("/root/openrc.sh").write_text("\n".join(["#!/bin/bash", *exports, ""]))
+        self.start_switch()
+        self.start_docker()
+        self.load("busybox")
+
+    def _offload_nothing(self, device: str) -> None:
+        """In user space Open vSwitch passes packets on as they are, without what hardware fills in."""
+        if self.fabric.userspace:
+            self.run("ethtool", "--offload", device, "tx", "off", check=False)
+
+
+class Driver(Service):
+    """The underlay driver, in the environment that the user's openrc.sh makes, the password included."""
+
+    def _launch(self, *extra: str, env: dict[str, str]) -> None:
+        assert isinstance(self.host, VM)
+        super()._launch(*extra, env=self.host.openrc | {"OS_PASSWORD": self.host.password} | env)
