@@ -125,7 +125,9 @@ class Docker:
     def raw(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, Any]]:
         heard: list[Any] = []
         environ = {"REQUEST_METHOD": verb, "PATH_INFO": path, "wsgi.input": io.BytesIO(body)}
-        answer = b"".join(self._app(environ, lambda *response: heard.append(response)))
+        body_parts = self._app(environ, lambda *response: heard.append(response))
+        answer = b"".join(body_parts)
+        body_parts.close()
         ((status, headers),) = heard
         assert dict(headers) == {"Content-Type": "application/json", "Content-Length": str(len(answer))}
         value = json.loads(answer)
