@@ -10,8 +10,11 @@ from e2e.lab import Host, LabError, wait_for
 from e2e.lab.services import Service
 from ovn_docker.host.ovsdb import decode
 
-PATIENCE = ("--request-timeout=5", "--sweep-interval=3")
-"""Options with which the driver gives up, and clears up, within seconds."""
+PATIENCE = ("--request-timeout=5", "--sweep-interval=6")
+"""Options with which the driver gives up, and clears up, within seconds.
+
+Not sooner: between CreateEndpoint and the move of its link a container has one interval to start.
+"""
 
 
 class Cluster:

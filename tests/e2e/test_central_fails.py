@@ -3,7 +3,7 @@
 import pytest
 
 from e2e.cluster import Cluster, cut_off, driver_with, frozen, stopped
-from e2e.lab import CommandError
+from e2e.lab import CommandError, wait_for
 
 CREATE_BAR = ("network", "create", "-d", "openvswitch", "--subnet=192.168.2.0/24", "bar")
 UNREACHABLE = r"cannot reach OVN_Northbound at tcp:172\.31\.0\.1:6641.*ovn-docker central start"
@@ -60,6 +60,7 @@ def test_the_southbound_database_stops_and_comes_back(cluster: Cluster) -> None:
             cluster.run(host, "late", "192.168.1.40")
         cluster.in_order()
         cluster.ping(central, "c1", "192.168.1.20")
+    wait_for(host.controller.ready, "ovn-controller to connect again", timeout=30)
     host.docker("start", "late")
     cluster.ping(host, "late", "192.168.1.10")
 
