@@ -19,9 +19,7 @@ def source(cache: Path) -> str:
     """The text of a program that starts; the package is fetched once and kept in *cache*."""
     packages = list(cache.glob(f"{PACKAGE}_*.deb"))
     if not packages:
-        subprocess.run(
-            ["apt-get", "-o", "APT::Sandbox::User=root", "download", "-qq", PACKAGE], cwd=cache, check=True
-        )
+        subprocess.run(["apt-get", "download", "-qq", PACKAGE], cwd=cache, check=True)
         packages = list(cache.glob(f"{PACKAGE}_*.deb"))
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(["dpkg-deb", "--extract", packages[-1], directory], check=True)

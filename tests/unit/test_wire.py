@@ -125,9 +125,7 @@ class Docker:
     def raw(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, Any]]:
         heard: list[Any] = []
         environ = {"REQUEST_METHOD": verb, "PATH_INFO": path, "wsgi.input": io.BytesIO(body)}
-        body_parts = self._app(environ, lambda *response: heard.append(response))
-        answer = b"".join(body_parts)
-        body_parts.close()
+        answer = b"".join(self._app(environ, lambda *response: heard.append(response)))
         ((status, headers),) = heard
         assert dict(headers) == {"Content-Type": "application/json", "Content-Length": str(len(answer))}
         value = json.loads(answer)

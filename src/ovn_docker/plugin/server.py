@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any
@@ -38,7 +37,7 @@ CONNECTIONS = 512
 DRAIN_SECONDS = 20.0
 """How long calls in flight may take after `Server.stop`: longer than any handler gives itself."""
 
-WsgiApplication = Callable[[dict[str, Any], Callable[..., object]], "Answer"]
+WsgiApplication = Callable[[dict[str, Any], Callable[..., object]], list[bytes]]
 
 
 class _HttpError(Exception):
@@ -50,7 +49,7 @@ class _HttpError(Exception):
 def application(plugin: wire.Plugin) -> WsgiApplication:
     """WSGI application that answers Docker's calls with *plugin*; every answer is a JSON object."""
 
-    def respond(environ: dict[str, Any], start_response: Callable[..., object]) -> Answer:
+    def respond(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         start = time.monotonic()
         request, status, failed, crash = None, HTTPStatus.OK, "", None
         try:
@@ -66,8 +65,7 @@ def application(plugin: wire.Plugin) -> WsgiApplication:
         if failed:
             failed = failed.encode(errors="backslashreplace").decode()  # a file's name may hold no character
             body = wire.failure(failed)
-        say = partial(
-            log.log,
+        log.log(
             logging.ERROR if crash else logging.WARNING if failed else logging.INFO,
             "%s network=%s endpoint=%s %s %.1f ms",
             environ["PATH_INFO"][1:80].encode("unicode_escape").decode(),
@@ -79,17 +77,9 @@ def application(plugin: wire.Plugin) -> WsgiApplication:
         )
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(f"{status:d} {status.phrase}", headers)
-        return Answer(body, say)
+        return [body]
 
     return respond
-
-
-class Answer(list[bytes]):
-    """The body of an answer. What the log says of it can wait until Docker has it (PEP 3333, ``close``)."""
-
-    def __init__(self, body: bytes, say: Callable[[], None]) -> None:
-        super().__init__([body])
-        self.close = say
 
 
 def _read(environ: dict[str, Any]) -> tuple[str, wire.Request]:
