@@ -47,6 +47,15 @@ def test_every_command_has_an_example_and_a_dry_run(capsys, command):
     assert "--dry-run" in out
 
 
+@pytest.mark.parametrize("command", ["status", "ls", "inspect", "doctor", "trace", "tcpdump"])
+def test_every_command_that_looks_has_examples_exit_codes_and_json(capsys, command):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"ovn-docker {command}" in out.split("example")[1]
+    assert "--json" in out
+    assert "Exit code" in out or command == "tcpdump"  # which has tcpdump's own
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -120,7 +120,8 @@ class Docker:
 
     def __init__(self, scope: Literal["local", "global"] = "local") -> None:
         self.driver = Ledger()
-        self._app = server.application(Plugin(self.driver, self.driver, lambda: scope))
+        self.tally = server.Tally()
+        self._app = server.application(Plugin(self.driver, self.driver, lambda: scope), self.tally)
 
     def raw(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, Any]]:
         heard: list[Any] = []
@@ -679,3 +680,11 @@ def test_wrong_verb_and_unknown_path(docker: Docker) -> None:
     assert docker.raw("/NetworkDriver.Nope", b"", "GET")[0] == 404
     assert docker.raw("/NetworkDriver.Nope", b"{}")[0] == 404
     assert docker.raw("/IpamDriver.Nope", b"{}")[0] == 404
+
+
+def test_calls_are_counted_but_for_the_question_what_this_is() -> None:
+    docker = Docker()
+    docker.ok("Plugin.Activate")
+    docker.ok("GetCapabilities")
+    docker.raw("/nosuch", b"")
+    assert (docker.tally.requests, docker.tally.errors) == (2, 1)

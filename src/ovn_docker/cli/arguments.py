@@ -4,9 +4,10 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ovn_docker.cli.steps import rows, run
 from ovn_docker.errors import BadRequest, OvnDockerError
@@ -38,6 +39,27 @@ def add_command(
     parser.set_defaults(run=run)
     parser.add_argument("--dry-run", action="store_true", help="print what would change, change nothing")
     return parser
+
+
+def describe(parser: argparse.ArgumentParser, text: str, run: Callable[[argparse.Namespace], int]) -> None:
+    """Gives a command without commands below it its --help text, its function, and --json."""
+    parser.description = text
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def print_json(what: object) -> None:
+    """Prints dataclasses, and collections of them, as JSON: tuples are lists, sets are sorted lists."""
+
+    def plain(value: Any) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return {field.name: getattr(value, field.name) for field in fields(value)}
+        if isinstance(value, frozenset | set):
+            return sorted(value)
+        return str(value)
+
+    print(json.dumps(what, default=plain, indent=2))
 
 
 def add_tls_files(parser: argparse.ArgumentParser, whose: str) -> None:

@@ -193,6 +193,12 @@ def _ask_password(user: str) -> str:
 
 
 def _serve(settings: Common, mode: _Mode) -> None:
+    try:
+        mode.ready()
+    except BadRequest:
+        raise  # nothing that time mends
+    except OvnDockerError as error:
+        log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
     listener = sockets.inherited_socket() or sockets.listen(settings.socket)
     vswitch, backend, addresses, links = mode.vswitch, mode.backend, mode.addresses, Links()
     patience = Patience(
@@ -205,17 +211,12 @@ def _serve(settings: Common, mode: _Mode) -> None:
     ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
     driver = Driver(backend, vswitch, links, mode.check_controller, patience)
     plugin = Plugin(driver, ipam, _scope(settings.scope), mode.options)
-    web = server.Server(server.application(plugin), listener)
+    tally = server.Tally()
+    web = server.Server(server.application(plugin, tally), listener)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
-    _serve_control(web.stop)
-    try:
-        mode.ready()
-    except BadRequest:
-        raise  # nothing that time mends
-    except OvnDockerError as error:
-        log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
+    _serve_control(web.stop, tally)
     mode.start()
     interval = settings.sweep_interval
     Sweeper(driver, backend, vswitch, links, interval, mode.clear_orphans).start()
@@ -293,8 +294,8 @@ def _log_to_vlog() -> None:
         logger.addHandler(_VlogHandler())
 
 
-def _serve_control(stop: Callable[[], None]) -> None:
-    """Answer ``ovs-appctl -t ovn-docker-overlay-driver``: vlog/set, vlog/reopen, version, exit."""
+def _serve_control(stop: Callable[[], None], tally: server.Tally) -> None:
+    """Answer ``ovs-appctl -t ovn-docker-overlay-driver``: vlog/set, vlog/reopen, version, requests, exit."""
 
     def leave(connection: ovs.unixctl.server.UnixctlConnection, *_: object) -> None:
         connection.reply(None)
@@ -307,7 +308,11 @@ def _serve_control(stop: Callable[[], None]) -> None:
             control.wait(poller)
             poller.block()
 
+    def requests(connection: ovs.unixctl.server.UnixctlConnection, *_: object) -> None:
+        connection.reply(f"{tally.requests} requests, {tally.errors} errors")
+
     ovs.unixctl.command_register("exit", "", 0, 0, leave, None)
+    ovs.unixctl.command_register("requests", "", 0, 0, requests, None)
     error, control = ovs.unixctl.server.UnixctlServer.create(None, ovn_docker.__version__)
     if error:
         log.warning(

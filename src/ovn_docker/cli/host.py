@@ -4,12 +4,9 @@ A host runs Open vSwitch, ovn-controller, which programs it from the southbound 
 """
 
 import argparse
-import http.client
-import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +25,10 @@ from ovn_docker.cli.steps import (
     succeeds,
 )
 from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.host.driver import PROGRAM as DRIVER
+from ovn_docker.host.driver import SOCKET, find
 
-DRIVER = "ovn-docker-overlay-driver"
 DRIVER_UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
-SOCKET = Path("/run/docker/plugins/openvswitch.sock")
 
 
 class Part(NamedTuple):
@@ -182,22 +179,11 @@ def driver_program() -> str:
 
 
 def driver_problem() -> str | None:
-    """What is wrong with the driver, asked on its socket as Docker asks (``/Plugin.Activate``), or None."""
+    """What is wrong with the driver, or None."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-            stream.settimeout(5)
-            stream.connect(str(SOCKET))
-            connection = http.client.HTTPConnection("openvswitch")
-            connection.sock = stream
-            connection.request("POST", "/Plugin.Activate", body=b"{}")
-            reply = connection.getresponse()
-            said = json.loads(reply.read())
-    except FileNotFoundError:
-        return f"{SOCKET} is not there"
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"{SOCKET} does not answer: {error}"
-    if not isinstance(said, dict) or "NetworkDriver" not in said.get("Implements", []):
-        return f"{SOCKET} answers {reply.status} without NetworkDriver: another program has the socket"
+        find(SOCKET, run_directory("openvswitch"))
+    except Unavailable as problem:
+        return str(problem)
     return None
 
 

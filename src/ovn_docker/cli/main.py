@@ -15,6 +15,12 @@ from ovn_docker.errors import OvnDockerError
 COMMANDS = {
     "central": "the machine with OVN's databases: start, stop, status",
     "host": "a machine with containers: setup, start, stop, status, forget",
+    "status": "this host at a glance",
+    "ls": "networks and containers of the cluster, as Docker, OVN and the host see them",
+    "inspect": "all about one network or container",
+    "doctor": "find what is wrong, and say what to do",
+    "trace": "what happens to a packet from one container to another",
+    "tcpdump": "capture at a container's port",
     "underlay": "a virtual machine in an OpenStack cloud: bridge",
 }
 """Command: its line in --help. Module ``ovn_docker.cli.<command>`` has ``add_commands(parser)``."""
@@ -25,6 +31,8 @@ examples:
   ovn-docker host setup --central 10.0.0.1 --encap-ip 10.0.0.2 --encap-type geneve
   ovn-docker host start
   docker network create -d openvswitch --subnet=192.168.1.0/24 foo
+  ovn-docker doctor
+  ovn-docker trace web db tcp/5432
 """
 
 

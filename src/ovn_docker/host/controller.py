@@ -22,7 +22,7 @@ class Controller:
         """
         try:
             pid = int(self._pidfile.read_text())
-            status = _ask(self._pidfile.with_name(f"ovn-controller.{pid}.ctl"), "connection-status", timeout)
+            status = ask(self._pidfile.with_name(f"ovn-controller.{pid}.ctl"), "connection-status", timeout)
         except TimeoutError:
             return
         except (OSError, ValueError) as error:
@@ -36,8 +36,11 @@ class Controller:
             )
 
 
-def _ask(path: Path, command: str, timeout: float) -> str:
-    """One unixctl command: a JSON-RPC 1.0 request (ovs lib/unixctl.c). Raises OSError or ValueError."""
+def ask(path: Path, command: str, timeout: float) -> str:
+    """Answer to a command on the control socket of a daemon, of OVS, of OVN or ours; *timeout* in seconds.
+
+    A JSON-RPC 1.0 request (ovs lib/unixctl.c). Raises OSError or ValueError.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         connection.connect(str(path))

@@ -83,6 +83,10 @@ class Engine:
             if (name := (network.get("Options") or {}).get(SHARED_NAME))
         ]
 
+    def read(self, path: str) -> Any:
+        """Answer to a question that changes nothing, such as ``/version``. Raises Unavailable, Conflict."""
+        return self._ask("GET", path)
+
     def create_network(self, definition: dict[str, object]) -> None:
         """Make a network. Raises Conflict if Docker does not want it, Unavailable if it does not answer."""
         self._ask("POST", "/networks/create", definition)
@@ -140,7 +144,11 @@ class Engine:
     def _connected(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(self._TIMEOUT)
-        connection.connect(str(self._path))
+        try:
+            connection.connect(str(self._path))
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:

@@ -15,18 +15,20 @@ from ovn_docker.host import netlink
 from ovn_docker.host.netlink import attribute, attributes
 from ovn_docker.model import IpNetwork
 
-_NEWLINK, _DELLINK, _GETLINK, _GETROUTE = 16, 17, 18, 26  # linux/rtnetlink.h, RTM_*
+_NEWLINK, _DELLINK, _GETLINK, _GETADDR, _GETROUTE = 16, 17, 18, 22, 26  # linux/rtnetlink.h, RTM_*
 _CREATE = 0x600  # NLM_F_CREATE | NLM_F_EXCL
 _INFO = struct.Struct("4xiII")  # struct ifinfomsg: index, flags, which of them to change
 _ANY = _INFO.pack(0, 0, 0)
 _ADDRESS, _IFNAME, _MTU, _LINKINFO, _LINK_NETNSID = 1, 3, 4, 18, 37  # linux/if_link.h, IFLA_*
 _KIND, _DATA, _PEER = 1, 2, 1  # IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER
-_UP = 1  # linux/if.h, IFF_UP
+_UP, _LOWER_UP = 1, 1 << 16  # linux/if.h, IFF_UP and IFF_LOWER_UP: it has a carrier
+_OF_LINK = struct.Struct("4xI")  # struct ifaddrmsg: index of the link
+_REMOTE, _LOCAL = 1, 2  # linux/if_addr.h, IFA_ADDRESS and IFA_LOCAL: the same but on links with one peer
 _ROUTE = struct.Struct("BB10x")  # struct rtmsg: family, length of the destination's prefix
 _DESTINATION, _TABLE, _MAIN = 1, 15, 254  # RTA_DST, RTA_TABLE, RT_TABLE_MAIN
 
 _SIOCGIFCONF, _SIOCGIFMTU, _SIOCETHTOOL = 0x8912, 0x8921, 0x8946  # linux/sockios.h
-_ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
+_ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17  # linux/ethtool.h
 
 
 class Links:
@@ -93,6 +95,35 @@ class Links:
             "ovs-vsctl set Open_vSwitch . external_ids:ovn-encap-ip=LOCAL_IP"
         )
 
+    def all(self) -> list[tuple[str, int, bool, bool, bool, list[str]]]:
+        """Every link: name, MTU in bytes, up, has a carrier, joined (see there), its addresses."""
+        addresses: dict[int, list[str]] = {}
+        for message in netlink.dump(_GETADDR, _OF_LINK.pack(0)):
+            found = attributes(message[_OF_LINK.size :])
+            (index,) = _OF_LINK.unpack_from(message)
+            addresses.setdefault(index, []).append(str(ip_address(found.get(_LOCAL) or found[_REMOTE])))
+        links = []
+        for message in netlink.dump(_GETLINK, _ANY):
+            index, flags, _ = _INFO.unpack_from(message)
+            link = attributes(message[_INFO.size :])
+            (mtu,) = struct.unpack("I", link[_MTU])
+            name = link[_IFNAME].rstrip(b"\0").decode()
+            up, carrier, joined = bool(flags & _UP), bool(flags & _LOWER_UP), _LINK_NETNSID in link
+            links.append((name, mtu, up, carrier, joined, addresses.get(index, [])))
+        return links
+
+    def tx_checksums(self, mac: str) -> tuple[str, bool]:
+        """The link with this MAC, and whether it leaves checksums to others; ``""`` if there is none.
+
+        Of the calling thread's network namespace; what ``ethtool -k`` calls tx-checksumming.
+        """
+        for message in netlink.dump(_GETLINK, _ANY):
+            link = attributes(message[_INFO.size :])
+            if link.get(_ADDRESS) == bytes.fromhex(mac.replace(":", "")):
+                name = link[_IFNAME].rstrip(b"\0").decode()
+                return name, bool(_ethtool(name, _ETHTOOL_GTXCSUM, 0))
+        return "", False
+
     def macs(self) -> set[str]:
         """MAC addresses of all links."""
         links = [attributes(message[_INFO.size :]) for message in netlink.dump(_GETLINK, _ANY)]
@@ -112,12 +143,18 @@ class Links:
         return routes
 
     def _tx_checksums_off(self, link: str) -> None:
-        """What ``ethtool -K LINK tx off`` does (linux/ethtool.h)."""
-        command = ctypes.create_string_buffer(struct.pack("II", _ETHTOOL_STXCSUM, 0))
+        """What ``ethtool -K LINK tx off`` does."""
         try:
-            _ioctl(_SIOCETHTOOL, struct.pack("16sP16x", link.encode(), ctypes.addressof(command)))
+            _ethtool(link, _ETHTOOL_STXCSUM, 0)
         except OSError as error:
             raise OvnDockerError(f"cannot turn off checksum offload on {link}: {error.strerror}") from None
+
+
+def _ethtool(link: str, command: int, value: int) -> int:
+    """A struct ethtool_value there and back (linux/ethtool.h). Raises OSError."""
+    data = ctypes.create_string_buffer(struct.pack("II", command, value))
+    _ioctl(_SIOCETHTOOL, struct.pack("16sP16x", link.encode(), ctypes.addressof(data)))
+    return int(struct.unpack_from("II", data)[1])
 
 
 def _ioctl(number: int, request: bytes) -> bytes:

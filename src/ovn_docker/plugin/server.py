@@ -46,8 +46,26 @@ class _HttpError(Exception):
         self.status = status
 
 
-def application(plugin: wire.Plugin) -> WsgiApplication:
-    """WSGI application that answers Docker's calls with *plugin*; every answer is a JSON object."""
+class Tally:
+    """How many calls there were since the start, and how many of them were answered with an error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.errors = 0
+
+    def count(self, *, failed: bool) -> None:
+        """One more."""
+        with self._lock:
+            self.requests += 1
+            self.errors += failed
+
+
+def application(plugin: wire.Plugin, tally: Tally | None = None) -> WsgiApplication:
+    """WSGI application that answers Docker's calls with *plugin*; every answer is a JSON object.
+
+    *tally* counts them, but for those that only ask what this is.
+    """
 
     def respond(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         start = time.monotonic()
@@ -75,6 +93,8 @@ def application(plugin: wire.Plugin) -> WsgiApplication:
             (time.monotonic() - start) * 1000,
             exc_info=crash,
         )
+        if tally is not None and environ["PATH_INFO"] != "/Plugin.Activate":
+            tally.count(failed=bool(failed))
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(f"{status:d} {status.phrase}", headers)
         return [body]

@@ -1,0 +1,150 @@
+"""``ovn-docker status``: this host at a glance."""
+
+import argparse
+import time
+from collections.abc import Iterable
+
+from ovn_docker.cli.arguments import describe, print_json, require_root
+from ovn_docker.cli.steps import print_table
+from ovn_docker.errors import Unavailable
+from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.gather import Sources
+from ovn_docker.view.snapshot import Process, Scope, Snapshot
+
+TEXT = """\
+Shows this host at a glance: Docker, the driver, Open vSwitch, OVN's databases and how far this host is behind
+them, the tunnels to other hosts, networks and containers. Reads this host's rows only.
+
+Exit code 0: all is there; 3: something does not run or answer (`ovn-docker doctor` says why and what to do).
+
+examples:
+  ovn-docker status
+  ovn-docker status --json
+"""
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``ovn-docker status``."""
+    describe(parser, TEXT, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a line for each part."""
+    require_root()
+    with Sources() as sources:
+        cluster = Cluster(sources.gather(Scope.HOST))
+    snapshot = cluster.snapshot
+    absent = snapshot.missing.keys() - (OVN if snapshot.underlay else set())
+    down = [*absent, *(one.name for one in needed(snapshot) if one.pid is None)]
+    if args.json:
+        print_json(as_json(cluster))
+    else:
+        print_table([*parts(cluster)])
+        if cluster.tunnels:
+            print()
+            print_table([("TUNNEL TO", "ADDRESS", "PORT", "STATE", "SENT", "RECEIVED"), *tunnels(cluster)])
+    return Unavailable.exit_code if down else 0
+
+
+OVN = {"northbound", "southbound"}
+"""Parts that the cloud has in the underlay mode."""
+
+
+def needed(snapshot: Snapshot) -> Iterable[Process]:
+    """The daemons that every host has."""
+    names = ("ovsdb-server", "ovs-vswitchd", *(() if snapshot.underlay else ("ovn-controller",)))
+    return [snapshot.process(name) for name in names]
+
+
+def parts(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
+    """Lines of the table: a part, how it is, a remark."""
+    snapshot, missing = cluster.snapshot, cluster.snapshot.missing
+    switch = snapshot.vswitch
+    yield "host", snapshot.host, f"system-id {snapshot.system_id or 'unknown'}"
+    engine = snapshot.engine
+    yield ("docker", f"version {engine.version}", "in swarm mode" if engine.swarm else "") if engine else (
+        "docker", "down", missing["docker"])  # fmt: skip
+    driver = snapshot.driver
+    if driver:
+        since = next((p.since for p in snapshot.processes if p.pid == driver.pid and driver.pid), None)
+        remark = ", ".join(filter(None, (_since(since, snapshot.taken), driver.requests)))
+        yield "driver", f"version {driver.version}" if driver.version else "up", remark
+    else:
+        yield "driver", "down", missing["driver"]
+    for process in needed(snapshot):
+        state = "up" if process.pid else "down"
+        remark = f"version {switch.version}" if switch and process.name == "ovs-vswitchd" else ""
+        yield process.name, state, ", ".join(filter(None, (remark, _since(process.since, snapshot.taken))))
+    if not snapshot.underlay:  # there the cloud has them
+        yield from databases(cluster)
+    here = [network for network in cluster.networks if network.here]
+    yield "networks", str(len(here)), ", ".join(network.name for network in here)
+    containers = [endpoint for endpoint in cluster.endpoints if endpoint.here]
+    wrong = [endpoint.container for endpoint in containers if endpoint.differences]
+    yield "endpoints", str(len(containers)), f"something is wrong with {', '.join(wrong)}" if wrong else ""
+
+
+def databases(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
+    """Lines of OVN's databases, and of this host in them."""
+    snapshot, missing = cluster.snapshot, cluster.snapshot.missing
+    northbound, southbound = snapshot.northbound, snapshot.southbound
+    yield (
+        ("northbound", "up", northbound.remote)
+        if northbound
+        else ("northbound", "down", missing["northbound"])
+    )
+    yield (
+        ("southbound", "up", southbound.remote)
+        if southbound
+        else ("southbound", "down", missing["southbound"])
+    )
+    if northbound and southbound:
+        behind = next((host.behind for host in cluster.hosts if host.here), None)
+        yield "changes", *_lag(northbound.nb_cfg - southbound.nb_cfg, behind)
+    chassis = cluster.chassis.get(snapshot.system_id)
+    if southbound:
+        encaps = (
+            ", ".join(f"{encap.type} {encap.ip}" for encap in chassis.encaps) if chassis else "not registered"
+        )
+        yield "chassis", snapshot.system_id if chassis else "none", encaps
+
+
+def tunnels(cluster: Cluster) -> Iterable[tuple[str, ...]]:
+    """Lines of the table of tunnels."""
+    for one in cluster.tunnels:
+        yield one.host, one.remote_ip, one.port, one.state, str(one.tx_packets), str(one.rx_packets)
+
+
+def as_json(cluster: Cluster) -> dict[str, object]:
+    """What --json prints."""
+    snapshot = cluster.snapshot
+    northbound, southbound = snapshot.northbound, snapshot.southbound
+    return {
+        "host": snapshot.host,
+        "system_id": snapshot.system_id,
+        "missing": dict(snapshot.missing),
+        "docker": snapshot.engine.version if snapshot.engine else None,
+        "driver": snapshot.driver,
+        "processes": snapshot.processes,
+        "northbound": northbound and {"remote": northbound.remote, "nb_cfg": northbound.nb_cfg},
+        "southbound": southbound and {"remote": southbound.remote, "nb_cfg": southbound.nb_cfg},
+        "behind": next((host.behind for host in cluster.hosts if host.here), None),
+        "tunnels": cluster.tunnels,
+        "networks": [network for network in cluster.networks if network.here],
+        "endpoints": [endpoint for endpoint in cluster.endpoints if endpoint.here],
+    }
+
+
+def _lag(northd: int, here: int | None) -> tuple[str, str]:
+    """How far ovn-northd and this host's ovn-controller are behind, in numbers of ``nb_cfg``."""
+    if northd > 0:
+        return "late", f"ovn-northd is {northd} behind the northbound database"
+    if here:
+        return "late", f"ovn-controller here is {here} behind the northbound database"
+    return "current", ""
+
+
+def _since(since: float | None, now: float) -> str:
+    return (
+        f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))}" if since and since <= now else ""
+    )

@@ -1,0 +1,70 @@
+"""Is the driver there? Asked on its socket, as Docker asks, and on its control socket."""
+
+import http.client
+import json
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovn_docker.errors import Unavailable
+from ovn_docker.host.controller import ask
+
+SOCKET = Path("/run/docker/plugins/openvswitch.sock")
+PROGRAM, UNDERLAY = "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A driver that answers. All is empty where systemd holds the socket, and it is not known which it is."""
+
+    program: str
+    pid: int | None = None
+    version: str = ""
+    ipam: bool = False
+    requests: str = ""
+    """How many calls of Docker's there were, and how many failed, in words."""
+
+
+def find(path: Path = SOCKET, control: Path = Path("/var/run/openvswitch")) -> Driver:
+    """The driver behind a socket (``/Plugin.Activate``); *control*: where control sockets are.
+
+    Raises Unavailable if there is none, or another program.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+            stream.settimeout(5)
+            stream.connect(str(path))
+            pid = _listener(stream)
+            connection = http.client.HTTPConnection("openvswitch")
+            connection.sock = stream
+            connection.request("POST", "/Plugin.Activate", body=b"{}")
+            reply = connection.getresponse()
+            said = json.loads(reply.read())
+    except FileNotFoundError:
+        raise Unavailable(f"{path} is not there") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Unavailable(f"{path} does not answer: {error}") from None
+    implements = said.get("Implements", []) if isinstance(said, dict) else []
+    if "NetworkDriver" not in implements:
+        raise Unavailable(
+            f"{path} answers {reply.status} without NetworkDriver: another program has the socket"
+        )
+    for program in (PROGRAM, UNDERLAY):
+        try:
+            version = ask(control / f"{program}.{pid}.ctl", "version", 1.0).splitlines()[0]
+        except (OSError, ValueError, IndexError):
+            continue
+        try:
+            said = ask(control / f"{program}.{pid}.ctl", "requests", 1.0)
+            requests = said if "requests" in said else ""  # earlier versions do not count
+        except (OSError, ValueError):
+            requests = ""
+        return Driver(program, pid, version.rpartition(" ")[2], "IpamDriver" in implements, requests)
+    return Driver("", None, "", "IpamDriver" in implements)
+
+
+def _listener(stream: socket.socket) -> int:
+    """The process that made the socket listen (unix(7), SO_PEERCRED): the driver, or systemd."""
+    pid, _, _ = struct.unpack("3i", stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)

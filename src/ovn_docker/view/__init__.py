@@ -1,0 +1,1 @@
+"""What is, for the operator: one reader, and pure functions over what it read."""

@@ -1,0 +1,308 @@
+"""Checks of the cluster: databases, ovn-northd, the other hosts, tunnels. Pure."""
+
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+from uuid import NAMESPACE_DNS, uuid5
+
+from ovn_docker.model import tunnel_overhead
+from ovn_docker.view.check_host import START, set_external_id
+from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
+from ovn_docker.view.machine import PORTS
+from ovn_docker.view.probes import Sync
+
+CENTRAL = ("ovn-docker", "central", "start")
+
+SKEW = 5.0
+"""Seconds by which clocks may differ."""
+
+
+def central(facts: Facts) -> Iterable[Finding]:
+    """The machine with OVN's databases can be reached."""
+    missing = facts.snapshot.missing
+    if not {"northbound", "southbound"} <= missing.keys():
+        return
+    hosts = _central_hosts(facts)
+    if hosts and all("cannot reach" in missing[part] for part in ("northbound", "southbound")):
+        yield Finding(
+            f"neither of OVN's databases answers: {_reason(missing['northbound'])}",
+            f"see whether {hosts} is up, reachable, and listens on TCP ports 6641 and 6642",
+            (CENTRAL,),
+            where=hosts,
+        )
+
+
+def database(part: str, setting: str) -> Look:
+    """A check that a database answers: *part* of the snapshot, by the addresses in *setting*."""
+
+    def look(facts: Facts) -> Iterable[Finding]:
+        reason = facts.snapshot.missing.get(part)
+        if reason is None:
+            return
+        where = _host_of(facts, setting)
+        if "certificate" in reason or "TLS" in reason:
+            yield Finding(
+                _reason(reason),
+                f"have both sides show a valid certificate of the same authority: "
+                f"`ovs-vsctl get-ssl` here, `ovn-{part[0]}bctl get-ssl` on {where}",
+            )
+        else:
+            yield Finding(
+                _reason(reason), f"start it on {where}, or correct {setting}", (CENTRAL,), where=where
+            )
+
+    return look
+
+
+def members(facts: Facts) -> Iterable[Finding]:
+    """Every server of the databases serves, and each cluster has a leader."""
+    found = facts.probes.members
+    for one in found:
+        if one.problem:
+            yield Finding(
+                f"{one.database} at {one.remote}: {_reason(one.problem)}",
+                "start it there",
+                (CENTRAL,),
+                where=_ip(one.remote),
+                severity=Severity.WARN,
+            )
+    for name in {one.database for one in found if one.clustered}:
+        if not any(one.leader for one in found if one.database == name):
+            yield Finding(
+                f"no server of {name} knows itself as the leader of the cluster",
+                "bring up more than half of its servers",
+            )
+
+
+def northd(facts: Facts) -> Iterable[Finding]:
+    """The daemon ovn-northd passes changes on."""
+    if not _sync(facts).northd:
+        where = _host_of(facts, "ovn-nb")
+        yield Finding(
+            "ovn-northd did not pass a change on to the southbound database within some seconds: "
+            "it does not run, or has much to do",
+            f"start it on {where}",
+            (CENTRAL,),
+            where=where,
+        )
+
+
+def registered(facts: Facts) -> Iterable[Finding]:
+    """OVN has this host as a chassis."""
+    system_id = facts.snapshot.system_id
+    if facts.snapshot.southbound and system_id not in facts.cluster.chassis:
+        yield Finding(
+            f"there is no chassis {system_id} in the southbound database",
+            "see /var/log/ovn/ovn-controller.log; restart it",
+            (("ovn-docker", "host", "stop"), START),
+        )
+
+
+def system_id_unique(facts: Facts) -> Iterable[Finding]:
+    """No two hosts have one system-id."""
+    snapshot, sync = facts.snapshot, _sync(facts)
+    ids = snapshot.vswitch.ids if snapshot.vswitch else {}
+    for name, seen in sync.seen.items():
+        me = name == snapshot.system_id
+        ours = ids.get("ovn-encap-ip", "").partition(",")[0].strip()
+        strange = me and name not in sync.ahead and not any(ours in text for text in seen)
+        if len({text.partition(" ")[0] for text in seen}) > 1 or strange:
+            hosts = sorted(seen | ({f"{snapshot.host} ({ours})"} if me else set()))
+            new = str(uuid5(NAMESPACE_DNS, f"{snapshot.host if me else hosts[-1]}.ovn-docker"))
+            yield Finding(
+                f"system-id {name} is that of several hosts: {', '.join(hosts)}",
+                "give one another, in /etc/openvswitch/system-id.conf too, and restart its containers",
+                (("ovn-docker", "host", "stop"), set_external_id("system-id", new), START),
+                subject="" if me else name,
+                where="" if me else hosts[-1].partition(" ")[0],
+            )
+
+
+def hosts_answer(facts: Facts) -> Iterable[Finding]:
+    """The ovn-controller of every other host takes up changes."""
+    sync = _sync(facts)
+    for host in facts.cluster.hosts:
+        if not host.here and host.system_id not in sync.ahead:
+            yield Finding(
+                f"ovn-controller of {host.name} does not answer: the host is down or cut off, or it does "
+                "not run",
+                f"start it there; if {host.name} is gone for good: ovn-docker host forget "
+                f"{host.system_id}, and "
+                f"ovn-sbctl chassis-del {host.system_id}",
+                (START,),
+                subject=host.system_id,
+                where=host.name,
+            )
+    yield from _unregistered(facts)
+
+
+def _unregistered(facts: Facts) -> Iterable[Finding]:
+    """Hosts with containers on our networks but no chassis: a controller deletes it as it is stopped."""
+    cluster = facts.cluster
+    for name in sorted({port.host for port in cluster.ports.values()} - cluster.chassis.keys()):
+        ports = [port for port in cluster.ports.values() if port.host == name]
+        claimed = [cluster.bindings[port.name].chassis for port in ports if port.name in cluster.bindings]
+        if name != facts.snapshot.system_id and not any(claimed):
+            on_it = f"{len(ports)} containers on our networks are there"
+            yield Finding(
+                f"ovn-controller of {name} has been stopped; {on_it}",
+                f"start it there; if {name} is gone for good: ovn-docker host forget {name}",
+                (START,),
+                subject=name,
+                where=name,
+            )
+
+
+def clock(facts: Facts) -> Iterable[Finding]:
+    """The hosts' clocks agree within 5 s."""
+    ahead = {k: v for k, v in _sync(facts).ahead.items() if k != facts.snapshot.system_id}
+    wrong = {name: seconds for name, seconds in ahead.items() if abs(seconds) > SKEW}
+    if len(wrong) > 1 and len(wrong) == len(ahead):
+        seconds = -min(wrong.values(), key=abs)
+        yield Finding(
+            f"the clock of this host is {_ahead(seconds)} all others",
+            "have NTP set it",
+            severity=Severity.WARN,
+        )
+        return
+    for name, seconds in wrong.items():
+        host = facts.cluster.host_name(name)
+        yield Finding(
+            f"the clock of {host} is {_ahead(seconds)} this host's",
+            "have NTP set it",
+            subject=name,
+            where=host,
+            severity=Severity.WARN,
+        )
+
+
+# Tunnels
+
+
+def encap_in_common(facts: Facts) -> Iterable[Finding]:
+    """Every other host has a kind of tunnel that this one has."""
+    cluster = facts.cluster
+    me = cluster.chassis.get(facts.snapshot.system_id)
+    mine = {encap.type for encap in me.encaps} if me else set()
+    for host in cluster.hosts:
+        theirs = {encap.type for encap in cluster.chassis[host.system_id].encaps}
+        if mine and not host.here and not mine & theirs:
+            yield Finding(
+                f"{host.name} has tunnels of type {', '.join(sorted(theirs)) or 'none'}, this host "
+                f"{', '.join(mine)}",
+                "give all hosts the same ovn-encap-type",
+                (set_external_id("ovn-encap-type", next(iter(theirs), "geneve")),),
+                subject=host.system_id,
+            )
+
+
+def tunnels(facts: Facts) -> Iterable[Finding]:
+    """There is a working tunnel to every other host."""
+    for tunnel in facts.cluster.tunnels:
+        if tunnel.state != "up":
+            what = f"tunnel {tunnel.port} to" if tunnel.port else "there is no tunnel to"
+            state = f": {tunnel.state}" if tunnel.port else ""
+            yield Finding(
+                f"{what} {tunnel.host} ({tunnel.remote_ip}){state}",
+                "see /var/log/ovn/ovn-controller.log and /var/log/openvswitch/ovs-vswitchd.log; restart "
+                "ovn-controller",
+                (("ovn-docker", "host", "stop"), START),
+                subject=tunnel.system_id,
+            )
+
+
+def hosts_reachable(facts: Facts) -> Iterable[Finding]:
+    """The other hosts' tunnel addresses answer."""
+    for name, path in facts.probes.paths.items():
+        pair = facts.probes.pairs.get(name)
+        if not path.small and not (pair and pair.small):
+            host, ips = facts.cluster.host_name(name), _ips(facts.cluster, name)
+            yield Finding(
+                f"{ips} of {host} does not answer: cut off, a firewall, or not its address any more",
+                f"see whether {host} has that address, and the network in between (ping {ips})",
+                subject=name,
+                where=host,
+            )
+
+
+def tunnel_traffic(facts: Facts) -> Iterable[Finding]:
+    """Containers of every other host answer through the tunnel, where they share a network with one here."""
+    for name, pair in facts.probes.pairs.items():
+        path = facts.probes.paths.get(name)
+        if pair.small or (path and not path.small):
+            continue
+        host, rules = facts.cluster.host_name(name), facts.probes.firewall
+        kind = next((tunnel.type for tunnel in facts.cluster.tunnels if tunnel.system_id == name), "")
+        port = f"UDP port {PORTS.get(kind, PORTS['geneve'])}"
+        here = f"; this host has the rule {rules[0]!r}" if rules else ""
+        yield Finding(
+            f"{_ips(facts.cluster, name)} of {host} answers, {pair.there} there does not answer {pair.here} "
+            f"through the tunnel: most likely a firewall drops {port} ({kind}){here}",
+            f"open {port} between the hosts, both ways",
+            tuple(("iptables", "-D", *rule.split()[1:]) for rule in rules if rule.startswith("-A ")),
+            subject=name,
+        )
+
+
+def path_mtu(facts: Facts) -> Iterable[Finding]:
+    """The largest packets that containers send arrive at every other host."""
+    for name, path in facts.probes.paths.items():
+        pair, host = facts.probes.pairs.get(name), facts.cluster.host_name(name)
+        if (not path.small or path.full) and (pair is None or not pair.small or pair.full):
+            continue
+        carried = f", only up to {path.carries}" if path.carries else ""
+        overhead = _overhead(facts)
+        cure = f"raise the MTU in between to {path.size}"
+        if path.carries > overhead:
+            most = path.carries - overhead
+            cure += f", or make the networks with -o com.docker.network.driver.mtu={most} or less"
+        yield Finding(
+            f"the network to {host} ({_ips(facts.cluster, name)}) does not carry the {path.size} bytes of "
+            "a full "
+            f"packet in its tunnel{carried}: pings work, large transfers hang",
+            cure,
+            subject=name,
+        )
+
+
+def _overhead(facts: Facts) -> int:
+    ids = facts.snapshot.vswitch.ids if facts.snapshot.vswitch else {}
+    ip = ids.get("ovn-encap-ip", "").partition(",")[0].strip()
+    types = tuple(ids.get("ovn-encap-type", "geneve").split(","))
+    return tunnel_overhead(types, ip_address(ip))
+
+
+def _sync(facts: Facts) -> Sync:
+    if facts.probes.sync is None:
+        raise NotChecked("the databases cannot be asked")
+    return facts.probes.sync
+
+
+def _ahead(seconds: float) -> str:
+    return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'}"
+
+
+def _ips(cluster: Cluster, system_id: str) -> str:
+    row = cluster.chassis.get(system_id)
+    return ", ".join(dict.fromkeys(encap.ip for encap in row.encaps)) if row else ""
+
+
+def _ip(remote: str) -> str:
+    return remote.partition(":")[2].rpartition(":")[0].strip("[]")
+
+
+def _host_of(facts: Facts, setting: str) -> str:
+    ids = facts.snapshot.vswitch.ids if facts.snapshot.vswitch else {}
+    return ", ".join(dict.fromkeys(_ip(remote.strip()) for remote in ids.get(setting, "").split(",")))
+
+
+def _central_hosts(facts: Facts) -> str:
+    """Where both databases are; empty if they are on different hosts."""
+    northbound, southbound = _host_of(facts, "ovn-nb"), _host_of(facts, "ovn-remote")
+    return northbound if northbound == southbound else ""
+
+
+def _reason(text: str) -> str:
+    """The error without what to do: the finding says that in its own words."""
+    return re.split(r"; (?:start it|is it running)", text)[0]

@@ -1,0 +1,312 @@
+"""Checks of this host's networks and containers: stored, plugged, installed, unique, nothing left. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from ovn_docker.host.driver import PROGRAM
+from ovn_docker.model import EndpointId, host_link, tunnel_overhead
+from ovn_docker.view.cluster import leftovers as stray_links
+from ovn_docker.view.health import Facts, Finding, Severity
+from ovn_docker.view.snapshot import DockerEndpoint, PortRow
+
+GRACE = 15.0
+"""Seconds that an endpoint may be half-made or half-removed: how long a call of Docker's may take."""
+
+
+def networks_stored(facts: Facts) -> Iterable[Finding]:
+    """Docker's networks are in the northbound database, with the same subnets."""
+    for network in facts.cluster.networks:
+        for difference in network.differences:
+            lost = not network.switch
+            yield Finding(
+                f"network {network.name}: {difference}",
+                "make it again, when no container uses it: docker network rm, then docker network create "
+                "as before",
+                (("docker", "network", "rm", network.name),),
+                subject=f"network {network.name}",
+                severity=Severity.FAIL if lost else Severity.WARN,
+            )
+
+
+def stored(facts: Facts) -> Iterable[Finding]:
+    """Every running container has its ports in the northbound database."""
+    for endpoint in _running(facts):
+        if endpoint.id not in facts.cluster.ports and facts.snapshot.northbound:
+            yield _restart(endpoint, f"{_name(facts, endpoint)} has no port in the northbound database")
+
+
+def plugged(facts: Facts) -> Iterable[Finding]:
+    """Every running container has its ports on the integration bridge."""
+    switch = facts.snapshot.vswitch
+    for endpoint in _running(facts):
+        interface = facts.cluster.interfaces.get(endpoint.id)
+        if interface is None:
+            yield _restart(endpoint, f"{_name(facts, endpoint)} has no port in Open vSwitch")
+        elif switch and interface.bridge != switch.integration:
+            yield _restart(
+                endpoint,
+                f"{_name(facts, endpoint)} is on bridge {interface.bridge}, and ovn-controller looks after "
+                f"{switch.integration}",
+            )
+
+
+def linked(facts: Facts) -> Iterable[Finding]:
+    """The links of running containers are there and up."""
+    for endpoint in _running(facts):
+        name = host_link(EndpointId(endpoint.id))
+        link, interface = facts.cluster.links.get(name), facts.cluster.interfaces.get(endpoint.id)
+        if link is None:
+            said = f": {interface.error}" if interface and interface.error else ""
+            yield _restart(endpoint, f"{_name(facts, endpoint)} has lost its link {name}{said}")
+        elif not link.up:
+            yield Finding(
+                f"the link {name} of {_name(facts, endpoint)} is down",
+                "set it up",
+                (("ip", "link", "set", name, "up"),),
+                subject=endpoint.id,
+                safe=True,
+            )
+        elif not link.carrier:
+            yield _restart(endpoint, f"{_name(facts, endpoint)} has its end of the link {name} down")
+
+
+def enabled(facts: Facts) -> Iterable[Finding]:
+    """No container's port is disabled in OVN."""
+    for endpoint, port in _stored(facts):
+        if not port.enabled:
+            yield Finding(
+                f"the port of {_name(facts, endpoint)} is disabled in OVN",
+                "enable it",
+                (_nbctl(facts, "lsp-set-enabled", port.row, "enabled"),),
+                subject=endpoint.id,
+            )
+
+
+def addresses(facts: Facts) -> Iterable[Finding]:
+    """Ports in OVN have the addresses that Docker gave the containers."""
+    for endpoint, port in _stored(facts):
+        wanted = [word.lower() for word in (endpoint.mac, *endpoint.addresses) if word]
+        for column, allowed in (("addresses", port.addresses), ("port security", port.port_security)):
+            known = " ".join(allowed).lower().split()
+            strange = [word for word in wanted if word not in known]
+            if strange and (allowed or column == "addresses"):
+                command = "lsp-set-addresses" if column == "addresses" else "lsp-set-port-security"
+                yield Finding(
+                    f"{_name(facts, endpoint)} has {', '.join(strange)}, and its port's {column} in OVN "
+                    f"{' '.join(allowed) or 'nothing'}: its packets are dropped",
+                    "correct it",
+                    (_nbctl(facts, command, port.row, " ".join(wanted)),),
+                    subject=endpoint.id,
+                )
+
+
+def claimed(facts: Facts) -> Iterable[Finding]:
+    """No other host has claimed the port of a container of this one."""
+    if not facts.snapshot.southbound:
+        return
+    for endpoint, port in _stored(facts):
+        binding = facts.cluster.bindings.get(port.name)
+        by = binding.chassis if binding else ""
+        if by and by != facts.snapshot.system_id:
+            yield Finding(
+                f"the port of {_name(facts, endpoint)} is claimed by {facts.cluster.host_name(by)} as "
+                "well: a port "
+                "with this iface-id is there too",
+                "remove it there",
+                (("ovs-vsctl", "--if-exists", "del-port", host_link(EndpointId(endpoint.id))),),
+                subject=endpoint.id,
+                where=facts.cluster.host_name(by),
+            )
+
+
+def installed(facts: Facts) -> Iterable[Finding]:
+    """The flows of every running container are installed."""
+    for endpoint in _running(facts):
+        interface = facts.cluster.interfaces.get(endpoint.id)
+        if interface is None or interface.installed:
+            continue
+        why = (
+            f"Open vSwitch says: {interface.error}"
+            if interface.error
+            else "ovn-controller has not come to it"
+        )
+        wrong = interface.ids.get("iface-id") != endpoint.id
+        if wrong:
+            why = f"its iface-id is {interface.ids.get('iface-id', 'missing')}"
+        yield _restart(endpoint, f"the flows of {_name(facts, endpoint)} are not installed: {why}")
+
+
+def checksums(facts: Facts) -> Iterable[Finding]:
+    """In user space, containers compute their checksums themselves."""
+    switch = facts.snapshot.vswitch
+    bridges = {bridge.name: bridge.datapath_type for bridge in switch.bridges} if switch else {}
+    for endpoint in _running(facts):
+        interface = facts.cluster.interfaces.get(endpoint.id)
+        if interface is None or bridges.get(interface.bridge) != "netdev":
+            continue
+        pid, link, on = facts.probes.offload.get(endpoint.id, (0, "", False))
+        if on:
+            yield Finding(
+                f"{_name(facts, endpoint)} leaves TCP and UDP checksums to the network card, and in user "
+                "space there "
+                "is none: pings work, connections do not",
+                "turn that off",
+                (("nsenter", f"--net=/proc/{pid}/ns/net", "ethtool", "-K", link, "tx", "off"),),
+                subject=endpoint.id,
+                safe=True,
+            )
+
+
+def network_mtu(facts: Facts) -> Iterable[Finding]:
+    """Containers send no larger packets than the tunnels' interface takes."""
+    cluster, switch = facts.cluster, facts.snapshot.vswitch
+    address = switch.ids.get("ovn-encap-ip", "").partition(",")[0].strip() if switch else ""
+    outer = next((link.mtu for link in facts.snapshot.links if address in link.addresses), None)
+    if not switch or outer is None or len(cluster.hosts) < 2:
+        return
+    carries = outer - tunnel_overhead(
+        tuple(switch.ids.get("ovn-encap-type", "geneve").split(",")), ip_address(address)
+    )
+    large: dict[str, tuple[int, list[str]]] = defaultdict(lambda: (0, []))
+    for endpoint in _running(facts):
+        link = cluster.links.get(host_link(EndpointId(endpoint.id)))
+        if link and link.mtu > carries:
+            most, names = large[endpoint.network]
+            large[endpoint.network] = (max(most, link.mtu), [*names, endpoint.name])
+    for network, (mtu, names) in large.items():
+        name = next((n.name for n in cluster.networks if n.id == network), network[:12])
+        yield Finding(
+            f"network {name} has MTU {mtu}, and the tunnels of this host carry {carries}: larger packets of "
+            f"{', '.join(names[:3])}{' and others' if names[3:] else ''} to other hosts are lost",
+            f"make it again with -o com.docker.network.driver.mtu={carries}, or raise the MTU of the "
+            "interface with "
+            f"{address} to {mtu + outer - carries}",
+            subject=f"network {name}",
+        )
+
+
+def addresses_unique(facts: Facts) -> Iterable[Finding]:
+    """No address has two owners on a network."""
+    northbound = facts.snapshot.northbound
+    owners: dict[tuple[str, str], list[PortRow]] = defaultdict(list)
+    for port in northbound.ports if northbound else ():
+        for word in {word.lower() for text in port.addresses for word in text.split()}:
+            if ":" in word or "." in word:
+                owners[port.switch, word].append(port)
+    seen: set[frozenset[str]] = set()
+    for (switch, word), ports in sorted(owners.items(), key=lambda item: item[0]):
+        names = frozenset(port.name for port in ports)
+        if len(ports) < 2 or names in seen:
+            continue
+        seen.add(names)
+        also = sorted(ports, key=lambda port: (bool(port.endpoint), port.created or 0))
+        last = next((port for port in also if not port.endpoint), also[-1])
+        network = facts.cluster.switches[switch].name[:12] if switch in facts.cluster.switches else switch
+        both = " and to ".join(_owner(facts, port) for port in ports)
+        yield Finding(
+            f"on network {network} {word} belongs to {both}",
+            f"remove {_owner(facts, last)}, or give it another address",
+            (
+                ("docker", "restart", _container(facts, last))
+                if last.endpoint
+                else _nbctl(facts, "lsp-del", last.row),
+            ),
+            where=facts.cluster.host_name(last.host) if last.host != facts.snapshot.system_id else "",
+        )
+
+
+def leftovers(facts: Facts) -> Iterable[Finding]:
+    """Nothing is left of containers that are gone."""
+    cluster, snapshot = facts.cluster, facts.snapshot
+    if snapshot.engine is None:
+        return
+    living = {endpoint.id for endpoint in snapshot.engine.endpoints if endpoint.id}
+    waits = f"the driver ({PROGRAM}) clears it within a minute or at its next start; or do it now"
+    for id_, interface in cluster.interfaces.items():
+        name = interface.name
+        if id_ not in living and _old(facts, interface.ids.get("ovn-docker:created", "")):
+            link = (("ip", "link", "delete", name),) if name in cluster.links else ()
+            yield Finding(
+                f"{name} in Open vSwitch is of no container that Docker knows",
+                waits,
+                (("ovs-vsctl", "--if-exists", "del-port", name), *link),
+                subject=id_,
+                safe=True,
+                severity=Severity.WARN,
+            )
+    for id_, port in cluster.ports.items():
+        if id_ in living or id_ in cluster.interfaces or port.host != snapshot.system_id:
+            continue
+        if _old(facts, port.ids.get("ovn-docker:created", "")):
+            yield Finding(
+                f"the logical port {port.name[:12]} ({' '.join(port.addresses)}) of this host is "
+                "of no "
+                "container that Docker knows; it holds its addresses",
+                waits,
+                (_nbctl(facts, "lsp-del", port.row),),
+                subject=id_,
+                safe=True,
+                severity=Severity.WARN,
+            )
+    for name in stray_links(cluster):
+        yield Finding(
+            f"the link {name} belongs to no endpoint",
+            waits,
+            (("ip", "link", "delete", name),),
+            subject=name,
+            safe=True,
+            severity=Severity.WARN,
+        )
+
+
+def _running(facts: Facts) -> Iterable[DockerEndpoint]:
+    """Endpoints of containers that run, and have had the time to get there."""
+    for endpoint in facts.cluster.docker.values():
+        interface, port = facts.cluster.interfaces.get(endpoint.id), facts.cluster.ports.get(endpoint.id)
+        created = [row.ids.get("ovn-docker:created", "") for row in (interface, port) if row]
+        settled = (interface and interface.installed) or all(_old(facts, text) for text in created)
+        if endpoint.running and settled:
+            yield endpoint
+
+
+def _stored(facts: Facts) -> Iterable[tuple[DockerEndpoint, PortRow]]:
+    for endpoint in _running(facts):
+        if port := facts.cluster.ports.get(endpoint.id):
+            yield endpoint, port
+
+
+def _old(facts: Facts, created: str) -> bool:
+    return not created.isdigit() or facts.snapshot.taken - int(created) > GRACE
+
+
+def _name(facts: Facts, endpoint: DockerEndpoint) -> str:
+    network = next(
+        (n.name for n in facts.cluster.networks if n.id == endpoint.network), endpoint.network[:12]
+    )
+    return f"{endpoint.name} on {network}"
+
+
+def _restart(endpoint: DockerEndpoint, evidence: str) -> Finding:
+    return Finding(
+        evidence,
+        "restart the container: it gets a new port",
+        (("docker", "restart", endpoint.name),),
+        subject=endpoint.id,
+    )
+
+
+def _owner(facts: Facts, port: PortRow) -> str:
+    if not port.endpoint:
+        return f"port {port.name} (not ours)"
+    return f"{_container(facts, port)} on {facts.cluster.host_name(port.host)}"
+
+
+def _container(facts: Facts, port: PortRow) -> str:
+    return next((e.container for e in facts.cluster.endpoints if e.id == port.endpoint), port.name[:12])
+
+
+def _nbctl(facts: Facts, *command: str) -> tuple[str, ...]:
+    """By rows' UUIDs: a name may be anything, an option too."""
+    ids = facts.snapshot.vswitch.ids if facts.snapshot.vswitch else {}
+    return ("ovn-nbctl", f"--db={ids.get('ovn-nb', '')}", *command)

@@ -1,0 +1,394 @@
+"""Networks, endpoints, hosts and tunnels as Docker, OVN and the host see them, side by side. Pure.
+
+Everything is computed from a Snapshot; what one side has and another does not is a *difference*, one line in
+plain words. Docker's and the host's side is known of this host alone.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ovn_docker.errors import BadRequest, NotFound
+from ovn_docker.model import HOST_LINK, EndpointId, host_link
+from ovn_docker.view.snapshot import (
+    BindingRow,
+    ChassisRow,
+    DockerEndpoint,
+    DockerNetwork,
+    Interface,
+    Link,
+    PortRow,
+    Snapshot,
+    SwitchRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of the cluster, or of this host's Docker.
+
+    *id*: Docker's ID on this host, or on one of the hosts that have it; *switch*: UUID of its logical switch;
+    *hosts*: who has it, by name; *here*: whether this host's Docker does.
+    """
+
+    name: str
+    id: str
+    switch: str
+    subnets: tuple[str, ...]
+    mtu: int | None
+    shared: bool
+    here: bool
+    hosts: tuple[str, ...]
+    endpoints: int
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A container's attachment to a network, from all sides.
+
+    *container*: its name, or the beginning of the endpoint's ID where nobody knows the name; *host*: the name
+    of the host that it is on; *state*: Docker's word, empty on other hosts; *chassis*: the host that claims
+    its port, as OVN has it; *up*: whether OVN says that it is connected; *link*: this host's end of its veth;
+    *ofport*, *installed*: as Open vSwitch has it here.
+    """
+
+    id: str
+    container: str
+    network: str
+    host: str
+    here: bool
+    addresses: tuple[str, ...]
+    mac: str
+    state: str
+    chassis: str
+    up: bool | None
+    link: str = ""
+    ofport: int | None = None
+    installed: bool | None = None
+    switch: str = ""
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A chassis. *behind*: changes of the northbound database that it has not taken up, as far as known."""
+
+    name: str
+    system_id: str
+    here: bool
+    encaps: tuple[str, ...]
+    endpoints: int
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """This host's tunnel to another. *state*: ``up``, ``missing``, or what is wrong with it."""
+
+    host: str
+    system_id: str
+    port: str
+    type: str
+    remote_ip: str
+    state: str
+    rx_packets: int = 0
+    tx_packets: int = 0
+
+
+class Cluster:
+    """A snapshot, looked at by name. Cheap to make; each view is computed once, when it is asked for."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    # By key
+
+    @cached_property
+    def chassis(self) -> dict[str, ChassisRow]:
+        """By system-id."""
+        return {c.name: c for c in self.snapshot.southbound.chassis} if self.snapshot.southbound else {}
+
+    @cached_property
+    def bindings(self) -> dict[str, BindingRow]:
+        """By logical port."""
+        return {b.port: b for b in self.snapshot.southbound.bindings} if self.snapshot.southbound else {}
+
+    @cached_property
+    def ports(self) -> dict[str, PortRow]:
+        """Ports of endpoints, by the endpoint's ID."""
+        northbound = self.snapshot.northbound
+        return {p.endpoint: p for p in northbound.ports if p.endpoint} if northbound else {}
+
+    @cached_property
+    def switches(self) -> dict[str, SwitchRow]:
+        """By UUID."""
+        return {s.row: s for s in self.snapshot.northbound.switches} if self.snapshot.northbound else {}
+
+    @cached_property
+    def docker(self) -> dict[str, DockerEndpoint]:
+        """This host's endpoints, by ID; containers that do not run have none."""
+        return {e.id: e for e in self.snapshot.engine.endpoints if e.id} if self.snapshot.engine else {}
+
+    @cached_property
+    def interfaces(self) -> dict[str, Interface]:
+        """This host's ports of endpoints, by the endpoint's ID."""
+        return (
+            {i.endpoint: i for i in self.snapshot.vswitch.interfaces if i.endpoint}
+            if (self.snapshot.vswitch)
+            else {}
+        )
+
+    @cached_property
+    def links(self) -> dict[str, Link]:
+        """By name."""
+        return {link.name: link for link in self.snapshot.links}
+
+    def host_name(self, system_id: str) -> str:
+        """How people call a host: its host name if OVN knows it, else its system-id."""
+        chassis = self.chassis.get(system_id)
+        return (chassis.hostname if chassis else "") or system_id
+
+    # Views
+
+    @cached_property
+    def networks(self) -> tuple[Network, ...]:
+        """All networks of the snapshot's scope, by name."""
+        of_switch = Counter(port.switch for port in self.ports.values())
+        hosts: dict[str, set[str]] = defaultdict(set)
+        for port in self.ports.values():
+            hosts[port.switch].add(port.host)
+        northbound = self.snapshot.northbound
+        for note in northbound.notes if northbound else ():
+            hosts[note.switch].add(note.host)
+        of_docker: dict[str, list[DockerNetwork]] = defaultdict(list)
+        for one in self.snapshot.engine.networks if self.snapshot.engine else ():
+            of_docker[self._switch_of(one.id)].append(one)
+            hosts[self._switch_of(one.id)].add(self.snapshot.system_id)
+        found = []
+        for row, switch in self.switches.items():
+            for here in of_docker.pop(row, [None]):
+                ids = switch.ids
+                found.append(
+                    Network(
+                        name=here.name if here else ids.get("ovn-docker:name") or switch.name[:12],
+                        id=here.id if here else ids.get("ovn-docker:network", ""),
+                        switch=row,
+                        subnets=_subnets(ids) or (here.subnets if here else ()),
+                        mtu=int(mtu) if (mtu := ids.get("ovn-docker:mtu", "")).isdigit() else None,
+                        shared="ovn-docker:name" in ids,
+                        here=here is not None,
+                        hosts=tuple(sorted(self.host_name(host) for host in hosts[row] if host)),
+                        endpoints=of_switch[row],
+                        differences=_different_network(switch, here.subnets) if here else (),
+                    )
+                )
+        lost = ("Docker has it, the northbound database does not",) if northbound else ()
+        me = (self.host_name(self.snapshot.system_id),)
+        found += [
+            Network(one.name, one.id, "", one.subnets, None, bool(one.shared), True, me, 0, lost)
+            for rest in of_docker.values()
+            for one in rest
+        ]
+        return tuple(sorted(found, key=lambda network: (network.name, network.switch)))
+
+    @cached_property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All endpoints of the snapshot's scope, by container and network."""
+        ids = self.ports.keys() | self.docker.keys() | self.interfaces.keys()
+        return tuple(sorted(map(self._endpoint, ids), key=lambda e: (e.container, e.network, e.id)))
+
+    @cached_property
+    def hosts(self) -> tuple[Host, ...]:
+        """All chassis, by name."""
+        southbound, northbound = self.snapshot.southbound, self.snapshot.northbound
+        wanted = northbound.nb_cfg if northbound else southbound.nb_cfg if southbound else 0
+        bound = Counter(binding.chassis for binding in self.bindings.values())
+        return tuple(
+            Host(
+                name=self.host_name(row.name),
+                system_id=row.name,
+                here=row.name == self.snapshot.system_id,
+                encaps=tuple(f"{encap.type} {encap.ip}" for encap in row.encaps),
+                endpoints=bound[row.name],
+                behind=max(0, wanted - row.nb_cfg),
+            )
+            for row in sorted(self.chassis.values(), key=lambda row: self.host_name(row.name))
+        )
+
+    @cached_property
+    def tunnels(self) -> tuple[Tunnel, ...]:
+        """From this host to every other, by name."""
+        vswitch = self.snapshot.vswitch
+        by_ip = {i.options["remote_ip"]: i for i in vswitch.tunnels} if vswitch else {}
+        found = []
+        for host in self.hosts:
+            if host.here:
+                continue
+            ips = [encap.ip for encap in self.chassis[host.system_id].encaps]
+            port = next((by_ip[ip] for ip in ips if ip in by_ip), None)
+            ip = ips[0] if ips else ""
+            if port is None:
+                found.append(Tunnel(host.name, host.system_id, "", "", ip, "missing"))
+            else:
+                received, sent = (port.statistics.get(key, 0) for key in ("rx_packets", "tx_packets"))
+                found.append(
+                    Tunnel(host.name, host.system_id, port.name, port.type, port.options["remote_ip"],
+                           _tunnel_state(port), received, sent)
+                )  # fmt: skip
+        return tuple(found)
+
+    def find(self, name: str) -> tuple[Endpoint, ...]:
+        """Endpoints of a container: its name, ``HOST/NAME``, an address, or the beginning of an ID.
+
+        Raises NotFound, with what is there, or BadRequest if containers of several hosts have the name.
+        """
+        host, _, plain = name.rpartition("/")
+        found = [e for e in self.endpoints if _called(e, plain) and host in ("", e.host)]
+        container_ids = {e.id for e in self.docker.values() if _begins(e.container, plain)}
+        found += [e for e in self.endpoints if e.id in container_ids and e not in found]
+        if not found:
+            known = sorted({e.container for e in self.endpoints})
+            there = (
+                f"there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else "none is"
+            )
+            raise NotFound(f"no container {name!r} on our networks: {there}")
+        if len(hosts := {e.host for e in found}) > 1:
+            either = " or ".join(f"{host}/{plain}" for host in sorted(hosts))
+            raise BadRequest(f"{len(hosts)} hosts have a container {plain}: say {either}")
+        return tuple(found)
+
+    def _endpoint(self, id_: str) -> Endpoint:
+        docker, port, interface = self.docker.get(id_), self.ports.get(id_), self.interfaces.get(id_)
+        northbound, system_id = self.snapshot.northbound, self.snapshot.system_id
+        here = bool(docker or interface) or (port is not None and port.host == system_id)
+        binding = self.bindings.get(port.name if port else id_)
+        name = docker.name if docker else northbound.names.get(id_, "") if northbound else ""
+        mac, *addresses = port.addresses[0].split() if port and port.addresses else [""]
+        link = self.links.get(host_link(EndpointId(id_)))
+        return Endpoint(
+            id=id_,
+            container=name or id_[:12],
+            network=self._network_name(docker, port, interface),
+            host=self.host_name(port.host if port else system_id),
+            here=here,
+            addresses=docker.addresses if docker and docker.addresses else tuple(addresses),
+            mac=docker.mac if docker and docker.mac else mac,
+            state=docker.state if docker else "",
+            chassis=self.host_name(binding.chassis) if binding and binding.chassis else "",
+            up=binding.up if binding else None,
+            link=link.name if link else "",
+            ofport=interface.ofport if interface else None,
+            installed=interface.installed if interface else None,
+            switch=port.switch if port else "",
+            differences=tuple(self._differences(docker, port, binding, interface, link))
+            if here
+            else tuple(self._unclaimed(port, binding, port.host if port else "")),
+        )
+
+    def _network_name(
+        self, docker: DockerEndpoint | None, port: PortRow | None, interface: Interface | None
+    ) -> str:
+        network = (
+            docker.network if docker else interface.ids.get("ovn-docker:network", "") if interface else ""
+        )
+        switch = port.switch if port else self._switch_of(network)
+        return self._network_names.get(network) or self._network_names.get(switch) or network[:12]
+
+    @cached_property
+    def _network_names(self) -> dict[str, str]:
+        """By Docker's ID and by logical switch."""
+        names = {network.switch: network.name for network in self.networks}
+        return names | {network.id: network.name for network in self.networks}
+
+    def _switch_of(self, network: str) -> str:
+        """UUID of the logical switch of a Docker network of this host; empty if there is none."""
+        northbound = self.snapshot.northbound
+        for note in northbound.notes if northbound else ():
+            if note.network == network:
+                return note.switch
+        return next(
+            (row for row, switch in self.switches.items() if switch.ids.get("ovn-docker:network") == network),
+            "",
+        )
+
+    def _differences(
+        self,
+        docker: DockerEndpoint | None,
+        port: PortRow | None,
+        binding: BindingRow | None,
+        interface: Interface | None,
+        link: Link | None,
+    ) -> Iterable[str]:
+        """What does not fit, of an endpoint of this host. What could not be read is no difference."""
+        snapshot = self.snapshot
+        if snapshot.engine and docker is None:
+            yield "Docker does not know it"
+        if snapshot.northbound and port is None:
+            yield "no port in the northbound database"
+        if snapshot.vswitch and interface is None:
+            yield "no port in Open vSwitch"
+        if link is None:
+            yield "no link on this host"
+        if docker and port and port.addresses:
+            known = port.addresses[0].lower().split()
+            wanted = [address.lower() for address in (docker.mac, *docker.addresses) if address]
+            if strange := [address for address in wanted if address not in known]:
+                yield f"Docker gave it {', '.join(strange)}, its port in OVN has {port.addresses[0]}"
+        if port and interface:
+            yield from self._unclaimed(port, binding, snapshot.system_id)
+        if interface and interface.error:
+            yield f"Open vSwitch: {interface.error}"
+        elif interface and not interface.installed and not snapshot.underlay:
+            yield "its flows are not installed"
+
+    def _unclaimed(self, port: PortRow | None, binding: BindingRow | None, wanted: str) -> Iterable[str]:
+        if port is None or not self.snapshot.southbound:
+            return
+        if binding is None:
+            yield "not in the southbound database"
+        elif binding.chassis != wanted:
+            claimed = self.host_name(binding.chassis) if binding.chassis else "no host"
+            yield f"{claimed} has claimed it, not {self.host_name(wanted)}"
+
+
+def leftovers(cluster: Cluster) -> tuple[str, ...]:
+    """Links of ours on this host that belong to no endpoint."""
+    used = {host_link(EndpointId(id_)) for id_ in (*cluster.docker, *cluster.interfaces, *cluster.ports)}
+    return tuple(
+        link.name
+        for link in cluster.snapshot.links
+        if link.name.startswith(HOST_LINK) and link.name not in used and not link.joined
+    )
+
+
+def _subnets(ids: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(ids[key] for key in ("subnet", "subnet6") if key in ids)
+
+
+def _different_network(switch: SwitchRow, subnets: tuple[str, ...]) -> tuple[str, ...]:
+    stored = _subnets(switch.ids)
+    if switch.ours and sorted(stored) != sorted(subnets):
+        return (
+            f"Docker has {', '.join(subnets) or 'no subnet'}, the northbound database {', '.join(stored)}",
+        )
+    return ()
+
+
+def _tunnel_state(port: Interface) -> str:
+    if port.error:
+        return port.error
+    if port.ofport in (None, -1):
+        return "not taken up by ovs-vswitchd"
+    if port.bfd and port.bfd.get("state") not in (None, "up"):
+        return f"BFD {port.bfd['state']}"
+    return "down" if port.link_state == "down" else "up"
+
+
+def _called(endpoint: Endpoint, name: str) -> bool:
+    return name in (endpoint.container, *endpoint.addresses) or _begins(endpoint.id, name)
+
+
+def _begins(id_: str, name: str) -> bool:
+    return len(name) >= 4 and id_.startswith(name)

@@ -1,0 +1,518 @@
+"""Reads what is into a Snapshot: the only reader of the operator's commands.
+
+Rows are asked for with conditions, and by UUID where it is known; how much is read is the Scope's to say.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from ovn_docker.backends.northbound import ENDPOINT, HOST, OURS, SWITCH
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.host import ovsdb
+from ovn_docker.host.driver import PROGRAM, SOCKET, Driver, find
+from ovn_docker.host.engine import Engine as DockerApi
+from ovn_docker.host.links import Links
+from ovn_docker.host.ovsdb import Database, Row, has, is_row
+from ovn_docker.host.vswitch import START
+from ovn_docker.model import Tls, row_uuid
+from ovn_docker.options import SHARED_NAME
+from ovn_docker.view.snapshot import (
+    BindingRow,
+    Bridge,
+    ChassisRow,
+    DockerEndpoint,
+    DockerNetwork,
+    Encap,
+    Engine,
+    Interface,
+    Link,
+    Northbound,
+    Note,
+    PortRow,
+    Process,
+    Scope,
+    Snapshot,
+    Southbound,
+    SwitchRow,
+    Vswitch,
+    note,
+)
+
+T = TypeVar("T")
+
+DRIVER = "openvswitch"
+"""What our networks have as their driver in Docker."""
+
+PATIENCE = 3.0
+"""Seconds that one source may take."""
+
+_LARGE = 30.0
+"""Seconds for what may be large; who does not answer at all is found out before (`Sources._connected`)."""
+
+_PORT_COLUMNS = (
+    *("_uuid", "name", "type", "addresses", "port_security", "enabled", "up"),
+    *("parent_name", "tag", "external_ids"),
+)
+_SWITCH_COLUMNS = ("_uuid", "name", "external_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the parts of this machine are."""
+
+    vswitch: Path = Path(os.environ.get("OVS_RUNDIR") or "/var/run/openvswitch")
+    ovn: Path = Path(os.environ.get("OVN_RUNDIR") or "/var/run/ovn")
+    docker: Path = Path("/var/run/docker.sock")
+    plugin: Path = SOCKET
+    proc: Path = Path("/proc")
+
+    @property
+    def database(self) -> str:
+        """The local Open_vSwitch database."""
+        return f"unix:{self.vswitch}/db.sock"
+
+
+PROCESSES = {
+    "ovsdb-server": "vswitch",
+    "ovs-vswitchd": "vswitch",
+    PROGRAM: "vswitch",
+    "ovn-controller": "ovn",
+    "ovn-northd": "ovn",
+    "ovnnb_db": "ovn",
+    "ovnsb_db": "ovn",
+}
+"""Pidfiles, and in which of the two directories they are."""
+
+
+class Sources:
+    """The connections behind a snapshot, for as long as a command needs them; ``None``: see *missing*."""
+
+    def __init__(self, places: Places | None = None) -> None:
+        self.places = places or Places()
+        self.docker = DockerApi(self.places.docker)
+        self.vswitch: Database | None = None
+        self.northbound: Database | None = None
+        self.southbound: Database | None = None
+        self.missing: dict[str, str] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def gather(self, scope: Scope = Scope.HOST) -> Snapshot:
+        """Read everything; never raises, but for a defect."""
+        self.missing = {}
+        taken = time.time()
+        vswitch = self._read("vswitch", self._vswitch)
+        engine = self._read("docker", self._engine)
+        northbound = southbound = None
+        if vswitch is not None:
+            northbound = self._read("northbound", lambda: self._northbound(scope, vswitch, engine))
+            southbound = self._read("southbound", lambda: self._southbound(scope, vswitch, northbound))
+        else:
+            self.missing |= dict.fromkeys(("northbound", "southbound"), self.missing["vswitch"])
+        links = Links().all()
+        driver = self._read("driver", lambda: find(self.places.plugin, self.places.vswitch))
+        return Snapshot(
+            taken=taken,
+            host=socket.gethostname(),
+            scope=scope,
+            processes=_processes(self.places, driver),
+            links=tuple(Link(*link[:5], addresses=tuple(link[5])) for link in links),
+            driver=driver,
+            engine=engine,
+            vswitch=vswitch,
+            northbound=northbound,
+            southbound=southbound,
+            missing=self.missing,
+        )
+
+    def _read(self, part: str, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except OvnDockerError as error:
+            self.missing[part] = str(error)
+            return None
+
+    def _connected(self, name: str, root: str, remotes: Sequence[str], cure: str) -> Database:
+        """A database that answers; *root*: its table with one row."""
+        database = Database(name, remotes, cure)
+        self._open.callback(database.close)
+        database.knock()
+        # With TLS 1.3 a server that does not take our certificate says so only after it took the connection.
+        database.transact(ovsdb.select(root, columns=["_uuid"]), deadline=Deadline(PATIENCE))
+        return database
+
+    # Docker
+
+    def _engine(self) -> Engine:
+        version, info = self.docker.read("/version"), self.docker.read("/info")
+        filters = quote(f'{{"driver":["{DRIVER}"]}}')
+        networks = tuple(_docker_network(row) for row in self.docker.read(f"/networks?filters={filters}"))
+        ours = {network.id for network in networks}
+        return Engine(
+            version=str(version.get("Version", "")),
+            swarm=(info.get("Swarm") or {}).get("LocalNodeState") == "active",
+            live_restore=bool(info.get("LiveRestoreEnabled")),
+            networks=networks,
+            endpoints=tuple(
+                endpoint
+                for container in self.docker.read("/containers/json?all=1")
+                for endpoint in _docker_endpoints(container)
+                if endpoint.network in ours
+            ),
+        )
+
+    # Open vSwitch
+
+    def _vswitch(self) -> Vswitch:
+        if self.vswitch is None:
+            self.vswitch = self._connected("Open_vSwitch", "Open_vSwitch", [self.places.database], START)
+        roots, bridges, ports, interfaces, tls = self.vswitch.transact(
+            ovsdb.select("Open_vSwitch", columns=["ovs_version", "external_ids", "datapath_types",
+                                                  "iface_types", "ssl"]),
+            ovsdb.select("Bridge", columns=["name", "datapath_type", "fail_mode", "ports"]),
+            ovsdb.select("Port", columns=["_uuid", "tag", "interfaces"]),
+            ovsdb.select("Interface", columns=["_uuid", "name", "type", "ofport", "error", "link_state",
+                                               "mtu", "external_ids", "options", "bfd_status", "statistics"]),
+            ovsdb.select("SSL", columns=["_uuid", "private_key", "certificate", "ca_cert"]),
+            deadline=Deadline(PATIENCE),
+        )  # fmt: skip
+        if not roots:
+            raise Unavailable("the Open_vSwitch database is empty; set it up with: ovs-vsctl init")
+        bridge_of = {port: bridge["name"] for bridge in bridges for port in _list(bridge["ports"])}
+        port_of = {interface: port for port in ports for interface in _list(port["interfaces"])}
+        root = roots[0]
+        return Vswitch(
+            version=_text(root["ovs_version"]),
+            ids=root["external_ids"],
+            datapath_types=tuple(_list(root["datapath_types"])),
+            iface_types=tuple(_list(root["iface_types"])),
+            bridges=tuple(Bridge(b["name"], b["datapath_type"], _text(b["fail_mode"])) for b in bridges),
+            interfaces=tuple(
+                _interface(row, port, bridge_of.get(port["_uuid"], ""))
+                for row in interfaces
+                if (port := port_of.get(row["_uuid"]))
+            ),
+            tls=next(
+                ((row["private_key"], row["certificate"], row["ca_cert"])
+                 for row in tls if row["_uuid"] == root["ssl"]), None
+            ),
+        )  # fmt: skip
+
+    # OVN
+
+    def _northbound(self, scope: Scope, vswitch: Vswitch, engine: Engine | None) -> Northbound:
+        if self.northbound is None:
+            _use_tls(vswitch, "ovn-nb")
+            cure = "start it on that host with: ovn-docker central start"
+            self.northbound = self._connected(
+                "OVN_Northbound", "NB_Global", _remotes(vswitch, "ovn-nb"), cure
+            )
+        columns = ["nb_cfg", "sb_cfg", "hv_cfg", "nb_cfg_timestamp", "sb_cfg_timestamp", "hv_cfg_timestamp"]
+        (root,) = self._ask(self.northbound, ovsdb.select("NB_Global", columns=columns))
+        if scope is Scope.CLUSTER:
+            switches, ports, notes, names = self._all_of_ours(self.northbound)
+        else:
+            networks = [network.id for network in engine.networks] if engine else []
+            switches, ports, notes, names = self._of_host(self.northbound, scope, vswitch.system_id, networks)
+        return Northbound(
+            remote=self.northbound.remote,
+            **{column: root[0][column] if root else 0 for column in columns},
+            switches=tuple(SwitchRow(row["_uuid"], row["name"], row["external_ids"]) for row in switches),
+            ports=tuple(ports),
+            notes=tuple(notes),
+            names=dict(filter(None, map(_name, names))),
+        )
+
+    def _all_of_ours(self, database: Database) -> tuple[list[Row], list[PortRow], list[Note], list[Row]]:
+        """Whole tables are searched, but only our rows are sent, and no claims or leases."""
+        ours = has("external_ids", OURS)
+        note_ids = has("external_ids", {**OURS, "ovn-docker:note": "true"})
+        switches, ports, notes, names = self._ask(
+            database,
+            ovsdb.select("Logical_Switch", columns=_SWITCH_COLUMNS),
+            ovsdb.select("Logical_Switch_Port", ours, columns=_PORT_COLUMNS),
+            ovsdb.select("DHCP_Options", note_ids, columns=["external_ids"]),
+            ovsdb.select("DNS", ours, columns=["records", "external_ids"]),
+        )
+        found = [_port(row, row["external_ids"].get(SWITCH, "")) for row in ports]
+        used = {port.switch for port in found}
+        return (
+            [row for row in switches if row["_uuid"] in used or OURS.items() <= row["external_ids"].items()],
+            found,
+            [note(row["external_ids"]) for row in notes],
+            names,
+        )
+
+    def _of_host(
+        self, database: Database, scope: Scope, host: str, networks: Iterable[str]
+    ) -> tuple[list[Row], list[PortRow], list[Note], list[Row]]:
+        (mine, *found) = self._ask(
+            database,
+            ovsdb.select("Logical_Switch_Port", has("external_ids", {**OURS, HOST: host}),
+                         columns=_PORT_COLUMNS),
+            *(ovsdb.select("DHCP_Options", is_row(row_uuid("attached network", id_)),
+                           columns=["external_ids"]) for id_ in networks),
+        )  # fmt: skip
+        notes = [note(row["external_ids"]) for rows in found for row in rows]
+        rows = {row_uuid("network", id_) for id_ in networks} | {one.switch for one in notes}
+        rows |= {row["external_ids"].get(SWITCH, "") for row in mine}
+        rows.discard("")
+        half = len(rows)
+        results = self._ask(
+            database,
+            *(ovsdb.select("Logical_Switch", is_row(row), columns=[*_SWITCH_COLUMNS, "ports"])
+              for row in rows),
+            *(ovsdb.select("DNS", has("external_ids", {**OURS, SWITCH: row}),
+                           columns=["records", "external_ids"]) for row in rows),
+        )  # fmt: skip
+        switches = [row for rows in results[:half] for row in rows]
+        names = [row for rows in results[half:] for row in rows]
+        switch_of = {port: switch["_uuid"] for switch in switches for port in _list(switch["ports"])}
+        if scope is Scope.NETWORKS:
+            mine = [
+                row
+                for rows in self._ask(
+                    database,
+                    *(ovsdb.select("Logical_Switch_Port", is_row(port), columns=_PORT_COLUMNS)
+                      for port in switch_of),
+                )
+                for row in rows
+            ]  # fmt: skip
+        ports = [_port(row, switch_of.get(row["_uuid"], "")) for row in mine]
+        return switches, ports, notes, names
+
+    def _southbound(self, scope: Scope, vswitch: Vswitch, northbound: Northbound | None) -> Southbound:
+        if self.southbound is None:
+            _use_tls(vswitch, "ovn-remote")
+            cure = "start it on that host with: ovn-docker central start"
+            self.southbound = self._connected(
+                "OVN_Southbound", "SB_Global", _remotes(vswitch, "ovn-remote"), cure
+            )
+        database, switches = self.southbound, northbound.switches if northbound else ()
+        root, chassis, private, encaps, *datapaths = self._ask(
+            database,
+            ovsdb.select("SB_Global", columns=["nb_cfg"]),
+            ovsdb.select("Chassis", columns=["_uuid", "name", "hostname", "encaps", "other_config"]),
+            ovsdb.select("Chassis_Private", columns=["name", "nb_cfg", "nb_cfg_timestamp"]),
+            ovsdb.select("Encap", columns=["_uuid", "type", "ip"]),
+            *(ovsdb.select("Datapath_Binding", has("external_ids", {"logical-switch": switch.row}),
+                           columns=["_uuid", "tunnel_key"]) for switch in switches),
+        )  # fmt: skip
+        name_of = {row["_uuid"]: row["name"] for row in chassis}
+        keys = {
+            switch.row: (row["_uuid"], row["tunnel_key"])
+            for switch, rows in zip(switches, datapaths, strict=True)
+            for row in rows
+        }
+        wanted = _wanted_bindings(scope, vswitch, name_of, keys)
+        columns = ["logical_port", "datapath", "tunnel_key", "chassis", "up"]
+        bindings = {
+            row["logical_port"]: BindingRow(
+                port=row["logical_port"],
+                datapath=row["datapath"],
+                key=row["tunnel_key"],
+                chassis=name_of.get(_text(row["chassis"]), ""),
+                up=_maybe(row["up"]),
+            )
+            for rows in self._ask(
+                database, *(ovsdb.select("Port_Binding", *where, columns=columns) for where in wanted)
+            )
+            for row in rows
+        }
+        encap_of = {row["_uuid"]: Encap(row["type"], row["ip"]) for row in encaps}
+        current = {row["name"]: (row["nb_cfg"], row["nb_cfg_timestamp"]) for row in private}
+        return Southbound(
+            remote=database.remote,
+            nb_cfg=root[0]["nb_cfg"] if root else 0,
+            chassis=tuple(
+                ChassisRow(
+                    row["_uuid"],
+                    row["name"],
+                    row["hostname"],
+                    tuple(encap_of[encap] for encap in _list(row["encaps"]) if encap in encap_of),
+                    row["other_config"],
+                    *current.get(row["name"], (0, 0)),
+                )
+                for row in sorted(chassis, key=lambda row: str(row["name"]))
+            ),
+            bindings=tuple(bindings.values()),
+            datapaths=keys,
+        )
+
+    def _ask(self, database: Database, *operations: ovsdb.Operation) -> list[Any]:
+        """Rows, as they may be shown: other hosts write to these databases too."""
+        if not operations:
+            return []
+        return [_printable(result) for result in database.transact(*operations, deadline=Deadline(_LARGE))]
+
+
+def _wanted_bindings(
+    scope: Scope, vswitch: Vswitch, name_of: dict[str, str], keys: dict[str, tuple[str, int]]
+) -> list[list[ovsdb.Condition]]:
+    """Conditions of one select each."""
+    if scope is Scope.CLUSTER:
+        return [[["type", "==", ""]]]
+    wanted = [
+        [["chassis", "==", ovsdb.encode(ovsdb.Reference(row))]]
+        for row, name in name_of.items()
+        if name == vswitch.system_id
+    ]
+    if scope is Scope.NETWORKS:
+        wanted += [
+            [["datapath", "==", ovsdb.encode(ovsdb.Reference(datapath))]] for datapath, _ in keys.values()
+        ]
+    return wanted
+
+
+def _use_tls(vswitch: Vswitch, setting: str) -> None:
+    if "ssl:" in vswitch.ids.get(setting, ""):
+        ovsdb.use_tls(Tls(*vswitch.tls) if vswitch.tls else None)
+
+
+def _remotes(vswitch: Vswitch, setting: str) -> list[str]:
+    remotes = [remote for part in vswitch.ids.get(setting, "").split(",") if (remote := part.strip())]
+    if not remotes:
+        raise Unavailable(f"the Open_vSwitch database does not have {setting}")
+    return remotes
+
+
+def _docker_network(row: dict[str, Any]) -> DockerNetwork:
+    options, ipam = row.get("Options") or {}, row.get("IPAM") or {}
+    pools = ipam.get("Config") or []
+    return DockerNetwork(
+        id=row["Id"],
+        name=row["Name"],
+        driver=row["Driver"],
+        ipam=ipam.get("Driver") or "default",
+        internal=bool(row.get("Internal")),
+        subnets=tuple(pool["Subnet"] for pool in pools if pool.get("Subnet")),
+        gateways=tuple(pool["Gateway"] for pool in pools if pool.get("Gateway")),
+        options=options,
+        shared=options.get(SHARED_NAME, ""),
+    )
+
+
+def _docker_endpoints(container: dict[str, Any]) -> Iterable[DockerEndpoint]:
+    networks = (container.get("NetworkSettings") or {}).get("Networks") or {}
+    for endpoint in networks.values():
+        yield DockerEndpoint(
+            id=endpoint.get("EndpointID") or "",
+            network=endpoint.get("NetworkID") or "",
+            container=container["Id"],
+            name=(container.get("Names") or [""])[0].lstrip("/"),
+            state=container.get("State") or "",
+            addresses=tuple(filter(None, (endpoint.get("IPAddress"), endpoint.get("GlobalIPv6Address")))),
+            mac=endpoint.get("MacAddress") or "",
+        )
+
+
+def _interface(row: Row, port: Row, bridge: str) -> Interface:
+    return Interface(
+        name=row["name"],
+        bridge=bridge,
+        type=row["type"],
+        ofport=_maybe(row["ofport"]),
+        error=_text(row["error"]),
+        link_state=_text(row["link_state"]),
+        mtu=_maybe(row["mtu"]),
+        tag=_maybe(port["tag"]),
+        ids=row["external_ids"],
+        options=row["options"],
+        bfd=row["bfd_status"],
+        statistics=row["statistics"],
+    )
+
+
+def _port(row: Row, switch: str) -> PortRow:
+    return PortRow(
+        row=row["_uuid"],
+        name=row["name"],
+        switch=switch,
+        type=row["type"],
+        addresses=tuple(_list(row["addresses"])),
+        port_security=tuple(_list(row["port_security"])),
+        enabled=_maybe(row["enabled"]) is not False,
+        up=_maybe(row["up"]),
+        parent=_text(row["parent_name"]),
+        tag=_maybe(row["tag"]),
+        ids=row["external_ids"],
+    )
+
+
+def _name(row: Row) -> tuple[str, str] | None:
+    """Endpoint and container of a row of table DNS: a reverse record has the container's own name.
+
+    That is the first label, of the name's and the network's (backends/dns.py).
+    """
+    endpoint = row["external_ids"].get(ENDPOINT, "")
+    for key, value in row["records"].items():
+        if key.endswith(".arpa"):
+            return endpoint, value.partition(".")[0]
+    return None
+
+
+def _processes(places: Places, driver: Driver | None) -> tuple[Process, ...]:
+    found = []
+    for name, directory in PROCESSES.items():
+        pidfile = Path(getattr(places, directory)) / f"{name}.pid"
+        try:
+            known = driver.pid if driver and name == PROGRAM else None  # under systemd it has no pidfile
+            pid = known or int(pidfile.read_text())
+            stat = (places.proc / str(pid) / "stat").read_text()
+            ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), starttime
+            boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        except (OSError, ValueError, IndexError):
+            found.append(Process(name))
+        else:
+            found.append(Process(name, pid, boot + ticks / os.sysconf("SC_CLK_TCK")))
+    return tuple(found)
+
+
+def _printable(value: Any) -> Any:
+    """Without control characters, which could make a terminal show something else."""
+    if _is_printable(value):
+        return value  # no copy: it may be large
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "?" for c in value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value]
+
+
+def _is_printable(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isprintable()
+    if isinstance(value, dict):
+        return all(map(_is_printable, value)) and all(map(_is_printable, value.values()))
+    return all(map(_is_printable, value)) if isinstance(value, list) else True
+
+
+def _list(column: Any) -> list[Any]:
+    """A set column: OVSDB writes a set of one as that one (RFC 7047, 5.1)."""
+    return column if isinstance(column, list) else [column]
+
+
+def _maybe(column: Any) -> Any:
+    """An optional column: ``None`` where it is empty."""
+    return (column[0] if column else None) if isinstance(column, list) else column
+
+
+def _text(column: Any) -> str:
+    """An optional column of text."""
+    return str(_maybe(column) or "")

@@ -1,0 +1,131 @@
+"""How this machine is set up, besides what its databases say: kernel, Docker, systemd, TLS, firewall."""
+
+import ssl
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ovn_docker.host.engine import dockerd_setting
+from ovn_docker.view.snapshot import Snapshot
+
+PORTS = {"geneve": 6081, "vxlan": 4789}
+"""UDP ports of the tunnels (RFC 8926, RFC 7348)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A PEM file of TLS; *expires* in seconds of the epoch, ``None`` if it could not be read."""
+
+    what: str
+    path: str
+    expires: float | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How this machine is set up, besides what its databases say."""
+
+    kernel_datapath: bool = True
+    system_id: str = ""
+    """What /etc/openvswitch/system-id.conf has, where ovs-ctl(8) keeps it."""
+    dns: tuple[str, ...] = ()
+    old_drivers: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Our systemd units that are installed, and whether they are enabled."""
+
+
+def certificates(snapshot: Snapshot) -> Iterable[Certificate]:
+    """The files with which Open vSwitch proves itself (``ovs-vsctl set-ssl``)."""
+    vswitch = snapshot.vswitch
+    if not vswitch or not vswitch.tls:
+        return
+    key, certificate, authority = vswitch.tls
+    if not Path(key).is_file():
+        yield Certificate("private key", key, None, "there is no such file")
+    for what, path in (("certificate", certificate), ("authority's certificate", authority)):
+        try:
+            done = subprocess.run(
+                ("openssl", "x509", "-noout", "-enddate", "-in", path),
+                capture_output=True, text=True, timeout=5, check=False,
+            )  # fmt: skip
+            said = done.stdout.strip().removeprefix("notAfter=")
+            if not Path(path).is_file():
+                yield Certificate(what, path, None, "there is no such file")
+            elif done.returncode:
+                yield Certificate(what, path, None, "it is no certificate in PEM format")
+            else:
+                yield Certificate(what, path, ssl.cert_time_to_seconds(said))
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            continue  # without openssl(1) nobody looks; what is wrong with TLS shows as it connects
+
+
+def firewall() -> tuple[str, ...]:
+    """Rules of this host that name a tunnel's port and drop or reject (iptables-save(8), nft(8))."""
+    found = []
+    for command in (("iptables-save",), ("nft", "list", "ruleset")):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        found += [
+            line.strip()
+            for line in done.stdout.splitlines()
+            if any(f" {port}" in line for port in PORTS.values())
+            and any(word in line.lower() for word in ("drop", "reject"))
+        ]
+    return tuple(found)
+
+
+def look(root: Path = Path("/")) -> Machine:
+    """How the machine at *root* is set up."""
+    try:
+        system_id = (root / "etc/openvswitch/system-id.conf").read_text().strip()
+    except OSError:
+        system_id = ""
+    return Machine(
+        kernel_datapath=(root / "sys/module/openvswitch").is_dir() or _runs("ovs-dpctl", "dump-dps"),
+        system_id=system_id,
+        dns=tuple(map(str, dockerd_setting("dns"))),
+        old_drivers=tuple(map(str, _old_drivers(root))),
+        units=_units() if root == Path("/") and (root / "run/systemd/system").is_dir() else {},
+    )
+
+
+def _old_drivers(root: Path) -> Iterable[Path]:
+    """Programs of OVN's own drivers, which share our programs' names, and files that turn Docker to them."""
+    for name in ("ovn-docker-overlay-driver", "ovn-docker-underlay-driver"):
+        path = root / "usr/bin" / name
+        try:
+            if b"ovn_docker" not in path.read_bytes():
+                yield path
+        except OSError:
+            continue
+    for directory in ("etc/docker/plugins", "usr/lib/docker/plugins"):
+        for ending in ("spec", "json"):
+            path = root / directory / f"openvswitch.{ending}"
+            if path.is_file():
+                yield path
+
+
+def _runs(*argv: str) -> bool:
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _units() -> dict[str, str]:
+    found = {}
+    for unit in ("ovn-docker-overlay.socket", "ovn-docker-overlay.service", "ovn-host.service"):
+        try:
+            done = subprocess.run(
+                ("systemctl", "is-enabled", unit), capture_output=True, text=True, timeout=5, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+        if said := done.stdout.strip():
+            found[unit] = said
+    return found

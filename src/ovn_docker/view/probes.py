@@ -1,0 +1,391 @@
+"""What a snapshot cannot tell: who answers, and which paths carry what.
+
+The only reader that sends something: every host's controller is asked for a sign of life, as
+``ovn-nbctl --wait=hv sync`` does, and echo requests go between hosts and between containers.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import OvnDockerError
+from ovn_docker.host import ovsdb
+from ovn_docker.host.controller import ask
+from ovn_docker.host.links import Links
+from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.ping import Echo, answered, in_namespace
+from ovn_docker.model import EndpointId, host_link, tunnel_overhead
+from ovn_docker.view.cluster import Cluster, Endpoint
+from ovn_docker.view.gather import PATIENCE, Sources
+from ovn_docker.view.machine import Certificate, Machine, certificates, firewall, look
+from ovn_docker.view.snapshot import Snapshot
+
+SMALL = 100
+"""Bytes of a packet that fits everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Who took part when the number of the configuration went up.
+
+    *northd*: whether ovn-northd passed it on; *ahead*: of the chassis that answered, how many seconds their
+    clocks are ahead of ours; *seen*: host names and tunnel addresses that each chassis' row had meanwhile.
+    """
+
+    northd: bool
+    ahead: Mapping[str, float]
+    seen: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A server of a database; *problem* is empty when it serves."""
+
+    database: str
+    remote: str
+    clustered: bool
+    leader: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPath:
+    """Between this host and another's tunnel address: small packets, and the largest that tunnels send."""
+
+    small: bool
+    full: bool
+    size: int
+    carries: int = 0
+    """The largest size that was answered, if small ones were and that one was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Between a container here and one on another host, through the tunnel."""
+
+    here: str
+    there: str
+    small: bool
+    full: bool
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What was found; ``None``: it could not be asked."""
+
+    controller: str = ""
+    """What ovn-controller says of its connection; empty when it does not answer."""
+    sync: Sync | None = None
+    members: tuple[Member, ...] = ()
+    paths: Mapping[str, HostPath] = field(default_factory=dict)
+    """By system-id."""
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
+    """By system-id, of hosts that have a container on a network with one of ours."""
+    offload: Mapping[str, tuple[int, str, bool]] = field(default_factory=dict)
+    """Endpoint to process, link in the container, and whether that leaves checksums to others."""
+    certificates: tuple[Certificate, ...] = ()
+    firewall: tuple[str, ...] = ()
+    """Rules of this host that drop what comes to the tunnels' port."""
+    machine: Machine = Machine()
+    macs: frozenset[str] = frozenset()
+    """Of this host's links."""
+
+
+def probe(sources: Sources, cluster: Cluster) -> Probes:
+    """Ask everything that can be asked now; a few seconds at most. Takes root."""
+    snapshot = cluster.snapshot
+    controller = _controller(sources)
+    sync = _sync(sources)
+    pids = _pids(sources, cluster)
+    pairs = _pairs(cluster, pids, silent=_silent(cluster, sync))
+    if sync is not None:
+        sync = _second_look(sources, sync)
+    return Probes(
+        controller=controller,
+        sync=sync,
+        members=_members(snapshot),
+        paths=_paths(cluster),
+        pairs=pairs,
+        offload=_offload(cluster, pids),
+        certificates=tuple(certificates(snapshot)),
+        firewall=firewall() if any(not pair.small for pair in pairs.values()) else (),
+        machine=look(),
+        macs=frozenset(Links().macs()),
+    )
+
+
+# OVN
+
+
+def _controller(sources: Sources) -> str:
+    pidfile = sources.places.ovn / "ovn-controller.pid"
+    try:
+        return ask(
+            pidfile.with_name(f"ovn-controller.{int(pidfile.read_text())}.ctl"), "connection-status", 2.0
+        )
+    except (OSError, ValueError):
+        return ""
+
+
+def _sync(sources: Sources) -> Sync | None:
+    """Raise ``nb_cfg`` and watch the answers (ovn-nb(5), NB_Global; ovn-sb(5), Chassis_Private)."""
+    northbound, southbound = sources.northbound, sources.southbound
+    if northbound is None or southbound is None or sources.missing.keys() & {"northbound", "southbound"}:
+        return None
+    began, deadline, pause = time.time(), Deadline(PATIENCE), 0.02
+    seen: dict[str, set[str]] = defaultdict(set)
+    ahead: dict[str, float] = {}
+    try:
+        _, (root,) = northbound.transact(
+            ovsdb.mutate("NB_Global", mutations=[["nb_cfg", "+=", 1]]),
+            ovsdb.select("NB_Global", columns=["nb_cfg"]),
+            deadline=Deadline(PATIENCE),
+        )
+        while True:
+            number, names = _look(southbound, root["nb_cfg"], began, ahead, seen)
+            northd = number >= root["nb_cfg"]
+            if (northd and names <= ahead.keys()) or deadline.left() <= 0:
+                break
+            time.sleep(min(pause, deadline.left()))
+            pause *= 2
+    except OvnDockerError:
+        return None
+    return Sync(northd, ahead, {name: frozenset(what) for name, what in seen.items()})
+
+
+def _look(
+    southbound: Database, number: int, began: float, ahead: dict[str, float], seen: dict[str, set[str]]
+) -> tuple[int, set[str]]:
+    """Note who has answered and how the chassis look; returns the database's own number, and their names."""
+    globals_, private, chassis, encaps = southbound.transact(
+        ovsdb.select("SB_Global", columns=["nb_cfg"]),
+        ovsdb.select("Chassis_Private", columns=["name", "nb_cfg", "nb_cfg_timestamp"]),
+        ovsdb.select("Chassis", columns=["_uuid", "name", "hostname", "encaps"]),
+        ovsdb.select("Encap", columns=["chassis_name", "ip"]),
+        deadline=Deadline(PATIENCE),
+    )
+    now = time.time()
+    for row in private:
+        if row["nb_cfg"] >= number and row["name"] not in ahead:
+            then = row["nb_cfg_timestamp"] / 1000
+            ahead[row["name"]] = then - now if then > now else min(0.0, then - began)
+    ips: dict[str, list[str]] = defaultdict(list)
+    for encap in encaps:
+        ips[encap["chassis_name"]].append(encap["ip"])
+    for row in chassis:
+        seen[row["name"]].add(f"{row['hostname']} ({', '.join(sorted(ips[row['name']]))})")
+    return int(globals_[0]["nb_cfg"]) if globals_ else 0, {row["name"] for row in chassis}
+
+
+def _second_look(sources: Sources, sync: Sync) -> Sync:
+    """Two hosts with one system-id write each other's row over and over: look again, some times."""
+    seen = {name: set(what) for name, what in sync.seen.items()}
+    again: dict[str, set[str]] = defaultdict(set, seen)
+    try:
+        for _ in range(5):
+            if sources.southbound is not None:
+                _look(sources.southbound, 1 << 62, 0, {}, again)
+            time.sleep(0.03)
+    except OvnDockerError:
+        pass
+    return Sync(sync.northd, sync.ahead, {name: frozenset(what) for name, what in again.items()})
+
+
+def _silent(cluster: Cluster, sync: Sync | None) -> set[str]:
+    """Hosts that do not take part: there is no use in sending them packets by the minute."""
+    return cluster.chassis.keys() - sync.ahead.keys() if sync is not None and sync.northd else set()
+
+
+def _members(snapshot: Snapshot) -> tuple[Member, ...]:
+    """Every server of both databases, as each says itself (ovsdb-server(5), ``_Server``)."""
+    ids = snapshot.vswitch.ids if snapshot.vswitch else {}
+    asked = [
+        (name, remote.strip())
+        for name, key in (("OVN_Northbound", "ovn-nb"), ("OVN_Southbound", "ovn-remote"))
+        for remote in ids.get(key, "").split(",")
+        if "," in ids.get(key, "")  # a single one was asked already
+    ]
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:
+        return tuple(pool.map(lambda one: _member(*one), asked))
+
+
+def _member(name: str, remote: str) -> Member:
+    try:
+        server = Database("_Server", [remote], "is it running?")
+    except OvnDockerError as error:
+        return Member(name, remote, clustered=False, leader=False, problem=str(error))
+    try:
+        (rows,) = server.transact(
+            ovsdb.select("Database", ["name", "==", name], columns=["model", "connected", "leader"]),
+            deadline=Deadline(2),
+        )
+    except OvnDockerError as error:
+        return Member(name, remote, clustered=False, leader=False, problem=str(error))
+    finally:
+        server.close()
+    if not rows:
+        return Member(name, remote, clustered=False, leader=False, problem=f"it does not serve {name}")
+    problem = "" if rows[0]["connected"] else "it is not connected to its cluster"
+    return Member(name, remote, rows[0]["model"] == "clustered", bool(rows[0]["leader"]), problem)
+
+
+# Packets
+
+
+def _paths(cluster: Cluster) -> dict[str, HostPath]:
+    """From our tunnel address to those of the others, as the hosts themselves, without a tunnel."""
+    vswitch = cluster.snapshot.vswitch
+    source = vswitch.ids.get("ovn-encap-ip", "").partition(",")[0].strip() if vswitch else ""
+    if not source or not any(source in link.addresses for link in cluster.snapshot.links):
+        return {}
+    version = ip_address(source).version
+    targets = {
+        host.system_id: encap.ip
+        for host in cluster.hosts
+        if not host.here
+        for encap in cluster.chassis[host.system_id].encaps
+        if _version(encap.ip) == version
+    }
+    size = largest_outer(cluster)
+    small = {name: Echo(ip, SMALL, source) for name, ip in targets.items()}
+    full = {name: Echo(ip, size, source) for name, ip in targets.items()}
+    found = answered([*small.values(), *full.values()])
+    return {
+        name: HostPath(
+            small=small[name] in found,
+            full=full[name] in found,
+            size=size,
+            carries=_carried(ip, source, size) if small[name] in found and full[name] not in found else 0,
+        )
+        for name, ip in targets.items()
+    }
+
+
+def _carried(target: str, source: str, size: int) -> int:
+    """The largest packet that is answered: 32 sizes at once, and then those between the best two."""
+    low, high = SMALL, size
+    while high - low > 1:
+        step = max(1, (high - low) // 32)
+        found = answered([Echo(target, probe, source) for probe in range(low + step, high, step)], wait=0.6)
+        best = max((echo.size for echo in found), default=low)
+        if best == low:
+            break
+        low, high = best, min(high, best + step)
+    return low
+
+
+def largest_outer(cluster: Cluster) -> int:
+    """Bytes of the largest packet that this host's tunnels have to carry, outer header included.
+
+    Not more than the tunnels' interface takes; what is larger is another matter (check network-mtu).
+    """
+    vswitch = cluster.snapshot.vswitch
+    ids = vswitch.ids if vswitch else {}
+    source = ids.get("ovn-encap-ip", "").partition(",")[0].strip()
+    links = cluster.links
+    mtus = [
+        links[name].mtu
+        for e in cluster.interfaces.values()
+        if (name := host_link(EndpointId(e.endpoint))) in links
+    ]
+    if not mtus:
+        return next((link.mtu for link in links.values() if source in link.addresses), 1500)
+    types = tuple(ids.get("ovn-encap-type", "geneve").split(","))
+    outer = next((link.mtu for link in links.values() if source in link.addresses), 1500)
+    return min(outer, max(mtus) + tunnel_overhead(types, ip_address(source)))
+
+
+def _pids(sources: Sources, cluster: Cluster) -> dict[str, int]:
+    """First process of the containers here, by container."""
+    found = {}
+    for container in {e.container for e in cluster.docker.values() if e.running}:
+        try:
+            state = sources.docker.read(f"/containers/{container}/json").get("State") or {}
+        except OvnDockerError:
+            continue
+        if state.get("Pid"):
+            found[container] = int(state["Pid"])
+    return found
+
+
+def _pairs(cluster: Cluster, pids: Mapping[str, int], silent: Iterable[str]) -> dict[str, Pair]:
+    """Through the tunnels: one container of every other host, from one of ours on the same network."""
+    me = cluster.host_name(cluster.snapshot.system_id)
+    by_name = {host.name: host.system_id for host in cluster.hosts}
+    ours: dict[str, Endpoint] = {}
+    theirs: dict[str, Endpoint] = {}
+    for endpoint in cluster.endpoints:
+        docker = cluster.docker.get(endpoint.id)
+        if endpoint.here and docker and docker.container in pids and _works(cluster, endpoint):
+            ours.setdefault(endpoint.switch, endpoint)
+    for endpoint in cluster.endpoints:
+        host = by_name.get(endpoint.chassis, "")
+        answers = endpoint.chassis != me and endpoint.up and host not in ("", *silent)
+        if answers and endpoint.switch in ours and _allowed(cluster, endpoint):
+            theirs.setdefault(host, endpoint)
+    asked: dict[str, dict[str, tuple[Endpoint, Endpoint]]] = defaultdict(dict)
+    for host, there in theirs.items():
+        here = ours[there.switch]
+        if set(map(_version, here.addresses)) & set(map(_version, there.addresses)):
+            asked[here.id][host] = (here, there)
+    found: dict[str, Pair] = {}
+    for id_, pairs in asked.items():
+        found |= _ping_pairs(
+            pids[cluster.docker[id_].container], cluster.links[host_link(EndpointId(id_))].mtu, pairs
+        )
+    return found
+
+
+def _ping_pairs(pid: int, mtu: int, pairs: Mapping[str, tuple[Endpoint, Endpoint]]) -> dict[str, Pair]:
+    versions = {_version(address) for here, _ in pairs.values() for address in here.addresses}
+    target = {
+        host: next(address for address in there.addresses if _version(address) in versions)
+        for host, (_, there) in pairs.items()
+    }
+    echoes = [Echo(ip, size) for ip in target.values() for size in (SMALL, mtu)]
+    try:
+        found = in_namespace(pid, lambda: answered(echoes))
+    except OSError:  # the container has just ended
+        return {}
+    return {
+        host: Pair(here.container, there.container, Echo(target[host], SMALL) in found,
+                   Echo(target[host], mtu) in found, mtu)
+        for host, (here, there) in pairs.items()
+    }  # fmt: skip
+
+
+def _works(cluster: Cluster, endpoint: Endpoint) -> bool:
+    """Whether an endpoint of this host can reach others, as far as it is concerned itself."""
+    link = cluster.links.get(endpoint.link)
+    plugged = link is not None and link.up and link.carrier and endpoint.installed
+    return bool(plugged and endpoint.addresses and not endpoint.differences and _allowed(cluster, endpoint))
+
+
+def _allowed(cluster: Cluster, endpoint: Endpoint) -> bool:
+    """Whether its port in OVN lets it send what it has."""
+    port = cluster.ports.get(endpoint.id)
+    return port is not None and port.enabled and port.port_security in ((), port.addresses)
+
+
+def _version(address: str) -> int:
+    return ip_address(address).version
+
+
+def _offload(cluster: Cluster, pids: Mapping[str, int]) -> dict[str, tuple[int, str, bool]]:
+    found = {}
+    for endpoint in cluster.docker.values():
+        pid = pids.get(endpoint.container)
+        if pid is None or not endpoint.mac:
+            continue
+        try:
+            link, on = in_namespace(pid, lambda mac=endpoint.mac: Links().tx_checksums(mac))  # type: ignore[misc]
+        except OSError:
+            continue
+        if link:
+            found[endpoint.id] = (pid, link, on)
+    return found

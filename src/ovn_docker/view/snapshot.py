@@ -1,0 +1,321 @@
+"""What is at one moment: Docker, OVN's databases, Open vSwitch and the kernel, each in its own words. Pure.
+
+`gather.py` is the only one that makes a Snapshot; all that the operator sees is computed from it. A part that
+could not be read is ``None``, and ``missing`` says why.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ovn_docker.backends.northbound import CREATED, ENDPOINT, HOST, NETWORK, OURS, SWITCH
+from ovn_docker.host.driver import UNDERLAY, Driver
+
+
+class Scope(StrEnum):
+    """How much of the databases is read.
+
+    HOST: rows of this host. NETWORKS: of all hosts, on the networks that this host has. CLUSTER: all that
+    is ours, which is a search through whole tables: for a command that somebody types, not for a daemon.
+    """
+
+    HOST = "host"
+    NETWORKS = "networks"
+    CLUSTER = "cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A daemon of this machine. *pid* is ``None`` when it does not run, *since* in seconds of the epoch."""
+
+    name: str
+    pid: int | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of this host's network namespace; *joined*: its other end is in another one (a container)."""
+
+    name: str
+    mtu: int
+    up: bool
+    carrier: bool
+    joined: bool = False
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DockerNetwork:
+    """A network of this host's Docker whose driver is ours; *shared*: its name in the cluster, if any."""
+
+    id: str
+    name: str
+    driver: str
+    ipam: str
+    internal: bool
+    subnets: tuple[str, ...]
+    gateways: tuple[str, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+    shared: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DockerEndpoint:
+    """A container of this host on one of those networks. *id* is empty while the container does not run."""
+
+    id: str
+    network: str
+    container: str
+    name: str
+    state: str
+    addresses: tuple[str, ...]
+    mac: str
+
+    @property
+    def running(self) -> bool:
+        """Whether it should be reachable."""
+        return self.state == "running" and bool(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Docker on this host, as its API has it."""
+
+    version: str
+    swarm: bool
+    live_restore: bool
+    networks: tuple[DockerNetwork, ...]
+    endpoints: tuple[DockerEndpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A row of Bridge (ovs-vswitchd.conf.db(5))."""
+
+    name: str
+    datapath_type: str
+    fail_mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A row of Interface and the port and bridge that it is on; *ofport* is ``None`` until it is taken up."""
+
+    name: str
+    bridge: str
+    type: str = ""
+    ofport: int | None = None
+    error: str = ""
+    link_state: str = ""
+    mtu: int | None = None
+    tag: int | None = None
+    ids: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    bfd: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that we made it for, if we did."""
+        return self.ids.get(ENDPOINT, "")
+
+    @property
+    def installed(self) -> bool:
+        """Whether ovn-controller says that its flows are in."""
+        return self.ids.get("ovn-installed") == "true"
+
+
+@dataclass(frozen=True, slots=True)
+class Vswitch:
+    """The local Open_vSwitch database; *ids* are the external_ids of its root."""
+
+    version: str
+    ids: Mapping[str, str]
+    datapath_types: tuple[str, ...]
+    iface_types: tuple[str, ...]
+    bridges: tuple[Bridge, ...]
+    interfaces: tuple[Interface, ...]
+    tls: tuple[str, str, str] | None = None
+    """Private key, certificate, CA certificate."""
+
+    @property
+    def system_id(self) -> str:
+        """How OVN calls this host."""
+        return self.ids.get("system-id", "")
+
+    @property
+    def integration(self) -> str:
+        """Name of the integration bridge (ovn-controller(8))."""
+        return self.ids.get("ovn-bridge", "br-int")
+
+    @property
+    def tunnels(self) -> tuple[Interface, ...]:
+        """Tunnels that ovn-controller made."""
+        return tuple(i for i in self.interfaces if "remote_ip" in i.options and i.bridge == self.integration)
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchRow:
+    """A row of Logical_Switch."""
+
+    row: str
+    name: str
+    ids: Mapping[str, str]
+
+    @property
+    def ours(self) -> bool:
+        """Whether we made it; the user's own ones are those of ``-o ovn.switch``."""
+        return OURS.items() <= self.ids.items()
+
+
+@dataclass(frozen=True, slots=True)
+class PortRow:
+    """A row of Logical_Switch_Port. *switch* is a row's UUID; *up* is ``None`` where OVN does not say."""
+
+    row: str
+    name: str
+    switch: str
+    type: str = ""
+    addresses: tuple[str, ...] = ()
+    port_security: tuple[str, ...] = ()
+    enabled: bool = True
+    up: bool | None = None
+    parent: str = ""
+    tag: int | None = None
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that we made it for, if we did."""
+        return self.ids.get(ENDPOINT, "") if OURS.items() <= self.ids.items() else ""
+
+    @property
+    def host(self) -> str:
+        """The system-id of the host that made it."""
+        return self.ids.get(HOST, "")
+
+    @property
+    def network(self) -> str:
+        """Docker's ID of the network on that host."""
+        return self.ids.get(NETWORK, "")
+
+    @property
+    def created(self) -> float | None:
+        """When, in seconds of the epoch."""
+        text = self.ids.get(CREATED, "")
+        return float(text) if text.isdigit() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A host's note that a network of its Docker is a logical switch that others have too."""
+
+    network: str
+    switch: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Northbound:
+    """OVN_Northbound, as far as the scope goes. Times in milliseconds, as in NB_Global (ovn-nb(5)).
+
+    *names*: endpoint to the container's name, where the host has told.
+    """
+
+    remote: str
+    nb_cfg: int
+    sb_cfg: int
+    hv_cfg: int
+    nb_cfg_timestamp: int
+    sb_cfg_timestamp: int
+    hv_cfg_timestamp: int
+    switches: tuple[SwitchRow, ...]
+    ports: tuple[PortRow, ...]
+    notes: tuple[Note, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Encap:
+    """A row of Encap."""
+
+    type: str
+    ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChassisRow:
+    """A row of Chassis and its companion in Chassis_Private; *timestamp* in milliseconds."""
+
+    row: str
+    name: str
+    hostname: str
+    encaps: tuple[Encap, ...]
+    config: Mapping[str, str]
+    nb_cfg: int = 0
+    timestamp: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BindingRow:
+    """A row of Port_Binding; *chassis* is a chassis' name, empty when nobody has claimed the port."""
+
+    port: str
+    datapath: str
+    key: int
+    chassis: str
+    up: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Southbound:
+    """OVN_Southbound: all chassis, and the bindings that the scope asks for.
+
+    *datapaths*: UUID of a logical switch to (UUID, tunnel key) of its Datapath_Binding.
+    """
+
+    remote: str
+    nb_cfg: int
+    chassis: tuple[ChassisRow, ...]
+    bindings: tuple[BindingRow, ...]
+    datapaths: Mapping[str, tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at one moment; *taken* in seconds of the epoch, *host* this machine's name."""
+
+    taken: float
+    host: str
+    scope: Scope
+    processes: tuple[Process, ...]
+    links: tuple[Link, ...]
+    driver: Driver | None = None
+    engine: Engine | None = None
+    vswitch: Vswitch | None = None
+    northbound: Northbound | None = None
+    southbound: Southbound | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Why a part could not be read: ``driver``, ``docker``, ``vswitch``, ``northbound``, ``southbound``."""
+
+    @property
+    def system_id(self) -> str:
+        """How OVN calls this host; empty if it does not."""
+        return self.vswitch.system_id if self.vswitch else ""
+
+    @property
+    def underlay(self) -> bool:
+        """Whether containers are ports of a cloud, behind this virtual machine's: their ports have VLANs."""
+        if self.driver and self.driver.program:
+            return self.driver.program == UNDERLAY
+        return any(i.endpoint and i.tag for i in self.vswitch.interfaces) if self.vswitch else False
+
+    def process(self, name: str) -> Process:
+        """The daemon of this name, running or not."""
+        return next((p for p in self.processes if p.name == name), Process(name))
+
+
+def note(ids: Mapping[str, str]) -> Note:
+    """The note that a row's external_ids make."""
+    return Note(ids.get(NETWORK, ""), ids.get(SWITCH, ""), ids.get(HOST, ""))

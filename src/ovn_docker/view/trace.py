@@ -1,0 +1,351 @@
+"""The way of a packet from one container to another: what each part of it does, in plain words. Pure.
+
+What OVN decides is told by ovn-trace(8), what Open vSwitch does by ``ofproto/trace`` (ovs-vswitchd(8)); this
+module writes their questions, reads their answers, and puts them between what the snapshot says of the ends.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from ovn_docker.errors import BadRequest, NotFound
+from ovn_docker.model import EndpointId, host_link
+from ovn_docker.view.cluster import Cluster, Endpoint
+
+_CLIENT = 40000
+"""Source port of the traced packet."""
+
+_ECHO = {4: ("icmp4", 8, 0), 6: ("icmp6", 128, 129)}
+"""By IP version: the protocol, and the types of request and reply (RFC 792, RFC 4443)."""
+
+_TABLE = re.compile(r"\s*\d+\. (\w+)(?: \([^)]*\))?: (.*?)(?:, priority (\d+), uuid ([0-9a-f]+))?$")
+_OPENFLOW = re.compile(r"\s*(\d+)\. (.*?)(?:, priority (\d+))?(?:, cookie 0x([0-9a-f]+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """What is sent: *port* of the server, 0 for ICMP."""
+
+    protocol: str = "icmp"
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.protocol}/{self.port}" if self.port else self.protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Logical:
+    """What ovn-trace says. *stage*, *flow* (digits of its UUID), *match*: of the logical flow that drops."""
+
+    delivered: bool
+    stage: str = ""
+    flow: str = ""
+    match: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Physical:
+    """What ofproto/trace says. *table*, *cookie* and *why*: of the OpenFlow flow that drops."""
+
+    dropped: bool
+    table: int = 0
+    cookie: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A part of the way: *what* happens, and whether the packet goes on; *by*: the object that stops it."""
+
+    place: str
+    what: str
+    passes: bool = True
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One direction. The last hop is the one that drops, if any does."""
+
+    source: str
+    target: str
+    packet: str
+    hops: tuple[Hop, ...]
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the packet arrives, as far as can be seen from here."""
+        return all(hop.passes for hop in self.hops)
+
+    @property
+    def verdict(self) -> str:
+        """In one line."""
+        last = self.hops[-1]
+        if self.delivered:
+            return f"delivered to {self.target}"
+        by = f", by {last.by}" if last.by else ""
+        return f"dropped at {last.place}{by}: {last.what}"
+
+
+def packet(text: str) -> Packet:
+    """``tcp/5432``, ``udp/53`` or ``icmp``. Raises BadRequest."""
+    protocol, slash, port = text.partition("/")
+    if protocol == "icmp" and not slash:
+        return Packet()
+    if protocol in ("tcp", "udp") and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535:
+        return Packet(protocol, int(port))
+    raise BadRequest(f"{text!r} is no kind of packet: give icmp, tcp/PORT or udp/PORT, such as tcp/5432")
+
+
+def on_one_network(
+    one: tuple[Endpoint, ...], other: tuple[Endpoint, ...], network: str = ""
+) -> tuple[Endpoint, Endpoint] | None:
+    """The endpoints of two containers on a network that both are on; ``None`` if there is none.
+
+    Raises NotFound if that is not *network*, though it was asked for.
+    """
+    pairs = [(a, b) for a in one for b in other if a.switch and a.switch == b.switch and a.id != b.id]
+    if network:
+        pairs = [(a, b) for a, b in pairs if network in (a.network, b.network)]
+        if not pairs:
+            raise NotFound(f"the two containers are not both on network {network}")
+    return next(iter(pairs), None)
+
+
+def addresses(source: Endpoint, target: Endpoint) -> tuple[str, str]:
+    """An address of each, of the same IP version. Raises NotFound if there are none."""
+    for version in (4, 6):
+        pair = [[a for a in e.addresses if ip_address(a).version == version] for e in (source, target)]
+        if pair[0] and pair[1]:
+            return pair[0][0], pair[1][0]
+    raise NotFound(f"{source.container} and {target.container} have no addresses of one IP version")
+
+
+def microflow(packet: Packet, source: Endpoint, target: Endpoint, *, reply: bool) -> str:
+    """The packet as ovn-trace(8) takes it, in OVN's expression language (ovn-sb(5))."""
+    from_ip, to_ip = addresses(source, target)
+    version = ip_address(to_ip).version
+    parts = [
+        f'inport == "{source.id}"',
+        f"eth.src == {source.mac}",
+        f"eth.dst == {target.mac}",
+        f"ip{version}.src == {from_ip}",
+        f"ip{version}.dst == {to_ip}",
+        "ip.ttl == 64",
+    ]
+    if packet.port:
+        client, server = ("dst", "src") if reply else ("src", "dst")
+        parts += [f"{packet.protocol}.{client} == {_CLIENT}", f"{packet.protocol}.{server} == {packet.port}"]
+    else:
+        protocol, request, answer = _ECHO[version]
+        parts += [f"{protocol}.type == {answer if reply else request}", f"{protocol}.code == 0"]
+    return " && ".join(parts)
+
+
+def openflow(packet: Packet, source: Endpoint, target: Endpoint, *, reply: bool) -> str:
+    """The packet as ``ofproto/trace`` takes it (ovs-fields(7))."""
+    from_ip, to_ip = addresses(source, target)
+    version = ip_address(to_ip).version
+    name = {
+        4: {"tcp": "tcp", "udp": "udp", "icmp": "icmp"},
+        6: {"tcp": "tcp6", "udp": "udp6", "icmp": "icmp6"},
+    }
+    ip = {4: ("nw_src", "nw_dst"), 6: ("ipv6_src", "ipv6_dst")}[version]
+    parts = [
+        f"in_port={host_link(EndpointId(source.id))}",
+        name[version][packet.protocol],
+        f"dl_src={source.mac}",
+        f"dl_dst={target.mac}",
+        f"{ip[0]}={from_ip}",
+        f"{ip[1]}={to_ip}",
+        "nw_ttl=64",
+    ]
+    if packet.port:
+        client, server = ("tp_dst", "tp_src") if reply else ("tp_src", "tp_dst")
+        parts += [f"{client}={_CLIENT}", f"{server}={packet.port}"]
+    else:
+        _, request, answer = _ECHO[version]
+        kind = answer if reply else request
+        parts += [f"icmp_type={kind}", "icmp_code=0"] if version == 4 else [f"icmpv6_type={kind}"]
+    return ",".join(parts)
+
+
+def read_logical(text: str, port: str) -> Logical:
+    """What ovn-trace printed, with ``--detailed``; *port*: the logical port where it should arrive."""
+    if f'/* output to "{port}"' in text:
+        return Logical(delivered=True)
+    last = Logical(delivered=False)
+    for line in text.splitlines():
+        if found := _TABLE.match(line):
+            stage, match, _, flow = found.groups()
+            last = Logical(False, stage, flow or "", match)
+        elif line.strip().rstrip(";") in ("drop", "reject") or line.strip().startswith("reject"):
+            return last
+    return last
+
+
+def read_physical(text: str) -> Physical:
+    """What ofproto/trace printed. A packet that meets several drops is dropped by the last one."""
+    actions = re.findall(r"^Datapath actions: (.*)$", text, re.MULTILINE)
+    if actions and any(
+        action != "drop" and not re.fullmatch(r"ct\(.*\),recirc\(\w+\)", action) for action in actions
+    ):
+        return Physical(dropped=False)
+    last = Physical(dropped=True)
+    for line in text.splitlines():
+        if found := _OPENFLOW.match(line):
+            table, match, _, cookie = found.groups()
+            last = Physical(True, int(table), cookie or "", match)
+        elif " -> " in line and ("fail" in line or "no route" in line):
+            last = Physical(True, last.table, last.cookie, line.strip().removeprefix("-> "))
+    return last
+
+
+def way(
+    cluster: Cluster,
+    source: Endpoint,
+    target: Endpoint,
+    packet: str,
+    logical: Logical | None,
+    physical: Physical | None,
+    owner: str = "",
+) -> Way:
+    """One direction, up to the hop that drops. *owner*: the row of OVN behind the flow that drops."""
+    hops: list[Hop] = []
+    for hop in _hops(cluster, source, target, logical, physical, owner):
+        hops.append(hop)
+        if not hop.passes:
+            break
+    return Way(source.container, target.container, packet, tuple(hops))
+
+
+def _hops(
+    cluster: Cluster,
+    source: Endpoint,
+    target: Endpoint,
+    logical: Logical | None,
+    physical: Physical | None,
+    owner: str,
+) -> Iterator[Hop]:
+    yield from _end(cluster, source)
+    yield from _port(cluster, source)
+    yield from _security(cluster, source)
+    yield _switch(source, target, logical, owner)
+    yield _claimed(cluster, target)
+    if physical is not None and physical.dropped:
+        cookie = f"flow with cookie 0x{physical.cookie} in table {physical.table}" if physical.cookie else ""
+        yield Hop(source.host, f"Open vSwitch drops it ({physical.why})", passes=False, by=cookie)
+    if source.chassis != target.chassis:
+        yield _tunnel(cluster, source, target)
+    yield from _port(cluster, target)
+    yield from _end(cluster, target)
+
+
+def _end(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
+    """The container and its link, where it is on this host."""
+    if not end.here:
+        return
+    name = host_link(EndpointId(end.id))
+    link = cluster.links.get(name)
+    if end.state and end.state != "running":
+        yield Hop(end.container, f"the container is {end.state}", passes=False)
+    elif link is None:
+        yield Hop(end.container, f"its link {name} is gone", passes=False, by=f"link {name}")
+    elif not link.up:
+        yield Hop(end.container, f"its link {name} is down", passes=False, by=f"link {name}")
+    elif not link.carrier:
+        yield Hop(end.container, "its interface is down", passes=False, by=f"other end of link {name}")
+    else:
+        yield Hop(end.container, f"its link {name} is up, MTU {link.mtu}")
+
+
+def _port(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
+    """Its port in Open vSwitch, where it is on this host."""
+    interface = cluster.interfaces.get(end.id)
+    if not end.here:
+        return
+    if interface is None:
+        yield Hop(end.host, f"{end.container} has no port in Open vSwitch", passes=False)
+    elif interface.error or interface.ofport in (None, -1):
+        why = interface.error or "ovs-vswitchd has not taken it up"
+        yield Hop(
+            end.host, f"port {interface.name} does not work: {why}", passes=False, by=f"port {interface.name}"
+        )
+    elif not interface.installed:
+        yield Hop(end.host, f"the flows of port {interface.name} are not installed", passes=False,
+                  by="ovn-controller")  # fmt: skip
+    else:
+        yield Hop(
+            end.host, f"port {interface.ofport} ({interface.name}) of {interface.bridge}, flows installed"
+        )
+
+
+def _security(cluster: Cluster, source: Endpoint) -> Iterator[Hop]:
+    """OVN's port security of the source (ovn-nb(5)), which ovn-trace takes for granted."""
+    port = cluster.ports.get(source.id)
+    if port is None:
+        if cluster.snapshot.northbound:
+            yield Hop("OVN", f"{source.container} has no logical port", passes=False)
+        return
+    if not port.enabled:
+        yield Hop("OVN", f"the port of {source.container} is disabled", passes=False,
+                  by=f"Logical_Switch_Port {port.name}")  # fmt: skip
+        return
+    sent = [word for word in (source.mac, *source.addresses) if word]
+    if port.port_security and not any(_allows(rule, sent) for rule in port.port_security):
+        allowed = ", ".join(port.port_security)
+        yield Hop("OVN", f"port security allows {allowed}, and {source.container} has {' '.join(sent)}",
+                  passes=False, by=f"port_security of Logical_Switch_Port {port.name}")  # fmt: skip
+        return
+    yield Hop("OVN", f"port security lets {' '.join(sent)} pass")
+
+
+def _allows(rule: str, sent: list[str]) -> bool:
+    mac, *ips = rule.lower().split()
+    return mac == sent[0].lower() and (not ips or all(ip.lower() in ips for ip in sent[1:]))
+
+
+def _switch(source: Endpoint, target: Endpoint, logical: Logical | None, owner: str) -> Hop:
+    place = f"network {source.network}"
+    if logical is None:
+        return Hop(place, "what the logical switch does is not known")
+    if logical.delivered:
+        return Hop(place, f"the logical switch sends it to {target.container}'s port")
+    by = owner or f"logical flow {logical.flow} ({logical.stage}: {logical.match})"
+    words = {
+        "acl": "an access rule forbids it",
+        "port_sec": "port security forbids it",
+        "l2_lkup": f"the port of {target.container} is disabled, or its MAC is another one",
+    }
+    what = next(
+        (text for part, text in words.items() if part in logical.stage), "the logical switch drops it"
+    )
+    return Hop(place, what, passes=False, by=by)
+
+
+def _claimed(cluster: Cluster, target: Endpoint) -> Hop:
+    port = cluster.ports.get(target.id)
+    by = f"Logical_Switch_Port {port.name}" if port else ""
+    if port and not port.enabled:
+        return Hop("OVN", f"the port of {target.container} is disabled", passes=False, by=by)
+    if not target.chassis:
+        return Hop("OVN", f"no host has claimed the port of {target.container}", passes=False, by=by)
+    if target.up is False:
+        return Hop("OVN", f"the port of {target.container} is down on {target.chassis}", passes=False, by=by)
+    return Hop("OVN", f"{target.container} is on {target.chassis}")
+
+
+def _tunnel(cluster: Cluster, source: Endpoint, target: Endpoint) -> Hop:
+    """The tunnel between two hosts, as the one of them sees it that is this host."""
+    far = target.chassis if source.here else source.chassis
+    if not (source.here or target.here):
+        return Hop("tunnel", f"{source.chassis} to {target.chassis}, of which this host knows nothing")
+    for tunnel in cluster.tunnels:
+        if tunnel.host == far:
+            what = f"{tunnel.type or 'tunnel'} from {source.chassis} to {target.chassis} ({tunnel.remote_ip})"
+            up = tunnel.state == "up"
+            return Hop(
+                "tunnel", f"{what} is {tunnel.state}", passes=up, by="" if up else f"port {tunnel.port}"
+            )
+    return Hop("tunnel", f"there is none from {source.chassis} to {target.chassis}", passes=False)

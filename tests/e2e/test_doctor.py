@@ -1,0 +1,482 @@
+"""`ovn-docker doctor`: faults made on purpose; the doctor names the cause alone, and its cure cures it."""
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from e2e.lab import Fabric, Host, LabError, wait_for
+
+Doctor = dict[str, Any]
+
+
+class Ward:
+    """Three hosts with a container each, on a network of the cluster; the first is the central one too."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self.hosts = self.central, self.host2, self.host3 = fabric.cluster("host1", "host2", "host3")
+        for host in self.hosts:
+            host.path("/etc/openvswitch").mkdir(exist_ok=True)
+            host.path("/etc/openvswitch/system-id.conf").write_text(f"{host.name}\n")
+            host.driver.start("--sweep-interval=3600")  # or it clears what the doctor is to find
+        create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch")
+        self.central.docker(*create, "--subnet=10.1.0.0/24", "-o", "ovn.network=foo", "foo")
+        for number, host in enumerate(self.hosts, start=1):
+            wait_for(lambda host=host: "foo" in host.docker("network", "ls"), "the network", timeout=20)
+            run(host, "foo", f"web{number}")
+
+    def on(self, where: str, host: Host) -> Host:
+        """The host that a cure names, by name or address."""
+        return next((h for h in self.hosts if where in (h.name, h.address)), host)
+
+
+def run(host: Host, network: str, name: str) -> None:
+    host.docker(
+        "run", "-d", f"--net={network}", f"--name={name}", "--stop-signal=KILL", "busybox", "sleep", "9999"
+    )
+
+
+def doctor(host: Host, *options: str) -> tuple[int, list[Doctor]]:
+    """Exit code and results of the doctor on a host."""
+    command = shlex.join(("ovn-docker", "doctor", "--json", *options))
+    said = host.run("sh", "-c", f"{command}; echo $?", timeout=60)
+    report, _, code = said.rpartition("\n")
+    return int(code), json.loads(report)
+
+
+def found(results: list[Doctor]) -> dict[str, list[Doctor]]:
+    """The checks that found something."""
+    return {result["name"]: result["findings"] for result in results if result["findings"]}
+
+
+def vsctl(host: Host, *command: str) -> str:
+    return host.run("ovs-vsctl", "--timeout=10", *command)
+
+
+def setting(host: Host, key: str, value: str = "") -> None:
+    if value:
+        vsctl(host, "set", "Open_vSwitch", ".", f'external_ids:{key}="{value}"')
+    else:
+        vsctl(host, "remove", "Open_vSwitch", ".", "external_ids", key)
+
+
+def endpoint(host: Host, container: str = "") -> str:
+    """ID of the endpoint of a host's container on `foo`."""
+    name = container or f"web{host.name[-1]}"
+    return host.docker("inspect", '--format={{(index .NetworkSettings.Networks "foo").EndpointID}}', name)
+
+
+def link(host: Host) -> str:
+    return f"odh{endpoint(host)[:12]}"
+
+
+def address(host: Host) -> str:
+    return host.docker(
+        "inspect", '--format={{(index .NetworkSettings.Networks "foo").IPAddress}}', f"web{host.name[-1]}"
+    )
+
+
+def in_container(host: Host, *command: str) -> None:
+    """A command of the host in the network of its container."""
+    pid = host.docker("inspect", "--format={{.State.Pid}}", f"web{host.name[-1]}")
+    host.run("nsenter", f"--net=/proc/{pid}/ns/net", *command)
+
+
+def nbctl(ward: Ward, *command: str) -> str:
+    return ward.central.run("ovn-nbctl", "--timeout=10", "--wait=sb", *command)
+
+
+def clone_system_id(ward: Ward) -> None:
+    """As on a machine that was cloned with its disk."""
+    ward.host3.controller.stop()
+    setting(ward.host3, "system-id", "host2")
+    ward.host3.controller.start()
+
+
+def named_again(ward: Ward) -> None:
+    """As they were, whichever of the two the doctor gave another name."""
+    for host in (ward.host2, ward.host3):
+        host.controller.stop()
+    for host in (ward.host2, ward.host3):
+        setting(host, "system-id", host.name)
+        host.controller.start()
+
+
+def by_tls(ward: Ward, days: int) -> None:
+    """host2 reaches the northbound database by TLS, with a certificate that is valid for some days."""
+    files = {host.name: pki(host, days if host is ward.host2 else 1) for host in (ward.central, ward.host2)}
+    authorities = [ward.central, ward.host2]
+    texts = [host.path(f"{files[host.name]}/cert.pem").read_text() for host in authorities]
+    for host in authorities:
+        host.path(f"{files[host.name]}/ca.pem").write_text("".join(texts))
+    pem = [f"/etc/tls/{name}.pem" for name in ("key", "cert", "ca")]
+    nbctl(ward, "set-ssl", *pem)
+    nbctl(ward, "set-connection", "ptcp:6641", "pssl:6643")
+    vsctl(ward.host2, "set-ssl", *pem)
+    setting(ward.host2, "ovn-nb", f"ssl:{ward.central.address}:6643")
+
+
+def pki(host: Host, days: int) -> str:
+    """A key and a certificate that vouches for itself; its time may be over."""
+    until = ("-days", str(days)) if days > 0 else ("-days", "1")
+    faketime = ("faketime", f"{days - 2} days") if days <= 0 else ()
+    host.run("mkdir", "-p", "/etc/tls")
+    host.run(
+        *(
+            *faketime,
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-subj",
+            f"/CN={host.name}",
+        ),
+        *("-keyout", "/etc/tls/key.pem", "-out", "/etc/tls/cert.pem", *until),
+    )
+    return "/etc/tls"
+
+
+def renew(ward: Ward) -> None:
+    by_tls(ward, days=90)
+
+
+def without_tls(ward: Ward) -> None:
+    setting(ward.host2, "ovn-nb", f"tcp:{ward.central.address}:6641")
+
+
+def skew(host: Host) -> None:
+    """ovn-controller is one whose clock is an hour ahead."""
+    host.controller.stop()
+    library = next(host.path("/usr/lib").glob("*/faketime/libfaketime.so.1")).name
+    path = next(p for p in host.run("sh", "-c", f"ls /usr/lib/*/faketime/{library}").split())
+    host.controller.start(env={"LD_PRELOAD": path, "FAKETIME": "+3600", "DONT_FAKE_MONOTONIC": "1"})
+
+
+def restart(host: Host) -> None:
+    host.controller.stop()
+    host.controller.start()
+
+
+def drop_tunnels(host: Host, *, drop: bool) -> None:
+    """A firewall on the host: in user space it is the bridge with the tunnels' address that has one."""
+    rule = "priority=100,udp,tp_dst=6081"
+    if host.fabric.userspace:
+        command = (
+            ("add-flow", "breth1", f"{rule},actions=drop")
+            if drop
+            else ("--strict", "del-flows", "breth1", rule)
+        )
+        host.run("ovs-ofctl", *command)
+    else:
+        host.run("iptables", "-A" if drop else "-D", "INPUT", "-p", "udp", "--dport", "6081", "-j", "DROP")
+
+
+def path_mtu(ward: Ward, mtu: int) -> None:
+    ward.fabric.run("ip", "link", "set", "dev", ward.host3.ports[1], "mtu", str(mtu))
+
+
+def management(ward: Ward, host: Host, state: str) -> None:
+    ward.fabric.run("bridge", "link", "set", "dev", host.ports[0], "state", state)
+
+
+def tunnels(ward: Ward, host: Host, state: str) -> None:
+    ward.fabric.run("bridge", "link", "set", "dev", host.ports[1], "state", state)
+
+
+def start_docker(host: Host) -> None:
+    host.dockerd.start()
+    host.docker("start", f"web{host.name[-1]}")
+
+
+def lose_network(ward: Ward) -> None:
+    network = ward.host2.docker("network", "create", "-d", "openvswitch", "--subnet=10.9.0.0/24", "lost")
+    nbctl(ward, "ls-del", network)
+
+
+def large_network(ward: Ward) -> None:
+    mtu = "com.docker.network.driver.mtu=1500"
+    ward.host2.docker("network", "create", "-d", "openvswitch", "--subnet=10.8.0.0/24", "-o", mtu, "large")
+    run(ward.host2, "large", "big")
+
+
+def small_network(ward: Ward) -> None:
+    ward.host2.docker("rm", "--force", "big")
+    ward.host2.docker("network", "rm", "large")
+
+
+def by_hand(addresses: str) -> tuple[str, ...]:
+    """Past lsp-set-addresses, which would see that they are taken."""
+    return ("set", "Logical_Switch_Port", "hand", f'addresses="{addresses}"')
+
+
+def leave_things(ward: Ward) -> None:
+    """What a crash leaves: a port in Open vSwitch and its link, and a logical port of this host."""
+    plugged, stored = "ab" * 32, "cd" * 32
+    name = f"odh{plugged[:12]}"
+    ward.host2.run("ip", "link", "add", name, "type", "veth", "peer", "odcstray")
+    ids = external_ids(owner="ovn-docker", endpoint=plugged, created="1")
+    vsctl(ward.host2, "add-port", "br-int", name, "--", "set", "Interface", name, *ids)
+    ids = external_ids(owner="overlay", host="host2", endpoint=stored, created="1")
+    add = ("lsp-add", "foo", stored, "--", "lsp-set-addresses", stored, "02:00:00:00:00:99 10.1.0.99")
+    nbctl(ward, *add, "--", "set", "Logical_Switch_Port", stored, *ids)
+
+
+def external_ids(**ids: str) -> list[str]:
+    return [f"external_ids:ovn-docker\\:{key}={value}" for key, value in ids.items()]
+
+
+def write(host: Host, path: str, text: str) -> None:
+    host.run("mkdir", "-p", path.rpartition("/")[0])
+    host.path(path).write_text(text)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How something is broken, on which host the doctor is asked, and the one check that finds it.
+
+    *cure* does what the doctor says in words, where no command can; *instead* of the commands where these
+    need what the lab has not (systemd, Open vSwitch's kernel module); *after* puts the lab in order.
+    """
+
+    name: str
+    make: Callable[[Ward], object]
+    check: str
+    asked: int = 1
+    says: str = ""
+    cure: Callable[[Ward], object] = lambda _: None
+    instead: bool = False
+    after: Callable[[Ward], object] = lambda _: None
+
+
+FAULTS = [
+    Fault(
+        "docker-stopped",
+        lambda w: w.host3.dockerd.stop(),
+        "docker",
+        2,
+        "does not answer",
+        lambda w: start_docker(w.host3),
+        instead=True,
+    ),
+    Fault(
+        "docker-asks-the-container-itself-for-names",
+        lambda w: write(w.host2, "/etc/docker/daemon.json", '{"dns": ["127.0.0.1"]}'),
+        "docker-dns",
+        says="127.0.0.1",
+        cure=lambda w: w.host2.run("rm", "/etc/docker/daemon.json"),
+    ),
+    Fault(
+        "old-driver",
+        lambda w: write(w.host2, "/etc/docker/plugins/openvswitch.spec", "tcp://127.0.0.1:5000"),
+        "old-driver",
+        says="openvswitch.spec",
+    ),
+    Fault("driver-killed", lambda w: w.host3.driver.kill(), "driver", 2, "does not answer"),
+    Fault(
+        "vswitchd-killed",
+        lambda w: w.host3.vswitchd.kill(),
+        "vswitchd",
+        2,
+        "does not run",
+        lambda w: w.host3.vswitchd.start(),
+        instead=True,
+    ),
+    Fault("no-system-id", lambda w: setting(w.host2, "system-id"), "system-id", says="system-id"),
+    Fault("no-ovn-nb", lambda w: setting(w.host2, "ovn-nb"), "ovn-nb", says="does not have ovn-nb"),
+    Fault(
+        "malformed-ovn-nb", lambda w: setting(w.host2, "ovn-nb", "172.31.0.1"), "ovn-nb", says="'172.31.0.1'"
+    ),
+    Fault("no-ovn-remote", lambda w: setting(w.host2, "ovn-remote"), "ovn-remote"),
+    Fault("malformed-ovn-remote", lambda w: setting(w.host2, "ovn-remote", "tcp:172.31.0.1"), "ovn-remote"),
+    Fault("no-encap-ip", lambda w: setting(w.host2, "ovn-encap-ip"), "encap-ip", says="does not have"),
+    Fault(
+        "wrong-encap-ip",
+        lambda w: setting(w.host2, "ovn-encap-ip", "10.99.0.1"),
+        "encap-ip",
+        says="10.99.0.1",
+    ),
+    Fault("no-encap-type", lambda w: setting(w.host2, "ovn-encap-type"), "encap-type"),
+    Fault(
+        "unusable-encap-type", lambda w: setting(w.host2, "ovn-encap-type", "stt"), "encap-type", says="stt"
+    ),
+    Fault(
+        "certificate-expired",
+        lambda w: by_tls(w, days=-1),
+        "tls",
+        says="expired",
+        cure=renew,
+        after=without_tls,
+    ),
+    Fault(
+        "certificate-expires-soon",
+        lambda w: by_tls(w, days=5),
+        "tls",
+        says="expires in",
+        cure=renew,
+        after=without_tls,
+    ),
+    Fault(
+        "central-unreachable",
+        lambda w: management(w, w.host2, "0"),
+        "central",
+        says="neither",
+        cure=lambda w: management(w, w.host2, "3"),
+        instead=True,
+    ),
+    Fault("northbound-killed", lambda w: w.central.northbound.kill(), "northbound", says="OVN_Northbound"),
+    Fault("southbound-killed", lambda w: w.central.southbound.kill(), "southbound", says="OVN_Southbound"),
+    Fault("northd-killed", lambda w: w.central.northd.kill(), "northd", says="ovn-northd"),
+    Fault("controller-killed", lambda w: w.host2.controller.kill(), "controller", says="ovn-controller"),
+    Fault(
+        "controller-of-another-host-killed", lambda w: w.host3.controller.kill(), "hosts-answer", says="host3"
+    ),
+    Fault(
+        "another-host-stopped",
+        lambda w: w.host3.controller.stop(),
+        "hosts-answer",
+        says="host3 has been stopped",
+    ),
+    Fault(
+        "two-hosts-with-one-system-id",
+        clone_system_id,
+        "system-id-unique",
+        says="host2 (172.31.1.2), host3",
+        after=named_again,
+    ),
+    Fault(
+        "clock-wrong", lambda w: skew(w.host3), "clocks", says="3600 s ahead", cure=lambda w: restart(w.host3)
+    ),
+    Fault(
+        "tunnel-network-cut",
+        lambda w: tunnels(w, w.host3, "0"),
+        "hosts-reachable",
+        says="172.31.1.3",
+        cure=lambda w: tunnels(w, w.host3, "3"),
+    ),
+    Fault(
+        "tunnel-port-firewalled",
+        lambda w: drop_tunnels(w.host3, drop=True),
+        "tunnel-traffic",
+        says="UDP port 6081",
+        cure=lambda w: drop_tunnels(w.host3, drop=False),
+    ),
+    Fault(
+        "path-mtu-too-small",
+        lambda w: path_mtu(w, 1400),
+        "path-mtu",
+        says="only up to 1400",
+        cure=lambda w: path_mtu(w, 1500),
+    ),
+    Fault("network-mtu-too-large", large_network, "network-mtu", says="carry 1442", cure=small_network),
+    Fault("network-deleted-in-ovn", lose_network, "networks-stored", says="network lost"),
+    Fault(
+        "link-down", lambda w: w.host2.run("ip", "link", "set", link(w.host2), "down"), "containers-linked"
+    ),
+    Fault(
+        "port-disabled", lambda w: nbctl(w, "lsp-set-enabled", endpoint(w.host2), "disabled"), "ports-enabled"
+    ),
+    Fault(
+        "wrong-port-security",
+        lambda w: nbctl(w, "lsp-set-port-security", endpoint(w.host2), "02:00:00:00:00:01 10.1.0.77"),
+        "port-addresses",
+        says="port security",
+    ),
+    Fault(
+        "wrong-iface-id",
+        lambda w: vsctl(w.host2, "set", "Interface", link(w.host2), "external_ids:iface-id=other"),
+        "flows-installed",
+        says="iface-id is other",
+    ),
+    Fault(
+        "checksum-offload-on",
+        lambda w: in_container(w.host2, "ethtool", "-K", "eth0", "tx", "on"),
+        "checksums",
+    ),
+    Fault(
+        "address-twice",
+        lambda w: nbctl(w, "lsp-add", "foo", "hand", "--", *by_hand(f"02:00:00:00:00:01 {address(w.host2)}")),
+        "addresses-unique",
+        says="hand (not ours)",
+    ),
+    Fault("port-deleted-in-ovn", lambda w: nbctl(w, "lsp-del", endpoint(w.host2)), "containers-stored"),
+    Fault("bridge-deleted", lambda w: vsctl(w.host3, "del-br", "br-int"), "containers-plugged", 2),
+    Fault(
+        "link-deleted",
+        lambda w: w.central.run("ip", "link", "delete", link(w.central)),
+        "containers-linked",
+        0,
+    ),
+    Fault("leftovers", leave_things, "leftovers", says="no container that Docker knows"),
+]
+
+
+@pytest.fixture(scope="module")
+def ward(module_fabric: Fabric) -> Ward:
+    return Ward(module_fabric)
+
+
+def diagnosis(host: Host, wanted: Callable[[int, list[Doctor]], bool], what: str) -> list[Doctor]:
+    """Results as they are wanted, at once or soon: what was made or mended takes a moment to show."""
+    last: list[Doctor] = []
+
+    def arrived() -> bool:
+        code, results = doctor(host)
+        last[:] = results
+        return wanted(code, results)
+
+    try:
+        wait_for(arrived, what, timeout=20)
+    except LabError as error:
+        raise AssertionError(f"{what}: {found(last)}") from error
+    return last
+
+
+def healthy(host: Host) -> list[Doctor]:
+    return diagnosis(host, lambda code, results: code == 0 and not found(results), "health")
+
+
+def test_a_healthy_cluster_has_nothing_to_report(ward: Ward) -> None:
+    for host in ward.hosts:
+        results = healthy(host)
+        assert {result["status"] for result in results} == {"ok"}
+    said = ward.host2.run("ovn-docker", "doctor")
+    assert said == f"{len(results)} checks: {len(results)} found nothing"
+
+
+def test_what_can_be_mended_without_harm_is_mended_when_told_to(ward: Ward) -> None:
+    host = ward.host2
+    host.controller.kill()
+    host.run("ip", "link", "set", link(host), "down")
+    said = host.run("sh", "-c", "ovn-docker doctor --fix 2>&1; echo $?", timeout=60).splitlines()
+    assert said[0] == "fix: ovn-docker host start"
+    assert f"fix: ip link set {link(host)} up" in said
+    assert said[-1] == "0", said
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_doctor_names_the_cause_and_its_cure_cures(ward: Ward, fault: Fault) -> None:
+    host = ward.hosts[fault.asked]
+    fault.make(ward)
+
+    def named(code: int, results: list[Doctor]) -> bool:
+        return code == 1 and list(found(results)) == [fault.check]
+
+    findings = found(diagnosis(host, named, f"{fault.check} alone"))[fault.check]
+    assert any(fault.says in finding["evidence"] for finding in findings), findings
+    assert all(finding["cure"] for finding in findings)
+
+    if not fault.instead:
+        for finding in findings:
+            for command in finding["commands"]:
+                ward.on(finding["where"], host).run(*command, timeout=60)
+    fault.cure(ward)
+    fault.after(ward)
+    healthy(host)

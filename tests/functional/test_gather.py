@@ -1,0 +1,225 @@
+"""A snapshot, read from real databases and real links: how much each scope reads, and what is missing."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from functional.conftest import MakeServer
+from functional.hosts import C1, C2, C3, HOST2, NET, NETWORK, Container, Host, endpoint
+from functional.ovsdb_servers import OvsdbServer
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest, NotFound
+from ovn_docker.host.links import Links
+from ovn_docker.host.ping import Echo, answered, in_namespace
+from ovn_docker.model import Chassis, NetworkId, host_link, row_uuid
+from ovn_docker.view.cluster import Cluster, leftovers
+from ovn_docker.view.gather import Places, Sources
+from ovn_docker.view.snapshot import Scope, Snapshot
+
+OTHER = NetworkId("b" * 64)
+HERE = Chassis("host1", (), (), ("geneve",), "br-int", "system")
+
+
+@pytest.fixture
+def southbound(make_server: MakeServer) -> OvsdbServer:
+    """With a row for each of two hosts, and NB's number taken up by the first alone."""
+    server = make_server("OVN_Southbound")
+    server.insert("SB_Global", nb_cfg=7)
+    for name, number in (("host1", 7), ("host2", 5)):
+        encap = {"type": "geneve", "ip": f"10.0.0.{name[-1]}", "chassis_name": name}
+        server.transact(
+            {"op": "insert", "table": "Encap", "uuid-name": "e", "row": encap},
+            {"op": "insert", "table": "Chassis", "uuid-name": "c",
+             "row": {"name": name, "hostname": f"{name}.example", "encaps": ["named-uuid", "e"]}},
+            {"op": "insert", "table": "Chassis_Private",
+             "row": {"name": name, "chassis": ["named-uuid", "c"], "nb_cfg": number}},
+        )  # fmt: skip
+    return server
+
+
+@pytest.fixture
+def sources(host: Host, southbound: OvsdbServer, tmp_path: Path) -> Iterator[Sources]:
+    """Of host1, which has C1 on NETWORK; host2 has C2 there, and C3 on a network of its own."""
+    remotes = {"ovn_nb": host.northbound.remote, "ovn_remote": southbound.remote}
+    host.open_vswitch.set(system_id="host1", ovn_encap_ip="10.0.0.1", **remotes)
+    host.northbound.insert("NB_Global", nb_cfg=7)
+    for network in (NETWORK, replace(NETWORK, id=OTHER)):
+        host.overlay.create_network(network, HERE, Deadline(5))
+    db = endpoint(C3, "192.168.1.4/24", mac="02:00:00:00:00:04", network=OTHER)
+    host.overlay.create_endpoint(endpoint(C2, "192.168.1.3/24", mac="02:00:00:00:00:03"), HOST2, Deadline(5))
+    host.overlay.create_endpoint(db, HOST2, Deadline(5))
+    (tmp_path / "db.sock").symlink_to(host.open_vswitch.socket)
+    with Sources(Places(tmp_path, tmp_path, tmp_path / "docker.sock", tmp_path / "plugin.sock")) as sources:
+        yield sources
+
+
+def ports(snapshot: Snapshot) -> set[str]:
+    assert snapshot.northbound
+    return {port.endpoint for port in snapshot.northbound.ports}
+
+
+def test_each_scope_reads_its_rows_and_no_others(host: Host, sources: Sources, container: Container) -> None:
+    host.run(endpoint(C1, "192.168.1.2/24"), container)
+    assert ports(sources.gather(Scope.HOST)) == {C1}
+    assert ports(sources.gather(Scope.NETWORKS)) == {C1, C2}
+    assert ports(sources.gather(Scope.CLUSTER)) == {C1, C2, C3}
+
+
+def test_all_sides_of_a_container_stand_side_by_side(
+    host: Host, sources: Sources, container: Container, southbound: OvsdbServer
+) -> None:
+    host.run(endpoint(C1, "192.168.1.2/24"), container)
+    bind(southbound, C1, "host1")
+    cluster = Cluster(sources.gather(Scope.CLUSTER))
+    here, there = (next(e for e in cluster.endpoints if e.id == id_) for id_ in (C1, C2))
+    assert (here.host, here.chassis, here.up, here.link, here.installed) == (
+        "host1.example", "host1.example", True, host_link(C1), True
+    )  # fmt: skip
+    assert here.addresses == ("192.168.1.2",)
+    assert here.differences == ()
+    assert (there.host, there.here, there.differences) == (
+        "host2.example", False, ("not in the southbound database",)
+    )  # fmt: skip
+    assert {n.id: (n.hosts, n.endpoints, n.subnets) for n in cluster.networks} == {
+        NET: (("host1.example", "host2.example"), 2, ("192.168.1.0/24",)),
+        OTHER: (("host2.example",), 1, ("192.168.1.0/24",)),
+    }
+    assert [(h.name, h.here, h.behind) for h in cluster.hosts] == [
+        ("host1.example", True, 0),
+        ("host2.example", False, 2),
+    ]
+    assert [(t.host, t.state) for t in cluster.tunnels] == [("host2.example", "missing")]
+
+
+def bind(southbound: OvsdbServer, port: str, chassis: str) -> None:
+    rows = {row["name"]: row["_uuid"] for row in southbound.rows("Chassis")}
+    southbound.transact(
+        {"op": "insert", "table": "Datapath_Binding", "uuid-name": "d", "row": {"tunnel_key": 1}},
+        {"op": "insert", "table": "Port_Binding",
+         "row": {"logical_port": port, "datapath": ["named-uuid", "d"], "tunnel_key": 1, "up": True,
+                 "chassis": ["uuid", rows[chassis]]}},
+    )  # fmt: skip
+
+
+def test_what_one_side_lacks_is_a_difference(host: Host, sources: Sources, container: Container) -> None:
+    host.run(endpoint(C1, "192.168.1.2/24"), container)
+    host.overlay.delete_endpoint(C1, HERE, Deadline(5))
+    (found,) = Cluster(sources.gather(Scope.HOST)).endpoints
+    assert found.differences == ("no port in the northbound database",)
+    host.links.delete(host_link(C1))
+    (found,) = Cluster(sources.gather(Scope.HOST)).endpoints
+    assert "no link on this host" in found.differences
+
+
+def test_a_link_of_nobody_is_a_leftover(host: Host, sources: Sources, container: Container) -> None:
+    host.run(endpoint(C1, "192.168.1.2/24"), container)
+    host.links.create_veth("odhstray", "odcstray", mac="02:00:00:00:00:09", mtu=1400, tx_checksums=True)
+    assert leftovers(Cluster(sources.gather(Scope.HOST))) == ("odhstray",)
+    container.take("odcstray")
+    assert leftovers(Cluster(sources.gather(Scope.HOST))) == ()  # somebody may use it
+
+
+@pytest.mark.parametrize("down", ["northbound", "southbound", "vswitch"])
+def test_what_cannot_be_read_is_told_and_the_rest_is_there(
+    host: Host, sources: Sources, southbound: OvsdbServer, down: str
+) -> None:
+    {"northbound": host.northbound, "southbound": southbound, "vswitch": host.open_vswitch}[down].kill()
+    began = time.monotonic()
+    snapshot = sources.gather(Scope.NETWORKS)
+    assert time.monotonic() - began < 60  # not for ever
+    assert down in snapshot.missing
+    assert getattr(snapshot, down) is None
+    assert {"docker", "driver"} <= snapshot.missing.keys()
+    alive = {"northbound", "southbound"} - {down} if down != "vswitch" else set()
+    assert all(getattr(snapshot, part) is not None for part in alive)
+    assert {link.name for link in snapshot.links} >= {"lo", "eth0"}
+
+
+def test_a_setting_that_is_no_address_is_told(host: Host, sources: Sources) -> None:
+    host.open_vswitch.set(system_id="host1", ovn_nb="nonsense", ovn_remote="tcp:127.0.0.1:1")
+    missing = sources.gather(Scope.HOST).missing
+    assert "'nonsense' is no database address" in missing["northbound"]
+    assert "cannot reach OVN_Southbound at tcp:127.0.0.1:1: Connection refused" in missing["southbound"]
+
+
+def test_containers_are_found_by_what_people_call_them(
+    host: Host, sources: Sources, container: Container
+) -> None:
+    host.run(endpoint(C1, "192.168.1.2/24"), container)
+    name(host, C1, "web")
+    name(host, C2, "web")
+    name(host, C3, "db")
+    cluster = Cluster(sources.gather(Scope.CLUSTER))
+
+    def found(text: str) -> list[str]:
+        return [endpoint.id for endpoint in cluster.find(text)]
+
+    assert found("db") == found("192.168.1.4") == found(C3[:12]) == found("host2.example/db") == [C3]
+    assert found("host1.example/web") == [C1]
+    with pytest.raises(BadRequest, match=r"say host1\.example/web or host2\.example/web"):
+        found("web")
+    with pytest.raises(NotFound, match="no container 'nosuch' on our networks: there are db, web"):
+        found("nosuch")
+
+
+def test_what_other_hosts_wrote_cannot_draw_on_the_terminal(host: Host, sources: Sources) -> None:
+    name(host, C2, "web\x1b[2J")
+    (shown,) = (e.container for e in Cluster(sources.gather(Scope.CLUSTER)).endpoints if e.id == C2)
+    assert shown == "web?[2J"
+
+
+def name(host: Host, id_: str, text: str) -> None:
+    """As backends/dns.py stores it."""
+    ids = {"ovn-docker:owner": "overlay", "ovn-docker:endpoint": id_}
+    records = {f"{id_[:2]}.1.168.192.in-addr.arpa": f"{text}.foo", text: "192.168.1.9"}
+    host.northbound.transact(
+        {"op": "insert", "table": "DNS", "uuid": row_uuid("names", id_),
+         "row": {"records": ["map", list(map(list, records.items()))],
+                 "external_ids": ["map", list(map(list, ids.items()))]}},
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("network_namespace")
+class TestEchoes:
+    """Between two network namespaces, over a veth that carries 1400 bytes."""
+
+    @pytest.fixture
+    def peer(self, container: Container) -> int:
+        """The process of a namespace with 10.7.0.2 and fd07::2; 10.7.0.1 and fd07::1 are here."""
+        Links().create_veth("here", "there", mac="02:00:00:00:00:02", mtu=1400, tx_checksums=True)
+        container.take("there")
+        pid = container._process.pid
+        run = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+        commands = [
+            ["ip", "address", "add", "10.7.0.1/24", "dev", "here"],
+            ["ip", "address", "add", "fd07::1/64", "dev", "here", "nodad"],
+            [*run, "ip", "address", "add", "10.7.0.2/24", "dev", "there"],
+            [*run, "ip", "address", "add", "fd07::2/64", "dev", "there", "nodad"],
+            [*run, "ip", "link", "set", "there", "up"],
+        ]
+        for command in commands:
+            subprocess.run(command, check=True)
+        return pid
+
+    @pytest.mark.parametrize("target", ["10.7.0.2", "fd07::2"])
+    def test_what_fits_is_answered_and_what_does_not_is_not(self, peer: int, target: str) -> None:
+        fits, large = Echo(target, 1400), Echo(target, 1401)
+        nobody = Echo(target[:-1] + "9", 100)
+        assert answered([fits, large, nobody]) == {fits}
+
+    def test_from_another_namespace(self, peer: int) -> None:
+        echo = Echo("10.7.0.1", 100, "10.7.0.2")
+        assert in_namespace(peer, lambda: answered([echo])) == {echo}
+        assert answered([echo], wait=0.3) == set()  # that source is not ours
+
+    def test_no_such_namespace(self) -> None:
+        with pytest.raises(OSError, match="No such file"):
+            in_namespace(2**22 + 1, lambda: None)
+
+    def test_checksum_offload_is_seen(self, peer: int) -> None:
+        assert in_namespace(peer, lambda: Links().tx_checksums("02:00:00:00:00:02")) == ("there", True)
+        assert in_namespace(peer, lambda: Links().tx_checksums("02:00:00:00:00:77")) == ("", False)

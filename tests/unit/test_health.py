@@ -1,0 +1,89 @@
+"""From findings to a diagnosis: causes hide their consequences, of the same subject only."""
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from ovn_docker.view.checks import CHECKS, UNDERLAY
+from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.health import Check, Facts, Finding, NotChecked, Severity, examine
+from ovn_docker.view.probes import Probes
+from ovn_docker.view.snapshot import Scope, Snapshot
+
+FACTS = Facts(Cluster(Snapshot(time.time(), "host1", Scope.NETWORKS, (), ())), Probes())
+
+
+def check(name: str, *depends_on: str, finds: Iterable[Finding] = (), fails: str = "") -> Check:
+    def look(_: Facts) -> Iterable[Finding]:
+        if fails:
+            raise NotChecked(fails)
+        return finds
+
+    return Check(name, "", depends_on, look)
+
+
+def finding(subject: str = "", severity: Severity = Severity.FAIL) -> Finding:
+    return Finding("wrong", "mend it", subject=subject, severity=severity)
+
+
+def outcome(*checks: Check) -> dict[str, tuple[str, list[str]]]:
+    results = examine(FACTS, checks)
+    return {r.check.name: (r.status, [f.subject for f in r.findings] or r.because.split()) for r in results}
+
+
+def test_a_consequence_is_not_looked_at_and_names_the_first_cause() -> None:
+    assert outcome(
+        check("a", finds=[finding()]),
+        check("b", "a", finds=[finding()]),
+        check("c", "b", finds=[finding()]),
+        check("d", finds=[]),
+    ) == {"a": ("fail", [""]), "b": ("skipped", ["a"]), "c": ("skipped", ["a"]), "d": ("ok", [])}
+
+
+def test_what_is_wrong_with_one_host_hides_only_what_is_about_it() -> None:
+    assert outcome(
+        check("a", finds=[finding("host2")]),
+        check("b", "a", finds=[finding("host2"), finding("host3")]),
+        check("c", "b", finds=[finding("host2"), finding("host3"), finding("host4")]),
+    ) == {"a": ("fail", ["host2"]), "b": ("fail", ["host3"]), "c": ("fail", ["host4"])}
+
+
+def test_a_warning_hides_nothing() -> None:
+    assert outcome(
+        check("a", finds=[finding(severity=Severity.WARN), finding("x", Severity.WARN)]),
+        check("b", "a", finds=[finding("x")]),
+    ) == {"a": ("warn", ["", "x"]), "b": ("fail", ["x"])}
+
+
+def test_a_check_that_cannot_be_made_says_why() -> None:
+    assert outcome(check("a", fails="nobody knows")) == {"a": ("unknown", ["nobody", "knows"])}
+
+
+@pytest.mark.parametrize("table", [CHECKS, UNDERLAY], ids=["overlay", "underlay"])
+def test_the_table_is_in_order_and_each_check_says_what_it_is_about(table: Sequence[Check]) -> None:
+    names = [one.name for one in table]
+    assert len(set(names)) == len(names)
+    for number, one in enumerate(table):
+        assert set(one.depends_on) <= set(names[:number]), one.name
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", one.name)
+        assert re.fullmatch(r"([A-Z]|ov[ns]-).*\.", one.about), one.name
+
+
+def test_with_nothing_there_the_causes_are_few() -> None:
+    """A machine on which nothing runs: no check raises, and what follows is not reported."""
+    why = dict.fromkeys(("docker", "driver", "vswitch", "northbound", "southbound"), "it is not there")
+    empty = Snapshot(time.time(), "host1", Scope.NETWORKS, (), (), missing=why)
+    results = examine(Facts(Cluster(empty), Probes()), CHECKS)
+    found = [result.check.name for result in results if result.findings]
+    assert found == ["docker", "driver", "vswitch"]
+
+
+def test_every_check_is_in_the_guide() -> None:
+    guide = Path(__file__).parents[2].joinpath("docs/troubleshooting.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", guide, re.MULTILINE)
+    assert rows == [
+        (one.name, one.about.rstrip("."), ", ".join(one.depends_on) or "-") for one in (*CHECKS, *UNDERLAY)
+    ]
