@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run stop check lint docs test test-engines test-underlay install uninstall clean
+.PHONY: help run stop check lint docs test test-engines test-underlay bench bench-quick install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -55,6 +55,16 @@ test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cach
 	@scripts/debian-packages underlay
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest tests/e2e -m underlay --neutron=$(NEUTRON)
+
+bench: ## measure side by side with others, and write bench/results/latest.json (as root)
+	@scripts/debian-packages bench
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	PYTHONPATH=tests $(BIN)/python -m bench
+
+bench-quick: ## the measures that matter most, in three minutes (as root)
+	@scripts/debian-packages bench
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	PYTHONPATH=tests $(BIN)/python -m bench --scale 0.2 --results /dev/null 1 2 4
 
 install: ## install into PREFIX (/opt/ovn-docker), with systemd units, manual pages, completion; MODE=underlay in OpenStack VMs (as root)
 	$(if $(filter-out overlay underlay,$(MODE)),$(error MODE=$(MODE) is no mode: overlay or underlay))

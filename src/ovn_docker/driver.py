@@ -273,7 +273,12 @@ class Driver:
     def delete_unwanted(self, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the networks that could not be deleted, or made, when Docker said so."""
         for network in tuple(self._unwanted):
-            self._backend.delete_network(network, chassis, deadline)
+            try:
+                self._backend.delete_network(network, chassis, deadline)
+            except Unavailable:
+                raise
+            except OvnDockerError as error:  # nothing that time mends
+                log.warning("network %s stays: %s", network[:12], error)
             self._unwanted.discard(network)
 
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:

@@ -403,6 +403,19 @@ class TestHalfMade:
         cloud.demo.create_network(name=id_, description="ovn-docker")
         run(cloud, here.underlay.delete_network, id_, here.chassis, soon())
 
+    def test_a_network_that_no_machine_has_goes_in_time(
+        self, cloud: Cloud, here: Vm, network: Network, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whether it was complete or not; one that a machine has does not."""
+        half, whole = (cloud.demo.create_network(name="x", description="ovn-docker") for _ in range(2))
+        cloud.demo.set_tags(whole, ["ovn-docker"])
+        run(cloud, here.underlay.clear_orphans, here.chassis, soon())
+        assert {found.id for found in cloud.demo.networks(name="x")} == {half.id, whole.id}
+        monkeypatch.setattr("ovn_docker.backends.networks._ABANDONED", -3600)
+        run(cloud, here.underlay.clear_orphans, here.chassis, soon())
+        assert cloud.demo.networks(name="x") == []
+        assert cloud.demo.networks(name=network.id)
+
     def test_a_network_that_was_never_finished_can_be(self, cloud: Cloud, here: Vm) -> None:
         network = new_network(SUBNET, SUBNET6)
         half = cloud.demo.create_network(name=network.id, description="ovn-docker")

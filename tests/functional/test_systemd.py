@@ -12,6 +12,7 @@ from dataclasses import fields
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -40,7 +41,7 @@ def make(*argv: str) -> None:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory into which ovn-docker is installed as into /."""
     tree = tmp_path_factory.mktemp("tree")
-    make("install", f"DESTDIR={tree}")
+    make("install", f"DESTDIR={tree}", "MODE=underlay")
     return tree
 
 
@@ -257,9 +258,39 @@ def test_a_driver_that_is_stopped_leaves_no_socket_behind(booted):
     assert "$ systemctl stop ovn-central" in booted.changes("central", "stop")
 
 
-def test_uninstall_leaves_nothing(tree):
-    make("uninstall", f"DESTDIR={tree}")  # the last test: the tree is gone after it
-    assert [path for path in tree.rglob("*") if not path.is_dir()] == []
+def test_in_a_vm_the_confined_underlay_driver_takes_the_place_of_the_overlays(booted):
+    """Keystone is not there yet, as at boot it may be."""
+    login = {
+        "OS_AUTH_URL": "http://127.0.0.1:9/v2.0",
+        "OS_TENANT_ID": "p",
+        "OS_USERNAME": "u",
+        "OS_PASSWORD": "p",
+    }
+    lines = [f"{name}={value}" for name, value in {**login, "OS_VIF_ID": str(uuid4())}.items()]
+    booted.out("sh", "-c", 'printf "%s\\n" "$@" >/etc/default/ovn-docker', "sh", *lines)
+    booted.out("systemctl", "start", *UNDERLAY)
+    assert booted.out("systemctl", "is-active", *UNDERLAY) == "active\nactive"
+    assert "active" not in booted.run("systemctl", "is-active", *UNITS).stdout.split()
+    said = call(booted, "NetworkDriver.CreateNetwork", NetworkID="a" * 64)["Err"]
+    assert said.startswith("cannot reach OpenStack (Keystone at http://127.0.0.1:9): Connection refused")
+    booted.out("rm", "/etc/default/ovn-docker")
+    booted.out("systemctl", "stop", *UNDERLAY)
+
+
+def test_a_login_that_is_missing_is_not_tried_again_and_again(booted):
+    booted.run("systemctl", "start", UNDERLAY[1])
+    wait_until(lambda: booted.run("systemctl", "is-active", UNDERLAY[1]).stdout == "failed\n")
+    shown = booted.out("systemctl", "show", "--property=ExecMainStatus,NRestarts", UNDERLAY[1])
+    assert set(shown.split()) == {"ExecMainStatus=2", "NRestarts=0"}
+    assert "OS_VIF_ID is not set" in booted.out("journalctl", "--no-pager", "--unit", UNDERLAY[1])
+    booted.out("systemctl", "stop", *UNDERLAY)
+    booted.out("systemctl", "start", *UNITS)
+
+
+def test_uninstall_leaves_nothing(tree, tmp_path):
+    copy = shutil.copytree(tree, tmp_path / "tree", symlinks=True)
+    make("uninstall", f"DESTDIR={copy}")
+    assert [path for path in copy.rglob("*") if not path.is_dir()] == []
 
 
 def test_the_guard_of_an_interface_outlives_the_login_session(booted):

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from uuid import UUID
@@ -100,10 +100,12 @@ class Networks:
         self._forget_notes(network, deadline)
 
     def clear_orphans(self, deadline: Deadline) -> None:
-        """Delete networks that somebody has begun to make and will not finish any more."""
+        """Delete networks that somebody has begun to make and will not finish any more: no VM has them."""
         for half in self._neutron.all("networks", deadline, description=OURS):
-            if OURS not in half["tags"] and leases.age(half) > _ABANDONED:
-                self._neutron.delete("networks", half["id"], deadline)
+            if not any(map(_is_member, half["tags"])) and leases.age(half) > _ABANDONED:
+                with suppress(Refused):  # a VM has just joined it, or somebody uses it
+                    revision = half.get("revision_number")
+                    self._neutron.delete("networks", half["id"], deadline, revision=revision)
 
     def _forget_notes(self, network: NetworkId, deadline: Deadline) -> None:
         """What the VM's port says of a Docker network."""
@@ -278,9 +280,7 @@ class Networks:
             mine = [
                 tag for tag in there["tags"] if tag == _member(network) or tag.startswith(_group(network, ""))
             ]
-            others = [
-                tag for tag in there["tags"] if tag.startswith(_member(NetworkId(""))) and tag not in mine
-            ]
+            others = [tag for tag in there["tags"] if _is_member(tag) and tag not in mine]
             if others:
                 for tag in mine:
                     self._neutron.untag("networks", found.id, tag, deadline)
@@ -357,6 +357,11 @@ class Networks:
 def _member(network: NetworkId) -> str:
     """Tag of a Neutron network of ours: this Docker network is it."""
     return f"docker:{network[:48]}"
+
+
+def _is_member(tag: str) -> bool:
+    """Whether a tag says that a network of ours is a Docker network of some VM."""
+    return tag.startswith(_member(NetworkId("")))
 
 
 def _group(network: NetworkId, group: str) -> str:

@@ -107,10 +107,6 @@ class Neutron:
         """``add`` ports to a trunk or ``remove`` them: all or none."""
         self._ask("PUT", f"/trunks/{trunk}/{change}_subports", deadline, json={"sub_ports": list(subports)})
 
-    def has(self, extension: str, deadline: Deadline) -> bool:
-        """Whether the cloud offers an extension of the API."""
-        return self.one("extensions", extension, deadline) is not None
-
     def _gone(self, path: str, deadline: Deadline, headers: Mapping[str, str]) -> None:
         try:
             self._ask("DELETE", path, deadline, headers=dict(headers))
@@ -150,20 +146,31 @@ class Neutron:
             raise TimedOut(f"gave up after {deadline.seconds:g} s waiting for a login to OpenStack")
         try:
             if self._connection is None:
-                own: dict[str, Any] = dict(self._login)
-                if "cloud" not in own:
-                    own |= {"load_yaml_config": False, "load_envvars": False}
-                connection = openstack.connect(app_name="ovn-docker", api_timeout=_TIMEOUT, **own)
-                connection.session.get_token()  # openstacksdk would hide what goes wrong
-                self._connection = connection
+                self._connection = self._connect()
             return self._connection
         finally:
             self._lock.release()
 
+    def _connect(self) -> openstack.connection.Connection:
+        own: dict[str, Any] = dict(self._login)
+        if "cloud" not in own:
+            own |= {"load_yaml_config": False, "load_envvars": False}
+        try:
+            connection = openstack.connect(app_name="ovn-docker", api_timeout=_TIMEOUT, **own)
+            connection.session.get_token()  # openstacksdk would hide what goes wrong
+        except (openstack.exceptions.SDKException, keystone.ClientException):
+            raise
+        except Exception as error:  # noqa: BLE001 - keystoneauth's word for something that is missing
+            raise BadRequest(f"the login at {self._where()} is not complete: {error}") from None
+        return connection
+
+    def _where(self) -> str:
+        cloud = self._login.get("cloud")
+        return f"cloud {cloud!r} of clouds.yaml" if cloud else f"Keystone at {self._login.get('auth_url')}"
+
     def _explained(self, error: Exception) -> OvnDockerError:
         """What a login or a connection that failed means to whoever typed the command."""
-        cloud = self._login.get("cloud")
-        where = f"cloud {cloud!r} of clouds.yaml" if cloud else f"Keystone at {self._login.get('auth_url')}"
+        where = self._where()
         text = _short(" ".join(str(error).split()).rstrip("."))
         unreachable = _system_error(error)
         if getattr(error, "http_status", None) == 401:
@@ -184,6 +191,8 @@ class Neutron:
             return BadRequest(f"{where} has no Neutron in its catalogue: {text}; is OS_REGION_NAME right?")
         if isinstance(error, keystone.DiscoveryFailure):
             return Unavailable(f"there is no {where}: is OS_AUTH_URL right? ({text})")
+        if isinstance(error, keystone.MissingRequiredOptions):
+            return BadRequest(f"the login at {where} is not complete: {text}")
         if isinstance(error, openstack.exceptions.ConfigException):
             return BadRequest(f"{text}; is OS_CLOUD right, and clouds.yaml where openstacksdk looks for it?")
         return Unavailable(f"no login at {where}: {text}")

@@ -14,6 +14,15 @@ from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, TimedOut, Un
 _VLANS = range(1, 4095)
 """IEEE 802.1Q has 0 and 4095 for other purposes."""
 
+ENDPOINT_OF = "ovn-docker endpoint of "
+"""Description of an endpoint's port; the UUID of the VM's port follows."""
+
+_OWNER = "docker:vlan-"
+"""Device owner of a port that is behind the VM's by its profile; the VLAN follows."""
+
+_POLL = 0.25
+"""Seconds between two looks at a port."""
+
 _ATTEMPTS = 5
 """How often a VLAN is chosen anew when another client of Neutron has taken it in between."""
 
@@ -119,13 +128,13 @@ class Trunk:
 
     def find(self, deadline: Deadline, *, make: bool = True) -> Resource | None:
         """The trunk. Raises BadRequest if the port cannot have one, with what the operator has to do."""
-        found = self._neutron.all("trunks", deadline, port_id=self._vif)
-        if found or not make:
-            return found[0] if found else None
         try:
+            found = self._neutron.all("trunks", deadline, port_id=self._vif)
+            if found or not make:
+                return found[0] if found else None
             return self._neutron.create("trunks", deadline, port_id=self._vif, name=f"docker-{self._vif}")
         except Refused as refused:
-            if refused.status == 404:
+            if refused.kind == "HTTPNotFound":  # not the port: there is nothing at this address
                 raise BadRequest(
                     "this cloud has no trunk ports: ask its operator to enable Neutron's service plugin "
                     "`trunk`; or to allow you binding:profile, and start the driver with --parent profile"
@@ -256,12 +265,6 @@ class Profile:
         return ""
 
 
-_POLL = 0.25
-"""Seconds between two looks at a port."""
-
-_OWNER = "docker:vlan-"
-
-
 def _vlan(port: Mapping[str, str]) -> int:
     """The VLAN that we have noted in a port; 0 if none."""
     text = port["device_owner"].removeprefix(_OWNER)
@@ -296,6 +299,3 @@ def remove(neutron: Neutron, parent: Parent, port: Resource, deadline: Deadline)
 def endpoint_of(vif: str) -> str:
     """Description of the port of an endpoint of the VM with the port *vif*."""
     return f"{ENDPOINT_OF}{vif}"
-
-
-ENDPOINT_OF = "ovn-docker endpoint of "

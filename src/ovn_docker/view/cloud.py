@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ovn_docker.backends.openrc import VIF, login, vif
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import OvnDockerError
+from ovn_docker.errors import BadRequest, OvnDockerError
 
 if TYPE_CHECKING:
     from ovn_docker.backends.neutron import Neutron
@@ -79,19 +79,23 @@ def ask(variables: Mapping[str, str]) -> Cloud:
 
 def read(neutron: "Neutron", vif: str, deadline: Deadline) -> Cloud:
     """What Neutron has. Raises OvnDockerError."""
-    from ovn_docker.backends.trunk import endpoint_of  # needs openstacksdk
+    from ovn_docker.backends.trunk import Trunk, endpoint_of  # needs openstacksdk
 
     own = neutron.one("ports", vif, deadline)
     if own is None:
         return Cloud(vif)
-    trunks = neutron.all("trunks", deadline, port_id=vif) if neutron.has("trunk", deadline) else []
-    vlans = {sub["port_id"]: int(sub["segmentation_id"]) for trunk in trunks for sub in trunk["sub_ports"]}
+    try:
+        trunk = Trunk(neutron, vif).find(deadline, make=False)
+    except BadRequest:  # the cloud has no trunks
+        trunk = None
+    subports = trunk["sub_ports"] if trunk else []
+    vlans = {subport["port_id"]: int(subport["segmentation_id"]) for subport in subports}
     quota = neutron.one("quotas", own["project_id"], deadline) or {}
     return Cloud(
         vif,
         mac=own["mac_address"],
         status=own["status"],
-        trunk=bool(trunks),
+        trunk=trunk is not None,
         ports=tuple(
             CloudPort(
                 id=port["id"],

@@ -1,5 +1,7 @@
 """A small OpenStack cloud, and the accounts of its users."""
 
+import ctypes
+import os
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_interface, ip_network
@@ -120,10 +122,9 @@ class Cloud:
 
 def _enter(pid: int) -> None:
     """Take this thread into the network of a process."""
-    from pyroute2 import netns
-
     with Path(f"/proc/{pid}/ns/net").open() as space:
-        netns.setns(space.fileno())
+        if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), 0):  # os.setns is Python 3.12's
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _connect(address: str, name: str) -> Any:

@@ -1,0 +1,63 @@
+"""``python -m bench``: measure, print the table, write the results."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import data_path, docker_run, endpoint_life, many_hosts, scale
+from bench.laboratory import Laboratory, new_laboratory
+from bench.report import Line, load, save, table
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+Measure = Callable[[Laboratory], tuple[list[Line], dict[str, Any]]]
+
+
+def measures(part: float) -> dict[str, Measure]:
+    """The measures by number; with a *part* below 1 with fewer rounds, for a look at whether they work."""
+
+    def rounds(number: int) -> int:
+        return max(2, round(number * part))
+
+    return {
+        "1": lambda lab: endpoint_life.life(lab, rounds(200), rounds(20)),
+        "2": lambda lab: endpoint_life.concurrency(
+            lab, [1, 4, 16, 64] if part >= 0.1 else [1, 4], rounds(200)
+        ),
+        "3": lambda lab: scale.cluster(lab, [rounds(10_000), rounds(100_000)], rounds(100), rounds(5_000)),
+        "4": lambda lab: docker_run.wall_time(lab, rounds(20)),
+        "5": lambda lab: docker_run.packets_lost(lab, rounds(200)),
+        "6": lambda lab: data_path.data_path(lab, rounds(10), max(1, rounds(3) if part >= 0.5 else 1)),
+        "7": lambda lab: many_hosts.many_hosts(lab, rounds(50), 20),
+    }
+
+
+def main() -> None:
+    """Parse the command line, and go."""
+    known = list(measures(1))
+    parser = argparse.ArgumentParser(prog="bench", description="Measure ovn-docker side by side with others.")
+    parser.add_argument("measures", nargs="*", default=known, help=f"which: {', '.join(known)} (default all)")
+    parser.add_argument("--scale", type=float, default=1.0, help="rounds, as a part of the full number")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where to write them")
+    parser.add_argument("--show", action="store_true", help="only print the table of what was written")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print(table(load(arguments.results)))
+        return
+    if unknown := set(arguments.measures) - set(known):
+        parser.error(f"no measure {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    measured: list[Line] = []
+    with new_laboratory() as laboratory:
+        for number in arguments.measures:
+            start = time.monotonic()
+            lines, details = measures(arguments.scale)[number](laboratory)
+            measured += lines
+            save(arguments.results, number, lines, details)
+            print(f"measure {number}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    print(table(measured))
+
+
+main()

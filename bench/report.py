@@ -1,0 +1,123 @@
+"""What was measured, as a table for people and as JSON for programs."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ovn_docker
+
+HEADINGS = ("measure", "ours", "theirs", "ratio", "goal", "met")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table; *ours* and *theirs* are in *unit*, *theirs* is what *against* names.
+
+    *goal*: what is wanted, in words; *met*: whether it is so, None where nothing is wanted.
+    """
+
+    measure: str
+    ours: float
+    unit: str
+    theirs: float | None = None
+    against: str = ""
+    goal: str = ""
+    met: bool | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours ÷ theirs."""
+        return self.ours / self.theirs if self.theirs else None
+
+    def cells(self) -> tuple[str, ...]:
+        """As in the table."""
+        theirs = "" if self.theirs is None else f"{_number(self.theirs)} {self.unit} ({self.against})"
+        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        met = {None: "", True: "yes", False: "no"}[self.met]
+        return self.measure, f"{_number(self.ours)} {self.unit}", theirs, ratio, self.goal, met
+
+
+def p50(values: Sequence[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
+def p99(values: Sequence[float]) -> float:
+    """What one in a hundred exceeds."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
+
+
+def table(lines: Iterable[Line]) -> str:
+    """The lines as Markdown."""
+    rows = [HEADINGS, tuple("---" for _ in HEADINGS), *(line.cells() for line in lines)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    )
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured: a figure without it means nothing."""
+    with Path("/proc/cpuinfo").open() as cpuinfo:
+        models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "kernel": platform.release(),
+        "openvswitch_module": Path("/sys/module/openvswitch").exists(),
+        "versions": {
+            "python": platform.python_version(),
+            "docker": _version("dockerd", "--version"),
+            "ovs": _version("ovs-vswitchd", "--version"),
+            "ovn": _version("ovn-controller", "--version"),
+            "ovn-docker": ovn_docker.__version__,
+        },
+    }
+
+
+def save(path: Path, measure: str, lines: Iterable[Line], details: dict[str, Any]) -> None:
+    """Write what was measured, in the place of what is there of the same measure."""
+    results = json.loads(path.read_text()) if path.is_file() else {"measures": {}}
+    results["machine"] = machine()
+    results["measures"][measure] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": os.getloadavg(),
+        "lines": [asdict(line) | {"ratio": line.ratio} for line in lines],
+        "details": details,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def load(path: Path) -> list[Line]:
+    """What is there, by measure."""
+    measured = json.loads(path.read_text())["measures"]
+    return [
+        Line(**{key: value for key, value in line.items() if key != "ratio"})
+        for number in sorted(measured)
+        for line in measured[number]["lines"]
+    ]
+
+
+def _version(*command: str) -> str:
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return said.splitlines()[0]
+
+
+def _number(value: float) -> str:
+    return (
+        f"{value:.0f}"
+        if value >= 100 or value == int(value)
+        else f"{value:.1f}"
+        if value >= 1
+        else f"{value:.2f}"
+    )
