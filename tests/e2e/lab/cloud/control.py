@@ -1,6 +1,7 @@
 """The control node: real Keystone and Neutron, installed once and kept between runs."""
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ def environment(release: str) -> Path:
     def build(path: Path) -> None:
         run("lab", [], ("/usr/bin/python3", "-m", "venv", str(path)), timeout=60)
         install = ("install", "--quiet", "--no-deps", "--disable-pip-version-check", f"--requirement={pins}")
-        run("lab", [], (f"{path}/bin/python", "-m", "pip", *install), timeout=900)
+        run("lab", [], (f"{path}/bin/python", "-m", "pip", *install), timeout=900, env=dict(os.environ))
 
     return images.built_once(f"neutron-{release}-{_digest(pins)}", build)
 
