@@ -6,8 +6,9 @@ PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PROGRAMS := ovn-docker ovn-docker-overlay-driver
-UNITS := ovn-docker-overlay.socket ovn-docker-overlay.service
+MODE ?= overlay
+PROGRAMS := ovn-docker ovn-docker-overlay-driver ovn-docker-underlay-driver
+UNITS := $(foreach mode,overlay underlay,ovn-docker-$(mode).socket ovn-docker-$(mode).service)
 SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh
 
 help: ## show this list
@@ -48,10 +49,11 @@ test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cach
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest tests/e2e -m underlay --neutron=$(NEUTRON)
 
-install: ## install into PREFIX (/opt/ovn-docker), with systemd units; DESTDIR for packages (as root)
+install: ## install into PREFIX (/opt/ovn-docker), with systemd units; MODE=underlay in OpenStack VMs (as root)
+	$(if $(filter-out overlay underlay,$(MODE)),$(error MODE=$(MODE) is no mode: overlay or underlay))
 	@scripts/debian-packages install
 	@rm -rf $(DESTDIR)$(PREFIX)
-	@scripts/virtualenv $(DESTDIR)$(PREFIX) .
+	@scripts/virtualenv $(DESTDIR)$(PREFIX) '.$(if $(filter underlay,$(MODE)),[underlay])'
 ifneq ($(DESTDIR),)
 	@# The environment must not remember where it was built.
 	@grep -lrI --null -e '$(DESTDIR)' $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg | xargs -0 sed -i 's|$(DESTDIR)||g'
@@ -60,7 +62,7 @@ endif
 	ln -sf $(PROGRAMS:%=$(PREFIX)/bin/%) $(DESTDIR)/usr/local/bin/
 	for unit in $(UNITS); do sed 's|/opt/ovn-docker|$(PREFIX)|g' packaging/systemd/$$unit >$(DESTDIR)/etc/systemd/system/$$unit; done
 ifeq ($(DESTDIR),)
-	@if [ -d /run/systemd/system ]; then set -x; systemctl daemon-reload && systemctl enable --now $(UNITS); fi
+	@if [ -d /run/systemd/system ]; then set -x; systemctl daemon-reload && systemctl enable --now $(filter ovn-docker-$(MODE)%,$(UNITS)); fi
 endif
 
 uninstall: ## remove what make install installed

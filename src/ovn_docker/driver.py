@@ -24,12 +24,14 @@ from ovn_docker.model import (
     Chassis,
     Endpoint,
     EndpointId,
+    Joined,
     Network,
     NetworkId,
     StoredEndpoint,
     choose_mac,
     container_link,
     host_link,
+    resolver_routes,
     tunnel_overhead,
 )
 
@@ -80,8 +82,11 @@ class Switch(Protocol):
     def unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
         """Remove the endpoint's port."""
 
-    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> None:
-        """Note which sandbox the endpoint is in. Raises NotFound if it has no port."""
+    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> int | None:
+        """Note which sandbox the endpoint is in. Raises NotFound if it has no port.
+
+        Returns its turn among those of the sandbox whose network has a resolver, None if it has none.
+        """
 
     def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:
         """Wait until the port forwards."""
@@ -156,18 +161,25 @@ class Driver:
         self._patience = patience
         self._lock = threading.Lock()
         self._in_flight: Counter[EndpointId] = Counter()
+        self._unwanted: set[NetworkId] = set()
         self.leftovers = threading.Event()
         """Set when something could not be deleted: sweep.py tries again."""
 
     def create_network(self, network: Network) -> None:
         """NetworkDriver.CreateNetwork."""
         deadline = Deadline(self._patience.request)
+        self._unwanted.discard(network.id)
         self._backend.create_network(network, self._switch.chassis(deadline), deadline)
 
     def delete_network(self, network: NetworkId) -> None:
-        """NetworkDriver.DeleteNetwork."""
+        """NetworkDriver.DeleteNetwork. Docker has forgotten the network whatever we say."""
         deadline = Deadline(self._patience.request)
-        self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
+        try:
+            self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
+        except Unavailable:
+            self._unwanted.add(network)
+            self.leftovers.set()
+            raise
 
     def allocate_network(self, network: Network) -> None:
         """NetworkDriver.AllocateNetwork: swarm's manager makes the network for the whole cluster."""
@@ -223,19 +235,21 @@ class Driver:
                 self.leftovers.set()
                 raise
 
-    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
+    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> Joined:
         """NetworkDriver.Join: wait for the flows. Returns the link to move into the sandbox.
 
         All that the container needs is there since create_endpoint; what goes wrong now only delays it.
         """
+        deadline, turn = Deadline(self._patience.flows), None
         with self._marked(endpoint):  # or its address could be taken over
             try:
-                self._await_flows(network, endpoint, sandbox)
+                turn = self._switch.enter(endpoint, sandbox.rpartition("/")[2], deadline)
+                self._await_flows(network, endpoint, deadline)
             except Unavailable as error:
                 if self._patience.late_flows is LateFlows.FAIL:
                     raise
                 log.warning("%s; the container starts all the same", error)
-        return container_link(endpoint)
+        return Joined(container_link(endpoint), () if turn is None else resolver_routes(turn))
 
     def leave(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
         """NetworkDriver.Leave: the host's part goes; deleting one end of the veth takes the other along."""
@@ -254,6 +268,12 @@ class Driver:
         """Endpoints that a call is working on at this moment."""
         with self._lock:
             return set(+self._in_flight)
+
+    def delete_unwanted(self, chassis: Chassis, deadline: Deadline) -> None:
+        """Delete the networks that could not be deleted when Docker said so."""
+        for network in tuple(self._unwanted):
+            self._backend.delete_network(network, chassis, deadline)
+            self._unwanted.discard(network)
 
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""
@@ -309,9 +329,7 @@ class Driver:
             return False
         return endpoint.id not in self.in_flight() and endpoint.dead(joined, grace)
 
-    def _await_flows(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> None:
-        deadline = Deadline(self._patience.flows)
-        self._switch.enter(endpoint, sandbox.rpartition("/")[2], deadline)
+    def _await_flows(self, network: NetworkId, endpoint: EndpointId, deadline: Deadline) -> None:
         if not self._switch.installed(endpoint, deadline):
             why = self._switch.why_late(endpoint, Deadline(1))
         else:

@@ -201,14 +201,45 @@ class Chassis:
 class Attachment:
     """How an endpoint hangs on the switch: what the backend tells the host.
 
-    *mtu* in bytes; *vlan*: the tag of the port; *mac*, *addresses*: where the backend chose them, not Docker.
+    *mtu* in bytes; *resolver*: OVN answers there to names of containers, asked at NAMESERVERS; *vlan*: the
+    tag of the port; *mac*, *addresses*: where the backend chose them, not Docker.
     """
 
     iface_id: str
     mtu: int | None = None
+    resolver: bool = False
     vlan: int | None = None
     mac: str | None = None
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What Docker has to do in the sandbox: move *link* there, and lead *routes* out of it."""
+
+    link: str
+    routes: tuple[IPv4Network, ...] = ()
+
+
+NAMESERVERS = (IPv4Address("169.254.53.1"), IPv4Address("169.254.53.2"))
+"""Where containers ask for names, the same on all networks of the cluster: dockerd has one setting.
+
+Two, so that a container on two such networks asks both. Docker's resolver uses three servers at most (moby
+daemon/libnetwork/resolver.go, maxExtDNS): one is left for the rest of the world.
+"""
+
+
+def resolver_routes(turn: int) -> tuple[IPv4Network, ...]:
+    """Routes to NAMESERVERS for the network of a sandbox whose *turn* it is, from 0.
+
+    The first network has the first server, the second one the second. Shorter prefixes are for when the
+    others are not there, or not any more. No two networks have the same, which the kernel would refuse.
+    """
+    first, second = NAMESERVERS
+    if turn < len(NAMESERVERS):
+        own, other = ((first, second), (second, first))[turn]
+        return IPv4Network((own, 32)), IPv4Network((other, 31), strict=False)
+    return (IPv4Network((first, 32 - turn), strict=False),) if turn <= 8 else ()
 
 
 def choose_mac(endpoint: Endpoint) -> str:

@@ -84,6 +84,7 @@ class Sweeper:
             if link not in used and joined.get(link) is False:
                 log.warning("clearing link %s, which belongs to no endpoint", link)
                 self._links.delete(link)
+        self._driver.delete_unwanted(chassis, Deadline(_PATIENCE))
         if backend_too:
             self._clear_addresses(chassis, Deadline(_PATIENCE))
         return len(leftovers)

@@ -9,6 +9,7 @@ from e2e.cluster import Cluster
 from e2e.lab import Fabric, Host, missing
 from e2e.lab.cloud import RELEASES, VM, Cloud, missing_for_cloud
 from e2e.lab.command import at_once
+from e2e.lab.images import SUITES
 
 FABRICS = pytest.StashKey[dict[str, Fabric]]()  # by the fixture that made it
 
@@ -75,6 +76,24 @@ def _fabric(request: pytest.FixtureRequest) -> Fabric:
 
     request.addfinalizer(end)
     return fabric
+
+
+@pytest.fixture(
+    scope="module",
+    params=["20.10", *(pytest.param(version, marks=pytest.mark.engines) for version in SUITES)],
+)
+def engine(request: pytest.FixtureRequest) -> str:
+    """A version of Docker: the machine's own, and with -m engines the newer ones."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def three_hosts(module_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
+    """Three hosts with the driver, the first of them OVN's central one too."""
+    host1, host2, host3 = hosts = module_fabric.cluster("host1", "host2", "host3", engine=engine)
+    for host in hosts:
+        host.driver.start()
+    return host1, host2, host3
 
 
 @pytest.fixture

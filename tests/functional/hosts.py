@@ -97,8 +97,8 @@ class Host:
     def run(self, wanted: Endpoint, container: Container) -> None:
         """``docker run``."""
         self.driver().create_endpoint(wanted)
-        link = self.driver().join(wanted.network, wanted.id, "/var/run/docker/netns/0123456789ab")
-        container.take(link)
+        joined = self.driver().join(wanted.network, wanted.id, "/var/run/docker/netns/0123456789ab")
+        container.take(joined.link)
 
     def state(self) -> dict[str, Any]:
         """All that calls of Docker's may change, here and in the northbound database."""

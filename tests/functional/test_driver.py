@@ -14,7 +14,7 @@ from functional.test_links import links, tx_checksums
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, LateFlows, Patience
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
-from ovn_docker.model import AddressInUse, Network, NetworkId, container_link, host_link
+from ovn_docker.model import AddressInUse, Joined, Network, NetworkId, container_link, host_link
 from ovn_docker.options import NetworkOptions
 
 SANDBOX = "/var/run/docker/netns/0123456789ab"
@@ -35,7 +35,7 @@ class TestAContainersLife:
         before = host.state()
         made = host.driver().create_endpoint(endpoint())
         assert made == endpoint(mac="02:42:c0:a8:01:02")
-        assert host.driver().join(NET, C1, SANDBOX) == container_link(C1)
+        assert host.driver().join(NET, C1, SANDBOX) == Joined(container_link(C1))
         container.take(container_link(C1))
         assert host.links.joined(LINK) == {LINK: True}
         assert host.driver().endpoint_info(NET, C1) == {"mac_address": "02:42:c0:a8:01:02", "veth": LINK}
@@ -65,7 +65,7 @@ class TestAContainersLife:
             time.sleep(0.2)
             assert not joins.done()
             host.flows = True
-            assert joins.result() == container_link(C1)
+            assert joins.result() == Joined(container_link(C1))
         assert host.open_vswitch.interface(LINK)["external_ids"]["vm-id"] == "0123456789ab"
 
     def test_create_endpoint_twice_is_once(self, host: Host, container: Container) -> None:
@@ -242,7 +242,7 @@ class TestLateFlows:
         host.flows = False
         host.driver().create_endpoint(endpoint())
         start = time.monotonic()
-        assert host.driver().join(NET, C1, SANDBOX) == container_link(C1)
+        assert host.driver().join(NET, C1, SANDBOX) == Joined(container_link(C1))
         assert 0.25 < time.monotonic() - start < 9
         (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
         assert record.getMessage() == (

@@ -74,6 +74,21 @@ class TestTransactions:
         ]  # fmt: skip
         assert switches == [{"name": "web", "ports": PORT}]
 
+    def test_answers_may_be_long_and_in_any_language(self, database: Database) -> None:
+        ids = {
+            f"{number} \u00b5s \U0001f433": "ab" * 100 for number in range(100)
+        }  # 20 kB: in several pieces
+        database.transact(
+            ovsdb.insert("Logical_Switch", SWITCH, name="web \U0001f433", external_ids=ids),
+            deadline=Deadline(SOON),
+        )
+        for columns in (["name"], ["name", "external_ids"], ["name"]):
+            (rows,) = database.transact(
+                ovsdb.select("Logical_Switch", is_row(SWITCH), columns=columns), deadline=Deadline(SOON)
+            )
+            wanted = {"name": "web \U0001f433", "external_ids": ids}
+            assert rows == [{column: wanted[column] for column in columns}]
+
     def test_changes_count_the_rows_that_they_met(self, database: Database) -> None:
         database.transact(add_switch(), deadline=Deadline(SOON))
         assert database.transact(
@@ -198,6 +213,31 @@ class TestManyCallers:
             northbound.start()
             database.transact(add_switch(), deadline=Deadline(SOON))
             assert waits.result() == [None]
+
+
+class TestIdleConnections:
+    def test_are_used_again_and_kept_while_the_server_asks_whether_we_live(
+        self, make_server: MakeServer, connect: Connect
+    ) -> None:
+        port = free_port()
+        server = make_server("OVN_Northbound", "--remote=db:OVN_Northbound,NB_Global,connections")
+        connection = {"target": f"ptcp:{port}:127.0.0.1", "inactivity_probe": 2500}  # ms; gives up after two
+        server.transact(
+            {"op": "insert", "table": "Connection", "uuid-name": "c", "row": connection},
+            {"op": "insert", "table": "NB_Global", "row": {"connections": ["named-uuid", "c"]}},
+        )
+        database = connect("OVN_Northbound", f"tcp:127.0.0.1:{port}")
+        before = self.connections()
+        database.transact(READ, deadline=Deadline(SOON))
+        (ours,) = self.connections() - before
+        time.sleep(6)
+        database.transact(READ, deadline=Deadline(SOON))
+        assert self.connections() - before == {ours}
+
+    def connections(self) -> set[str]:
+        """The sockets of this process."""
+        targets = (str(file.readlink()) for file in FILES.iterdir() if file.is_symlink())
+        return {target for target in targets if target.startswith("socket:")}
 
 
 class TestServersThatFail:

@@ -19,6 +19,7 @@ from typing import Any, Self, cast
 import pytest
 
 from ovn_docker.errors import Conflict, Unavailable
+from ovn_docker.model import Joined
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Driver, Ipam, Plugin
 
@@ -72,10 +73,10 @@ class Slow:
         self.release = threading.Event()
         self.joining = threading.Semaphore(0)
 
-    def join(self, *_: object) -> str:
+    def join(self, *_: object) -> Joined:
         self.joining.release()
         assert self.release.wait(30)
-        return "odc0"
+        return Joined("odc0")
 
     def leave(self, *_: object) -> None:
         pass
@@ -364,13 +365,14 @@ PROGRAM = """
 import logging, signal, sys, time
 from pathlib import Path
 from ovn_docker.plugin import server, sockets
+from ovn_docker.model import Joined
 from ovn_docker.plugin.wire import Plugin
 
 class Slow:
     def join(self, *_):
         print("joining", flush=True)
-        time.sleep(1)
-        return "odc0"
+        time.sleep(1.5)
+        return Joined("odc0")
     def leave(self, *_):
         pass
 
@@ -456,7 +458,7 @@ def test_what_comes_to_the_socket_of_systemd_after_sigterm_is_for_the_next_proce
             join = pool.submit(call, path, "NetworkDriver.Join", JOIN)
             assert says(it) == "joining"
             it.send_signal(signal.SIGTERM)
-            time.sleep(0.2)  # for the signal to arrive
+            time.sleep(0.8)  # for the signal to arrive, also on a busy machine
             leave = pool.submit(call, path, "NetworkDriver.Leave", LEAVE)
             assert join.result(10) == (200, JOINED)
             assert it.wait(10) == 0

@@ -11,7 +11,7 @@ from functional.hosts import C1, C2, C3, HOST2, MAC, NET, NETWORK, Container, Ho
 from functional.ovsdb_servers import until
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Unavailable
-from ovn_docker.model import container_link, host_link
+from ovn_docker.model import Joined, container_link, host_link
 
 LINK = host_link(C1)
 
@@ -145,7 +145,7 @@ class TestLeftAlone:
             while time.monotonic() < end:
                 wanted = endpoint(f"{number}f" * 32, f"192.168.1.{number}/24")  # type: ignore[arg-type]
                 driver.create_endpoint(wanted)
-                assert driver.join(NET, wanted.id, "/sandbox") == container_link(wanted.id)
+                assert driver.join(NET, wanted.id, "/sandbox") == Joined(container_link(wanted.id))
                 driver.leave(NET, wanted.id)
                 driver.delete_endpoint(NET, wanted.id)
 

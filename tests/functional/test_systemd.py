@@ -19,6 +19,7 @@ from ovn_docker.settings import Settings
 
 SOURCE = Path(__file__).parents[2]
 UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
+UNDERLAY = ("ovn-docker-underlay.socket", "ovn-docker-underlay.service")
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("systemd-analyze"), reason="systemd-analyze is missing; apt install systemd"
@@ -67,26 +68,29 @@ def unit(tree: Path, name: str) -> configparser.ConfigParser:
     return parser
 
 
-def test_systemd_has_nothing_to_say_against_the_units(tree):
-    done = installed(tree, f"systemd-analyze verify --man=no {' '.join(UNITS)}")
+@pytest.mark.parametrize("units", [UNITS, UNDERLAY], ids=["overlay", "underlay"])
+def test_systemd_has_nothing_to_say_against_the_units(tree, units):
+    done = installed(tree, f"systemd-analyze verify --man=no {' '.join(units)}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_service_is_well_confined(tree):
-    done = installed(tree, f"systemd-analyze security --offline=yes --threshold=25 --no-pager {UNITS[1]}")
+@pytest.mark.parametrize("service", [UNITS[1], UNDERLAY[1]])
+def test_the_service_is_well_confined(tree, service):
+    done = installed(tree, f"systemd-analyze security --offline=yes --threshold=25 --no-pager {service}")
     assert done.returncode == 0, done.stdout + done.stderr  # 2.5 of 10 points of exposure, or less
 
 
-def test_the_socket_is_where_docker_and_the_driver_look(tree):
+@pytest.mark.parametrize("name", [UNITS[0], UNDERLAY[0]])
+def test_the_socket_is_where_docker_and_the_driver_look(tree, name):
     (default,) = (field.default for field in fields(Settings) if field.name == "socket")
-    socket = unit(tree, UNITS[0])
+    socket = unit(tree, name)
     assert socket["Socket"]["ListenStream"] == str(default) == "/run/docker/plugins/openvswitch.sock"
     assert socket["Socket"]["SocketMode"] == "0600"
     assert socket["Unit"]["Before"] == "docker.service"
 
 
 def test_installed_programs_run_and_do_not_remember_where_they_were_built(tree):
-    for program in ("ovn-docker", "ovn-docker-overlay-driver"):
+    for program in ("ovn-docker", "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"):
         done = installed(tree, f"/usr/local/bin/{program} --version")
         assert done.returncode == 0, done.stderr
         assert "ovn-docker" in done.stdout
@@ -99,8 +103,9 @@ def test_installed_programs_run_and_do_not_remember_where_they_were_built(tree):
     assert found.stdout == ""
 
 
-def test_options_in_the_service_are_options_of_the_driver(tree):
-    program, *options = unit(tree, UNITS[1])["Service"]["ExecStart"].split()
+@pytest.mark.parametrize("service", [UNITS[1], UNDERLAY[1]])
+def test_options_in_the_service_are_options_of_the_driver(tree, service):
+    program, *options = unit(tree, service)["Service"]["ExecStart"].split()
     done = installed(tree, f"{program} {' '.join(options)} --version")
     assert done.returncode == 0, done.stderr
 

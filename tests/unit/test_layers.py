@@ -13,14 +13,25 @@ ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
     "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
-    "decisions": {"cluster", "driver", "ipam", "sweep"},
+    "decisions": {"cluster", "driver", "ipam", "names", "sweep"},
     "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
-    "host": {"host", "host.controller", "host.engine", "host.links", "host.ovsdb", "host.vswitch"},
+    "host": {
+        "host",
+        "host.controller",
+        "host.engine",
+        "host.links",
+        "host.nameservers",
+        "host.netlink",
+        "host.ovsdb",
+        "host.vswitch",
+    },
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.dns",
         "backends.forget",
         "backends.leases",
+        "backends.networks",
         "backends.neutron",
         "backends.northbound",
         "backends.openrc",
@@ -37,6 +48,7 @@ LAYERS = {
         "cli.forget",
         "cli.host",
         "cli.main",
+        "cli.names",
         "cli.setup",
         "cli.steps",
     },
@@ -58,7 +70,6 @@ THIRD_PARTY = {
     "msgspec": {"plugin.wire"},
     "openstack": {"backends.neutron"},
     "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
-    "pyroute2": {"host.links"},
     "waitress": {"plugin.server"},
 }
 """The modules that may import each package from elsewhere."""

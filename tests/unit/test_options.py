@@ -86,5 +86,31 @@ def test_message_is_one_short_line_whatever_is_given() -> None:
 
 
 def test_every_option_is_documented_and_fills_a_field_of_its_own() -> None:
-    assert {option.field for option in options.OPTIONS} == set(NetworkOptions.__slots__)
-    assert all(option.help and option.default for option in options.OPTIONS)
+    fields = set()
+    for table in (options.OPTIONS, options.UNDERLAY):
+        assert len({option.field for option in table}) == len({option.key for option in table}) == len(table)
+        assert all(option.help and option.default for option in table)
+        fields |= {option.field for option in table}
+    assert fields == set(NetworkOptions.__slots__)
+
+
+def test_of_the_other_mode_are_refused_by_name() -> None:
+    with pytest.raises(BadRequest, match=r"ovn\.security-groups is for the underlay mode, and this driver"):
+        options.parse({"ovn.security-groups": "web"})
+
+
+def test_security_groups_are_a_list() -> None:
+    parsed = options.parse({"ovn.security-groups": "web, db,,web"}, options.UNDERLAY)
+    assert parsed.security_groups == ("web", "db")
+
+
+@pytest.mark.parametrize("bad", ["", " , ", "a\0b"])
+def test_bad_security_groups_are_refused_with_where_to_look(bad: str) -> None:
+    with pytest.raises(BadRequest, match="openstack security group list"):
+        options.parse({"ovn.security-groups": bad}, options.UNDERLAY)
+
+
+def test_a_neutron_network_may_have_any_printable_name() -> None:
+    assert options.parse({"ovn.switch": "my network ü"}, options.UNDERLAY).switch == "my network ü"
+    with pytest.raises(BadRequest, match="openstack network list"):
+        options.parse({"ovn.switch": "x" * 256}, options.UNDERLAY)

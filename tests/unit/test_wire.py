@@ -20,6 +20,7 @@ from ovn_docker.model import (
     EndpointId,
     IpAddress,
     IpNetwork,
+    Joined,
     Network,
     NetworkId,
     Pool,
@@ -76,10 +77,10 @@ class Ledger:
     def delete_endpoint(self, network: NetworkId, endpoint: EndpointId) -> None:
         self.note("delete_endpoint", network, endpoint)
 
-    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
+    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> Joined:
         assert sandbox.isprintable()
         self.note("join", network, endpoint, sandbox)
-        return "odc" + endpoint[:12]
+        return Joined("odc" + endpoint[:12])
 
     def leave(self, network: NetworkId, endpoint: EndpointId) -> None:
         self.note("leave", network, endpoint)

@@ -6,15 +6,15 @@ Addresses, ports and notes of a host are otherwise removed by its own driver alo
 import contextlib
 from dataclasses import dataclass
 
-from ovn_docker.backends import shared
-from ovn_docker.backends.northbound import ENDPOINT, HOST, NETWORK, OURS, SWITCH, Connect
+from ovn_docker.backends import dns, shared
+from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NAME, NETWORK, OURS, SWITCH, Connect
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Condition, Database, OperationError, Reference, Row, has, is_row
 from ovn_docker.model import Chassis
 
-KINDS = ("port", "claim", "lease", "pool", "note")
+KINDS = ("port", "name", "claim", "lease", "pool", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +34,47 @@ def belongings(database: Database, host: str, deadline: Deadline) -> list[Belong
     But for the pool of a network that is not its alone: with a key-value store all hosts draw from it.
     """
     of_host = has("external_ids", {**OURS, HOST: host})
-    ports, others, switches = database.transact(
+    ports, names, others, switches = database.transact(
         ovsdb.select("Logical_Switch_Port", of_host, columns=["_uuid", "name", "external_ids"]),
+        ovsdb.select("DNS", of_host, columns=["_uuid", "records", "external_ids"]),
         ovsdb.select("DHCP_Options", of_host, columns=["_uuid", "cidr", "external_ids"]),
         ovsdb.select("Logical_Switch", columns=["_uuid", "name"]),
         deadline=deadline,
     )
-    names = {switch["_uuid"]: switch["name"] for switch in switches}
+    switch_names = {switch["_uuid"]: switch["name"] for switch in switches}
     noted = {row["external_ids"].get(NETWORK) for row in others if _kind(row) == "note"}
     found = []
-    for row in (*ports, *others):
+    for row in (*ports, *names, *others):
         kind, ids = _kind(row), row["external_ids"]
         switch = ids.get(SWITCH, "")
         if kind == "pool" and switch and ids.get(NETWORK) not in noted:
             continue
-        what = row["name"] if kind == "port" else row["cidr"]
-        found.append(Belonging(kind, what, row["_uuid"], switch, names.get(switch, "-")))
+        what = {"port": row.get("name"), "name": ids.get(CONTAINER)}.get(kind, row.get("cidr"))
+        found.append(Belonging(kind, str(what), row["_uuid"], switch, switch_names.get(switch, "-")))
     return sorted(found, key=lambda one: (KINDS.index(one.kind), one.switch_name, one.what))
 
 
 def forget(database: Database, host: str, found: list[Belonging], deadline: Deadline) -> None:
     """Delete these rows of a host, in one transaction; those that have gone meanwhile are fine."""
     ports: dict[str, list[Reference]] = {}
+    names: dict[str, list[str]] = {}
     for one in found:
         if one.kind == "port":
             ports.setdefault(one.switch, []).append(Reference(one.row))
+        elif one.kind == "name":
+            names.setdefault(one.switch, []).append(one.row)
     of_host = has("external_ids", {**OURS, HOST: host})
     database.transact(
         *(
             ovsdb.mutate("Logical_Switch", is_row(switch), mutations=[["ports", "delete", rows]])
             for switch, rows in ports.items()
         ),
-        *(ovsdb.delete("DHCP_Options", is_row(one.row), of_host) for one in found if one.kind != "port"),
+        *(operation for switch, rows in names.items() for operation in dns.forget(switch, rows)),
+        *(
+            ovsdb.delete("DHCP_Options", is_row(one.row), of_host)
+            for one in found
+            if one.kind not in {"port", "name"}
+        ),
         deadline=deadline,
     )
 
@@ -136,8 +145,10 @@ def _kind(row: Row) -> str:
     ids = row["external_ids"]
     if "name" in row:
         return "port"
+    if "records" in row:
+        return "name"
     if ENDPOINT in ids:
         return "claim"
-    if shared.NAME in ids:
+    if NAME in ids:
         return "note"
     return "pool" if "ovn-docker:subnet" in ids else "lease"

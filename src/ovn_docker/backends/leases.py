@@ -10,8 +10,9 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from itertools import chain
 
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
+from ovn_docker.backends.trunk import Parent, remove
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import Conflict, NotFound
+from ovn_docker.errors import Conflict, NotFound, OvnDockerError
 from ovn_docker.model import Chassis, IpAddress, IpNetwork, Pool, PoolId, Subnet
 
 IpInterface = IPv4Interface | IPv6Interface
@@ -21,6 +22,9 @@ _RESERVED = "docker:reserved="
 _SUBNET = "docker:subnet="
 _NETWORK = "docker:network="
 """Tags of a subnet pool: what the user and Docker said of it, and what it is bound to."""
+
+_SLASH = "_"
+"""In the place of "/", which a tag cannot have, for it is a part of an address."""
 
 _UNUSED = 600.0
 """Seconds after which a pool without a network, or an address without an endpoint, is nobody's."""
@@ -32,9 +36,10 @@ _SMALL = 16
 class Leases:
     """Stores pools and the addresses that are taken from them, for the VM with the port *vif*."""
 
-    def __init__(self, neutron: Neutron, vif: str) -> None:
+    def __init__(self, neutron: Neutron, vif: str, parent: Parent) -> None:
         self._neutron = neutron
         self._vif = vif
+        self._parent = parent
 
     def add_pool(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
         """Store a pool that no network has yet."""
@@ -47,7 +52,12 @@ class Leases:
             min_prefixlen=pool.subnet.prefixlen,
         )
         if pool.part is not None:
-            self._neutron.tag("subnetpools", made["id"], f"{_RANGE}{pool.part}", deadline)
+            tag = f"{_RANGE}{pool.part}".replace("/", _SLASH)
+            try:
+                self._neutron.tag("subnetpools", made["id"], tag, deadline)
+            except OvnDockerError:
+                self._neutron.delete("subnetpools", made["id"], Deadline(5))
+                raise
 
     def pool(self, pool: PoolId, chassis: Chassis, deadline: Deadline) -> Pool:
         """A stored pool. Raises NotFound."""
@@ -60,7 +70,7 @@ class Leases:
             if subnet:
                 filters = {"fixed_ips": f"subnet_id={subnet}", "description": of_vm(self._vif)}
                 for port in self._neutron.all("ports", deadline, **filters):
-                    self._neutron.delete("ports", port["id"], deadline)
+                    remove(self._neutron, self._parent, port, deadline)
             self._neutron.delete("subnetpools", row["id"], deadline)
 
     def reserve(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
@@ -102,7 +112,7 @@ class Leases:
                 continue
             filters = {"fixed_ips": f"ip_address={address}", "description": of_vm(self._vif)}
             for port in self._neutron.all("ports", deadline, network_id=network, **filters):
-                self._neutron.delete("ports", port["id"], deadline)
+                remove(self._neutron, self._parent, port, deadline)
 
     def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
         """Every subnet that the project can see, and the pools that have none yet."""
@@ -117,7 +127,7 @@ class Leases:
                 self._neutron.delete("subnetpools", pool["id"], deadline)
         for port in self._neutron.all("ports", deadline, description=of_vm(self._vif)):
             if age(port) > _UNUSED:
-                self._neutron.delete("ports", port["id"], deadline)
+                remove(self._neutron, self._parent, port, deadline)
 
     def _keep(self, pool: Pool, fixed: dict[str, str], deadline: Deadline) -> IpAddress:
         network, subnet = _bound_to(pool)
@@ -223,7 +233,7 @@ def _pool(row: Resource) -> Pool:
     return Pool(
         PoolId(row["name"]),
         ip_network(row["prefixes"][0]),
-        ip_network(part) if part else None,
+        ip_network(part.replace(_SLASH, "/")) if part else None,
         f"{network}/{subnet}" if subnet else None,
         None,
         frozenset(map(ip_address, reserved)),

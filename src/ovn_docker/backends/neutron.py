@@ -150,7 +150,7 @@ class Neutron:
                 if "cloud" not in own:
                     own |= {"load_yaml_config": False, "load_envvars": False}
                 connection = openstack.connect(app_name="ovn-docker", api_timeout=_TIMEOUT, **own)
-                connection.authorize()
+                connection.session.get_token()  # openstacksdk would hide what goes wrong
                 self._connection = connection
             return self._connection
         finally:
@@ -159,32 +159,30 @@ class Neutron:
     def _explained(self, error: Exception) -> OvnDockerError:
         """What a login or a connection that failed means to whoever typed the command."""
         cloud = self._login.get("cloud")
-        where = (
-            f"the cloud {cloud!r} of clouds.yaml" if cloud else f"Keystone at {self._login.get('auth_url')}"
-        )
-        text = " ".join(str(error).split())
-        if isinstance(error, keystone.http.Unauthorized) or getattr(error, "status_code", None) == 401:
+        where = f"cloud {cloud!r} of clouds.yaml" if cloud else f"Keystone at {self._login.get('auth_url')}"
+        text = _short(" ".join(str(error).split()).rstrip("."))
+        unreachable = _system_error(error)
+        if getattr(error, "http_status", None) == 401:
             return BadRequest(
                 f"{where} does not accept the login: is the password right, and has the user a role in the "
                 "project? Try: openstack network list"
             )
-        if isinstance(error, keystone.ConnectTimeout):
-            return TimedOut(f"no answer from OpenStack in time: {_short(text)}")
         if isinstance(error, keystone.SSLError):
+            return Unavailable(f"the certificate of {where} is not trusted: {text}; name its CA in OS_CACERT")
+        if isinstance(error, keystone.ConnectTimeout):
+            return TimedOut(f"OpenStack did not answer in time: {text}")
+        if isinstance(error, keystone.ConnectFailure) or unreachable:
             return Unavailable(
-                f"OpenStack's certificate is not trusted: {_short(text)}; name its CA in OS_CACERT"
+                f"cannot reach OpenStack ({where}): {unreachable or text}; is OS_AUTH_URL right, and is the "
+                "way open?"
             )
-        if isinstance(error, keystone.ConnectFailure):
-            return Unavailable(
-                f"cannot reach OpenStack: {_short(text)}; is OS_AUTH_URL right, and the way open?"
-            )
-        if isinstance(
-            error, keystone.catalog.CatalogException | openstack.exceptions.ServiceDisabledException
-        ):
-            return BadRequest(f"{where} knows no Neutron there: {_short(text)}; is OS_REGION_NAME right?")
+        if isinstance(error, keystone.CatalogException | openstack.exceptions.ServiceDisabledException):
+            return BadRequest(f"{where} has no Neutron in its catalogue: {text}; is OS_REGION_NAME right?")
+        if isinstance(error, keystone.DiscoveryFailure):
+            return Unavailable(f"there is no {where}: is OS_AUTH_URL right? ({text})")
         if isinstance(error, openstack.exceptions.ConfigException):
-            return BadRequest(f"{_short(text)}; is OS_CLOUD right?")
-        return Unavailable(f"no login at {where}: {_short(text)}")
+            return BadRequest(f"{text}; is OS_CLOUD right, and clouds.yaml where openstacksdk looks for it?")
+        return Unavailable(f"no login at {where}: {text}")
 
     def _refused(self, status: int, text: str, body: Any, what: str) -> OvnDockerError:
         error = body.get("NeutronError") if isinstance(body, dict) else None
@@ -206,6 +204,15 @@ def _inner(body: Any) -> Resource:
     """``{"port": {...}}``: what is in it."""
     (resource,) = body.values()
     return dict(resource)
+
+
+def _system_error(error: BaseException | None) -> str:
+    """What the system says at the bottom of an error, such as "Connection refused"."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _json(response: Any) -> Any:

@@ -16,8 +16,14 @@ HOST = "ovn-docker:host"
 NETWORK = "ovn-docker:network"
 ENDPOINT = "ovn-docker:endpoint"
 SWITCH = "ovn-docker:switch"
+NAME = "ovn-docker:name"
+"""Of a network with a name in the cluster: on its switch, on the hosts' notes, and on its ports."""
+
 CREATED = "ovn-docker:created"
 MTU = "ovn-docker:mtu"
+CONTAINER = "ovn-docker:container"
+"""On the port of an endpoint, once it is known: its container's name."""
+
 KEPT = "ovn-docker:kept"
 OURS = {OWNER: "overlay"}
 

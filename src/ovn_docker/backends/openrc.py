@@ -14,8 +14,8 @@ VIF = "OS_VIF_ID"
 """The variable that the guide adds to openrc.sh: the Neutron port of the VM's interface."""
 
 FIND_VIF = (
-    "it is the ID of the Neutron port of this VM's interface; find it with: openstack port list --mac-address MAC "
-    f"(MAC of the interface: ip link), and set it: export {VIF}=ID"
+    "it is the ID of the Neutron port of this VM's interface; find it with: openstack port list "
+    f"--mac-address MAC (MAC of the interface: ip link), and set it: export {VIF}=ID"
 )
 """What to do without the right one."""
 
@@ -66,7 +66,7 @@ def login(environment: Mapping[str, str]) -> dict[str, str]:
     if token:
         given.setdefault("token", token)
     given.setdefault("auth_type", _auth_type(given))
-    if "application_credential" not in given["auth_type"]:
+    if "applicationcredential" not in given["auth_type"]:
         _complete(given)
     return given
 

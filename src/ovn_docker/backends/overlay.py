@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
-from ovn_docker.backends import shared
+from ovn_docker.backends import dns, shared
 from ovn_docker.backends.addresses import bind
 from ovn_docker.backends.northbound import (
     CREATED,
@@ -17,6 +17,7 @@ from ovn_docker.backends.northbound import (
     HOST,
     KEPT,
     MTU,
+    NAME,
     NETWORK,
     OURS,
     SWITCH,
@@ -47,6 +48,16 @@ class _Stored:
 
     switch: str
     ids: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """Its name in the cluster, if it has one."""
+        return self.ids.get(NAME, "")
+
+    @property
+    def resolver(self) -> bool:
+        """Whether its switch answers to names."""
+        return bool(self.name) and "gateway_ip" in self.ids
 
     @property
     def mtu(self) -> int | None:
@@ -97,9 +108,7 @@ class Overlay:
         if network.options.name is not None:
             switch = shared.switch_row(network)
             description = {key: value for key, value in ids.items() if key != NETWORK}
-            operations = shared.join(
-                database, network, {**description, shared.NAME: network.options.name}, deadline
-            )
+            operations = shared.join(database, network, {**description, NAME: network.options.name}, deadline)
             ids |= shared.note_ids(network.options.name, switch, chassis)
         else:
             switch = ids[SWITCH] = _users_switch(database, network, deadline)
@@ -133,18 +142,21 @@ class Overlay:
             return
         if KEPT in stored.ids and not kept:
             return
-        (ports,) = database.transact(
-            ovsdb.select("Logical_Switch_Port", ours, columns=["_uuid"]), deadline=deadline
+        ports, names = database.transact(
+            ovsdb.select("Logical_Switch_Port", ours, columns=["_uuid"]),
+            ovsdb.select("DNS", ours, columns=["_uuid"]),
+            deadline=deadline,
         )
         left = [Reference(port["_uuid"]) for port in ports]
         database.transact(
             ovsdb.mutate("Logical_Switch", is_row(stored.switch), mutations=[["ports", "delete", left]]),
             ovsdb.delete("DHCP_Options", ours),
+            *dns.forget(stored.switch, [row["_uuid"] for row in names]),
             ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
             deadline=deadline,
         )
-        if shared.NAME in stored.ids:
-            shared.leave(database, stored.ids[shared.NAME], chassis, deadline)
+        if NAME in stored.ids:
+            shared.leave(database, stored.ids[NAME], chassis, deadline)
 
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Make the endpoint's logical switch port and claim its addresses: all or nothing.
@@ -163,6 +175,8 @@ class Overlay:
             SWITCH: stored.switch,
             CREATED: str(int(time.time())),
         }
+        if stored.name:
+            ids[NAME] = stored.name
         port = row_uuid("endpoint", endpoint.id)
         claims = _claims(endpoint, stored.switch)
         operations = [
@@ -186,7 +200,7 @@ class Overlay:
                     self._release_orphan(database, refused["uuid"], claims, deadline)
                     continue
                 self._check_same(database, endpoint, deadline)
-            return Attachment(iface_id=endpoint.id, mtu=stored.mtu)
+            return Attachment(iface_id=endpoint.id, mtu=stored.mtu, resolver=stored.resolver)
 
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the endpoint's port and give its addresses back; none is fine."""
@@ -196,6 +210,9 @@ class Overlay:
             ovsdb.select("Logical_Switch_Port", is_row(row), columns=["addresses", "external_ids"]),
             deadline=deadline,
         )
+        if not ports:  # someone typed lsp-del
+            names = is_row(dns.names_row(endpoint)), has("external_ids", OURS)
+            database.transact(ovsdb.delete("DNS", *names), deadline=deadline)
         for port in ports:
             switch = port["external_ids"].get(SWITCH, "")
             mine = has("external_ids", {ENDPOINT: endpoint})
@@ -203,6 +220,7 @@ class Overlay:
                 ovsdb.mutate(
                     "Logical_Switch", is_row(switch), mutations=[["ports", "delete", [Reference(row)]]]
                 ),
+                *dns.forget(switch, [dns.names_row(endpoint)]),
                 *(
                     ovsdb.delete("DHCP_Options", is_row(claim_row(switch, what)), mine)
                     for what in _text(port["addresses"]).split()

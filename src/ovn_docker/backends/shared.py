@@ -9,14 +9,14 @@ import json
 from typing import Any
 from uuid import uuid4
 
-from ovn_docker.backends.northbound import HOST, OURS, SWITCH, Connect
+from ovn_docker.backends import dns
+from ovn_docker.backends.northbound import HOST, NAME, OURS, SWITCH, Connect
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require
 from ovn_docker.model import Chassis, Network, SharedNetwork, row_uuid
 
-NAME = "ovn-docker:name"
 _SHARED = {**OURS, "ovn-docker:shared": "true"}
 _NOTE = {"ovn-docker:note": "true"}
 _DEFINITION = "ovn-docker:definition"
@@ -70,8 +70,9 @@ def join(database: Database, network: Network, ids: dict[str, str], deadline: De
     """
     name = network.options.name or ""
     row = _switch(name)
-    (found, generation) = database.transact(
+    (found, resolver, generation) = database.transact(
         ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
+        ovsdb.select("Logical_Switch_Port", is_row(dns.resolver_port(row)), columns=["_uuid"]),
         ovsdb.select("DHCP_Options", is_row(_GENERATION_ROW), columns=["_uuid"]),
         deadline=deadline,
     )
@@ -84,10 +85,12 @@ def join(database: Database, network: Network, ids: dict[str, str], deadline: De
             if error.error != "duplicate uuid":
                 raise
     if not found:
-        return [ovsdb.insert("Logical_Switch", row, name=name, external_ids={**_SHARED, **ids}), _changed()]
+        made = ovsdb.insert("Logical_Switch", row, name=name, external_ids={**_SHARED, **ids})
+        return [made, *dns.make_resolver(row, ids), _changed()]
     _check_same(name, found[0]["external_ids"], ids)
     return [
         require("Logical_Switch", row),
+        *([] if resolver else dns.make_resolver(row, ids)),  # earlier versions had none
         ovsdb.mutate("Logical_Switch", is_row(row), mutations=[["external_ids", "delete", [_REMOVED]]]),
         _changed(),
     ]
@@ -117,6 +120,7 @@ def leave(database: Database, name: str, chassis: Chassis, deadline: Deadline) -
     try:
         database.transact(
             ovsdb.require_none("DHCP_Options", has("external_ids", {**OURS, **_NOTE, SWITCH: row})),
+            *dns.remove_resolver(row),
             require("Logical_Switch", row, ["ports", "==", ["set", []]]),
             ovsdb.delete("Logical_Switch", is_row(row)),
             ovsdb.delete("DHCP_Options", of_switch),
@@ -129,7 +133,7 @@ def leave(database: Database, name: str, chassis: Chassis, deadline: Deadline) -
         (ports,) = database.transact(
             ovsdb.select("Logical_Switch_Port", of_switch, columns=["external_ids"]), deadline=deadline
         )
-        users = sorted({port["external_ids"].get(HOST, "?") for port in ports})
+        users = sorted({ids[HOST] for port in ports if HOST in (ids := port["external_ids"])})
         if users:
             raise Conflict(
                 f"network {name} still has containers on {', '.join(users)}; it goes there when they do"

@@ -280,6 +280,19 @@ def _free_vlans(taken: Iterable[int], count: int) -> list[int]:
     return free
 
 
+def remove(neutron: Neutron, parent: Parent, port: Resource, deadline: Deadline) -> None:
+    """Delete a port, from behind the VM's port if it is there; it may be gone."""
+    if port["device_owner"]:
+        parent.detach(port["id"], deadline)
+    try:
+        neutron.delete("ports", port["id"], deadline)
+    except Refused as refused:
+        if refused.status != 409:
+            raise
+        parent.detach(port["id"], deadline)  # it has just become a subport
+        neutron.delete("ports", port["id"], deadline)
+
+
 def endpoint_of(vif: str) -> str:
     """Description of the port of an endpoint of the VM with the port *vif*."""
     return f"{ENDPOINT_OF}{vif}"

@@ -29,6 +29,7 @@ import ovn_docker
 from ovn_docker import settings as table
 from ovn_docker.backends import openrc
 from ovn_docker.backends.addresses import Addresses
+from ovn_docker.backends.dns import Names
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
@@ -40,10 +41,12 @@ from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
+from ovn_docker.host.nameservers import pass_on
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, VmBridge, Vswitch
 from ovn_docker.ipam import AddressStore, Ipam
 from ovn_docker.model import Chassis, Tls
+from ovn_docker.names import Registrar
 from ovn_docker.options import OPTIONS, UNDERLAY, Option
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
@@ -66,8 +69,9 @@ class _Addresses(AddressStore, Protocol):
 class _Mode:
     """What the two modes of the driver differ in.
 
-    *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises OvnDockerError
-    with what has to be done before containers can start; *start*: what runs beside.
+    *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises
+    OvnDockerError with what has to be done before containers can start; *start*: what runs beside; *undo*:
+    see Patience.
     """
 
     backend: Backend
@@ -102,16 +106,19 @@ def _overlay() -> None:
     settings = _settings(
         Settings,
         "Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
-        "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup --help.",
+        "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup "
+        "--help.",
     )
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
     northbound = Northbound(tls)
 
-    def follow() -> None:
+    def start() -> None:
+        engine = Engine(settings.docker)
         if settings.sync == "on":
-            Follower(SharedNetworks(northbound), vswitch.chassis, Engine(settings.docker)).start()
+            Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
+        Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
 
     mode = _Mode(
         backend=Overlay(northbound),
@@ -120,7 +127,7 @@ def _overlay() -> None:
         options=OPTIONS,
         check_controller=Controller(settings.ovn_rundir).check,
         ready=lambda: vswitch.check(vswitch.chassis(Deadline(1))),
-        start=follow,
+        start=start,
         undo=2.0,
     )
     _serve(settings, mode)
@@ -129,8 +136,8 @@ def _overlay() -> None:
 def _underlay() -> None:
     settings = _settings(
         UnderlaySettings,
-        "Docker network plugin 'openvswitch' in a VM of an OpenStack cloud: containers on networks of Neutron.",
-        "The login is read from the environment (. ./openrc.sh), and the ID of the VM's own port from OS_VIF_ID.",
+        "Docker network plugin 'openvswitch' in a VM of OpenStack: containers on Neutron's networks.",
+        "The login is read from the environment (. ./openrc.sh), the ID of the VM's own port from OS_VIF_ID.",
     )
     try:
         from ovn_docker.backends.leases import Leases
@@ -158,7 +165,7 @@ def _underlay() -> None:
 
     mode = _Mode(
         backend=backend,
-        addresses=Leases(neutron, vif),
+        addresses=Leases(neutron, vif, parent),
         vswitch=vswitch,
         options=UNDERLAY,
         check_controller=lambda: None,
@@ -173,8 +180,8 @@ def _ask_password(user: str) -> str:
     """Raises BadRequest without a terminal to ask at."""
     if not sys.stdin or not sys.stdin.isatty():
         raise BadRequest(
-            f"OS_PASSWORD of {user} is not set, and there is no terminal to ask at: set it, or use an application "
-            "credential (openstack application credential create)"
+            f"OS_PASSWORD of {user} is not set, and there is no terminal to ask at: set it, or use an "
+            "application credential (openstack application credential create)"
         )
     try:
         password = getpass.getpass(f"OpenStack password of {user}: ")

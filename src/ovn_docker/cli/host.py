@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ovn_docker.cli import forget, setup
+from ovn_docker.cli import forget, names, setup
 from ovn_docker.cli.arguments import add_command, require_root
 from ovn_docker.cli.steps import (
     Steps,
@@ -240,6 +240,8 @@ def status(_: argparse.Namespace) -> int:
         driver_status(),
     ]
     print_table([line[1:] for line in lines])
+    if note := names.advice():
+        print(note, file=sys.stderr)
     return 0 if all(line[0] for line in lines) else Unavailable.exit_code
 
 

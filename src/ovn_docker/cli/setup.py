@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+from ovn_docker.cli import names
 from ovn_docker.cli.arguments import (
     TlsFiles,
     add_tls_files,
@@ -99,6 +100,8 @@ def setup(args: argparse.Namespace) -> int:
     switch_bridge(steps, old.get("ovn-bridge", "br-int"), datapath)
     if datapath == "netdev":
         advise_bridge(interface)
+    if note := names.advice():
+        print(note, file=sys.stderr)
     return steps.finish()
 
 

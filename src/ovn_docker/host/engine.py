@@ -6,32 +6,43 @@ out otherwise.
 
 import http.client
 import json
+import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ovn_docker.errors import Conflict, Unavailable
-from ovn_docker.model import LocalNetwork, NetworkId
+from ovn_docker.model import EndpointId, LocalNetwork, NetworkId
 from ovn_docker.options import SHARED_NAME
 
-_CONFIG = Path("/etc/docker/daemon.json")
+CONFIG = Path("/etc/docker/daemon.json")
 
 
-def has_cluster_store(proc: Path = Path("/proc"), config: Path = _CONFIG) -> bool:
+def has_cluster_store(proc: Path = Path("/proc"), config: Path = CONFIG) -> bool:
     """Whether dockerd was started with ``--cluster-store``, which engines before 24 know.
 
     With it networks of a driver of scope ``global`` are the same on all hosts (dockerd(8), 20.10).
     """
-    configs = {config}
+    return bool(dockerd_setting("cluster-store", proc, config))
+
+
+def dockerd_setting(name: str, proc: Path = Path("/proc"), config: Path = CONFIG) -> list[str]:
+    """What a setting of dockerd is, such as ``dns``: by its arguments and its configuration (dockerd(8))."""
+    configs, found = {config}, []
     for arguments in _dockerd_arguments(proc):
-        for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
-            name, _, inline = argument.partition("=")
-            if name == "--cluster-store":
-                return True
-            if name == "--config-file":
-                configs.add(Path(inline or value))
-    return any("cluster-store" in _settings(path) for path in configs)
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            option, equals, inline = argument.partition("=")
+            value = inline if equals else following
+            if option == f"--{name}":
+                found.append(value)
+            if option == "--config-file":
+                configs.add(Path(value))
+    for settings in map(dockerd_config, sorted(configs)):
+        value = settings.get(name, [])
+        found += map(str, value) if isinstance(value, list) else [str(value)]
+    return found
 
 
 def _dockerd_arguments(proc: Path) -> list[list[str]]:
@@ -45,7 +56,8 @@ def _dockerd_arguments(proc: Path) -> list[list[str]]:
     return found
 
 
-def _settings(path: Path) -> dict[str, object]:
+def dockerd_config(path: Path = CONFIG) -> dict[str, Any]:
+    """The configuration file of dockerd; empty if there is none."""
     try:
         settings = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -79,12 +91,62 @@ class Engine:
         """Remove a network. Raises Conflict if containers use it, Unavailable if Docker does not answer."""
         self._ask("DELETE", f"/networks/{network.id}")
 
+    def named_anew(self) -> Iterator[str]:
+        """IDs of containers that may have got names: those that run, then each that does, without end.
+
+        Raises Unavailable when Docker goes. Events: docs.docker.com, "Engine API", /events; Docker sends
+        ``connect`` when Join is over, before the container's process starts.
+        """
+        filters = quote(json.dumps({"event": ["connect", "rename"], "type": ["network", "container"]}))
+        connection = http.client.HTTPConnection("docker")
+        try:
+            connection.sock = self._connected()
+            connection.request("GET", f"/events?filters={filters}")
+            events = connection.getresponse()
+            connection.sock.settimeout(None)
+            yield from (container["Id"] for container in self._ask("GET", "/containers/json"))
+            while line := events.readline():
+                actor = json.loads(line).get("Actor") or {}
+                yield (actor.get("Attributes") or {}).get("container") or actor.get("ID", "")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise Unavailable(f"Docker tells nothing more on {self._path}: {error}") from None
+        finally:
+            connection.close()
+        raise Unavailable(f"Docker tells nothing more on {self._path}: it has closed the connection")
+
+    def names(self, container: str) -> dict[EndpointId, tuple[str, ...]]:
+        """Endpoints of a running container and its names there, first its own; none if it has gone.
+
+        Those that Docker's own resolver knows: the name, aliases, the beginning of the ID, the host name.
+        While Docker starts or stops a container it does not answer for it. Raises Unavailable.
+        """
+        try:
+            found = self._ask("GET", f"/containers/{quote(container)}/json")
+        except Conflict:
+            return {}
+        general = [
+            found["Name"].removeprefix("/"),
+            (found.get("Config") or {}).get("Hostname"),
+            found["Id"][:12],
+        ]
+        return {
+            EndpointId(here["EndpointID"]): _names(
+                [*general, *(here.get("DNSNames") or here.get("Aliases") or [])]
+            )
+            for here in (found["NetworkSettings"].get("Networks") or {}).values()
+            if here.get("EndpointID")
+        }
+
+    def _connected(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(self._TIMEOUT)
+        connection.connect(str(self._path))
+        return connection
+
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         connection = http.client.HTTPConnection("docker")
         try:
-            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.sock.settimeout(self._TIMEOUT)
-            connection.sock.connect(str(self._path))
+            connection.sock = self._connected()
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
@@ -100,6 +162,12 @@ class Engine:
             said = answer.get("message", "") if isinstance(answer, dict) else ""
             raise Conflict(f"Docker says: {said or response.reason}")
         return answer
+
+
+def _names(given: list[str]) -> tuple[str, ...]:
+    """What is a name for DNS too (RFC 1035, 2.3.1, and the underscore that Docker allows), in lower case."""
+    valid = r"[a-z0-9_]([a-z0-9_.-]{0,61}[a-z0-9_])?"
+    return tuple(dict.fromkeys(name.lower() for name in given if name and re.fullmatch(valid, name.lower())))
 
 
 def _definition(network: dict[str, Any]) -> dict[str, object]:

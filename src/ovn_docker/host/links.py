@@ -1,19 +1,31 @@
-"""Links of this host, over netlink (rtnetlink(7)): one socket per operation, none is shared."""
+"""Links of this host: rtnetlink(7), and netdevice(7) where that says it in fewer words."""
 
 import ctypes
 import errno
 import fcntl
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from pathlib import Path
 
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
+from ovn_docker.host import netlink
+from ovn_docker.host.netlink import attribute, attributes
 from ovn_docker.model import IpNetwork
 
-_SIOCETHTOOL = 0x8946  # linux/sockios.h
+_NEWLINK, _DELLINK, _GETLINK, _GETROUTE = 16, 17, 18, 26  # linux/rtnetlink.h, RTM_*
+_CREATE = 0x600  # NLM_F_CREATE | NLM_F_EXCL
+_INFO = struct.Struct("4xiII")  # struct ifinfomsg: index, flags, which of them to change
+_ANY = _INFO.pack(0, 0, 0)
+_ADDRESS, _IFNAME, _MTU, _LINKINFO, _LINK_NETNSID = 1, 3, 4, 18, 37  # linux/if_link.h, IFLA_*
+_KIND, _DATA, _PEER = 1, 2, 1  # IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER
+_UP = 1  # linux/if.h, IFF_UP
+_ROUTE = struct.Struct("BB10x")  # struct rtmsg: family, length of the destination's prefix
+_DESTINATION, _TABLE, _MAIN = 1, 15, 254  # RTA_DST, RTA_TABLE, RT_TABLE_MAIN
+
+_SIOCGIFCONF, _SIOCGIFMTU, _SIOCETHTOOL = 0x8912, 0x8921, 0x8946  # linux/sockios.h
 _ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
 
 
@@ -27,31 +39,26 @@ class Links:
         itself: OVS' userspace datapath passes packets on as it gets them.
         Raises Conflict if a link of that name exists.
         """
-        with IPRoute() as netlink:
-            try:
-                netlink.link(
-                    "add",
-                    ifname=host,
-                    kind="veth",
-                    mtu=mtu,
-                    state="up",
-                    peer={"ifname": container, "address": mac, "mtu": mtu},
-                )
-            except NetlinkError as error:
-                raise _explained(
-                    error, f"cannot make the link pair {host}, {container} with MTU {mtu}"
-                ) from None
+        size = attribute(_MTU, struct.pack("I", mtu))
+        address = attribute(_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+        peer = _ANY + _name(container) + address + size
+        pair = attribute(_KIND, b"veth") + attribute(_DATA, attribute(_PEER, peer))
+        message = _INFO.pack(0, _UP, _UP) + _name(host) + size + attribute(_LINKINFO, pair)
+        try:
+            netlink.request(_NEWLINK, _CREATE, message)
+        except OSError as error:
+            what = f"cannot make the link pair {host}, {container} with MTU {mtu}"
+            raise _explained(error, what) from None
         if not tx_checksums:
             self._tx_checksums_off(container)
 
     def delete(self, link: str) -> None:
         """Delete a link, and with it the other end of its pair wherever that is; none is fine."""
-        with IPRoute() as netlink:
-            try:
-                netlink.link("del", ifname=link)
-            except NetlinkError as error:
-                if error.code != errno.ENODEV:
-                    raise _explained(error, f"cannot delete the link {link}") from None
+        try:
+            netlink.request(_DELLINK, 0, _ANY + _name(link))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise _explained(error, f"cannot delete the link {link}") from None
 
     def exists(self, link: str) -> bool:
         """Whether there is a link of this name in our network namespace."""
@@ -66,21 +73,21 @@ class Links:
 
         The kernel tells by IFLA_LINK_NETNSID, present when the peer is in another namespace.
         """
-        with IPRoute() as netlink:
-            return {
-                name: link.get_attr("IFLA_LINK_NETNSID") is not None
-                for link in netlink.get_links()
-                if (name := link.get_attr("IFLA_IFNAME")).startswith(prefix)
-            }
+        found = {}
+        for message in netlink.dump(_GETLINK, _ANY):
+            link = attributes(message[_INFO.size :])
+            name = link[_IFNAME].rstrip(b"\0").decode()
+            if name.startswith(prefix):
+                found[name] = _LINK_NETNSID in link
+        return found
 
     def mtu_of(self, address: IPv4Address | IPv6Address) -> int:
         """MTU in bytes of the link that has *address*. Raises Unavailable if none has."""
-        with IPRoute() as netlink:
-            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-            for message in netlink.get_addr(family=family):
-                if message.get_attr("IFA_LOCAL", message.get_attr("IFA_ADDRESS")) == str(address):
-                    (link,) = netlink.get_links(message["index"])
-                    return int(link.get_attr("IFLA_MTU"))
+        for link, found in _links_with_ipv4() if address.version == 4 else _links_with_ipv6():
+            if found == address.packed:
+                request = struct.pack("16s24x", link)
+                with suppress(OSError):  # the link has just gone
+                    return int(struct.unpack("16xi20x", _ioctl(_SIOCGIFMTU, request))[0])
         raise Unavailable(
             f"no interface of this host has the address {address} that ovn-encap-ip names; correct it with: "
             "ovs-vsctl set Open_vSwitch . external_ids:ovn-encap-ip=LOCAL_IP"
@@ -88,34 +95,65 @@ class Links:
 
     def macs(self) -> set[str]:
         """MAC addresses of all links."""
-        with IPRoute() as netlink:
-            return {str(link.get_attr("IFLA_ADDRESS")) for link in netlink.get_links()}
+        links = [attributes(message[_INFO.size :]) for message in netlink.dump(_GETLINK, _ANY)]
+        return {link[_ADDRESS].hex(":") for link in links if _ADDRESS in link}
 
     def routes(self) -> list[IpNetwork]:
         """Networks that this host has routes to, its own included; not the default route."""
-        with IPRoute() as netlink:
-            return [
-                ip_network((destination, route["dst_len"]), strict=False)
-                for route in netlink.get_routes(table=254)  # main, linux/rtnetlink.h
-                if (destination := route.get_attr("RTA_DST")) and not ip_address(destination).is_multicast
-            ]
+        routes = []
+        for message in netlink.dump(_GETROUTE, _ROUTE.pack(0, 0)):
+            family, length = _ROUTE.unpack_from(message)
+            route = attributes(message[_ROUTE.size :])
+            (table,) = struct.unpack("I", route[_TABLE])
+            if table == _MAIN and _DESTINATION in route and family in {socket.AF_INET, socket.AF_INET6}:
+                destination = ip_address(route[_DESTINATION])
+                if not destination.is_multicast:
+                    routes.append(ip_network((destination, length), strict=False))
+        return routes
 
     def _tx_checksums_off(self, link: str) -> None:
-        """What ``ethtool -K LINK tx off`` does (netdevice(7), linux/ethtool.h)."""
+        """What ``ethtool -K LINK tx off`` does (linux/ethtool.h)."""
         command = ctypes.create_string_buffer(struct.pack("II", _ETHTOOL_STXCSUM, 0))
-        request = struct.pack("16sP", link.encode(), ctypes.addressof(command)).ljust(40, b"\0")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            try:
-                fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
-            except OSError as error:
-                raise OvnDockerError(
-                    f"cannot turn off checksum offload on {link}: {error.strerror}"
-                ) from None
+        try:
+            _ioctl(_SIOCETHTOOL, struct.pack("16sP16x", link.encode(), ctypes.addressof(command)))
+        except OSError as error:
+            raise OvnDockerError(f"cannot turn off checksum offload on {link}: {error.strerror}") from None
 
 
-def _explained(error: NetlinkError, what: str) -> OvnDockerError:
-    if error.code == errno.EEXIST:
+def _ioctl(number: int, request: bytes) -> bytes:
+    """Ask the kernel about a link: netdevice(7). Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        return fcntl.ioctl(any_socket, number, request)
+
+
+def _links_with_ipv4() -> Iterator[tuple[bytes, bytes]]:
+    """Links and their IPv4 addresses: netdevice(7), SIOCGIFCONF."""
+    room = 40 * 256
+    while True:
+        table = ctypes.create_string_buffer(room)
+        request = struct.pack("iP", room, ctypes.addressof(table))
+        length, _ = struct.unpack("iP", _ioctl(_SIOCGIFCONF, request))
+        if length < room:
+            break
+        room *= 2
+    yield from struct.iter_unpack("16s4x4s16x", table.raw[:length])
+
+
+def _links_with_ipv6() -> Iterator[tuple[bytes, bytes]]:
+    """Links and their IPv6 addresses: proc(5), /proc/net/if_inet6."""
+    with suppress(FileNotFoundError):  # a kernel without IPv6
+        for line in Path("/proc/thread-self/net/if_inet6").read_bytes().splitlines():
+            address, *_, link = line.split()
+            yield link, bytes.fromhex(address.decode())
+
+
+def _name(link: str) -> bytes:
+    return attribute(_IFNAME, link.encode() + b"\0")
+
+
+def _explained(error: OSError, what: str) -> OvnDockerError:
+    if error.errno == errno.EEXIST:
         return Conflict(f"{what}: a link of that name exists; delete it with: ip link del NAME")
-    if error.code == errno.EPERM:
+    if error.errno == errno.EPERM:
         return Unavailable(f"{what}: not permitted; the driver needs root or CAP_NET_ADMIN")
-    return OvnDockerError(f"{what}: {error.args[1] if len(error.args) > 1 else error}")
+    return OvnDockerError(f"{what}: {error.strerror}")

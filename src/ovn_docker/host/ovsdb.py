@@ -1,22 +1,22 @@
-"""OVSDB transactions over a connection that mends itself (RFC 7047, ovsdb-server(7)).
+"""OVSDB transactions over connections that mend themselves (RFC 7047, ovsdb-server(7)).
 
 No replica of the database is kept: an operation names its rows by UUID and costs the same
 whatever the size of the tables. Every transaction that is sent here must be safe to send twice,
 because after a lost connection nobody knows whether it was committed.
 """
 
-import contextlib
 import errno
+import json
 import logging
 import os
-import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from select import poll
 from typing import Any
 
+import ovs.json
 import ovs.jsonrpc
 import ovs.poller
 import ovs.stream
@@ -34,6 +34,12 @@ Condition = list[Any]
 _BACKOFF = 1000, 4000
 """Shortest and longest pause between two attempts to connect, in milliseconds."""
 
+_LOOK, _KEEP, _UNUSED = 0.5, 2.0, 60.0
+"""Seconds between a waiting call's looks at whether we close; between two looks after idle connections; until
+one that is not needed is closed. Servers ask whether we live after 5 s, and give up after another 5."""
+
+ovs.poller.SelectPoll = poll  # as its source advises: select() ends at 1024 files
+
 
 class OperationError(OvnDockerError):
     """The server refused an operation; nothing of its transaction was done (RFC 7047, 4.1.3)."""
@@ -49,6 +55,9 @@ class Database:
 
     *remotes* are active OVSDB connection methods (``unix:``, ``tcp:``, ``ssl:``), tried in turn; *cure* is
     what the user can do when none of them is there.
+
+    A call has a connection for itself and reads its own answer: to wake another thread for that takes longer
+    than the server needs. A thread looks after the connections that no call has.
     """
 
     def __init__(self, name: str, remotes: Sequence[str], cure: str = "is it running?") -> None:
@@ -60,18 +69,12 @@ class Database:
         self.name = name
         self.remotes = tuple(remotes)
         self._cure = cure
-        self._session = ovs.jsonrpc.Session.open_multiple(list(remotes))
-        self._session.reconnect.set_backoff(*_BACKOFF)
         self._lock = threading.Lock()
-        self._waiting: list[_Call] = []
-        self._sent: dict[Any, _Call] = {}
+        self._idle: list[_Connection] = []
+        self._silent = ""
         self._closed = threading.Event()
-        self._try_another = threading.Event()
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name=f"ovsdb {name}", daemon=True)
-        self._thread.start()
+        self._keeper = threading.Thread(target=self._keep, name=f"ovsdb {name}", daemon=True)
+        self._keeper.start()
 
     def transact(self, *operations: Operation, deadline: Deadline) -> list[Any]:
         """Run *operations* as one transaction and return one result each: rows for a select, a count, ...
@@ -79,114 +82,158 @@ class Database:
         Raises OperationError when the server refuses it, Unavailable when no server answers
         before *deadline*.
         """
-        call = _Call([self.name, *operations])
-        with self._lock:
-            if self._closed.is_set():
-                raise Unavailable(f"the connection to {self.name} is closed")
-            self._waiting.append(call)
-        self._wake()
+        connection = self._connection()
         try:
-            results = call.reply.result(timeout=deadline.left())
-        except FutureTimeoutError:
-            self._forget(call)
-            error = self._no_answer(deadline)
-            if len(self.remotes) > 1:  # a member that has lost its cluster answers probes, and nothing else
-                self._try_another.set()
-                self._wake()
-            raise error from None
-        return _results(results, self.name)
+            reply = self._ask(connection, [self.name, *operations], deadline)
+        except BaseException:
+            connection.close()
+            raise
+        self._keep_idle(connection)
+        if reply.type == ovs.jsonrpc.Message.T_ERROR:
+            raise Unavailable(f"{self.name} at {self._where()}: {reply.error}")
+        return _results(reply.result, self.name)
 
     def close(self) -> None:
-        """Drop the connection; calls that still wait fail."""
+        """Drop the connections; calls that still wait fail."""
         self._closed.set()
-        self._wake()
-        self._thread.join(timeout=5)
+        self._keeper.join(timeout=5)
+        self._drop_idle()
 
-    # The rest runs in the connection's own thread, except where noted.
+    def _connection(self) -> "_Connection":
+        """The connection that was in use last, or a new one."""
+        with self._lock:
+            return self._idle.pop() if self._idle else _Connection(self.remotes, self._silent)
 
-    def _run(self) -> None:
-        seqno = self._session.get_seqno()
+    def _ask(self, connection: "_Connection", params: list[Any], deadline: Deadline) -> ovs.jsonrpc.Message:
+        connection.begin(params)
         while not self._closed.is_set():
-            try:
-                if self._try_another.is_set():
-                    self._try_another.clear()
-                    self._session.force_reconnect()
-                self._session.run()
-                if seqno != self._session.get_seqno():
-                    seqno = self._session.get_seqno()
-                    self._send_again()
-                self._receive()
-                if self._session.is_connected():
-                    self._send()
-                poller = ovs.poller.Poller()
-                self._session.wait(poller)
-                self._session.recv_wait(poller)
-                poller.fd_wait(self._wake_out, ovs.poller.POLLIN)
-                poller.block()
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_out.recv(4096)
-            except Exception:
-                # A defect here must not leave every later request without a connection.
-                log.exception("connection to %s failed, connecting again", self.name)
-                self._session.force_reconnect()
-                self._closed.wait(1)
-        self._session.close()
-        self._wake_in.close()
-        self._wake_out.close()
-        with self._lock:  # whoever comes later sees that we are closed
-            calls = [*self._waiting, *self._sent.values()]
-        for call in calls:
-            if call.reply.set_running_or_notify_cancel():
-                call.reply.set_exception(Unavailable(f"the connection to {self.name} is closed"))
+            if (reply := connection.reply()) is not None:
+                return reply
+            if not deadline.left():
+                # A member that has lost its cluster answers probes, nothing else: the next tries another.
+                self._silent = connection.remote
+                self._drop_idle()
+                raise self._no_answer(connection, deadline)
+            connection.wait(deadline.left(at_most=_LOOK))
+        raise Unavailable(f"the connection to {self.name} is closed")
 
-    def _receive(self) -> None:
-        for _ in range(50):
-            message = self._session.recv()
-            if message is None:
+    def _keep_idle(self, connection: "_Connection") -> None:
+        with self._lock:
+            if not self._closed.is_set():
+                self._idle.append(connection)
                 return
-            with self._lock:
-                call = self._sent.pop(message.id, None)
-            if call is None or not call.reply.set_running_or_notify_cancel():
-                continue
-            if message.type == ovs.jsonrpc.Message.T_ERROR:
-                call.reply.set_exception(Unavailable(f"{self.name} at {self._where()}: {message.error}"))
-            else:
-                call.reply.set_result(message.result)
+        connection.close()
 
-    def _send(self) -> None:
+    def _drop_idle(self) -> None:
         with self._lock:
-            waiting, self._waiting = self._waiting, []
-            for call in waiting:
-                request = ovs.jsonrpc.Message.create_request("transact", call.params)
-                self._sent[request.id] = call
-                self._session.send(request)
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
-    def _send_again(self) -> None:
-        """After a lost connection: what had no answer may or may not have been committed."""
-        with self._lock:
-            self._waiting = [*self._sent.values(), *self._waiting]
-            self._sent.clear()
-
-    def _forget(self, call: "_Call") -> None:
-        """Take back a call nobody waits for any more (in the caller's thread)."""
-        call.reply.cancel()
-        with self._lock:
-            self._waiting = [other for other in self._waiting if other is not call]
-            self._sent = {key: other for key, other in self._sent.items() if other is not call}
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):
-            self._wake_in.send(b"!")
+    def _keep(self) -> None:
+        """Answer the servers that want to know whether we live, and close what has long been idle."""
+        while not self._closed.wait(_KEEP):
+            for _ in range(len(self._idle)):
+                with self._lock:
+                    if not self._idle:
+                        break
+                    connection, last = self._idle.pop(0), not self._idle
+                try:
+                    wanted = connection.lives() and (last or time.monotonic() - connection.used < _UNUSED)
+                except Exception:  # a defect here must not end the thread
+                    log.exception("a connection to %s failed", self.name)
+                    wanted = False
+                if wanted:
+                    self._keep_idle(connection)
+                else:
+                    connection.close()
 
     def _where(self) -> str:
         return ",".join(self.remotes)
 
-    def _no_answer(self, deadline: Deadline) -> Unavailable:
-        """Say why nothing answered, by trying each remote once more (in the caller's thread)."""
-        if self._session.is_connected():
+    def _no_answer(self, connection: "_Connection", deadline: Deadline) -> Unavailable:
+        """Say why nothing answered, by trying each remote once more."""
+        if connection.connected:
             return TimedOut(f"{self.name} at {self._where()} did not answer within {deadline.seconds:g} s")
         reasons = [f"{remote}: {_why_unreachable(remote)}" for remote in self.remotes]
         return Unavailable(f"cannot reach {self.name} at {'; '.join(reasons)}; {self._cure}")
+
+
+class _Connection:
+    """A connection that mends itself, to one of *remotes* (but not *silent* first), for one thread at a time.
+
+    A call is begun, and then waited for until there is a reply; after a lost connection it is sent again, for
+    nobody knows whether it was committed.
+    """
+
+    def __init__(self, remotes: Sequence[str], silent: str) -> None:
+        self._remotes = remotes
+        self._open(silent)
+
+    def _open(self, silent: str = "") -> None:
+        self._session = ovs.jsonrpc.Session.open_multiple(list(self._remotes))
+        self._session.reconnect.set_backoff(*_BACKOFF)
+        if self.remote == silent:
+            self._session.pick_remote()
+        self.used = 0.0
+        """When the last reply came, in seconds of time.monotonic(); 0 without any."""
+        self._sent_on: int | None = None
+
+    @property
+    def remote(self) -> str:
+        """The remote that it is to, or will be to next."""
+        return str(self._session.get_name())
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is somebody at the other end."""
+        return bool(self._session.is_connected())
+
+    def begin(self, params: list[Any]) -> None:
+        """Ask for a transaction."""
+        self._request = ovs.jsonrpc.Message.create_request("transact", params)
+        self._sent_on = None
+
+    def reply(self) -> ovs.jsonrpc.Message | None:
+        """The reply, if it is there."""
+        self._session.run()
+        if self.used and not self.connected:
+            self._session.close()
+            self._open()  # at once: a session of the ovs package would rest first
+        elif self.connected and self._sent_on != self._session.get_seqno():
+            self._sent_on = self._session.get_seqno()
+            self._session.send(self._request)
+        else:
+            while (message := self._receive()) is not None:
+                if message.id == self._request.id:
+                    self.used = time.monotonic()
+                    return message
+        return None
+
+    def lives(self) -> bool:
+        """Whether it is still good; answers a server that wants to know whether we live."""
+        self._session.run()
+        while self._receive() is not None:
+            pass
+        self._session.run()
+        return self.connected
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is something to do, or for so long."""
+        poller = ovs.poller.Poller()
+        self._session.wait(poller)
+        self._session.recv_wait(poller)
+        poller.timer_wait(int(seconds * 1000) + 1)
+        poller.block()
+
+    def close(self) -> None:
+        """End it."""
+        self._session.close()
+
+    def _receive(self) -> ovs.jsonrpc.Message | None:
+        if self._session.rpc and not self._session.rpc.parser:
+            self._session.rpc.parser = _Parser()
+        return self._session.recv()
 
 
 def use_tls(tls: Tls | None) -> None:
@@ -211,14 +258,33 @@ def use_tls(tls: Tls | None) -> None:
     ovs.stream.Stream.ssl_set_ca_cert_file(tls.ca_cert)
 
 
-class _Call:
-    """A transaction on its way, and where its answer goes."""
+class _Parser:
+    """A parser for ovs.jsonrpc that reads a message which has come in one piece with Python's own."""
 
-    __slots__ = ("params", "reply")
+    _decode = json.JSONDecoder().raw_decode
 
-    def __init__(self, params: list[Any]) -> None:
-        self.params = params
-        self.reply: Future[Any] = Future()
+    def __init__(self) -> None:
+        self._value: Any = None
+        self._in_pieces: ovs.json.Parser | None = None
+
+    def feed(self, text: str) -> int:
+        """Take characters in, up to the end of the message; returns how many."""
+        if self._in_pieces is None:
+            try:
+                self._value, end = self._decode(text)
+            except ValueError:
+                self._in_pieces = ovs.json.Parser()
+            else:
+                return end
+        return int(self._in_pieces.feed(text))
+
+    def is_done(self) -> bool:
+        """Whether the message is complete, or will never be."""
+        return self._in_pieces is None or self._in_pieces.is_done()
+
+    def finish(self) -> Any:
+        """The message, or a string that says what is wrong with it."""
+        return self._value if self._in_pieces is None else self._in_pieces.finish()
 
 
 def _why_unreachable(remote: str) -> str:

@@ -3,6 +3,7 @@
 Columns and external_ids: ovs-vswitchd.conf.db(5), ovn-controller(8).
 """
 
+import itertools
 import time
 from ipaddress import ip_address
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Database, OperationError, Reference, has, is_row
+from ovn_docker.host.ovsdb import Condition, Database, Operation, OperationError, Reference, has, is_row
 from ovn_docker.model import (
     Attachment,
     Chassis,
@@ -24,6 +25,9 @@ from ovn_docker.model import (
 )
 
 OWNER = "ovn-docker:owner"
+RESOLVER = "ovn-docker:resolver"
+"""On interfaces of networks that have a resolver: their turn in their sandbox, empty until they are in it."""
+
 _OURS = has("external_ids", {OWNER: "ovn-docker"})
 _SET = "ovs-vsctl set Open_vSwitch . external_ids:"
 START = "start it with: ovn-docker host start, or /usr/share/openvswitch/scripts/ovs-ctl start"
@@ -98,6 +102,8 @@ class Vswitch:
             "iface-status": "active",
             "attached-mac": endpoint.mac or "",
         }
+        if attachment.resolver:
+            ids[RESOLVER] = ""
         try:
             *_, plugged = self._database.transact(
                 ovsdb.insert("Interface", interface, name=link, external_ids=ids),
@@ -130,18 +136,31 @@ class Vswitch:
             deadline=deadline,
         )
 
-    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> None:
-        """Note the sandbox that the container's end goes to. Raises NotFound if the port is gone."""
-        (found,) = self._database.transact(
-            ovsdb.mutate("Interface", is_row(_interface(endpoint)),
-                         mutations=[["external_ids", "delete", ["vm-id"]],
-                                    ["external_ids", "insert", {"vm-id": sandbox}]]),
+    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> int | None:
+        """Note the sandbox that the container's end goes to. Raises NotFound if the port is gone.
+
+        Returns its turn among those of the sandbox whose network has a resolver, None if it has none.
+        Docker joins the endpoints of one sandbox one after the other.
+        """
+        interface, in_sandbox = is_row(_interface(endpoint)), {OWNER: "ovn-docker", "vm-id": sandbox}
+        found, rows, others = self._database.transact(
+            _note(interface, "vm-id", sandbox),
+            ovsdb.select("Interface", interface, columns=["external_ids"]),
+            ovsdb.select("Interface", has("external_ids", in_sandbox), columns=["external_ids"]),
             deadline=deadline,
-        )  # fmt: skip
+        )
         if not found:
             raise NotFound(
                 f"Open vSwitch has no port for the endpoint {endpoint[:12]}; start the container again"
             )
+        turn = rows[0]["external_ids"].get(RESOLVER)
+        if turn is None:
+            return None
+        if not turn:
+            taken = {row["external_ids"].get(RESOLVER) for row in others}
+            turn = next(number for number in map(str, itertools.count()) if number not in taken)
+            self._database.transact(_note(interface, RESOLVER, turn), deadline=deadline)
+        return int(turn)
 
     def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:
         """Wait until ovn-controller says that the port's flows are in; False if *deadline* comes first.
@@ -252,6 +271,15 @@ class VmBridge(Vswitch):
     def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:  # noqa: ARG002 - plug() has waited
         """A tagged port forwards as soon as ovs-vswitchd has taken it up."""
         return True
+
+
+def _note(interface: Condition, key: str, value: str) -> Operation:
+    """The operation that sets a key of an interface's external_ids."""
+    return ovsdb.mutate(
+        "Interface",
+        interface,
+        mutations=[["external_ids", "delete", [key]], ["external_ids", "insert", {key: value}]],
+    )
 
 
 def _port(endpoint: EndpointId) -> str:

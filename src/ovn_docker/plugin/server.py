@@ -7,10 +7,13 @@ call that has come in is answered, and nobody keeps Docker out by holding connec
 import logging
 import select
 import socket
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
+from queue import SimpleQueue
 from typing import Any
 
 from waitress import create_server, wasyncore
@@ -94,18 +97,31 @@ def _read(environ: dict[str, Any]) -> tuple[str, wire.Request]:
         raise _HttpError(HTTPStatus.BAD_REQUEST, str(error)) from None
 
 
+class _Calls(deque[Any]):
+    """Connections on which a call has come in whole. What waitress calls a task dispatcher."""
+
+    add_task = deque.append
+
+
 class Server:
-    """Serves *app* on *sock*, a listening Unix socket. Starts threads: make it after the daemon's fork."""
+    """Serves *app* on *sock*, a listening Unix socket.
+
+    One thread waits on all connections. When a call has come in, it lets another one wait and answers itself:
+    to wake a thread for the answer, as waitress does, takes longer than many an answer.
+    """
 
     def __init__(self, app: WsgiApplication, sock: socket.socket) -> None:
         self._sock = sock
         self._stopping = False
+        self._stop: SimpleQueue[None] = SimpleQueue()  # may be put into from a signal handler
+        self._waits = threading.Lock()
+        self._calls = _Calls()
         self._map: dict[int, Any] = {}
         self._http = create_server(
             app,
             map=self._map,
             sockets=[sock],
-            threads=THREADS,
+            threads=0,  # ours
             backlog=socket.SOMAXCONN,
             connection_limit=CONNECTIONS + THREADS,
             channel_timeout=3600,  # seconds; Docker's connections are for ever, and a call may just be coming
@@ -113,23 +129,40 @@ class Server:
             clear_untrusted_proxy_headers=False,  # there is no proxy, and we read no headers
             ident="ovn-docker",
         )
+        self._http.task_dispatcher = self._calls
 
     def stop(self) -> None:
         """Make `serve` return soon. May be called from a signal handler or another thread, repeatedly."""
         if not self._stopping:
             self._stopping = True
+            self._stop.put(None)
             self._http.pull_trigger()
 
     def serve(self) -> None:
         """Answer calls until `stop`; then finish those in flight. Removes the socket's file if we made it."""
         try:
-            while not self._stopping:
-                self._turn(seconds=30)
-                self._make_room()
-            self._drain()
+            for number in range(THREADS):
+                threading.Thread(target=self._work, name=f"call-{number}", daemon=True).start()
+            self._stop.get()
+            with self._waits:
+                self._drain()
         finally:
-            self._http.task_dispatcher.shutdown(timeout=1)
             wasyncore.close_all(self._map)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                with self._waits:
+                    while not self._calls:
+                        if self._stopping:
+                            return
+                        self._turn(seconds=30)
+                        self._make_room()
+                    call = self._calls.popleft()
+                call.service()
+            except Exception:  # a defect here must not cost us a thread
+                log.exception("a call failed")
+                time.sleep(1)
 
     def _turn(self, seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)  # select() ends at 1024
@@ -157,6 +190,8 @@ class Server:
                     with suppress(OSError):
                         channel.socket.shutdown(socket.SHUT_RD)
             self._turn(seconds=0.05)
+            while self._calls:
+                threading.Thread(target=self._calls.popleft().service, daemon=True).start()
 
     def _queued(self) -> bool:
         return bool(self._http.accepting and select.select([self._sock], [], [], 0)[0])

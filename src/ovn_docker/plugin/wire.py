@@ -21,6 +21,7 @@ from ovn_docker.model import (
     EndpointId,
     IpAddress,
     IpNetwork,
+    Joined,
     Network,
     NetworkId,
     Pool,
@@ -29,6 +30,9 @@ from ovn_docker.model import (
 )
 
 Answer = Mapping[str, object]
+
+_CONNECTED = 1
+"""A route without a next hop (moby daemon/libnetwork/types/types.go, CONNECTED)."""
 
 DOCKER = "com.docker.network."
 """Prefix of the option keys that belong to Docker itself."""
@@ -55,8 +59,8 @@ class Driver(Protocol):
     def delete_endpoint(self, network: NetworkId, endpoint: EndpointId) -> None:
         """Remove it; it need not be there. Docker only logs an error."""
 
-    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> str:
-        """Name of the link that Docker shall move into *sandbox*, the path of a network namespace."""
+    def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> Joined:
+        """What Docker shall do in *sandbox*, the path of a network namespace."""
 
     def leave(self, network: NetworkId, endpoint: EndpointId) -> None:
         """Undo join; there may have been none."""
@@ -304,8 +308,12 @@ def _create_endpoint(plugin: Plugin, request: CreateEndpointRequest) -> Answer:
 def _join(plugin: Plugin, request: JoinRequest) -> Answer:
     if not (request.SandboxKey.startswith("/") and request.SandboxKey.isprintable()):
         raise BadRequest(f"SandboxKey {_shown(request.SandboxKey)} is not a path")
-    link = plugin.driver.join(*request.ids(), request.SandboxKey)
-    return {"InterfaceName": {"SrcName": link, "DstPrefix": "eth"}}  # without Gateway: docker_gwbridge stays
+    joined = plugin.driver.join(*request.ids(), request.SandboxKey)
+    routes = [{"Destination": str(route), "RouteType": _CONNECTED} for route in joined.routes]
+    return {  # without Gateway: docker_gwbridge stays
+        "InterfaceName": {"SrcName": joined.link, "DstPrefix": "eth"},
+        **({"StaticRoutes": routes} if routes else {}),
+    }
 
 
 METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]] = {

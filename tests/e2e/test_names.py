@@ -1,0 +1,190 @@
+"""Containers find those on other hosts by name, and the rest of the world as before."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.cluster import unanswered
+from e2e.lab import Fabric, Host, LabError, wait_for
+
+NAME_SERVER = r"""
+import socket, sys
+world = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+world.bind((sys.argv[1], 53))
+while True:
+    query, client = world.recvfrom(512)
+    end = query.index(b"\0", 12) + 5
+    known = query[12:end] == b"\7example\3com\0\0\1\0\1"
+    answer = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4\xc0\0\2\1" if known else b""
+    flags = b"\x81\x80" if known else b"\x81\x83"
+    header = query[:2] + flags + b"\0\1\0" + bytes([known]) + b"\0\0\0\0"
+    world.sendto(header + query[12:end] + answer, client)
+"""
+"""The world: example.com has the address 192.0.2.1, and nobody else has a name (RFC 1035, 4.1)."""
+
+
+@pytest.fixture(scope="module")
+def two_hosts(module_fabric: Fabric, engine: str) -> tuple[Host, Host]:
+    """Two hosts whose dockerd has the setting that `host setup` prints."""
+    host1, host2 = module_fabric.cluster("host1", "host2", engine=engine)
+    host1.spawn("python3", "-c", NAME_SERVER, host1.address)
+    for host in (host1, host2):
+        host.path("/etc/resolv.conf").write_text(f"nameserver 127.0.0.1\nnameserver {host1.address}\n")
+        set_up = (
+            *("ovn-docker", "host", "setup", "--central", host1.address, "--encap-ip", host.tunnel_address),
+            *("--encap-type", "geneve"),
+        )
+        said = host.run("sh", "-c", '"$@" 2>&1', "sh", *set_up)
+        assert "containers find those of other hosts by name if Docker asks OVN" in said
+        config = said[said.index("{") : said.index("}") + 1]
+        host.path("/etc/docker").mkdir(exist_ok=True)
+        host.path("/etc/docker/daemon.json").write_text(config)
+        host.dockerd.stop()
+        host.dockerd.start()
+        assert "Docker asks OVN" not in host.run("sh", "-c", '"$@" 2>&1', "sh", *set_up)
+        host.driver.start()
+    return host1, host2
+
+
+@pytest.fixture
+def hosts(two_hosts: tuple[Host, Host]) -> Iterator[tuple[Host, Host]]:
+    """The hosts; afterwards nothing is left of a test."""
+    yield two_hosts
+    central = two_hosts[0]
+    for host in two_hosts:
+        if containers := host.docker("ps", "--all", "--quiet").split():
+            host.docker("rm", "--force", *containers)
+    assert central.run("ovn-nbctl", "--bare", "--columns=records", "list", "DNS") == ""
+    for host in two_hosts:
+        for name in ("foo", "bar"):
+            host.run("docker", "network", "rm", name, check=False)
+    wait_for(lambda: central.run("ovn-nbctl", "ls-list") == "", "the switches to go", timeout=40)
+    assert central.run("ovn-nbctl", "lr-list") == ""
+
+
+def create(hosts: tuple[Host, Host], name: str, subnet: str, *options: str) -> None:
+    hosts[0].docker(
+        *("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", f"--subnet={subnet}"),
+        *("-o", f"ovn.network={name}", *options, name),
+    )
+    listed = ("network", "ls", "--quiet", f"--filter=name=^{name}$")
+    wait_for(lambda: all(host.docker(*listed) for host in hosts), f"{name} on all hosts", timeout=20)
+
+
+def run(host: Host, name: str, *options: str, net: str = "foo") -> None:
+    host.docker(
+        *("run", "-d", f"--net={net}", f"--name={name}", "--stop-signal=KILL", *options),
+        *("busybox", "sleep", "3600"),
+    )
+
+
+def address(host: Host, container: str, net: str = "foo") -> str:
+    (settings,) = json.loads(host.docker("inspect", container))
+    return str(settings["NetworkSettings"]["Networks"][net]["IPAddress"])
+
+
+def lookup(host: Host, container: str, name: str) -> str:
+    """The IPv4 address that a container gets for a name, nothing if there is none."""
+    answer = host.docker("exec", container, "sh", "-c", "nslookup -type=a $0 2>/dev/null || true", name)
+    addresses = [line.split()[-1] for line in answer.splitlines() if line.startswith("Address")]
+    return addresses[1] if len(addresses) > 1 else ""  # the first is the server's
+
+
+def finds(host: Host, container: str, name: str, wanted: str) -> None:
+    """A name gets to the others in the moment after its container has started."""
+    try:
+        wait_for(lambda: lookup(host, container, name) == wanted, f"{name} to be {wanted}", timeout=10)
+    except LabError as error:
+        raise AssertionError(f"{name} is {lookup(host, container, name)!r}, not {wanted}") from error
+
+
+@pytest.mark.parametrize("internal", [(), ("--internal",)], ids=["outside", "internal"])
+def test_containers_find_each_other_across_hosts(hosts: tuple[Host, Host], internal: tuple[str, ...]) -> None:
+    host1, host2 = hosts
+    create(hosts, "foo", "10.1.0.0/16", *internal)
+    run(host2, "web", "--network-alias=shop", "--hostname=www")
+    run(host1, "client")
+    wanted = address(host2, "web")
+    for name in ("web", "shop", "web.foo", "WEB", "www"):
+        finds(host1, "client", name, wanted)
+    assert unanswered(host1, "client", "web", tunnel=True) == []
+    short = host2.docker("inspect", "--format={{.Id}}", "web")[:12]
+    finds(host1, "client", short, wanted)
+    # A container that has just started, and does nothing but ask.
+    assert wanted in host1.docker("run", "--rm", "--net=foo", "busybox", "nslookup", "-type=a", "shop")
+    finds(host2, "web", "client", address(host1, "client"))
+
+
+def test_the_world_is_found_as_before(hosts: tuple[Host, Host]) -> None:
+    host1, _ = hosts
+    create(hosts, "foo", "10.1.0.0/16")
+    run(host1, "client")
+    assert lookup(host1, "client", "example.com") == "192.0.2.1"
+    assert lookup(host1, "client", "nobody") == ""
+
+
+def test_containers_on_other_networks_are_answered_as_before(hosts: tuple[Host, Host]) -> None:
+    """Also many times in a row, and after a restart of Docker: nobody waits for a server in vain."""
+    host1, _ = hosts
+    host1.docker("network", "create", "own")
+    run(host1, "elsewhere", "--restart=always", net="own")
+    ask = "for i in $(seq 12); do nslookup -type=a example.com && ! nslookup -type=a nobody || exit; done"
+    for _ in range(2):
+        host1.docker("exec", "elsewhere", "sh", "-ec", ask, timeout=20)
+        host1.dockerd.stop()
+        host1.dockerd.start()
+    host1.docker("rm", "--force", "elsewhere")
+    host1.docker("network", "rm", "own")
+
+
+def test_names_follow_their_container(hosts: tuple[Host, Host]) -> None:
+    host1, host2 = hosts
+    create(hosts, "foo", "10.1.0.0/16")
+    run(host2, "web")
+    run(host1, "client")
+    finds(host1, "client", "web", address(host2, "web"))
+    host2.docker("rename", "web", "db")
+    finds(host1, "client", "db", address(host2, "db"))
+    finds(host1, "client", "web", "")
+    host2.docker("restart", "db")
+    finds(host1, "client", "db", address(host2, "db"))
+    host2.docker("network", "disconnect", "foo", "db")
+    finds(host1, "client", "db", "")
+    # Docker gives the name while nobody listens.
+    host2.driver.stop()
+    host2.driver.start()
+    host2.docker("network", "connect", "--alias=store", "foo", "db")
+    finds(host1, "client", "store", address(host2, "db"))
+    host2.driver.stop()
+    host2.docker("rename", "db", "box")
+    host2.driver.start()
+    finds(host1, "client", "box", address(host2, "box"))
+
+
+def test_a_container_on_two_networks_finds_those_on_both(hosts: tuple[Host, Host]) -> None:
+    host1, host2 = hosts
+    create(hosts, "foo", "10.1.0.0/16")
+    create(hosts, "bar", "10.2.0.0/16")
+    run(host2, "web")
+    run(host2, "db", net="bar")
+    run(host1, "client")
+    finds(host1, "client", "web", address(host2, "web"))
+    assert lookup(host1, "client", "db") == ""  # it is not on that network
+    host1.docker("network", "connect", "bar", "client")
+    finds(host1, "client", "db", address(host2, "db", "bar"))
+    finds(host1, "client", "web", address(host2, "web"))
+    host1.docker("network", "disconnect", "foo", "client")
+    finds(host1, "client", "db", address(host2, "db", "bar"))
+    assert lookup(host1, "client", "web") == ""
+    host1.docker("network", "connect", "foo", "client")
+    finds(host1, "client", "web", address(host2, "web"))
+
+
+def test_a_name_can_be_asked_for_without_the_setting(hosts: tuple[Host, Host]) -> None:
+    host1, host2 = hosts
+    create(hosts, "foo", "10.1.0.0/16")
+    run(host2, "web")
+    run(host1, "client", "--dns=10.1.0.1", f"--dns={host1.address}")
+    finds(host1, "client", "web", address(host2, "web"))
+    assert lookup(host1, "client", "example.com") == "192.0.2.1"

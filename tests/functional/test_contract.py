@@ -1,0 +1,38 @@
+"""The overlay's backend keeps the contract, on a real northbound database."""
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from functional.backend_contract import BackendContract, Stored
+from functional.conftest import Connect
+from functional.ovsdb_servers import OvsdbServer
+from ovn_docker.backends.addresses import Addresses
+from ovn_docker.backends.overlay import Overlay
+from ovn_docker.ipam import Ipam
+from ovn_docker.model import Chassis
+from ovn_docker.supply import Supply
+
+
+def host(name: str) -> Chassis:
+    return Chassis(name, (), (ip_address("10.0.0.1"),), ("geneve",), "br-int", "system")
+
+
+class TestOverlay(BackendContract):
+    @pytest.fixture
+    def stored(self, northbound: OvsdbServer, connect: Connect) -> Stored:
+        connection = connect(northbound)
+        backend = Overlay(lambda _: connection)
+        here, supplies = host("host1"), tuple[Supply, ...]()
+        ipam = Ipam(Addresses(lambda _: connection), lambda _: here, list, supplies, 10)
+        return Stored(backend, here, backend, host("host2"), ipam, northbound.contents)
+
+    def without_traces(self, state: Any) -> Any:
+        """The generation stays, for all networks with a name."""
+        return {**state, "DHCP_Options": [row for row in state.get("DHCP_Options", []) if row["cidr"]]}
+
+    def without_rest(self, state: Any) -> Any:
+        """An address that was given back rests."""
+        rests = [row for row in state["DHCP_Options"] if "ovn-docker:released" not in row["external_ids"]]
+        return {**state, "DHCP_Options": rests}

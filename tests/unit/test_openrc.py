@@ -1,0 +1,138 @@
+"""Logins of every generation of openrc.sh, as openstacksdk understands them."""
+
+import pytest
+
+from ovn_docker.backends import openrc
+from ovn_docker.errors import BadRequest
+
+GUIDE = {
+    "OS_AUTH_URL": "http://10.33.75.122:5000/v2.0",
+    "OS_TENANT_ID": "fab106b215d943c3bad519492278443d",
+    "OS_TENANT_NAME": "demo",
+    "OS_USERNAME": "demo",
+    "OS_VIF_ID": "e798c371-85f4-4f2d-ad65-d09dd1d3c1c9",
+}
+"""The file of the guide, which is older than Keystone v3."""
+
+
+def test_the_guides_file_logs_in_at_a_keystone_of_today() -> None:
+    assert openrc.login(GUIDE) == {
+        "auth_url": "http://10.33.75.122:5000",
+        "auth_type": "password",
+        "project_id": "fab106b215d943c3bad519492278443d",
+        "project_name": "demo",
+        "username": "demo",
+        "default_domain_id": "default",
+    }
+    assert openrc.vif(GUIDE) == "e798c371-85f4-4f2d-ad65-d09dd1d3c1c9"
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://k:5000/v2.0", "http://k:5000"),
+        ("http://k:5000/v2.0/", "http://k:5000"),
+        ("https://k/identity/v2.0", "https://k/identity"),
+        ("http://k:5000/v3", "http://k:5000/v3"),
+        ("http://k:5000", "http://k:5000"),
+    ],
+)
+def test_the_address_of_keystone_v2_becomes_one_without_a_version(url: str, base: str) -> None:
+    assert openrc.login(GUIDE | {"OS_AUTH_URL": url})["auth_url"] == base
+
+
+def test_version_2_is_not_insisted_on() -> None:
+    assert "identity_api_version" not in openrc.login(GUIDE | {"OS_IDENTITY_API_VERSION": "2.0"})
+    assert openrc.login(GUIDE | {"OS_IDENTITY_API_VERSION": "3"})["identity_api_version"] == "3"
+
+
+def test_a_project_comes_before_the_tenant_of_old() -> None:
+    assert openrc.login(GUIDE | {"OS_PROJECT_ID": "p"})["project_id"] == "p"
+
+
+def test_what_says_domains_is_left_alone() -> None:
+    horizon = {
+        "OS_AUTH_URL": "https://k:5000",
+        "OS_PROJECT_ID": "p",
+        "OS_PROJECT_NAME": "demo",
+        "OS_USER_DOMAIN_NAME": "Corp",
+        "OS_PROJECT_DOMAIN_ID": "abc",
+        "OS_USERNAME": "me",
+        "OS_PASSWORD": "secret",
+        "OS_REGION_NAME": "RegionOne",
+        "OS_INTERFACE": "public",
+        "OS_IDENTITY_API_VERSION": "3",
+    }
+    assert openrc.login(horizon) == {
+        "auth_url": "https://k:5000",
+        "auth_type": "password",
+        "project_id": "p",
+        "project_name": "demo",
+        "user_domain_name": "Corp",
+        "project_domain_id": "abc",
+        "username": "me",
+        "password": "secret",
+        "region_name": "RegionOne",
+        "interface": "public",
+        "identity_api_version": "3",
+    }
+
+
+def test_one_domain_stands_for_both() -> None:
+    login = openrc.login(GUIDE | {"OS_USER_DOMAIN_NAME": "Corp"})
+    assert login["project_domain_name"] == "Corp"
+    assert "default_domain_id" not in login
+
+
+def test_an_application_credential_needs_no_project() -> None:
+    given = {
+        "OS_AUTH_URL": "https://k:5000/v3",
+        "OS_APPLICATION_CREDENTIAL_ID": "id",
+        "OS_APPLICATION_CREDENTIAL_SECRET": "secret",
+    }
+    login = openrc.login(given)
+    assert login == {
+        "auth_url": "https://k:5000/v3",
+        "auth_type": "v3applicationcredential",
+        "application_credential_id": "id",
+        "application_credential_secret": "secret",
+    }
+    assert openrc.asks_for_password(login) is None
+
+
+@pytest.mark.parametrize("name", ["OS_TOKEN", "OS_AUTH_TOKEN"])
+def test_a_token_is_enough(name: str) -> None:
+    login = openrc.login({"OS_AUTH_URL": "http://k:5000", "OS_PROJECT_ID": "p", name: "gAAA"})
+    assert (login["auth_type"], login["token"]) == ("token", "gAAA")
+    assert openrc.asks_for_password(login) is None
+
+
+def test_a_cloud_of_clouds_yaml_is_left_to_openstacksdk() -> None:
+    login = openrc.login({"OS_CLOUD": "mine", "OS_USERNAME": "ignored"})
+    assert login == {"cloud": "mine"}
+    assert openrc.asks_for_password(login) is None
+
+
+def test_a_password_is_asked_for_when_there_is_none() -> None:
+    assert openrc.asks_for_password(openrc.login(GUIDE)) == "demo"
+    assert openrc.asks_for_password(openrc.login(GUIDE | {"OS_PASSWORD": ""})) == "demo"
+    assert openrc.asks_for_password(openrc.login(GUIDE | {"OS_PASSWORD": "x"})) is None
+
+
+@pytest.mark.parametrize("missing", ["OS_AUTH_URL", "OS_USERNAME"])
+def test_what_is_missing_is_named(missing: str) -> None:
+    given = {key: value for key, value in GUIDE.items() if key != missing}
+    with pytest.raises(BadRequest, match=rf"{missing} is not set: source the openrc\.sh"):
+        openrc.login(given)
+
+
+def test_without_a_project_all_its_names_are_told() -> None:
+    given = {key: value for key, value in GUIDE.items() if "TENANT" not in key}
+    with pytest.raises(BadRequest, match="neither OS_PROJECT_ID nor OS_PROJECT_NAME"):
+        openrc.login(given)
+
+
+@pytest.mark.parametrize("vif", ["", "eth0", "e798c371"])
+def test_without_the_vms_port_it_is_told_where_to_find_it(vif: str) -> None:
+    with pytest.raises(BadRequest, match="openstack port list --mac-address"):
+        openrc.vif(GUIDE | {"OS_VIF_ID": vif})
