@@ -32,9 +32,13 @@ def shared_underlay(cloud: Cloud, vms: tuple[VM, VM, VM]) -> Iterator[Underlay]:
 def underlay(shared_underlay: Underlay) -> Iterator[Underlay]:
     """Three VMs with the driver; afterwards nothing is left of the test."""
     yield shared_underlay
-    shared_underlay.start()
-    shared_underlay.clear()
-    shared_underlay.settles()
+    try:
+        shared_underlay.start()
+        shared_underlay.clear()
+        shared_underlay.settles()
+    except BaseException:
+        shared_underlay.purge()
+        raise
 
 
 @pytest.fixture

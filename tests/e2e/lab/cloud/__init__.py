@@ -11,7 +11,7 @@ with real Docker), and the mark `underlay`. By hand::
     make test-underlay PYTEST_ADDOPTS="--keep -k reach_each_other"
 
 leaves a cloud running and prints how to enter each machine and how to end it all; in a VM, /root/openrc.sh
-is the guide's, and the password of `demo` is demo. `--neutron=26` takes another release (`make
+is the guide's, and the password of `demo` is demo-secret. `--neutron=26` takes another release (`make
 test-underlay NEUTRON=26`).
 
 The first start installs (a minute) and initialises (half a minute) what is then kept in the lab's cache.

@@ -18,16 +18,25 @@ T = TypeVar("T")
 
 
 class Account:
-    """A project and its user, of the same name and password.
+    """A project and its user, of the same name; the password of `demo` is `demo-secret`.
 
     Each of openstacksdk's calls on the network service is a method: ``demo.ports(network_id=...)``; where the
     library returns a generator this returns a list.
     """
 
     def __init__(self, cloud: "Cloud", name: str) -> None:
-        self._cloud, self.name = cloud, name
-        self._connection = cloud.inside(lambda: _connect(cloud.control.address, name))
+        self._cloud, self.name, self.password = cloud, name, f"{name}-secret"
+        self._connection = cloud.inside(lambda: _connect(cloud.control.address, name, self.password))
         self.project = cloud.inside(lambda: self._connection.current_project_id)
+
+    def token(self) -> str:
+        """A token, as `openstack token issue` prints it."""
+        return self._cloud.inside(lambda: self._connection.auth_token)
+
+    def application_credential(self, name: str) -> Any:
+        """A new application credential of the user."""
+        identity, user = self._connection.identity, self._connection.current_user_id
+        return self._cloud.inside(lambda: identity.create_application_credential(user=user, name=name))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*args: object, **kwargs: object) -> object:
@@ -96,7 +105,7 @@ class Cloud:
         prefix = ip_network(self.admin.get_subnet(first["subnet_id"]).cidr).prefixlen
         vm = VM(self.fabric, name, number, hypervisor, bound, ip_interface(f"{first['ip_address']}/{prefix}"))
         vm.mtu = network.mtu
-        vm.password = tenant.name
+        vm.password = tenant.password
         vm.openrc = {
             "OS_AUTH_URL": f"http://{self.control.address}:5000/v2.0",
             "OS_TENANT_ID": tenant.project,
@@ -126,7 +135,7 @@ def _enter(pid: int) -> None:
         netns.setns(space.fileno())
 
 
-def _connect(address: str, name: str) -> Any:
+def _connect(address: str, name: str, password: str) -> Any:
     import openstack
 
     return openstack.connect(
@@ -134,7 +143,7 @@ def _connect(address: str, name: str) -> Any:
         auth={
             "auth_url": f"http://{address}:5000/v3",
             "username": name,
-            "password": name,
+            "password": password,
             "project_name": name,
             "user_domain_id": "default",
             "project_domain_id": "default",
