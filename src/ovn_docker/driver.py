@@ -166,20 +166,18 @@ class Driver:
         """Set when something could not be deleted: sweep.py tries again."""
 
     def create_network(self, network: Network) -> None:
-        """NetworkDriver.CreateNetwork."""
+        """NetworkDriver.CreateNetwork. If it fails, Docker forgets the network without a call."""
         deadline = Deadline(self._patience.request)
         self._unwanted.discard(network.id)
-        self._backend.create_network(network, self._switch.chassis(deadline), deadline)
+        chassis = self._switch.chassis(deadline)
+        with self._unwanted_if_unavailable(network.id):
+            self._backend.create_network(network, chassis, deadline)
 
     def delete_network(self, network: NetworkId) -> None:
         """NetworkDriver.DeleteNetwork. Docker has forgotten the network whatever we say."""
         deadline = Deadline(self._patience.request)
-        try:
+        with self._unwanted_if_unavailable(network):
             self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
-        except Unavailable:
-            self._unwanted.add(network)
-            self.leftovers.set()
-            raise
 
     def allocate_network(self, network: Network) -> None:
         """NetworkDriver.AllocateNetwork: swarm's manager makes the network for the whole cluster."""
@@ -270,7 +268,7 @@ class Driver:
             return set(+self._in_flight)
 
     def delete_unwanted(self, chassis: Chassis, deadline: Deadline) -> None:
-        """Delete the networks that could not be deleted when Docker said so."""
+        """Delete the networks that could not be deleted, or made, when Docker said so."""
         for network in tuple(self._unwanted):
             self._backend.delete_network(network, chassis, deadline)
             self._unwanted.discard(network)
@@ -354,6 +352,16 @@ class Driver:
         except OvnDockerError as error:
             self.leftovers.set()
             log.warning("could not undo endpoint %s: %s", endpoint[:12], error)
+
+    @contextmanager
+    def _unwanted_if_unavailable(self, network: NetworkId) -> Iterator[None]:
+        """What could not be finished may be there, in part: it is deleted later."""
+        try:
+            yield
+        except Unavailable:
+            self._unwanted.add(network)
+            self.leftovers.set()
+            raise
 
     @contextmanager
     def _marked(self, endpoint: EndpointId) -> Iterator[None]:

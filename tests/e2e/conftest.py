@@ -88,9 +88,15 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def three_hosts(module_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
+def engine_fabric(request: pytest.FixtureRequest, engine: str) -> Fabric:
+    """A fabric without hosts, for the tests of one module with one version of Docker."""
+    return _fabric(request)
+
+
+@pytest.fixture(scope="module")
+def three_hosts(engine_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
     """Three hosts with the driver, the first of them OVN's central one too."""
-    host1, host2, host3 = hosts = module_fabric.cluster("host1", "host2", "host3", engine=engine)
+    host1, host2, host3 = hosts = engine_fabric.cluster("host1", "host2", "host3", engine=engine)
     for host in hosts:
         host.driver.start()
     return host1, host2, host3

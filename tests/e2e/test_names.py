@@ -25,9 +25,9 @@ while True:
 
 
 @pytest.fixture(scope="module")
-def two_hosts(module_fabric: Fabric, engine: str) -> tuple[Host, Host]:
+def two_hosts(engine_fabric: Fabric, engine: str) -> tuple[Host, Host]:
     """Two hosts whose dockerd has the setting that `host setup` prints."""
-    host1, host2 = module_fabric.cluster("host1", "host2", engine=engine)
+    host1, host2 = engine_fabric.cluster("host1", "host2", engine=engine)
     host1.spawn("python3", "-c", NAME_SERVER, host1.address)
     for host in (host1, host2):
         host.path("/etc/resolv.conf").write_text(f"nameserver 127.0.0.1\nnameserver {host1.address}\n")

@@ -46,8 +46,8 @@ class Vm:
         }
         self.neutron = Neutron(login)
         self.parent: Parent = Trunk(self.neutron, self.port.id)
-        self.underlay = Underlay(self.neutron, self.port.id, self.parent)
         leases = Leases(self.neutron, self.port.id, self.parent)
+        self.underlay = Underlay(self.neutron, self.port.id, self.parent, leases)
         self.ipam = Ipam(leases, lambda _: self.chassis, list, tuple[Supply, ...](), 60)
 
 

@@ -178,7 +178,7 @@ def test_setup_accepts_what_was_typed_by_hand(switch):
         'external_ids:ovn-nb="tcp:127.0.0.1:6641"', "external_ids:ovn-encap-ip=127.0.0.1",
         'external_ids:ovn-encap-type="geneve"', "external_ids:ovn-bridge-datapath-type=netdev",
     )  # fmt: skip
-    assert switch.changes(*setup()).endswith("nothing to change\n")
+    assert switch.changes(*setup()).startswith("nothing to change\n")
 
 
 def test_setup_dry_run_changes_nothing(switch):
@@ -280,7 +280,7 @@ def test_setup_with_tls(switch, pem):
     assert "set key and certificates of Open vSwitch" in said
     assert switch.external_ids()["ovn-nb"] == "ssl:127.0.0.1:6641"
     assert pem[0].partition("=")[2] in switch.out("ovs-vsctl", "get-ssl")
-    assert switch.changes(*setup("--tls")) == "nothing to change\n"
+    assert switch.changes(*setup("--tls")).startswith("nothing to change\n")
 
 
 # host start, stop, status

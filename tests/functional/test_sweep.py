@@ -95,7 +95,7 @@ class TestLeftAlone:
             until(lambda: "vm-id" in host.open_vswitch.interface(LINK)["external_ids"])
             assert host.sweeper(driver, interval=-1).sweep() == 0
             host.flows = True
-            assert joins.result() == container_link(C1)
+            assert joins.result().link == container_link(C1)
 
     def test_an_endpoint_that_is_being_created(self, host: Host) -> None:
         """ovs-vswitchd is slow: everything is there but the number of the port."""

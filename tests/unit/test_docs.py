@@ -6,14 +6,20 @@ from pathlib import Path
 import pytest
 
 from ovn_docker import settings
-from ovn_docker.options import OPTIONS, Option
+from ovn_docker.options import OPTIONS, UNDERLAY, Option
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "underlay.md").read_text()
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
-def test_every_network_option_has_its_row(option: Option) -> None:
-    (row,) = (line for line in README.splitlines() if line.startswith(f"| `{option.key}="))
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [*((README, option) for option in OPTIONS), *((GUIDE, option) for option in UNDERLAY)],
+    ids=lambda value: value.key if isinstance(value, Option) else "",
+)
+def test_every_network_option_has_its_row(text: str, option: Option) -> None:
+    (row,) = (line for line in text.splitlines() if line.startswith(f"| `{option.key}="))
     assert f"| {option.help} | {option.default} |" in row
 
 

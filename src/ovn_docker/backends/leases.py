@@ -120,7 +120,7 @@ class Leases:
         pools = self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif))
         return [ip_network(text) for text in chain(subnets, *(pool["prefixes"] for pool in pools))]
 
-    def clear_orphans(self, chassis: Chassis, deadline: Deadline) -> None:
+    def clear_orphans(self, deadline: Deadline) -> None:
         """Remove what a crash has left: pools that no network came for, addresses without an endpoint."""
         for pool in self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif)):
             if not _tagged(pool, _SUBNET) and age(pool) > _UNUSED:

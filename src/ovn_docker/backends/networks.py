@@ -28,7 +28,7 @@ OURS = "ovn-docker"
 
 _KEPT = "ovn-docker:kept"
 
-_ABANDONED = 60.0
+_ABANDONED = 300.0
 """Seconds after which a network that is not complete is nobody's."""
 
 
@@ -91,9 +91,21 @@ class Networks:
         if found.ours:
             self._leave(found, network, deadline)
         else:
-            self.forget_notes(network, deadline)
+            self._forget_notes(network, deadline)
 
-    def forget_notes(self, network: NetworkId, deadline: Deadline) -> None:
+    def forget_traces(self, network: NetworkId, deadline: Deadline) -> None:
+        """Delete what is left of a network that cannot be found: half of it, and what the VM's port says."""
+        for half in self._neutron.all("networks", deadline, name=network, description=OURS):
+            self._neutron.delete("networks", half["id"], deadline)
+        self._forget_notes(network, deadline)
+
+    def clear_orphans(self, deadline: Deadline) -> None:
+        """Delete networks that somebody has begun to make and will not finish any more."""
+        for half in self._neutron.all("networks", deadline, description=OURS):
+            if OURS not in half["tags"] and leases.age(half) > _ABANDONED:
+                self._neutron.delete("networks", half["id"], deadline)
+
+    def _forget_notes(self, network: NetworkId, deadline: Deadline) -> None:
         """What the VM's port says of a Docker network."""
         for note in self._notes(network, deadline):
             self._neutron.untag("ports", self._vif, note, deadline)

@@ -18,7 +18,7 @@ import openstack.exceptions
 from keystoneauth1 import exceptions as keystone
 
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _CURES = {
 """What to do about an error, by Neutron's name of it."""
 
 
-class Refused(Conflict):
+class Refused(OvnDockerError):
     """Neutron has refused a request: *status* of HTTP, *kind* as Neutron calls it, *said* in its words."""
 
     def __init__(self, status: int, kind: str, said: str, cure: str = "") -> None:
@@ -122,18 +122,22 @@ class Neutron:
         """One request. Raises Refused, BadRequest for the login, Unavailable or TimedOut."""
         deadline.check("Neutron")
         started = time.monotonic()
+        # A connection that was kept open may be closed in the moment of a request. Then it is sent once more,
+        # unless it makes something, which could be made twice.
+        again = method != "POST"
         try:
-            network = self._connected(deadline).network
-            response = network.request(
-                path,
-                method,
-                timeout=max(0.1, deadline.left(at_most=_TIMEOUT)),
-                # A connection that was kept open may have been closed meanwhile. What is asked for may be
-                # asked for twice, but not what makes something.
-                connect_retries=0 if method == "POST" else 1,
-                skip_cache=True,
-                **more,
-            )
+            while True:
+                network = self._connected(deadline).network
+                timeout = max(0.1, deadline.left(at_most=_TIMEOUT))
+                try:
+                    response = network.request(
+                        path, method, timeout=timeout, connect_retries=0, skip_cache=True, **more
+                    )
+                    break
+                except keystone.ConnectFailure:
+                    if not again:
+                        raise
+                    again = False
         except (openstack.exceptions.SDKException, keystone.ClientException) as error:
             raise self._explained(error) from None
         log.debug("%s %s: %d in %.3f s", method, path, response.status_code, time.monotonic() - started)

@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address, ip_interface
 
-from ovn_docker.backends import leases
+from ovn_docker.backends.leases import IpInterface, Leases, age, of_vm
 from ovn_docker.backends.networks import Found, Networks
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.backends.openrc import FIND_VIF, VIF
@@ -28,11 +28,12 @@ class Underlay:
     *vif*: UUID of the VM's port; *parent*: how other ports hang behind it.
     """
 
-    def __init__(self, neutron: Neutron, vif: str, parent: Parent) -> None:
+    def __init__(self, neutron: Neutron, vif: str, parent: Parent, leases: Leases) -> None:
         self._neutron = neutron
         self._vif = vif
         self._parent = parent
         self._networks = Networks(neutron, vif)
+        self._leases = leases
 
     def check(self, macs: set[str], deadline: Deadline) -> None:
         """Whether containers can be behind the VM's port; *macs*: addresses of the VM's interfaces.
@@ -65,12 +66,12 @@ class Underlay:
         try:
             found = self._networks.find(network, deadline)
         except NotFound:
-            self._networks.forget_notes(network, deadline)
+            self._networks.forget_traces(network, deadline)
             return
         if found.kept and not kept:
             return
-        of_vm = endpoint_of(self._vif)
-        for port in self._neutron.all("ports", deadline, network_id=found.id, description=of_vm):
+        ours = endpoint_of(self._vif)
+        for port in self._neutron.all("ports", deadline, network_id=found.id, description=ours):
             remove(self._neutron, self._parent, port, deadline)
         self._networks.forget(found, network, deadline)
 
@@ -104,6 +105,11 @@ class Underlay:
             return "" if port["status"] == "ACTIVE" else self._parent.why_down(port["id"], deadline)
         return "its port has gone from Neutron"
 
+    def clear_orphans(self, chassis: Chassis, deadline: Deadline) -> None:
+        """Delete what a crash has left and nobody will ask for: addresses, pools, networks half made."""
+        self._leases.clear_orphans(deadline)
+        self._networks.clear_orphans(deadline)
+
     def endpoints(self, chassis: Chassis, deadline: Deadline) -> list[StoredEndpoint]:
         """Every endpoint of this VM."""
         return [self._stored(port) for port in self.ports(deadline)]
@@ -118,7 +124,7 @@ class Underlay:
         for holder in holders:
             if holder["name"] == endpoint.id:
                 return holder
-        kept = [holder for holder in holders if holder["description"] == leases.of_vm(self._vif)]
+        kept = [holder for holder in holders if holder["description"] == of_vm(self._vif)]
         for holder in holders:
             if holder not in kept:
                 raise self._in_use(endpoint, holder)
@@ -194,9 +200,9 @@ class Underlay:
         port = self._neutron.one("ports", self._vif, deadline)
         return bool(port) and found.network.get("project_id") == (port or {}).get("project_id")
 
-    def _interfaces(self, port: Resource, deadline: Deadline) -> tuple[leases.IpInterface, ...]:
+    def _interfaces(self, port: Resource, deadline: Deadline) -> tuple[IpInterface, ...]:
         """The addresses that Neutron chose, with the prefix lengths of their subnets; one of each version."""
-        found: dict[int, leases.IpInterface] = {}
+        found: dict[int, IpInterface] = {}
         for fixed in port["fixed_ips"]:
             subnet = self._neutron.one("subnets", fixed["subnet_id"], deadline)
             if subnet is not None:
@@ -207,5 +213,5 @@ class Underlay:
     def _stored(self, port: Resource, network: NetworkId | None = None) -> StoredEndpoint:
         host = port["description"].removeprefix(ENDPOINT_OF)
         return StoredEndpoint(
-            EndpointId(port["name"]), network or NetworkId(port["network_id"]), host, leases.age(port)
+            EndpointId(port["name"]), network or NetworkId(port["network_id"]), host, age(port)
         )

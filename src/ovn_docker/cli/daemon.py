@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import Literal
 
 # The ovs package from PyPI looks below /usr/local; distributions and their ovs-appctl do not.
 os.environ.setdefault("OVS_RUNDIR", "/var/run/openvswitch")
@@ -59,23 +59,19 @@ _MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "sweep", "underlay
 _VLOGS = {name: ovs.vlog.Vlog(name) for name in _MODULES}
 
 
-class _Addresses(AddressStore, Protocol):
-    """Pools and addresses, and what clears those that a crash has left."""
-
-    def clear_orphans(self, chassis: Chassis, deadline: Deadline) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Mode:
     """What the two modes of the driver differ in.
 
+    *clear_orphans* deletes what a crash has left and nobody will ask for;
     *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises
     OvnDockerError with what has to be done before containers can start; *start*: what runs beside; *undo*:
     see Patience.
     """
 
     backend: Backend
-    addresses: _Addresses
+    addresses: AddressStore
+    clear_orphans: Callable[[Chassis, Deadline], None]
     vswitch: Vswitch
     options: tuple[Option, ...]
     check_controller: Callable[[], None]
@@ -120,9 +116,11 @@ def _overlay() -> None:
             Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
         Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
 
+    addresses = Addresses(northbound)
     mode = _Mode(
         backend=Overlay(northbound),
-        addresses=Addresses(northbound),
+        addresses=addresses,
+        clear_orphans=addresses.clear_orphans,
         vswitch=vswitch,
         options=OPTIONS,
         check_controller=Controller(settings.ovn_rundir).check,
@@ -157,7 +155,8 @@ def _underlay() -> None:
     neutron = Neutron(login)
     vswitch = VmBridge(Database("Open_vSwitch", [settings.db], START), settings.bridge, vif)
     parent = Trunk(neutron, vif) if settings.parent == "trunk" else Profile(neutron, vif)
-    backend = Underlay(neutron, vif, parent)
+    leases = Leases(neutron, vif, parent)
+    backend = Underlay(neutron, vif, parent, leases)
 
     def ready() -> None:
         backend.check(Links().macs(), Deadline(settings.request_timeout))
@@ -165,7 +164,8 @@ def _underlay() -> None:
 
     mode = _Mode(
         backend=backend,
-        addresses=Leases(neutron, vif, parent),
+        addresses=leases,
+        clear_orphans=backend.clear_orphans,
         vswitch=vswitch,
         options=UNDERLAY,
         check_controller=lambda: None,
@@ -218,7 +218,7 @@ def _serve(settings: Common, mode: _Mode) -> None:
         log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
     mode.start()
     interval = settings.sweep_interval
-    Sweeper(driver, backend, vswitch, links, interval, addresses.clear_orphans).start()
+    Sweeper(driver, backend, vswitch, links, interval, mode.clear_orphans).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")
