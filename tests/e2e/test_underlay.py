@@ -149,7 +149,7 @@ def test_two_tenants_do_not_meet(underlay: Underlay) -> None:
         assert underlay.silent(vm1, "c1", "192.168.1.30")
         mac = underlay.endpoint(vm1, "same")["MacAddress"]
         underlay.ping(vm1, "c1", "192.168.1.20")
-        assert mac in vm1.docker("exec", "c1", "ip", "neighbour", "show", "192.168.1.20")
+        assert mac in vm1.docker("exec", "c1", "cat", "/proc/net/arp")
 
         network = foo_in_neutron(cloud)
         with pytest.raises(CommandError, match=f"Neutron has no network '{network.id}' for this project"):
@@ -302,6 +302,32 @@ def test_an_existing_network_is_attached_to_and_never_deleted(underlay: Underlay
         underlay.clear()
         left = demo.get_network(network.id)
         assert (left.subnet_ids, left.tags, left.name) == ([subnet.id], [], "users")
+
+
+def test_the_guides_binding_profile_where_the_policy_allows_it(underlay: Underlay) -> None:
+    cloud, (vm1, _, vm3) = underlay.cloud, underlay.vms
+    policy = cloud.control.path("/etc/neutron/policy.yaml")
+    with ExitStack() as undo:
+        undo.callback(vm1.driver.stop)  # the fixture starts it with a trunk again
+        undo.callback(underlay.clear)
+        undo.callback(policy.unlink, missing_ok=True)
+        vm1.driver.stop()
+        vm1.driver.start(*PATIENCE, "--parent=profile")
+        for vm in (vm1, vm3):
+            vm.docker(
+                *CREATE, "--ipam-driver=openvswitch", f"--subnet={SUBNET}", "-o", "ovn.network=foo", "foo"
+            )
+        with pytest.raises(
+            CommandError, match="this cloud does not allow you binding:profile: start the driver"
+        ):
+            underlay.run(vm1, "c0")
+        vm1.docker("rm", "--force", "c0")
+        assert [port.name for port in cloud.demo.ports() if not port.device_owner] == []
+
+        allow = "rule:admin_or_owner or rule:service_api"
+        policy.write_text("".join(f'"{do}_port:binding:profile": "{allow}"\n' for do in ("create", "update")))
+        underlay.run(vm1, "c1")
+        underlay.ping(vm1, "c1", underlay.run(vm3, "c3"))
 
 
 def test_a_network_of_the_machines_mtu(underlay: Underlay) -> None:

@@ -117,9 +117,11 @@ class Cloud:
         return vm
 
     def delete(self, vm: VM) -> None:
-        """Switch a virtual machine off for good, and delete its port."""
+        """Switch a virtual machine off for good, and delete its port, with the trunk if it has become one."""
         vm.power_off()
         vm.hypervisor.unplug(vm)
+        for trunk in self.admin.trunks(port_id=vm.port.id):
+            self.admin.delete_trunk(trunk.id)
         self.admin.delete_port(vm.port.id)
 
     def _join(self, hypervisor: Hypervisor) -> None:
