@@ -153,7 +153,7 @@ def test_two_tenants_do_not_meet(underlay: Underlay) -> None:
 
         network = foo_in_neutron(cloud)
         with pytest.raises(CommandError, match=f"Neutron has no network '{network.id}' for this project"):
-            foreign.docker(*CREATE, f"--subnet={SUBNET}", "-o", f"ovn.switch={network.id}", "bar")
+            foreign.docker(*CREATE, "--subnet=10.7.0.0/24", "-o", f"ovn.switch={network.id}", "bar")
         foreign.docker("rm", "--force", "c1", "other")
         foreign.docker("network", "rm", "foo")
         assert cloud.alt.networks(is_shared=False) == []
