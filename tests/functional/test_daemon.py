@@ -41,6 +41,8 @@ def call(path: Path, method: str, **request: object) -> dict[str, Any]:
 class Driver:
     """Where a driver runs, and drivers that have been started there."""
 
+    program = PROGRAM
+
     def __init__(self, directory: Path, open_vswitch: OpenVswitch) -> None:
         directory.mkdir()
         self.directory = directory
@@ -57,14 +59,14 @@ class Driver:
     def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run it until it ends or is detached."""
         return subprocess.run(
-            [PROGRAM, *options], env=self.environment | environment, text=True, timeout=20, check=False,
+            [self.program, *options], env=self.environment | environment, text=True, timeout=20, check=False,
             stdin=subprocess.DEVNULL, capture_output=True,
         )  # fmt: skip
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """Run it in the foreground; returns when it serves."""
         process = subprocess.Popen(
-            [PROGRAM, *options], env=self.environment, text=True, stderr=subprocess.PIPE
+            [self.program, *options], env=self.environment, text=True, stderr=subprocess.PIPE
         )
         self._started.append(process)
         until(self.serves)
@@ -78,7 +80,7 @@ class Driver:
 
     def appctl(self, *command: str) -> str:
         """``ovs-appctl -t ovn-docker-overlay-driver``."""
-        run = ["ovs-appctl", "-t", PROGRAM.name, *command]
+        run = ["ovs-appctl", "-t", self.program.name, *command]
         return subprocess.run(
             run, env=self.environment, check=True, capture_output=True, text=True, timeout=10
         ).stdout
@@ -86,7 +88,7 @@ class Driver:
     def files(self) -> set[str]:
         """What lies about, but for the log."""
         found = {path.name for path in self.directory.rglob("*") if not path.is_dir()}
-        return found - {f"{PROGRAM.name}.log"}
+        return found - {f"{self.program.name}.log"}
 
     def end(self) -> None:
         for process in self._started:

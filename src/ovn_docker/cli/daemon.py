@@ -193,6 +193,12 @@ def _ask_password(user: str) -> str:
 
 
 def _serve(settings: Common, mode: _Mode) -> None:
+    try:
+        mode.ready()
+    except BadRequest:
+        raise  # nothing that time mends
+    except OvnDockerError as error:
+        log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
     listener = sockets.inherited_socket() or sockets.listen(settings.socket)
     vswitch, backend, addresses, links = mode.vswitch, mode.backend, mode.addresses, Links()
     patience = Patience(
@@ -210,12 +216,6 @@ def _serve(settings: Common, mode: _Mode) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
     _serve_control(web.stop)
-    try:
-        mode.ready()
-    except BadRequest:
-        raise  # nothing that time mends
-    except OvnDockerError as error:
-        log.warning("not ready yet: %s", error)  # but there: Docker may start before Open vSwitch is set up
     mode.start()
     interval = settings.sweep_interval
     Sweeper(driver, backend, vswitch, links, interval, mode.clear_orphans).start()
