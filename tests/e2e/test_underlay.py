@@ -1,5 +1,6 @@
 """Containers in VMs of an OpenStack cloud: whom they reach, whom they do not, and what is left of them."""
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -10,6 +11,8 @@ import pytest
 
 from e2e.lab import CommandError, wait_for
 from e2e.lab.cloud import VM, Cloud
+from e2e.lab.cloud.machines import Driver
+from e2e.test_driver_killed import CRASH_DRIVER
 from e2e.test_guide import ASK, ECHO, SEND, SERVE
 from e2e.underlay import PATIENCE, Underlay
 
@@ -241,6 +244,39 @@ def test_the_driver_is_killed_while_containers_start(underlay: Underlay, foo: No
     witness = underlay.run(vm3, "witness")
     for name in names:
         underlay.ping(vm1, name, witness)
+
+
+def test_the_driver_is_killed_before_any_change_in_neutron(underlay: Underlay, foo: None) -> None:
+    vm = underlay.vms[0]
+    driver = Driver(vm, sys.executable, CRASH_DRIVER, listens=vm.driver.listens)
+
+    def live_and_die() -> None:
+        with suppress(CommandError):
+            underlay.run(vm, "first")
+        vm.docker("rm", "--force", "first", timeout=150)
+
+    def start(step: str) -> None:
+        vm.driver.stop()
+        driver.start(step, vm.driver.argv[1], *PATIENCE)
+
+    start("0")
+    live_and_die()
+    driver.stop()
+    log = [line for line in vm.tail(driver.log, lines=1000).splitlines() if line.startswith("step ")]
+    steps = [line for line in log if line.split()[2] in {"POST", "PUT", "DELETE"}]
+    assert len(steps) > 4
+
+    for step in steps:
+        print(step)  # of a failed test pytest shows them: the last one is the culprit
+        start(step.split()[1])
+        with ThreadPoolExecutor() as pool:
+            life = pool.submit(live_and_die)
+            wait_for(lambda: not driver.pid, "the driver to die", timeout=60)
+            vm.driver.start(*PATIENCE)
+            life.result()
+        underlay.settles()
+    underlay.run(vm, "second")
+    underlay.settles()
 
 
 def test_what_neutron_refuses_is_one_clear_line(underlay: Underlay) -> None:
