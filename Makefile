@@ -24,7 +24,7 @@ stop: ## undo make run
 check: ## lint, types, unit and functional tests: under a minute (as root)
 	@scripts/debian-packages check
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional
+	$(BIN)/pytest --numprocesses=4 --dist=worksteal -m "not slow" tests/unit tests/functional
 
 lint: ## style and types
 	@scripts/virtualenv $(VENV) --editable '.[test]'
@@ -36,12 +36,13 @@ lint: ## style and types
 test: ## all tests: unit, functional, end to end (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest tests/unit tests/functional tests/e2e
+	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e
 
 test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/cache (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest tests/e2e -m engines
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m engines
 
 NEUTRON ?= 29
 test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cache; NEUTRON=26 for that release (as root)

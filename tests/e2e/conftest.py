@@ -25,7 +25,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "e2e: runs on several hosts of its own, with real Docker and OVN")
     config.addinivalue_line("markers", "engines: on newer versions of Docker; only with -m engines")
     config.addinivalue_line("markers", "underlay: on a real OpenStack cloud; only with -m underlay")
-    config.addinivalue_line("markers", "slow: takes more than ten seconds")
     config.stash[FABRICS] = {}
     config.stash[KEPT] = []
 

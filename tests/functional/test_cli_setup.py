@@ -243,9 +243,9 @@ def test_setup_says_what_tunnels_in_user_space_need(switch):
     switch.out("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "cable")
     switch.out("ip", "address", "add", "10.0.0.2/24", "dev", "eth0")
     said = switch.changes(*setup("--encap-ip=10.0.0.2"))
-    assert "ovs-vsctl add-br breth0 -- set Bridge breth0 datapath_type=netdev" in said
+    assert "ovn-docker underlay bridge --interface eth0 --bridge breth0" in said
     switch.out("ovs-vsctl", "--no-wait", "add-br", "eth0")
-    assert "add-br" not in switch.changes(*setup("--encap-ip=10.0.0.2", "--encap-type=vxlan"))
+    assert "underlay bridge" not in switch.changes(*setup("--encap-ip=10.0.0.2", "--encap-type=vxlan"))
 
 
 def test_setup_on_a_kernel_with_open_vswitch(switch):

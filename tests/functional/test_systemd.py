@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from functional.machine import PID, STATE, Machine
+from functional.machine import OVN_DOCKER, PID, STATE, Machine
 from ovn_docker.settings import Settings
 
 SOURCE = Path(__file__).parents[2]
@@ -259,3 +260,23 @@ def test_a_driver_that_is_stopped_leaves_no_socket_behind(booted):
 def test_uninstall_leaves_nothing(tree):
     make("uninstall", f"DESTDIR={tree}")  # the last test: the tree is gone after it
     assert [path for path in tree.rglob("*") if not path.is_dir()] == []
+
+
+def test_the_guard_of_an_interface_outlives_the_login_session(booted):
+    """logind may end all processes of a session; what puts the network back is not one of them."""
+    booted.out("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "cable")
+    booted.out("ip", "address", "add", "10.7.0.5/24", "dev", "eth0")
+    booted.out("ip", "link", "set", "eth0", "up")
+    booted.out("mount", "-o", "remount,bind,rw", "/proc/sys")
+    move = [*OVN_DOCKER, "underlay", "bridge", "--interface=eth0", "--bridge=breth0"]
+    moving = subprocess.Popen(booted.inside(*move), stdout=subprocess.PIPE, text=True)
+    with moving.stdout as said:
+        lines = iter(said.readline, "")
+        heard = list(takewhile(lambda line: "--confirm" not in line, lines))
+        assert "nobody answered on eth0 before" in heard[-1], heard
+        groups = booted.out("sh", "-c", 'cat /proc/$(pgrep -f "[u]nderlay guard")/cgroup')
+        assert groups.endswith(".scope")
+        booted.out("sh", "-c", 'kill -9 $(pgrep -f "[u]nderlay bridge")')
+    moving.wait()
+    wait_until(lambda: booted.out("ovs-vsctl", "list-br").split() in ([], ["br-int"]))
+    assert "10.7.0.5/24" in booted.out("ip", "address", "show", "dev", "eth0")

@@ -19,6 +19,7 @@ COMMANDS = [
     ("host", "start"),
     ("host", "stop"),
     ("host", "status"),
+    ("underlay", "bridge"),
 ]
 
 

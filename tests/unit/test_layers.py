@@ -44,13 +44,17 @@ LAYERS = {
         "cli",
         "cli.arguments",
         "cli.central",
+        "cli.clients",
         "cli.daemon",
         "cli.forget",
         "cli.host",
         "cli.main",
         "cli.names",
+        "cli.persistence",
         "cli.setup",
         "cli.steps",
+        "cli.underlay",
+        "cli.uplink",
     },
 }
 """Every module of ours, without the leading ``ovn_docker.``: a new one needs a place here."""

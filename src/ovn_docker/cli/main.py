@@ -15,6 +15,7 @@ from ovn_docker.errors import OvnDockerError
 COMMANDS = {
     "central": "the machine with OVN's databases: start, stop, status",
     "host": "a machine with containers: setup, start, stop, status, forget",
+    "underlay": "a virtual machine in an OpenStack cloud: bridge",
 }
 """Command: its line in --help. Module ``ovn_docker.cli.<command>`` has ``add_commands(parser)``."""
 

@@ -183,10 +183,8 @@ def advise_bridge(interface: str) -> None:
     bridge = f"br{interface}"[:15]
     print(
         f"note: this kernel has no openvswitch module, and in user space tunnels to other hosts need\n"
-        f"{interface} as a port of a bridge, and its address on the bridge:\n"
-        f"    $ ovs-vsctl add-br {bridge} -- set Bridge {bridge} datapath_type=netdev \\\n"
-        f"          -- add-port {bridge} {interface}\n"
-        f"then move the address and routes of {interface} to {bridge}. A host alone needs none of this.",
+        f"{interface} as a port of a bridge that has its addresses and routes (a host alone does not):\n"
+        f"    $ ovn-docker underlay bridge --interface {interface} --bridge {bridge}",
         file=sys.stderr,
     )
 
