@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.lab import CommandError, LabError, wait_for
-from e2e.lab.cloud import VM, Cloud
+from e2e.lab.cloud import BRIDGE, VM, Cloud
 from e2e.lab.command import ENVIRONMENT
 from e2e.underlay import Underlay
 
@@ -62,22 +62,32 @@ class Terminal:
         self.said += data.decode(errors="replace")
 
 
-@pytest.fixture
-def vm(cloud: Cloud, vms: tuple[VM, VM, VM]) -> Iterator[VM]:
-    """A VM; afterwards no driver runs in it, and nothing is left of its networks."""
-    vm = vms[0]
-    vm.driver.stop()
+@pytest.fixture(scope="module")
+def machine(cloud: Cloud) -> Iterator[VM]:
+    """ "A OpenStack tenant creates a VM with a single network interface", and installs Docker."""
+    vm = cloud.boot("machine", cloud.hypervisors[0], cloud.demo)
+    vm.start_switch()
+    vm.start_docker()
+    vm.load("busybox")
     yield vm
-    Underlay(cloud, (vm,)).clear()
-    vm.run("ovs-appctl", "-t", "ovn-docker-underlay-driver", "exit", check=False)
-    wait_for(lambda: not vm.path(PIDFILE).exists(), "the driver to end")
-    Underlay(cloud, (vm,)).settles()
+    cloud.delete(vm)
+
+
+@pytest.fixture
+def vm(cloud: Cloud, machine: VM) -> Iterator[VM]:
+    """The VM; afterwards no driver runs in it, and nothing is left of its networks."""
+    yield machine
+    Underlay(cloud, (machine,)).clear()
+    machine.run("ovs-appctl", "-t", "ovn-docker-underlay-driver", "exit", check=False)
+    wait_for(lambda: not machine.path(PIDFILE).exists(), "the driver to end")
+    Underlay(cloud, (machine,)).settles()
 
 
 def test_the_guide(cloud: Cloud, vm: VM) -> None:
     underlay = Underlay(cloud, (vm,))
 
     # "Inside the VM, download the OpenStack RC file": after this edit, the file looks like the guide's
+    vm.save_openrc()
     assert re.fullmatch(
         r"#!/bin/bash\n"
         r"export OS_AUTH_URL=http://[\d.]+:5000/v2\.0\n"
@@ -88,15 +98,23 @@ def test_the_guide(cloud: Cloud, vm: VM) -> None:
         vm.run("cat", "/root/openrc.sh"),
     )
 
+    # "Create the Open vSwitch bridge": add eth0, and "move its IP address and route related information"
+    bridge = ("ovn-docker", "underlay", "bridge", "--interface", "eth0", "--bridge", BRIDGE)
+    vm.run(*bridge, f"--reach={cloud.control.address}", timeout=90)
+    vm.tune_bridge()
+    assert vm.run("ovs-vsctl", "list-ports", BRIDGE) == "eth0"
+    assert str(vm.interface) in vm.run("ip", "address", "show", "dev", BRIDGE)
+    assert str(vm.interface) not in vm.run("ip", "address", "show", "dev", "eth0")
+
     # "Start the network driver and provide your OpenStack tenant password when prompted"
     terminal = Terminal(vm, DRIVER)
     terminal.expect("password of demo: ")
-    terminal.type(vm.password)
+    terminal.type(vm.account.password)
     assert terminal.end() == 0, terminal.said
-    assert vm.password not in terminal.said
+    assert vm.account.password not in terminal.said
     pid = vm.run("cat", PIDFILE)
     for file in ("cmdline", "environ"):
-        assert vm.password not in vm.run("cat", f"/proc/{pid}/{file}")
+        assert vm.account.password not in vm.run("cat", f"/proc/{pid}/{file}")
 
     # "From here-on you can use the same Docker commands as described in docker-overlay"
     # "Create a logical switch"
@@ -144,7 +162,7 @@ def test_the_guide(cloud: Cloud, vm: VM) -> None:
     vm.docker("rm", "--force", "busybox", "neighbour")
     vm.docker("network", "rm", "foo")
     assert cloud.demo.networks(is_shared=False) == []
-    assert vm.password not in vm.path(LOG).read_text()
+    assert vm.account.password not in vm.path(LOG).read_text()
 
 
 @pytest.mark.parametrize(
@@ -166,9 +184,9 @@ def test_a_wrong_openrc_is_one_clear_line(
     if openrc.get("OS_VIF_ID") == "vm2":
         openrc = {"OS_VIF_ID": vms[1].port.id}
     with pytest.raises(CommandError, match=message) as refused:
-        vm.run(*vm.driver.argv, env=vm.openrc | {"OS_PASSWORD": vm.password} | openrc, timeout=60)
+        vm.run(*vm.driver.argv, env=vm.openrc | {"OS_PASSWORD": vm.account.password} | openrc, timeout=60)
     assert len(refused.value.stderr.splitlines()) == 1
-    assert vm.password not in refused.value.stderr
+    assert vm.account.password not in refused.value.stderr
     assert not vm.path(vm.driver.listens).exists()
 
 
@@ -180,7 +198,7 @@ def test_a_login_of_every_generation(vm: VM, cloud: Cloud, generation: str) -> N
         "OS_USER_DOMAIN_NAME": "Default",
         "OS_PROJECT_DOMAIN_NAME": "Default",
     }
-    user = {"OS_USERNAME": "demo", "OS_PASSWORD": vm.password}
+    user = {"OS_USERNAME": "demo", "OS_PASSWORD": vm.account.password}
     if generation == "v3":
         openrc = {"OS_AUTH_URL": f"{keystone}/v3", "OS_IDENTITY_API_VERSION": "3"} | project | user
     elif generation == "horizon":
@@ -197,7 +215,7 @@ def test_a_login_of_every_generation(vm: VM, cloud: Cloud, generation: str) -> N
         vm.path("/etc/openstack").mkdir()
         vm.path("/etc/openstack/clouds.yaml").write_text(
             "clouds: {lab: {region_name: RegionOne, auth: "
-            f"{{auth_url: '{keystone}', username: demo, password: {vm.password}, project_name: demo, "
+            f"{{auth_url: '{keystone}', username: demo, password: {vm.account.password}, project_name: demo, "
             "user_domain_id: default, project_domain_id: default}}}\n"
         )
         openrc = {"OS_CLOUD": "lab"}

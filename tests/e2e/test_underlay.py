@@ -191,6 +191,7 @@ def test_a_power_cut_of_the_machine(underlay: Underlay, foo: None) -> None:
     vm3.power_off()
     vm3.power_on()
     vm3.start_switch()
+    vm3.make_bridge()
     vm3.driver.start(*PATIENCE)
     vm3.start_docker()
     wait_for(

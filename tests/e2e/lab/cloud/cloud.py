@@ -29,6 +29,16 @@ class Account:
         self._connection = cloud.inside(lambda: _connect(cloud.control.address, name, self.password))
         self.project = cloud.inside(lambda: self._connection.current_project_id)
 
+    @property
+    def openrc(self) -> dict[str, str]:
+        """The variables of an openrc.sh as the guide has it, of Keystone's v2.0 time."""
+        return {
+            "OS_AUTH_URL": f"http://{self._cloud.control.address}:5000/v2.0",
+            "OS_TENANT_ID": self.project,
+            "OS_TENANT_NAME": self.name,
+            "OS_USERNAME": self.name,
+        }
+
     def token(self) -> str:
         """A token, as `openstack token issue` prints it."""
         return self._cloud.inside(lambda: self._connection.auth_token)
@@ -103,16 +113,8 @@ class Cloud:
         )
         (first, *_) = bound.fixed_ips
         prefix = ip_network(self.admin.get_subnet(first["subnet_id"]).cidr).prefixlen
-        vm = VM(self.fabric, name, number, hypervisor, bound, ip_interface(f"{first['ip_address']}/{prefix}"))
-        vm.mtu = network.mtu
-        vm.password = tenant.password
-        vm.openrc = {
-            "OS_AUTH_URL": f"http://{self.control.address}:5000/v2.0",
-            "OS_TENANT_ID": tenant.project,
-            "OS_TENANT_NAME": tenant.name,
-            "OS_USERNAME": tenant.name,
-            "OS_VIF_ID": bound.id,
-        }
+        interface = ip_interface(f"{first['ip_address']}/{prefix}")
+        vm = VM(*(hypervisor, name, number), account=tenant, port=bound, interface=interface, mtu=network.mtu)
         self.fabric.power_on(vm)
         return vm
 
