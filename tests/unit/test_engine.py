@@ -1,10 +1,10 @@
-"""Whether dockerd has a cluster store, by what it was started with."""
+"""What dockerd is set to, by what it was started with: a cluster store, name servers."""
 
 from pathlib import Path
 
 import pytest
 
-from ovn_docker.host.engine import has_cluster_store
+from ovn_docker.host.engine import dockerd_setting, has_cluster_store
 
 
 @pytest.fixture
@@ -72,3 +72,20 @@ def test_a_configuration_that_is_no_text_is_none(proc: Path) -> None:
     path = config(proc, "")
     path.write_bytes(b"\xff\xfe")
     assert not has_cluster_store(proc, path)
+
+
+def test_a_setting_may_be_given_several_times(proc: Path) -> None:
+    process(proc, 700, "dockerd", "/usr/bin/dockerd", "--dns=169.254.53.1", "--dns", "10.0.0.53")
+    assert dockerd_setting("dns", proc, NONE) == ["169.254.53.1", "10.0.0.53"]
+
+
+def test_a_setting_may_be_a_list_in_the_configuration(proc: Path) -> None:
+    process(proc, 700, "dockerd", "/usr/bin/dockerd")
+    path = config(proc, '{"dns": ["169.254.53.1", "10.0.0.53"]}')
+    assert dockerd_setting("dns", proc, path) == ["169.254.53.1", "10.0.0.53"]
+    assert dockerd_setting("dns", proc, NONE) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"dns": null}', '{"dns": 5}'])
+def test_a_configuration_that_makes_no_sense_is_dockerds_to_refuse(proc: Path, text: str) -> None:
+    assert all(isinstance(server, str) for server in dockerd_setting("dns", proc, config(proc, text)))
