@@ -73,7 +73,7 @@ def test_containers_of_all_machines_and_a_plain_machine_reach_each_other(
             underlay.ping(vm, name, plain.address)
             plain.run("busybox", "ping", "-c", "1", "-W", "3", addresses[name])
 
-        # what fits, and not a byte more
+        assert plain.address not in addresses.values()
         assert network.mtu == 1442
         for name in ("c1", "c3"):
             assert f"mtu {network.mtu}" in places[name].docker("exec", name, "ip", "link", "show", "eth0")
@@ -210,6 +210,7 @@ def test_neutron_is_away_for_a_while(underlay: Underlay, foo: None) -> None:
     underlay.run(vm1, "c1")
     underlay.run(vm1, "removed")
     address = underlay.run(vm3, "c3")
+    vm3.docker(*CREATE, "--subnet=192.168.3.0/24", "baz")
     neutron.stop()
     try:
         underlay.ping(vm1, "c1", address)
@@ -218,12 +219,30 @@ def test_neutron_is_away_for_a_while(underlay: Underlay, foo: None) -> None:
         with pytest.raises(CommandError, match="cannot reach OpenStack"):
             vm1.docker(*CREATE, "--subnet=192.168.2.0/24", "bar")
         vm1.docker("rm", "--force", "removed")
+        vm3.docker("network", "rm", "baz")
         underlay.ping(vm1, "c1", address)
     finally:
         neutron.start()
     underlay.settles()
     vm1.docker("rm", "--force", "new")
     underlay.ping(vm1, "c1", underlay.run(vm3, "late"))
+
+
+def test_neutron_says_nothing(underlay: Underlay, foo: None) -> None:
+    """Packets to it get lost: every call of Docker's ends all the same."""
+    control, vm1 = underlay.cloud.control, underlay.vms[0]
+    vm1.driver.stop()
+    vm1.driver.start(*PATIENCE, "--request-timeout=5")
+    underlay.run(vm1, "c1")
+    underlay.cloud.fabric.partition(control)
+    try:
+        with pytest.raises(CommandError, match=r"OpenStack|Neutron"):
+            underlay.run(vm1, "new")
+        vm1.docker("rm", "--force", "c1", "new")
+    finally:
+        underlay.cloud.fabric.heal(control)
+    underlay.settles()
+    vm1.driver.stop()  # the fixture starts it with its usual patience
 
 
 def test_the_driver_is_killed_while_containers_start(underlay: Underlay, foo: None) -> None:
@@ -294,6 +313,13 @@ def test_what_neutron_refuses_is_one_clear_line(underlay: Underlay) -> None:
     with pytest.raises(CommandError, match=r"address 192.168.1.50 is in use in Neutron by port .* \(held\)"):
         underlay.run(vm1, "c2", "--ip=192.168.1.50")
     cloud.demo.delete_port(held.id)
+
+    vm3 = underlay.vms[2]
+    for vm in (vm1, vm3):  # with Docker's own IPAM, which knows nothing of other machines
+        vm.docker(*CREATE, "--subnet=192.168.4.0/24", "-o", "ovn.network=shared", "shared")
+    underlay.run(vm1, "c4", "--ip=192.168.4.7", network="shared")
+    with pytest.raises(CommandError, match=r"address 192.168.4.7 is in use by endpoint \w+ on host"):
+        underlay.run(vm3, "c5", "--ip=192.168.4.7", network="shared")
 
     used = len(cloud.demo.ports())
     cloud.admin.update_quota(cloud.demo.project, ports=used)

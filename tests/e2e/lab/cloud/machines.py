@@ -28,17 +28,8 @@ class Hypervisor(Host):
         super().start_switch()
         datapath = "netdev" if self.fabric.userspace else "system"
         self.run(
-            *(
-                "ovs-vsctl",
-                "--may-exist",
-                "add-br",
-                "br-ex",
-                "--",
-                "--may-exist",
-                "add-port",
-                "br-ex",
-                "eth2",
-            ),
+            *("ovs-vsctl", "--may-exist", "add-br", "br-ex"),
+            *("--", "--may-exist", "add-port", "br-ex", "eth2"),
             *("--", "set", "bridge", "br-ex", f"datapath_type={datapath}"),
             *("--", "set", "Open_vSwitch", ".", "external_ids:ovn-bridge-mappings=management:br-ex"),
         )
