@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint test test-engines test-underlay bench bench-quick install uninstall clean
+.PHONY: help run run-underlay stop check lint docs test test-engines test-underlay bench bench-quick install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 MODE ?= overlay
 PROGRAMS := ovn-docker ovn-docker-overlay-driver ovn-docker-underlay-driver
 UNITS := $(foreach mode,overlay underlay,ovn-docker-$(mode).socket ovn-docker-$(mode).service)
+SHARED := $(foreach program,$(PROGRAMS),man/man8/$(program).8 bash-completion/completions/$(program) \
+	zsh/site-functions/_$(program) fish/vendor_completions.d/$(program).fish)
 SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh
 
 help: ## show this list
@@ -38,6 +40,10 @@ lint: ## style and types
 	$(BIN)/mypy
 	@if command -v shellcheck >/dev/null; then set -x; shellcheck $(SHELL_SCRIPTS); fi
 
+docs: ## write docs/reference.md anew, from the programs' own tables
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/python -m ovn_docker.cli.reference docs docs/reference.md
+
 test: ## all tests: unit, functional, end to end (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
@@ -65,7 +71,7 @@ bench-quick: ## the measures that matter most, in three minutes (as root)
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	PYTHONPATH=tests $(BIN)/python -m bench --scale 0.2 --results /dev/null 1 2 4
 
-install: ## install into PREFIX (/opt/ovn-docker), with systemd units; MODE=underlay in OpenStack VMs (as root)
+install: ## install into PREFIX (/opt/ovn-docker), with systemd units, manual pages, completion; MODE=underlay in OpenStack VMs (as root)
 	$(if $(filter-out overlay underlay,$(MODE)),$(error MODE=$(MODE) is no mode: overlay or underlay))
 	@scripts/debian-packages install
 	@rm -rf $(DESTDIR)$(PREFIX)
@@ -74,6 +80,7 @@ ifneq ($(DESTDIR),)
 	@# The environment must not remember where it was built.
 	@grep -lrI --null -e '$(DESTDIR)' $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg | xargs -0 sed -i 's|$(DESTDIR)||g'
 endif
+	$(DESTDIR)$(PREFIX)/bin/python -m ovn_docker.cli.reference install $(DESTDIR)/usr/local/share
 	install -d $(DESTDIR)/usr/local/bin $(DESTDIR)/etc/systemd/system
 	ln -sf $(PROGRAMS:%=$(PREFIX)/bin/%) $(DESTDIR)/usr/local/bin/
 	for unit in $(UNITS); do sed 's|/opt/ovn-docker|$(PREFIX)|g' packaging/systemd/$$unit >$(DESTDIR)/etc/systemd/system/$$unit; done
@@ -86,6 +93,7 @@ ifeq ($(DESTDIR),)
 	@if [ -d /run/systemd/system ]; then set -x; systemctl disable --now $(UNITS) || true; fi
 endif
 	rm -f $(PROGRAMS:%=$(DESTDIR)/usr/local/bin/%) $(UNITS:%=$(DESTDIR)/etc/systemd/system/%)
+	rm -f $(SHARED:%=$(DESTDIR)/usr/local/share/%)
 	rm -rf $(DESTDIR)$(PREFIX)
 
 clean: ## remove what was built here, the virtual environment included

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, OvnDockerError
+from ovn_docker.metrics import REPAIRS, Recorder, Unrecorded
 from ovn_docker.model import Chassis, LocalNetwork, SharedNetwork
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,14 @@ class Engine(Protocol):
 class Follower:
     """Compares the cluster's networks with Docker's and makes and removes networks in Docker."""
 
-    def __init__(self, store: Store, chassis: Callable[[Deadline], Chassis], engine: Engine) -> None:
+    def __init__(
+        self,
+        store: Store,
+        chassis: Callable[[Deadline], Chassis],
+        engine: Engine,
+        record: Recorder | None = None,
+    ) -> None:
+        self._record = record or Unrecorded()
         self._store = store
         self._chassis = chassis
         self._engine = engine
@@ -92,10 +100,12 @@ class Follower:
         if network.removed:
             if here is not None:
                 self._engine.remove_network(here)
+                self._record.add(REPAIRS, "network")
                 log.info("removed network %s, as in the cluster", network.name)
         elif here is None:
             if network.definition is not None:
                 self._engine.create_network(network.definition)
+                self._record.add(REPAIRS, "network")
                 log.info("created network %s, as in the cluster", network.name)
         elif network.definition is None:
             self._store.define(network.name, here.definition, chassis, deadline)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
+from ovn_docker.metrics import FLOWS, REPAIRS, Recorder, Unrecorded
 from ovn_docker.model import (
     AddressInUse,
     Attachment,
@@ -153,7 +154,9 @@ class Driver:
         links: Links,
         check_controller: Callable[[], None],
         patience: Patience,
+        record: Recorder | None = None,
     ) -> None:
+        self._record = record or Unrecorded()
         self._backend = backend
         self._switch = switch
         self._links = links
@@ -324,6 +327,7 @@ class Driver:
                 )
                 deadline.check(f"the address that endpoint {error.holder.id[:12]} holds")
                 self.remove(error.holder.id, chassis, deadline)
+                self._record.add(REPAIRS, "takeover")
 
     def _dead(self, endpoint: StoredEndpoint, grace: float) -> bool:
         link = host_link(endpoint.id)
@@ -333,10 +337,12 @@ class Driver:
         return endpoint.id not in self.in_flight() and endpoint.dead(joined, grace)
 
     def _await_flows(self, network: NetworkId, endpoint: EndpointId, deadline: Deadline) -> None:
+        start = time.monotonic()
         if not self._switch.installed(endpoint, deadline):
             why = self._switch.why_late(endpoint, Deadline(1))
         else:
             why = self._backend.why_late(endpoint, deadline)
+        self._record.observe(FLOWS, time.monotonic() - start, "late" if why else "installed")
         if why:
             raise TimedOut(
                 f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
@@ -354,6 +360,7 @@ class Driver:
         """Undo: an error here must not hide the one that the user has to see."""
         try:
             self.remove(endpoint, chassis, Deadline(self._patience.undo))
+            self._record.add(REPAIRS, "undo")
         except OvnDockerError as error:
             self.leftovers.set()
             log.warning("could not undo endpoint %s: %s", endpoint[:12], error)

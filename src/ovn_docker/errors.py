@@ -11,11 +11,18 @@
 A message is one line: what is wrong, what was given, what to do. Docker prints it behind ``remote:``.
 """
 
+import re
+
 
 class OvnDockerError(Exception):
     """Base of every error that is meant for the user's eyes."""
 
     exit_code = 1
+
+    @classmethod
+    def word(cls) -> str:
+        """One word, for logs and metrics: ``timed_out``."""
+        return re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower().removeprefix("ovn_docker_")
 
 
 class BadRequest(OvnDockerError):

@@ -1,7 +1,9 @@
 """The driver's settings. Each is said once: what follows from it are option, variable, check and help."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +34,18 @@ def _path(text: str) -> Path:
     if not text.startswith("/"):
         raise ValueError("a path that begins with /")
     return Path(text)
+
+
+def _listener(text: str) -> tuple[str, int]:
+    """An address of this host and a TCP port."""
+    written = re.fullmatch(r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})", text)
+    try:
+        address = ip_address((written[1] or written[2]) if written else "")
+    except ValueError:
+        address = None
+    if not written or not address or not 1 <= int(written[3]) <= 65535:
+        raise ValueError("an address and a port, such as 127.0.0.1:9476 or [::1]:9476")
+    return str(address), int(written[3])
 
 
 def _setting(
@@ -78,6 +92,15 @@ class Common:
         parse_supplies,
         "BASE:PREFIX,...",
         "where subnets come from with --ipam-driver openvswitch and no --subnet",
+    )
+    metrics: tuple[str, int] | None = _setting(
+        None,
+        _listener,
+        "ADDRESS:PORT",
+        "answer Prometheus there, on /metrics, without encryption or password; such as 127.0.0.1:9476",
+    )
+    log_format: str = _setting(
+        "text", _one_of("text", "json"), "FORMAT", "text: lines as OVS has them; json: one object a line"
     )
 
 
@@ -134,6 +157,12 @@ Kind = TypeVar("Kind", bound=Common)
 def option(setting: Field[Any]) -> str:
     """As typed on the command line: ``--late-flows``."""
     return "--" + setting.name.replace("_", "-")
+
+
+def shown(setting: Field[Any]) -> str:
+    """The default, as typed; empty if there is none."""
+    default = setting.default
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default or "")
 
 
 def variable(setting: Field[Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend, Driver, Links, Switch
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.metrics import LEFTOVERS, UNCLEARED, Recorder, Unrecorded
 from ovn_docker.model import HOST_LINK, Chassis, host_link
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,9 @@ class Sweeper:
         links: Links,
         interval: float,
         clear_addresses: Callable[[Chassis, Deadline], None] = lambda _, __: None,
+        record: Recorder | None = None,
     ) -> None:
+        self._record = record or Unrecorded()
         self._driver = driver
         self._backend = backend
         self._switch = switch
@@ -79,11 +82,13 @@ class Sweeper:
         for endpoint in sorted(leftovers):
             log.warning("clearing endpoint %s, which has no container", endpoint[:12])
             self._driver.remove(endpoint, chassis, Deadline(_PATIENCE))
+            self._record.add(LEFTOVERS, "endpoint")
         used = {host_link(endpoint) for endpoint in living | leftovers}
         for link in links:
             if link not in used and joined.get(link) is False:
                 log.warning("clearing link %s, which belongs to no endpoint", link)
                 self._links.delete(link)
+                self._record.add(LEFTOVERS, "link")
         self._driver.delete_unwanted(chassis, Deadline(_PATIENCE))
         if backend_too:
             self._clear_addresses(chassis, Deadline(_PATIENCE))
@@ -100,6 +105,7 @@ class Sweeper:
                 backend_too = False
             except OvnDockerError as error:
                 log.info("could not look for leftovers, will try again: %s", error)
+                self._record.add(UNCLEARED)
                 self._driver.leftovers.set()
             except Exception:
                 log.exception("looking for leftovers failed")

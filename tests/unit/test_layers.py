@@ -12,9 +12,9 @@ import ovn_docker
 ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
-    "ground": {"", "deadline", "errors", "model", "options", "settings", "supply"},
+    "ground": {"", "deadline", "directory", "errors", "metrics", "model", "options", "settings", "supply"},
     "decisions": {"cluster", "driver", "ipam", "names", "sweep"},
-    "plugin": {"plugin", "plugin.server", "plugin.sockets", "plugin.wire"},
+    "plugin": {"plugin", "plugin.exposition", "plugin.server", "plugin.sockets", "plugin.wire"},
     "host": {
         "host",
         "host.controller",
@@ -25,6 +25,7 @@ LAYERS = {
         "host.netlink",
         "host.ovsdb",
         "host.ping",
+        "host.statistics",
         "host.vswitch",
     },
     "backends": {
@@ -51,11 +52,15 @@ LAYERS = {
         "view.checks",
         "view.cloud",
         "view.cluster",
+        "view.dot",
         "view.gather",
+        "view.graph",
         "view.health",
         "view.machine",
+        "view.page",
         "view.probes",
         "view.snapshot",
+        "view.svg",
         "view.trace",
     },
     "cli": {
@@ -63,14 +68,18 @@ LAYERS = {
         "cli.arguments",
         "cli.central",
         "cli.clients",
+        "cli.completion",
         "cli.daemon",
         "cli.doctor",
         "cli.forget",
+        "cli.graph",
         "cli.host",
         "cli.inspect",
+        "cli.logs",
         "cli.ls",
         "cli.main",
         "cli.names",
+        "cli.reference",
         "cli.persistence",
         "cli.setup",
         "cli.status",
@@ -78,6 +87,7 @@ LAYERS = {
         "cli.tcpdump",
         "cli.trace",
         "cli.underlay",
+        "cli.usage",
         "cli.uplink",
     },
 }
@@ -98,8 +108,9 @@ THIRD_PARTY = {
     "keystoneauth1": {"backends.neutron"},
     "msgspec": {"plugin.wire"},
     "openstack": {"backends.neutron"},
-    "ovs": {"cli.daemon", "host.controller", "host.ovsdb"},
-    "waitress": {"plugin.server"},
+    "ovs": {"cli.daemon", "cli.logs", "host.controller", "host.ovsdb"},
+    "prometheus_client": {"plugin.exposition"},
+    "waitress": {"plugin.exposition", "plugin.server"},
 }
 """The modules that may import each package from elsewhere."""
 

@@ -623,9 +623,12 @@ def test_one_line_in_the_log_for_each_call(docker: Docker, caplog: pytest.LogCap
     docker.call("CreateNetwork", {"NetworkID": NET, "Options": {GENERIC: {"fo\no": "bar"}}})
     docker.raw("/x\ny", b"")
     leave, create, unknown = caplog.messages
-    assert re.fullmatch(f"NetworkDriver.Leave network={NET[:12]} endpoint={EP[:12]} ok [0-9.]+ ms", leave)
+    assert re.fullmatch(
+        f"NetworkDriver.Leave request=[0-9a-f]{{8}} network={NET[:12]} endpoint={EP[:12]} ok [0-9.]+ ms",
+        leave,
+    )
     assert f"network={NET[:12]} endpoint=- 200: unknown option 'fo\\no'" in create
-    assert unknown.startswith(r"x\ny network=- endpoint=- 404: ")
+    assert re.match(r"x\\ny request=[0-9a-f]{8} network=- endpoint=- 404: ", unknown)
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "WARNING"]
 
 

@@ -33,9 +33,11 @@ from ovn_docker.backends.dns import Names
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.cli import logs
 from ovn_docker.cli.main import Parser
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
+from ovn_docker.directory import Directory
 from ovn_docker.driver import Backend, Driver, LateFlows, Patience
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.host.controller import Controller
@@ -43,8 +45,10 @@ from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
 from ovn_docker.host.nameservers import pass_on
 from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.statistics import Statistics
 from ovn_docker.host.vswitch import START, VmBridge, Vswitch
 from ovn_docker.ipam import AddressStore, Ipam
+from ovn_docker.metrics import Reader, Recorder, Unrecorded
 from ovn_docker.model import Chassis, Tls
 from ovn_docker.names import Registrar
 from ovn_docker.options import OPTIONS, UNDERLAY, Option
@@ -55,8 +59,14 @@ from ovn_docker.sweep import Sweeper
 
 log = logging.getLogger(__name__)
 
-_MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "sweep", "underlay", "waitress")
-_VLOGS = {name: ovs.vlog.Vlog(name) for name in _MODULES}
+OVERLAY_HELP = (
+    "Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
+    "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup --help.",
+)
+UNDERLAY_HELP = (
+    "Docker network plugin 'openvswitch' in a VM of OpenStack: containers on Neutron's networks.",
+    "The login is read from the environment (. ./openrc.sh), the ID of the VM's own port from OS_VIF_ID.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ class _Mode:
     *clear_orphans* deletes what a crash has left and nobody will ask for;
     *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises
     OvnDockerError with what has to be done before containers can start; *start*: what runs beside; *undo*:
-    see Patience.
+    see Patience; *name_of*: of a network or an endpoint's container, empty if it is not known.
     """
 
     backend: Backend
@@ -78,6 +88,8 @@ class _Mode:
     ready: Callable[[], None]
     start: Callable[[], None]
     undo: float
+    record: Recorder
+    name_of: Callable[[str], str]
 
 
 def overlay() -> None:
@@ -99,21 +111,19 @@ def _run(serve: Callable[[], None]) -> None:
 
 
 def _overlay() -> None:
-    settings = _settings(
-        Settings,
-        "Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
-        "Where the databases are is read from the local Open_vSwitch database, see ovn-docker host setup "
-        "--help.",
-    )
+    settings = _settings(Settings, *OVERLAY_HELP)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
-    vswitch = Vswitch(Database("Open_vSwitch", [settings.db], START))
+    record, serve_metrics = _metrics(settings)
+    database = Database("Open_vSwitch", [settings.db], START)
+    vswitch, directory = Vswitch(database), Directory()
     tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
     northbound = Northbound(tls)
 
     def start() -> None:
-        engine = Engine(settings.docker)
+        serve_metrics(Statistics(database, vswitch.chassis, northbound, directory.name))
+        engine = Engine(settings.docker, directory.learn)
         if settings.sync == "on":
-            Follower(SharedNetworks(northbound), vswitch.chassis, engine).start()
+            Follower(SharedNetworks(northbound), vswitch.chassis, engine, record).start()
         Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
 
     addresses = Addresses(northbound)
@@ -127,16 +137,14 @@ def _overlay() -> None:
         ready=lambda: vswitch.check(vswitch.chassis(Deadline(1))),
         start=start,
         undo=2.0,
+        record=record,
+        name_of=directory.name,
     )
     _serve(settings, mode)
 
 
 def _underlay() -> None:
-    settings = _settings(
-        UnderlaySettings,
-        "Docker network plugin 'openvswitch' in a VM of OpenStack: containers on Neutron's networks.",
-        "The login is read from the environment (. ./openrc.sh), the ID of the VM's own port from OS_VIF_ID.",
-    )
+    settings = _settings(UnderlaySettings, *UNDERLAY_HELP)
     try:
         from ovn_docker.backends.leases import Leases
         from ovn_docker.backends.neutron import Neutron
@@ -153,7 +161,9 @@ def _underlay() -> None:
         login["password"] = _ask_password(user)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     neutron = Neutron(login)
-    vswitch = VmBridge(Database("Open_vSwitch", [settings.db], START), settings.bridge, vif)
+    record, serve_metrics = _metrics(settings)
+    database = Database("Open_vSwitch", [settings.db], START)
+    vswitch = VmBridge(database, settings.bridge, vif)
     parent = Trunk(neutron, vif) if settings.parent == "trunk" else Profile(neutron, vif)
     leases = Leases(neutron, vif, parent)
     backend = Underlay(neutron, vif, parent, leases)
@@ -170,8 +180,10 @@ def _underlay() -> None:
         options=UNDERLAY,
         check_controller=lambda: None,
         ready=ready,
-        start=lambda: None,
+        start=lambda: serve_metrics(Statistics(database, vswitch.chassis)),
         undo=10.0,
+        record=record,
+        name_of=lambda _: "",
     )
     _serve(settings, mode)
 
@@ -209,17 +221,17 @@ def _serve(settings: Common, mode: _Mode) -> None:
     )
     supplies, timeout = settings.address_pools, settings.request_timeout
     ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
-    driver = Driver(backend, vswitch, links, mode.check_controller, patience)
+    driver = Driver(backend, vswitch, links, mode.check_controller, patience, mode.record)
     plugin = Plugin(driver, ipam, _scope(settings.scope), mode.options)
     tally = server.Tally()
-    web = server.Server(server.application(plugin, tally), listener)
+    web = server.Server(server.application(plugin, tally, mode.record, mode.name_of), listener)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
     _serve_control(web.stop, tally)
     mode.start()
     interval = settings.sweep_interval
-    Sweeper(driver, backend, vswitch, links, interval, mode.clear_orphans).start()
+    Sweeper(driver, backend, vswitch, links, interval, mode.clear_orphans, mode.record).start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")
@@ -229,6 +241,18 @@ def _serve(settings: Common, mode: _Mode) -> None:
 
 def _settings(kind: type[Kind], description: str, where: str) -> Kind:
     """Parse the command line and start logging. Exits with a usage message, or raises BadRequest."""
+    arguments = make_parser(kind, description, where).parse_args()
+    ovs.vlog.handle_args(arguments)
+    logs.start(server.request_id.get)
+    settings = table.read(kind, vars(arguments), os.environ)
+    if settings.log_format == "json":
+        logs.use_json()
+    ovs.daemon.handle_args(arguments)
+    return settings
+
+
+def make_parser(kind: type[Common], description: str, where: str) -> Parser:
+    """The command line: the settings of a mode, and what all daemons of OVS have."""
     parser = Parser(
         description=description,
         epilog="Each of the driver's options can be given in the environment too: --late-flows as "
@@ -239,8 +263,7 @@ def _settings(kind: type[Kind], description: str, where: str) -> Kind:
     for setting in fields(kind):
         about = setting.metadata
         names = [*filter(None, [about["short"]]), table.option(setting)]
-        shown = ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
-        default = f" (default {shown})" if shown else ""
+        default = f" (default {shown})" if (shown := table.shown(setting)) else ""
         group.add_argument(*names, dest=setting.name, metavar=about["metavar"], help=about["help"] + default)
     ovs.daemon.add_args(parser)
     logging_options = parser.add_argument_group("Logging Options")
@@ -258,11 +281,18 @@ def _settings(kind: type[Kind], description: str, where: str) -> Kind:
         metavar="SPEC",
         help="log levels, see ovs-vswitchd(8)",
     )
-    arguments = parser.parse_args()
-    ovs.vlog.handle_args(arguments)
-    _log_to_vlog()
-    ovs.daemon.handle_args(arguments)
-    return table.read(kind, vars(arguments), os.environ)
+    return parser
+
+
+def _metrics(settings: Common) -> tuple[Recorder, Callable[[Reader], None]]:
+    """What takes the numbers, and what lets Prometheus read them: nothing at all unless that is wanted."""
+    if settings.metrics is None:
+        return Unrecorded(), lambda _: None
+    from ovn_docker.plugin import exposition
+
+    listener = exposition.listen(settings.metrics)
+    record = exposition.Exposition()
+    return record, lambda reader: record.serve(listener, reader)
 
 
 def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:
@@ -270,28 +300,6 @@ def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:
     if setting == "auto":
         return lambda: "global" if has_cluster_store() else "local"
     return lambda: "global" if setting == "global" else "local"
-
-
-class _VlogHandler(logging.Handler):
-    """Python's log records as OVS' log lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        vlog = next((_VLOGS[part] for part in record.name.split(".") if part in _VLOGS), _VLOGS["daemon"])
-        if record.levelno >= logging.ERROR:
-            write = vlog.err
-        elif record.levelno >= logging.WARNING:
-            write = vlog.warn
-        else:
-            write = vlog.info if record.levelno >= logging.INFO else vlog.dbg
-        write(self.format(record))
-
-
-def _log_to_vlog() -> None:
-    logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
-    for name in ("ovn_docker", "waitress"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.DEBUG)  # which of them are written is vlog's business
-        logger.addHandler(_VlogHandler())
 
 
 def _serve_control(stop: Callable[[], None], tally: server.Tally) -> None:

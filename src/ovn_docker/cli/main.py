@@ -5,7 +5,7 @@ Only the standard library and the errors are imported here; a command's module i
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import NoReturn
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": "all about one network or container",
     "doctor": "find what is wrong, and say what to do",
     "trace": "what happens to a packet from one container to another",
+    "graph": "a picture of hosts, networks, containers and tunnels",
     "tcpdump": "capture at a container's port",
     "underlay": "a virtual machine in an OpenStack cloud: bridge",
 }
@@ -33,6 +34,7 @@ examples:
   docker network create -d openvswitch --subnet=192.168.1.0/24 foo
   ovn-docker doctor
   ovn-docker trace web db tcp/5432
+  ovn-docker graph -o cluster.svg
 """
 
 
@@ -47,6 +49,18 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0 when done, 1 failed, 2 wrong usage, 3 something is not running."""
     argv = sys.argv[1:] if argv is None else argv
+    args = make_parser(argv[:1]).parse_args(argv)
+    try:
+        return int(args.run(args))
+    except OvnDockerError as error:
+        print(f"ovn-docker: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def make_parser(wanted: Collection[str]) -> Parser:
+    """The command line, with the arguments of the *wanted* commands, whose modules are imported."""
     parser = Parser(
         prog="ovn-docker",
         description="Networks for Docker on many hosts, made by OVN.",
@@ -58,16 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        if name in argv[:1]:
+        if name in wanted:
             import_module(f"ovn_docker.cli.{name}").add_commands(command)
-    args = parser.parse_args(argv)
-    try:
-        return int(args.run(args))
-    except OvnDockerError as error:
-        print(f"ovn-docker: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return parser
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -71,15 +71,20 @@ class Engine:
     _TIMEOUT = 30.0
     """Seconds; making a network has Docker ask us."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, learn: Callable[[str, str], None] = lambda _, __: None) -> None:
+        """*learn* is told the IDs of networks and endpoints, and the names of networks and containers."""
         self._path = path
+        self._learn = learn
 
     def networks(self) -> list[LocalNetwork]:
         """The networks of our driver that have a name in the cluster. Raises Unavailable."""
         filters = quote(json.dumps({"driver": ["openvswitch"]}))
+        networks = self._ask("GET", f"/networks?filters={filters}")
+        for network in networks:
+            self._learn(network["Id"], network["Name"])
         return [
             LocalNetwork(NetworkId(network["Id"]), name, _definition(network))
-            for network in self._ask("GET", f"/networks?filters={filters}")
+            for network in networks
             if (name := (network.get("Options") or {}).get(SHARED_NAME))
         ]
 
@@ -133,11 +138,15 @@ class Engine:
             (found.get("Config") or {}).get("Hostname"),
             found["Id"][:12],
         ]
+        networks = found["NetworkSettings"].get("Networks") or {}
+        for network, here in networks.items():
+            self._learn(here.get("NetworkID") or "", network)
+            self._learn(here.get("EndpointID") or "", general[0])
         return {
             EndpointId(here["EndpointID"]): _names(
                 [*general, *(here.get("DNSNames") or here.get("Aliases") or [])]
             )
-            for here in (found["NetworkSettings"].get("Networks") or {}).values()
+            for here in networks.values()
             if here.get("EndpointID")
         }
 

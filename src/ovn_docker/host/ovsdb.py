@@ -69,6 +69,8 @@ class Database:
                 )
         self.name = name
         self.remotes = tuple(remotes)
+        self.losses = 0
+        """How many of its connections broke, up to now."""
         self._cure = cure
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
@@ -89,6 +91,8 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        finally:
+            self._count(connection)
         self._keep_idle(connection)
         if reply.type == ovs.jsonrpc.Message.T_ERROR:
             raise Unavailable(f"{self.name} at {self._where()}: {reply.error}")
@@ -129,6 +133,12 @@ class Database:
             connection.wait(deadline.left(at_most=_LOOK))
         raise Unavailable(f"the connection to {self.name} is closed")
 
+    def _count(self, connection: "_Connection") -> None:
+        if connection.lost:
+            with self._lock:
+                self.losses += connection.lost
+            connection.lost = 0
+
     def _keep_idle(self, connection: "_Connection") -> None:
         with self._lock:
             if not self._closed.is_set():
@@ -155,6 +165,7 @@ class Database:
                 except Exception:  # a defect here must not end the thread
                     log.exception("a connection to %s failed", self.name)
                     wanted = False
+                self._count(connection)
                 if wanted:
                     self._keep_idle(connection)
                 else:
@@ -183,6 +194,8 @@ class _Connection:
 
     def __init__(self, remotes: Sequence[str], silent: str) -> None:
         self._remotes = remotes
+        self.lost = 0
+        """How often it broke after it had been good."""
         self._open(silent)
 
     def _open(self, silent: str = "") -> None:
@@ -213,6 +226,7 @@ class _Connection:
         """The reply, if it is there."""
         self._session.run()
         if self.used and not self.connected:
+            self.lost += 1
             self._session.close()
             self._open()  # at once: a session of the ovs package would rest first
         elif self.connected and self._sent_on != self._session.get_seqno():
@@ -231,6 +245,7 @@ class _Connection:
         while self._receive() is not None:
             pass
         self._session.run()
+        self.lost += not self.connected
         return self.connected
 
     def wait(self, seconds: float) -> None:

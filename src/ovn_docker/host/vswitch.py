@@ -28,7 +28,9 @@ OWNER = "ovn-docker:owner"
 RESOLVER = "ovn-docker:resolver"
 """On interfaces of networks that have a resolver: their turn in their sandbox, empty until they are in it."""
 
-_OURS = has("external_ids", {OWNER: "ovn-docker"})
+OURS = has("external_ids", {OWNER: "ovn-docker"})
+"""The condition that a row of Interface is of an endpoint."""
+
 _SET = "ovs-vsctl set Open_vSwitch . external_ids:"
 START = "start it with: ovn-docker host start, or /usr/share/openvswitch/scripts/ovs-ctl start"
 """What to do without Open vSwitch."""
@@ -207,7 +209,7 @@ class Vswitch:
     def endpoints(self, deadline: Deadline) -> list[StoredEndpoint]:
         """Every endpoint that has a port on this host, by the ports that we made."""
         rows, root = self._database.transact(
-            ovsdb.select("Interface", _OURS, columns=["external_ids"]),
+            ovsdb.select("Interface", OURS, columns=["external_ids"]),
             ovsdb.select("Open_vSwitch", columns=["external_ids"]),
             deadline=deadline,
         )

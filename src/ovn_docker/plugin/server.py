@@ -12,14 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from http import HTTPStatus
 from queue import SimpleQueue
+from secrets import token_hex
 from typing import Any
 
 from waitress import create_server, wasyncore
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError
+from ovn_docker.metrics import REQUESTS, Recorder, Unrecorded
 from ovn_docker.plugin import wire
 from ovn_docker.plugin.sockets import BoundSocket
 
@@ -46,6 +49,10 @@ class _HttpError(Exception):
         self.status = status
 
 
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the call that this thread answers, for whatever is logged meanwhile; empty outside of calls."""
+
+
 class Tally:
     """How many calls there were since the start, and how many of them were answered with an error."""
 
@@ -61,38 +68,54 @@ class Tally:
             self.errors += failed
 
 
-def application(plugin: wire.Plugin, tally: Tally | None = None) -> WsgiApplication:
+def application(
+    plugin: wire.Plugin,
+    tally: Tally | None = None,
+    record: Recorder | None = None,
+    name_of: Callable[[str], str] = lambda _: "",
+) -> WsgiApplication:
     """WSGI application that answers Docker's calls with *plugin*; every answer is a JSON object.
 
-    *tally* counts them, but for those that only ask what this is.
+    *tally* counts them, but for those that only ask what this is. *name_of*: the name of a network, or of an
+    endpoint's container, by its ID; empty if it is not known.
     """
+    record = record or Unrecorded()
 
     def respond(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         start = time.monotonic()
-        request, status, failed, crash = None, HTTPStatus.OK, "", None
+        request_id.set(token_hex(4))
+        request, status, failed, crash, outcome = None, HTTPStatus.OK, "", None, "ok"
         try:
             path, request = _read(environ)
             body = wire.answer(plugin, path, request)
         except _HttpError as error:
-            status, failed = error.status, str(error)
+            status, failed, outcome = error.status, str(error), "malformed"
         except OvnDockerError as error:  # 200: from any other status IpamDriver's own key is not read
-            failed = str(error) or repr(error)
+            failed, outcome = str(error) or repr(error), error.word()
         except Exception as error:  # noqa: BLE001  it is logged, below
-            status, crash = HTTPStatus.INTERNAL_SERVER_ERROR, error
+            status, crash, outcome = HTTPStatus.INTERNAL_SERVER_ERROR, error, "crash"
             failed = f"internal error ({type(error).__name__}): see the log of the ovn-docker driver"
         if failed:
             failed = failed.encode(errors="backslashreplace").decode()  # a file's name may hold no character
             body = wire.failure(failed)
+        seconds = time.monotonic() - start
+        known = environ["PATH_INFO"] in wire.METHODS
+        record.observe(REQUESTS, seconds, environ["PATH_INFO"][1:] if known else "-", outcome)
+        about = _about(environ["PATH_INFO"], request, name_of)
+        about |= {"outcome": outcome, "error": failed, "milliseconds": round(seconds * 1000, 1)}
         log.log(
             logging.ERROR if crash else logging.WARNING if failed else logging.INFO,
-            "%s network=%s endpoint=%s %s %.1f ms",
-            environ["PATH_INFO"][1:80].encode("unicode_escape").decode(),
-            getattr(request, "NetworkID", "")[:12] or "-",
-            getattr(request, "EndpointID", "")[:12] or "-",
+            "%s request=%s network=%s endpoint=%s %s %.1f ms",
+            about["method"],
+            request_id.get(),
+            _shown(about["network"], about["network_name"]),
+            _shown(about["endpoint"], about["container"]),
             f"{status:d}: {failed}" if failed else "ok",
-            (time.monotonic() - start) * 1000,
+            seconds * 1000,
             exc_info=crash,
+            extra={"call": about},
         )
+        request_id.set("")
         if tally is not None and environ["PATH_INFO"] != "/Plugin.Activate":
             tally.count(failed=bool(failed))
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -100,6 +123,23 @@ def application(plugin: wire.Plugin, tally: Tally | None = None) -> WsgiApplicat
         return [body]
 
     return respond
+
+
+def _about(path: str, request: wire.Request | None, name_of: Callable[[str], str]) -> dict[str, Any]:
+    """Which call it is and what it is about; all of it comes from outside."""
+    network, endpoint = (getattr(request, member, "") for member in ("NetworkID", "EndpointID"))
+    return {
+        "method": path[1:80].encode("unicode_escape").decode(),
+        "network": network[:12],
+        "network_name": name_of(network),
+        "endpoint": endpoint[:12],
+        "container": name_of(endpoint),
+    }
+
+
+def _shown(id_: str, name: str) -> str:
+    """ad6eb9461609/foo, or as much of it as there is."""
+    return f"{id_}/{name}" if name else id_ or "-"
 
 
 def _read(environ: dict[str, Any]) -> tuple[str, wire.Request]:

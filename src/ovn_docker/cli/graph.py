@@ -1,0 +1,89 @@
+"""``ovn-docker graph``: a picture of the cluster."""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from ovn_docker.cli.arguments import describe, print_json, require_root
+from ovn_docker.errors import OvnDockerError
+from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.dot import dot
+from ovn_docker.view.gather import Sources
+from ovn_docker.view.graph import picture
+from ovn_docker.view.page import page
+from ovn_docker.view.snapshot import Scope
+from ovn_docker.view.svg import svg
+
+TEXT = """\
+Draws the cluster: hosts with their containers, networks as lanes across the hosts that have them, this host's
+tunnels and their state, and what does not fit. The picture is one file that needs nothing else: svg for a
+wall or a page, html to search and point at, dot for Graphviz. Light or dark is the reader's setting.
+
+Exit code 0: drawn, all fits; 1: drawn, something does not fit (it is marked).
+
+examples:
+  ovn-docker graph -o cluster.svg
+  ovn-docker graph -o cluster.html
+  ovn-docker graph --format dot | dot -Tpdf >cluster.pdf
+"""
+
+FORMATS = {"svg": svg, "html": page, "dot": dot}
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``ovn-docker graph``."""
+    describe(parser, TEXT, run)
+    parser.add_argument("--format", choices=[*FORMATS], help="default: as FILE ends, else svg")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws."""
+    require_root()
+    with Sources() as sources:
+        cluster = Cluster(sources.gather(Scope.CLUSTER))
+    drawn = picture(cluster)
+    if args.json:
+        print_json(drawn_as_json(cluster))
+    else:
+        write(FORMATS[format_of(args.format, args.output)](drawn), args.output)
+    return 1 if drawn.faults else 0
+
+
+def format_of(given: str | None, output: Path | None) -> str:
+    """The format that was named, or that the file's name means."""
+    suffix = output.suffix.lower().lstrip(".") if output else ""
+    return given or {"htm": "html", "gv": "dot"}.get(suffix, suffix if suffix in FORMATS else "svg")
+
+
+def drawn_as_json(cluster: Cluster) -> dict[str, object]:
+    """What is in the picture."""
+    return {
+        "hosts": cluster.hosts,
+        "networks": cluster.networks,
+        "endpoints": cluster.endpoints,
+        "tunnels": cluster.tunnels,
+        "missing": dict(cluster.snapshot.missing),
+    }
+
+
+def write(text: str, output: Path | None) -> None:
+    """To a file, whole or not at all, or to standard output. Raises OvnDockerError."""
+    if output is None:
+        sys.stdout.write(text)
+        return
+    part = ""
+    try:
+        number, part = tempfile.mkstemp(prefix=f".{output.name[:100]}.", dir=output.parent)
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(part).chmod(0o644)
+        Path(part).replace(output)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if part:
+                Path(part).unlink()
+        raise OvnDockerError(f"cannot write {output}: {error.strerror}; name another file with -o") from None

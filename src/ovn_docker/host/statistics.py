@@ -1,0 +1,96 @@
+"""What is read for each scrape: one look at the local Open_vSwitch database, and one row of the northbound.
+
+The row costs its server what any look at one row does, however many hosts and networks there are.
+"""
+
+from collections.abc import Callable, Iterator
+
+from ovn_docker import __version__
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import OvnDockerError
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import Database, Row
+from ovn_docker.host.vswitch import OURS
+from ovn_docker.metrics import (
+    ENDPOINTS,
+    INFO,
+    NOT_INSTALLED,
+    PROGRESS,
+    REACHABLE,
+    RECONNECTS,
+    STATISTICS,
+    Sample,
+)
+from ovn_docker.model import Chassis
+
+_PATIENCE = 1.0
+"""Seconds that each database may take: Prometheus waits for ten."""
+
+
+class Statistics:
+    """Reads values of this host; *northbound*: ``None`` without OVN.
+
+    *name_of*: the name of an endpoint's container or of a network, if known.
+    """
+
+    def __init__(
+        self,
+        vswitch: Database,
+        chassis: Callable[[Deadline], Chassis],
+        northbound: Callable[[Chassis], Database] | None = None,
+        name_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        self._vswitch = vswitch
+        self._northbound = northbound
+        self._chassis = chassis
+        self._name_of = name_of
+
+    def samples(self) -> Iterator[Sample]:
+        """All that can be read now; what cannot be is left out, but for the fact."""
+        yield Sample(INFO, 1, (__version__,))
+        yield from self._of(self._vswitch.name, self._local)
+        yield Sample(RECONNECTS, self._vswitch.losses, (self._vswitch.name,))
+        if (connect := self._northbound) is not None:
+            yield from self._of("OVN_Northbound", lambda: self._of_northbound(connect))
+
+    def _of(self, database: str, read: Callable[[], list[Sample]]) -> list[Sample]:
+        try:
+            return [*read(), Sample(REACHABLE, 1, (database,))]
+        except OvnDockerError:
+            return [Sample(REACHABLE, 0, (database,))]
+
+    def _local(self) -> list[Sample]:
+        interfaces, bridges = self._vswitch.transact(
+            ovsdb.select("Interface", OURS, columns=["external_ids", "statistics"]),
+            ovsdb.select("Bridge", columns=["external_ids"]),
+            deadline=Deadline(_PATIENCE),
+        )
+        without = [row for row in interfaces if row["external_ids"].get("ovn-installed") != "true"]
+        done = [cfg for row in bridges if (cfg := row["external_ids"].get("ovn-nb-cfg", "")).isdigit()]
+        return [
+            Sample(ENDPOINTS, len(interfaces)),
+            *([Sample(NOT_INSTALLED, len(without))] if self._northbound else []),
+            *(Sample(PROGRESS, int(cfg), ("host",)) for cfg in done[:1]),
+            *(sample for row in interfaces for sample in self._of_container(row)),
+        ]
+
+    def _of_container(self, row: Row) -> Iterator[Sample]:
+        ids, counted = row["external_ids"], row["statistics"]
+        endpoint, network = ids.get("ovn-docker:endpoint", ""), ids.get("ovn-docker:network", "")
+        labels = (endpoint[:12], self._name_of(network) or network[:12], self._name_of(endpoint))
+        for metric, keys in STATISTICS.items():
+            yield Sample(metric, sum(counted.get(key, 0) for key in keys), labels)
+
+    def _of_northbound(self, connect: Callable[[Chassis], Database]) -> list[Sample]:
+        database = connect(self._chassis(Deadline(_PATIENCE)))
+        (rows,) = database.transact(
+            ovsdb.select("NB_Global", columns=["nb_cfg", "sb_cfg"]), deadline=Deadline(_PATIENCE)
+        )
+        return [
+            Sample(RECONNECTS, database.losses, (database.name,)),
+            *(
+                Sample(PROGRESS, row[column], (at,))
+                for row in rows
+                for column, at in (("nb_cfg", "northbound"), ("sb_cfg", "southbound"))
+            ),
+        ]

@@ -1,0 +1,101 @@
+"""What a cluster that works looks like: its picture, its metrics and its log."""
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from e2e.lab import Fabric, Host, wait_for
+
+METRICS = "127.0.0.1:9476"
+Hosts = tuple[Host, ...]
+
+
+@pytest.fixture(scope="module")
+def hosts(module_fabric: Fabric) -> Hosts:
+    """Three hosts with a container each on one network; the first one's driver tells all."""
+    hosts = module_fabric.cluster("host1", "host2", "host3")
+    hosts[0].driver.start(f"--metrics={METRICS}", "--log-format=json")
+    for host in hosts[1:]:
+        host.driver.start()
+    create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch")
+    hosts[0].docker(*create, "--subnet=10.1.0.0/24", "-o", "ovn.network=foo", "foo")
+    for number, host in enumerate(hosts, start=1):
+        wait_for(lambda host=host: "foo" in host.docker("network", "ls"), "the network", timeout=20)  # type: ignore[misc]
+        run(host, f"web{number}")
+    return hosts
+
+
+def run(host: Host, name: str) -> None:
+    host.docker("run", "-d", "--net=foo", f"--name={name}", "--stop-signal=KILL", "busybox", "sleep", "9999")
+
+
+def scrape(host: Host) -> dict[str, float]:
+    said = host.run(
+        "python3",
+        "-c",
+        f"import urllib.request as u; print(u.urlopen('http://{METRICS}/metrics').read().decode())",
+    )
+    lines = (line for line in said.splitlines() if line and not line.startswith("#"))
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_the_picture_has_every_host_container_and_tunnel(hosts: Hosts) -> None:
+    host = hosts[0]
+    wait_for(
+        lambda: host.run("ovn-docker", "graph", "-o", "/tmp/cluster.svg") == "", "a picture without faults"
+    )
+    root = ET.fromstring(host.path("/tmp/cluster.svg").read_text())
+    texts = {"".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"3 hosts, 1 network, 3 containers", "all sides agree", "foo", "web1", "web2", "web3"} <= texts
+    assert {"host1", "host2", "host3", "this host"} <= texts
+    assert {t for t in texts if t.endswith(": up")} == {
+        f"geneve to {h.tunnel_address}: up" for h in hosts[1:]
+    }
+    assert "web3" in host.run("ovn-docker", "graph", "--format=dot")
+    assert host.run("ovn-docker", "graph", "--format=html").startswith("<!DOCTYPE html>")
+    drawn = json.loads(host.run("ovn-docker", "graph", "--json"))
+    assert [tunnel["state"] for tunnel in drawn["tunnels"]] == ["up", "up"]
+
+
+def test_containers_and_calls_are_counted_by_name(hosts: Hosts) -> None:
+    host, other = hosts[:2]
+    address = other.docker("inspect", "--format={{.NetworkSettings.Networks.foo.IPAddress}}", "web2")
+    host.docker("exec", "web1", "ping", "-c", "5", "-W", "3", address)
+    endpoint = host.docker("inspect", "--format={{.NetworkSettings.Networks.foo.EndpointID}}", "web1")[:12]
+    labels = f'{{container="web1",endpoint="{endpoint}",network="foo"}}'
+
+    def sent() -> float:
+        return scrape(host).get(f"ovn_docker_container_transmit_packets_total{labels}", 0)
+
+    wait_for(lambda: sent() >= 5, "the packets to be counted", timeout=20)
+    found = scrape(host)
+    assert found["ovn_docker_endpoints"] == 1
+    assert found["ovn_docker_endpoints_without_flows"] == 0
+    assert found['ovn_docker_flows_seconds_count{outcome="installed"}'] >= 1
+    for method in ("CreateEndpoint", "Join"):
+        assert found[f'ovn_docker_request_seconds_count{{method="NetworkDriver.{method}",outcome="ok"}}'] >= 1
+    host.run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
+    found = scrape(host)
+    progress = {at: found[f'ovn_docker_nb_cfg{{at="{at}"}}'] for at in ("northbound", "southbound", "host")}
+    assert progress["northbound"] >= 1
+    assert len(set(progress.values())) == 1
+
+
+def test_a_line_of_the_log_has_the_names(hosts: Hosts) -> None:
+    host = hosts[0]
+    run(host, "short")
+    wait_for(lambda: "short" in host.run("ovn-docker", "ls", "endpoints", "--host", check=False), "its name")
+    host.docker("rm", "--force", "short")
+    log = next(path for path in host.logs() if "driver" in Path(path).name)
+
+    def left() -> list[dict[str, object]]:
+        lines = (line for line in host.path(log).read_text().splitlines() if line.startswith("{"))
+        return [said for line in lines if (said := json.loads(line)).get("method") == "NetworkDriver.Leave"]
+
+    wait_for(left, "the call in the log")
+    (line,) = left()
+    assert (line["container"], line["network_name"], line["outcome"]) == ("short", "foo", "ok")
+    assert re.fullmatch("[0-9a-f]{8}", str(line["request"]))

@@ -1,0 +1,58 @@
+"""The log of a real driver: one line for each call, for people or for programs."""
+
+import json
+import re
+import signal
+
+import pytest
+
+from functional.hosts import C1, NET
+from functional.test_daemon import Driver, call, driver  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("network_namespace")
+
+
+def log_of(driver: Driver, *options: str) -> list[str]:  # noqa: F811
+    """What it writes while Docker calls it thrice; a password is among what Docker says."""
+    process = driver.start(*options, "-v", "console:info", "syslog:off", "file:off")
+    generic = {"com.docker.network.generic": {"password": "geheim"}}
+    call(driver.socket, "NetworkDriver.CreateNetwork", NetworkID=NET, Options=generic)
+    call(driver.socket, "NetworkDriver.EndpointOperInfo", NetworkID=NET, EndpointID=C1)
+    call(driver.socket, "NetworkDriver.CreateNetwork", NetworkID=NET, IPv4Data=[{"Pool": "10.1.0.0/24"}])
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    return [line for line in log.splitlines() if "Plugin.Activate" not in line]
+
+
+def test_json_is_one_object_a_line_with_all_there_is_to_know(driver: Driver) -> None:  # noqa: F811
+    lines = [json.loads(line) for line in log_of(driver, "--log-format=json")]
+    assert all(re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}Z", line["time"]) for line in lines)
+    refused, asked, failed = (line for line in lines if "method" in line)
+    assert {key: refused[key] for key in ("level", "module", "method", "network", "outcome")} == {
+        "level": "warning",
+        "module": "plugin",
+        "method": "NetworkDriver.CreateNetwork",
+        "network": NET[:12],
+        "outcome": "bad_request",
+    }
+    assert refused["error"].startswith("unknown option 'password'")
+    assert (asked["outcome"], asked["endpoint"], asked["level"]) == ("ok", C1[:12], "info")
+    assert "error" not in asked
+    assert failed["outcome"] == "unavailable"
+    assert all(line["milliseconds"] >= 0 for line in (refused, asked, failed))
+    assert len({line["request"] for line in (refused, asked, failed)}) == 3
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_what_users_give_as_options_is_no_part_of_it(driver: Driver, kind: str) -> None:  # noqa: F811
+    assert "geheim" not in "\n".join(log_of(driver, f"--log-format={kind}"))
+
+
+def test_text_is_as_all_of_ovs_writes_it(driver: Driver) -> None:  # noqa: F811
+    line = next(line for line in log_of(driver) if "EndpointOperInfo" in line)
+    assert re.fullmatch(
+        r"[-0-9]{10}T[:0-9]{8}Z \| +[0-9]+ +\| +plugin +\(call-[0-9]+\) +\| INFO \| "
+        r"NetworkDriver\.EndpointOperInfo "
+        rf"request=[0-9a-f]{{8}} network={NET[:12]} endpoint={C1[:12]} ok [0-9.]+ ms",
+        line,
+    )

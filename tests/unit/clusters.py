@@ -1,0 +1,102 @@
+"""Snapshots of clusters of any size, built as they would be read."""
+
+import random
+
+from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.snapshot import (
+    BindingRow,
+    Bridge,
+    ChassisRow,
+    DockerEndpoint,
+    DockerNetwork,
+    Encap,
+    Engine,
+    Interface,
+    Link,
+    Northbound,
+    Note,
+    PortRow,
+    Scope,
+    Snapshot,
+    Southbound,
+    SwitchRow,
+    Vswitch,
+)
+
+OURS = {"ovn-docker:owner": "overlay"}
+WORDS = (
+    *("web", "api", "db", "cache", "queue", "worker", "mail", "search", "auth"),
+    *("cron", "metrics", "logs", "proxy", "vault", "blog", "registry"),
+)
+NETWORKS = (("shop", True), ("backend", True), ("telemetry", True), ("build", False), ("lab", False))
+"""Name, and whether all hosts have it."""
+
+
+def cluster(hosts: int, containers: int, *, faults: bool = False, names: tuple[str, ...] = WORDS) -> Cluster:
+    """As seen from host1. With *faults* the last tunnel is down and some ports are claimed by nobody."""
+    chance = random.Random(hosts * 1000 + containers)
+    system_ids = [f"host{number}" for number in range(1, hosts + 1)]
+    networks = [f"{number:064x}" for number in range(len(NETWORKS))]
+    docker, interfaces, links, ports, bindings, known = [], [], [], [], [], {}
+    counts = [1] * len(NETWORKS)
+    for number in range(containers):
+        n = chance.choice([0, 0, 1, 1, 2, 3, 4])
+        host = chance.choice(system_ids) if NETWORKS[n][1] else system_ids[n % hosts]
+        counts[n] += 1
+        address = f"10.10.{n}.{counts[n]}"
+        mac = "02:42:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+        id_ = f"{chance.getrandbits(256):064x}"
+        known[id_] = names[number % len(names)] + (f"-{number // len(names)}" if number >= len(names) else "")
+        ids = {**OURS, "ovn-docker:endpoint": id_, "ovn-docker:host": host, "ovn-docker:network": networks[n]}
+        ports.append(PortRow(f"row{number}", id_, f"switch{n}", addresses=(f"{mac} {address}",), ids=ids))
+        lost = faults and number % 31 == 9
+        bindings.append(BindingRow(id_, f"datapath{n}", number, "" if lost else host, not lost))
+        if host == "host1":
+            docker.append(DockerEndpoint(id_, networks[n], "", known[id_], "running", (address,), mac))
+            installed = {"ovn-installed": "false" if lost else "true"}
+            interfaces.append(Interface(f"odh{id_[:12]}", "br-int", ofport=number, ids={**ids, **installed}))
+            links.append(Link(f"odh{id_[:12]}", 1442, up=True, carrier=True, joined=True))
+    for number in range(1, hosts):
+        bfd = {"state": "down"} if faults and number == hosts - 1 else {}
+        remote = {"remote_ip": f"10.0.0.{number + 1}"}
+        interfaces.append(
+            Interface(f"ovn-{number}", "br-int", "geneve", number, link_state="up", options=remote, bfd=bfd)
+        )
+    switches = []
+    for n, (name, shared) in enumerate(NETWORKS):
+        ids = {**OURS, "ovn-docker:network": networks[n], "subnet": f"10.10.{n}.0/24"}
+        switches.append(
+            SwitchRow(f"switch{n}", name, {**ids, **({"ovn-docker:name": name} if shared else {})})
+        )
+    return Cluster(
+        Snapshot(
+            taken=1.76e9,
+            host="host1",
+            scope=Scope.CLUSTER,
+            processes=(),
+            links=tuple(links),
+            engine=Engine(
+                "26.1.5", False, False,
+                tuple(
+                    DockerNetwork(networks[n], name, "openvswitch", "openvswitch", False,
+                                  (f"10.10.{n}.0/24",), ())
+                    for n, (name, shared) in enumerate(NETWORKS) if shared or n % hosts == 0
+                ),
+                tuple(docker),
+            ),
+            vswitch=Vswitch("3.1.0", {"system-id": "host1"}, (), (), (Bridge("br-int", "system", "secure"),),
+                            tuple(interfaces)),
+            northbound=Northbound(
+                "tcp:10.0.0.1:6641", 7, 7, 7, 0, 0, 0, tuple(switches), tuple(ports),
+                tuple(Note(networks[n], f"switch{n}", host)
+                      for n, (_, shared) in enumerate(NETWORKS) if shared for host in system_ids),
+                known,
+            ),
+            southbound=Southbound(
+                "tcp:10.0.0.1:6642", 7,
+                tuple(ChassisRow(f"c{n}", name, name, (Encap("geneve", f"10.0.0.{n}"),), {}, 7)
+                      for n, name in enumerate(system_ids, start=1)),
+                tuple(bindings), {},
+            ),
+        )
+    )  # fmt: skip

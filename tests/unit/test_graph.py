@@ -1,0 +1,169 @@
+"""Pictures of clusters: everything is in its place, nothing on top of something else, names are text."""
+
+import re
+from itertools import combinations
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from ovn_docker.cli.graph import format_of, write
+from ovn_docker.errors import OvnDockerError
+from ovn_docker.view.dot import dot
+from ovn_docker.view.graph import Box, Picture, State, picture
+from ovn_docker.view.page import page
+from ovn_docker.view.svg import svg
+from unit.clusters import NETWORKS, cluster
+
+SIZES = [(1, 0), (1, 4), (3, 3), (3, 14), (4, 30), (3, 300), (10, 300), (24, 120)]
+NAMESPACE = "{http://www.w3.org/2000/svg}"
+
+
+def inside(inner: Box, outer: Box) -> bool:
+    right, bottom = inner.x + inner.width, inner.y + inner.height
+    return (
+        inner.x >= outer.x
+        and inner.y >= outer.y
+        and right <= outer.x + outer.width + 0.01
+        and bottom <= outer.y + outer.height + 0.01
+    )
+
+
+def overlap(one: Box, other: Box) -> bool:
+    return (
+        one.x < other.x + other.width
+        and other.x < one.x + one.width
+        and one.y < other.y + other.height
+        and other.y < one.y + one.height
+    )
+
+
+@pytest.mark.parametrize(("hosts", "containers"), SIZES)
+def test_every_container_is_drawn_once_on_its_host_and_its_network(hosts: int, containers: int) -> None:
+    seen = cluster(hosts, containers)
+    drawn = picture(seen)
+    assert sorted(tile.endpoint.id for tile in drawn.tiles) == sorted(e.id for e in seen.endpoints)
+    assert len(drawn.tiles) == containers
+    for tile in drawn.tiles:
+        (card,) = (card for card in drawn.cards if inside(tile.box, card.box))
+        (cell,) = (cell for cell in drawn.cells if inside(tile.box, cell.box))
+        assert card.host.name == tile.endpoint.host
+        assert cell.network.name == tile.endpoint.network
+        assert cell.colour == tile.colour
+
+
+@pytest.mark.parametrize(("hosts", "containers"), SIZES)
+def test_nothing_is_on_top_of_something_else_or_off_the_page(hosts: int, containers: int) -> None:
+    drawn = picture(cluster(hosts, containers, faults=True))
+    whole = Box(0, 0, drawn.width, drawn.height)
+    for boxes in (
+        [tile.box for tile in drawn.tiles],
+        [cell.box for cell in drawn.cells],
+        [card.box for card in drawn.cards],
+    ):
+        assert all(inside(box, whole) for box in boxes)
+        assert not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
+
+
+def test_a_shared_network_is_one_lane_across_the_hosts_and_a_hosts_own_is_in_its_card() -> None:
+    drawn = picture(cluster(3, 30))
+    assert sorted(lane.network.name for lane in drawn.lanes) == ["backend", "shop", "telemetry"]
+    for lane in drawn.lanes:
+        assert lane.box.x <= min(card.box.x for card in drawn.cards)
+        assert {cell.box.y for cell in drawn.cells if cell.network == lane.network} == {lane.box.y}
+    assert sorted(cell.network.name for cell in drawn.cells if cell.heading) == ["build", "lab"]
+
+
+def test_few_hosts_stand_side_by_side_and_many_fill_a_screen() -> None:
+    assert len(picture(cluster(3, 14)).rails) == 1
+    many = picture(cluster(24, 300))
+    assert len(many.rails) > 1
+    assert 1 < many.width / many.height < 2.5
+
+
+def test_what_does_not_fit_is_marked_where_it_is_and_said_below() -> None:
+    healthy, ill = picture(cluster(3, 60)), picture(cluster(3, 60, faults=True))
+    assert healthy.faults == ()
+    assert "all sides agree" in svg(healthy)
+    marked = {tile.fault: tile for tile in ill.tiles if tile.fault}
+    assert len(marked) == 2
+    for number, tile in marked.items():
+        assert tile.state is State.FAULT
+        assert ill.faults[number - 1].startswith(f"{tile.endpoint.container} on {tile.endpoint.host}")
+        assert "no host has claimed it" in ill.faults[number - 1]
+    assert ill.faults[0] == "tunnel to host3 (10.0.0.3): BFD down"
+    assert "3 differences" in svg(ill)
+
+
+def texts(file: str) -> list[str]:
+    root = ET.fromstring(file)
+    return ["".join(element.itertext()) for element in root.iter(f"{NAMESPACE}text")]
+
+
+def test_names_are_text_whatever_they_are() -> None:
+    evil = ('</text><script>alert("x")</script>', "a&b", "\x00\x1b[31m", "]]>", "x" * 300, "&#0;")
+    file = svg(picture(cluster(2, 6, names=evil)))
+    root = ET.fromstring(file)
+    assert {element.tag.removeprefix(NAMESPACE) for element in root.iter()} <= {
+        *("svg", "title", "style", "rect", "circle", "path", "text", "g")
+    }
+    assert "a&b" in texts(file)
+    assert max(map(len, texts(file))) < 100
+    html = page(picture(cluster(2, 6, names=evil)))
+    assert html.count("<script") == 1
+    assert '"x"' not in html
+
+
+@pytest.mark.parametrize("make", [svg, page])
+def test_a_file_needs_nothing_else(make: object) -> None:
+    file = make(picture(cluster(3, 14)))  # type: ignore[operator]
+    assert set(re.findall(r"https?://[^\"'< ]+", file)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"@import|url\(|<link|src=", file)
+
+
+def test_a_picture_without_anything_to_show_says_why(pytestconfig: pytest.Config) -> None:
+    nothing = cluster(1, 0)
+    object.__setattr__(nothing.snapshot, "northbound", None)
+    object.__setattr__(nothing.snapshot, "southbound", None)
+    object.__setattr__(nothing.snapshot, "missing", {"northbound": "cannot reach it", "southbound": "nor it"})
+    drawn = picture(nothing)
+    assert [card.host.name for card in drawn.cards] == ["host1"]
+    assert drawn.faults[:2] == ("northbound: cannot reach it", "southbound: nor it")
+
+
+def test_dot_has_hosts_networks_and_containers() -> None:
+    file = dot(picture(cluster(3, 14, names=('a"b\\',))))
+    assert file.count("subgraph cluster_") == 3
+    assert file.count("shape=oval") == len(NETWORKS)
+    assert file.count(' -- "network ') == 14
+    assert file.count('"host host1" -- ') == 2
+    assert r'"a\"b\\\n10.10.' in file
+    for line in file.splitlines():
+        assert len(re.findall(r'(?<!\\)(?:\\\\)*"', line)) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "means"),
+    [
+        (None, None, "svg"),
+        (None, "a.html", "html"),
+        (None, "a.GV", "dot"),
+        ("dot", "a.svg", "dot"),
+        (None, "a", "svg"),
+    ],
+)
+def test_format(given: str | None, name: str | None, means: str, tmp_path) -> None:
+    assert format_of(given, tmp_path / name if name else None) == means
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path) -> None:
+    write("picture", tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text() == "picture"
+    with pytest.raises(OvnDockerError, match=r"cannot write .*/none/a.svg: No such file or directory; name"):
+        write("picture", tmp_path / "none" / "a.svg")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.svg"]
+
+
+def test_layouts_are_the_same_for_the_same_cluster() -> None:
+    one, other = (picture(cluster(5, 40)) for _ in range(2))
+    assert isinstance(one, Picture)
+    assert svg(one) == svg(other)

@@ -1,0 +1,147 @@
+"""The reference, manual pages and completion say what the programs say; each shell completes with them."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ovn_docker import settings
+from ovn_docker.cli import completion, reference
+from ovn_docker.cli.main import COMMANDS
+from ovn_docker.cli.usage import drivers, tool
+from ovn_docker.metrics import METRICS
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
+PROGRAMS = (tool(), *drivers())
+
+
+def missing(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not shutil.which(program), reason=f"{program} is not installed")
+
+
+def test_the_reference_is_not_stale() -> None:
+    assert REFERENCE.read_text() == reference.markdown(), "write it anew with: make docs"
+
+
+def test_the_reference_has_every_command_setting_and_metric() -> None:
+    text = REFERENCE.read_text()
+    for command in tool().all():
+        assert command.commands or f"### `{command.name}`" in text
+    for kind in (settings.Settings, settings.UnderlaySettings):
+        assert all(f"`{settings.variable(field)}`" in text for field in fields(kind))
+    assert all(f"| `{metric.name}` | {metric.kind} |" in text for metric in METRICS)
+
+
+def test_every_command_says_what_it_does_and_has_an_example() -> None:
+    found = list(tool().all())
+    assert {command.words[1] for command in found if len(command.words) > 1} == COMMANDS.keys()
+    for command in found:
+        if not command.commands:
+            assert command.text, command.name
+            assert any(line.startswith(command.name) for line in command.examples.splitlines()), command.name
+
+
+@missing("mandoc")
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_manual_pages_are_correct(program: object, tmp_path: Path) -> None:
+    page = tmp_path / "page.8"
+    page.write_text(reference.manual(program))  # type: ignore[arg-type]
+    said = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True, check=False
+    )
+    assert [line for line in said.stdout.splitlines() if "missing date" not in line] == []
+    shown = subprocess.run(["mandoc", "-T", "utf8", page], capture_output=True, text=True, check=True).stdout
+    assert "3: something does not run." in " ".join(shown.split())
+
+
+def test_files_are_where_shells_and_man_look(tmp_path: Path) -> None:
+    assert reference.main(["install", str(tmp_path)]) == 0
+    for program in PROGRAMS:
+        for path in (
+            f"man/man8/{program.name}.8", f"bash-completion/completions/{program.name}",
+            f"zsh/site-functions/_{program.name}", f"fish/vendor_completions.d/{program.name}.fish",
+        ):  # fmt: skip
+            assert (tmp_path / path).read_text()
+
+
+LINES = [
+    ("ovn-docker gr", "graph"),
+    ("ovn-docker host se", "setup"),
+    ("ovn-docker host setup --encap-type v", "vxlan"),
+    ("ovn-docker graph --form", "--format"),
+    ("ovn-docker ls end", "endpoints"),
+    ("ovn-docker trace we", "web"),
+    ("ovn-docker-overlay-driver --flows-t", "--flows-timeout"),
+]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """With a Docker that has two containers."""
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\nprintf 'web\\ndb\\n'\n")
+    docker.chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+
+
+def program_of(line: str) -> object:
+    return next(program for program in PROGRAMS if program.name == line.split(maxsplit=1)[0])
+
+
+@pytest.mark.parametrize(("line", "wanted"), LINES)
+def test_bash(line: str, wanted: str, environment: dict[str, str]) -> None:
+    words = line.split(" ")
+    script = completion.bash(program_of(line)) + "\n".join(  # type: ignore[arg-type]
+        [
+            f"COMP_WORDS=({' '.join(words)}) COMP_CWORD={len(words) - 1}",
+            f"_{words[0].replace('-', '_')}",
+            'printf "%s\\n" "${COMPREPLY[@]}"',
+        ]
+    )
+    said = subprocess.run(
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=10
+    )
+    assert (said.stdout.split(), said.stderr) == ([wanted], "")
+
+
+@missing("fish")
+@pytest.mark.parametrize(("line", "wanted"), LINES)
+def test_fish(line: str, wanted: str, environment: dict[str, str]) -> None:
+    script = completion.fish(program_of(line)) + f"complete -C '{line}'\n"  # type: ignore[arg-type]
+    said = subprocess.run(
+        ["fish", "--no-config", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert [found.split("\t")[0] for found in said.stdout.splitlines()] == [wanted]
+
+
+@missing("zsh")
+@pytest.mark.parametrize(("line", "wanted"), LINES)
+def test_zsh(line: str, wanted: str, environment: dict[str, str], tmp_path: Path) -> None:
+    """What the function offers; which of it fits is the shell's work."""
+    words = line.split(" ")
+    function = tmp_path / "function"
+    function.write_text(completion.zsh(program_of(line)))  # type: ignore[arg-type]
+    script = "\n".join(
+        [
+            "compadd() { shift; print -l -- $@ }",
+            "_describe() { print -l -- ${(@P)2} }",
+            "_message() { : }; _files() { : }",
+            f"words=({' '.join(words)}) CURRENT={len(words)}",
+            f"complete_it() {{ source {function} }}; complete_it",
+        ]
+    )
+    said = subprocess.run(
+        ["zsh", "-f", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=20
+    )
+    assert said.stderr == ""
+    offered = [found.partition(":")[0] for found in said.stdout.splitlines()]
+    assert wanted in offered
+    assert offered.count(wanted) == 1
