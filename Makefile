@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run stop check lint docs test test-engines test-underlay bench bench-quick install uninstall clean
+.PHONY: help run run-underlay stop check lint docs test test-engines test-underlay bench bench-quick install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -19,6 +19,11 @@ help: ## show this list
 run: ## install what is missing, start everything, play the guide's session (as root)
 	@demo/up.sh
 	@demo/session.sh
+
+run-underlay: ## a small OpenStack cloud, Docker in two of its VMs, a ping between containers (as root)
+	@scripts/debian-packages underlay
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	@PYTHONPATH=tests $(BIN)/python -W ignore -m e2e.lab.cloud
 
 stop: ## undo make run
 	@demo/down.sh

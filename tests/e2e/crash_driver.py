@@ -1,7 +1,7 @@
 """The driver, killed as it is about to take its nth step: ``crash_driver.py N [OPTION...]``; 0 = never.
 
-A step is what others can notice of a call of Docker's: a change in a database, a change of a link, the
-answer. Each is announced on standard error.
+A step is what others can notice of a call of Docker's: a change in a database or in Neutron, a change of a
+link, the answer. Each is announced on standard error. In a VM of a cloud it is the underlay driver.
 """
 
 import os
@@ -11,7 +11,8 @@ import threading
 from itertools import count
 from typing import Any
 
-from ovn_docker.backends import overlay
+from ovn_docker.backends import neutron, overlay
+from ovn_docker.backends.neutron import Neutron
 from ovn_docker.cli import daemon
 from ovn_docker.deadline import Deadline
 from ovn_docker.host.links import Links
@@ -52,6 +53,13 @@ class MortalLinks(Links):
         super().delete(link)
 
 
+class MortalNeutron(Neutron):
+    def _ask(self, method: str, path: str, deadline: Deadline, **more: Any) -> Any:
+        if method != "GET":
+            step(f"{method} {path}")
+        return super()._ask(method, path, deadline, **more)
+
+
 def answer(plugin: wire.Plugin, path: str, request: wire.Request) -> bytes:
     body = ANSWER(plugin, path, request)
     step(f"answer {path}")
@@ -61,4 +69,5 @@ def answer(plugin: wire.Plugin, path: str, request: wire.Request) -> bytes:
 ANSWER, wire.answer = wire.answer, answer
 daemon.Database = overlay.Database = MortalDatabase  # type: ignore[attr-defined]
 daemon.Links = MortalLinks  # type: ignore[attr-defined]
-daemon.overlay()
+neutron.Neutron = MortalNeutron  # type: ignore[misc]
+(daemon.underlay if "OS_VIF_ID" in os.environ else daemon.overlay)()

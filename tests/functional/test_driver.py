@@ -418,8 +418,8 @@ def test_every_call_has_an_end_when_a_database_hangs(host: Host, network: Networ
         lambda: driver.create_endpoint(endpoint(C2, "192.168.1.3/24")),
         lambda: driver.join(NET, C1, SANDBOX),
         lambda: driver.endpoint_info(NET, C1),
-        lambda: driver.leave(NET, C1),
-        lambda: driver.delete_endpoint(NET, C1),
+        lambda: driver.leave(NET, C3),
+        lambda: driver.delete_endpoint(NET, C3),
         lambda: driver.delete_network(NET),
         lambda: driver.free_network(NET),
     ]

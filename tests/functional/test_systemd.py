@@ -284,7 +284,7 @@ def test_a_login_that_is_missing_is_not_tried_again_and_again(booted):
     assert set(shown.split()) == {"ExecMainStatus=2", "NRestarts=0"}
     assert "OS_VIF_ID is not set" in booted.out("journalctl", "--no-pager", "--unit", UNDERLAY[1])
     booted.out("systemctl", "stop", *UNDERLAY)
-    booted.out("systemctl", "reset-failed", UNITS[1])  # a quick machine has started it too often by now
+    booted.out("systemctl", "reset-failed", UNITS[1])  # it was started too often for systemd
     booted.out("systemctl", "start", *UNITS)
 
 

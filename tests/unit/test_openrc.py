@@ -136,3 +136,17 @@ def test_without_a_project_all_its_names_are_told() -> None:
 def test_without_the_vms_port_it_is_told_where_to_find_it(vif: str) -> None:
     with pytest.raises(BadRequest, match="openstack port list --mac-address"):
         openrc.vif(GUIDE | {"OS_VIF_ID": vif})
+
+
+def test_what_an_openrc_sourced_before_has_set_does_not_disturb() -> None:
+    """keystoneauth fails if a token or an application credential is given what says who the user is."""
+    sourced = GUIDE | {"OS_USER_DOMAIN_NAME": "Default", "OS_PROJECT_DOMAIN_ID": "default"}
+    token = openrc.login(sourced | {"OS_TOKEN": "t"})
+    assert token["auth_type"] == "token"
+    assert not {name for name in token if name.startswith(("user", "password"))}
+    secret = {"OS_APPLICATION_CREDENTIAL_SECRET": "s"}
+    by_id = openrc.login(sourced | secret | {"OS_APPLICATION_CREDENTIAL_ID": "a", "OS_PASSWORD": "p"})
+    assert not {name for name in by_id if name.startswith(("user", "password", "project"))}
+    by_name = openrc.login(sourced | secret | {"OS_APPLICATION_CREDENTIAL_NAME": "a"})
+    assert by_name["username"] == "demo"
+    assert not {name for name in by_name if name.startswith("project")}

@@ -68,7 +68,8 @@ def login(environment: Mapping[str, str]) -> dict[str, str]:
     given.setdefault("auth_type", _auth_type(given))
     if "applicationcredential" not in given["auth_type"]:
         _complete(given)
-    return given
+    superfluous = _superfluous(given)
+    return {name: value for name, value in given.items() if not name.startswith(superfluous)}
 
 
 def asks_for_password(given: Mapping[str, str]) -> str | None:
@@ -89,6 +90,13 @@ def _auth_type(given: Mapping[str, str]) -> str:
     if given.get("application_credential_secret"):
         return "v3applicationcredential"
     return "token" if given.get("token") and not given.get("password") else "password"
+
+
+def _superfluous(given: Mapping[str, str]) -> tuple[str, ...]:
+    """How variables begin that this kind of login must not have, but an openrc.sh sourced before may set."""
+    if "applicationcredential" in given["auth_type"]:  # it is of one project; its ID says whose it is
+        return ("project_", "password", *(["user"] if given.get("application_credential_id") else []))
+    return ("user", "password") if "token" in given["auth_type"] else ()
 
 
 def _complete(given: dict[str, str]) -> None:

@@ -6,13 +6,9 @@ as Nova does it. They reach the APIs over that NIC: the network `management` is 
 fabric's. The driver in a VM is `vm.driver.start()`, whose environment is the guide's openrc.sh.
 
 In a test: the fixtures `cloud` (two hypervisors) and `vms` (vm1 and vm2 on the first, vm3 on the second,
-with real Docker), and the mark `underlay`. By hand::
-
-    make test-underlay PYTEST_ADDOPTS="--keep -k reach_each_other"
-
-leaves a cloud running and prints how to enter each machine and how to end it all; in a VM, /root/openrc.sh
-is the guide's, and the password of `demo` is demo. `--neutron=26` takes another release (`make
-test-underlay NEUTRON=26`).
+with real Docker), and the mark `underlay`; `--keep` leaves the cloud running. By hand: `make run-underlay`.
+Both print how to enter each machine and how to end it all; in a VM, /root/openrc.sh is the guide's, and
+the password of `demo` is demo-secret. `make test-underlay NEUTRON=26` takes another release.
 
 The first start installs (a minute) and initialises (half a minute) what is then kept in the lab's cache.
 """

@@ -20,16 +20,35 @@ T = TypeVar("T")
 
 
 class Account:
-    """A project and its user, of the same name and password.
+    """A project and its user, of the same name; the password of `demo` is `demo-secret`.
 
     Each of openstacksdk's calls on the network service is a method: ``demo.ports(network_id=...)``; where the
     library returns a generator this returns a list.
     """
 
     def __init__(self, cloud: "Cloud", name: str) -> None:
-        self._cloud, self.name = cloud, name
-        self._connection = cloud.inside(lambda: _connect(cloud.control.address, name))
+        self._cloud, self.name, self.password = cloud, name, f"{name}-secret"
+        self._connection = cloud.inside(lambda: _connect(cloud.control.address, name, self.password))
         self.project = cloud.inside(lambda: self._connection.current_project_id)
+
+    @property
+    def openrc(self) -> dict[str, str]:
+        """The variables of an openrc.sh as the guide has it, of Keystone's v2.0 time."""
+        return {
+            "OS_AUTH_URL": f"http://{self._cloud.control.address}:5000/v2.0",
+            "OS_TENANT_ID": self.project,
+            "OS_TENANT_NAME": self.name,
+            "OS_USERNAME": self.name,
+        }
+
+    def token(self) -> str:
+        """A token, as `openstack token issue` prints it."""
+        return self._cloud.inside(lambda: self._connection.auth_token)
+
+    def application_credential(self, name: str) -> Any:
+        """A new application credential of the user."""
+        identity, user = self._connection.identity, self._connection.current_user_id
+        return self._cloud.inside(lambda: identity.create_application_credential(user=user, name=name))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*args: object, **kwargs: object) -> object:
@@ -96,23 +115,17 @@ class Cloud:
         )
         (first, *_) = bound.fixed_ips
         prefix = ip_network(self.admin.get_subnet(first["subnet_id"]).cidr).prefixlen
-        vm = VM(self.fabric, name, number, hypervisor, bound, ip_interface(f"{first['ip_address']}/{prefix}"))
-        vm.mtu = network.mtu
-        vm.password = tenant.name
-        vm.openrc = {
-            "OS_AUTH_URL": f"http://{self.control.address}:5000/v2.0",
-            "OS_TENANT_ID": tenant.project,
-            "OS_TENANT_NAME": tenant.name,
-            "OS_USERNAME": tenant.name,
-            "OS_VIF_ID": bound.id,
-        }
+        interface = ip_interface(f"{first['ip_address']}/{prefix}")
+        vm = VM(*(hypervisor, name, number), account=tenant, port=bound, interface=interface, mtu=network.mtu)
         self.fabric.power_on(vm)
         return vm
 
     def delete(self, vm: VM) -> None:
-        """Switch a virtual machine off for good, and delete its port."""
+        """Switch a virtual machine off for good, and delete its port, with the trunk if it has become one."""
         vm.power_off()
         vm.hypervisor.unplug(vm)
+        for trunk in self.admin.trunks(port_id=vm.port.id):
+            self.admin.delete_trunk(trunk.id)
         self.admin.delete_port(vm.port.id)
 
     def _join(self, hypervisor: Hypervisor) -> None:
@@ -127,7 +140,7 @@ def _enter(pid: int) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _connect(address: str, name: str) -> Any:
+def _connect(address: str, name: str, password: str) -> Any:
     import openstack
 
     return openstack.connect(
@@ -135,7 +148,7 @@ def _connect(address: str, name: str) -> Any:
         auth={
             "auth_url": f"http://{address}:5000/v3",
             "username": name,
-            "password": name,
+            "password": password,
             "project_name": name,
             "user_domain_id": "default",
             "project_domain_id": "default",

@@ -1,6 +1,7 @@
 """The control node: real Keystone and Neutron, installed once and kept between runs."""
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,18 +20,18 @@ TENANTS = ("demo", "alt")
 DATA = "/var/lib/openstack"
 SOCKET = "/run/lab/mariadb.sock"
 
-# Keystone's end of the work that `keystone-manage bootstrap` begins; every account's password is its name.
+# Keystone's end of the work that `keystone-manage bootstrap` begins.
 ACCOUNTS = """
 import sys, openstack
 address, *tenants = sys.argv[1:]
-auth = dict(auth_url=f"http://{address}:5000/v3", username="admin", password="admin", project_name="admin")
-domains = dict(user_domain_id="default", project_domain_id="default")
-identity = openstack.connect(region_name="RegionOne", auth=auth | domains).identity
+auth = dict(auth_url=f"http://{address}:5000/v3", username="admin", password="admin-secret")
+project = dict(project_name="admin", user_domain_id="default", project_domain_id="default")
+identity = openstack.connect(region_name="RegionOne", auth=auth | project).identity
 role = {role.name: role for role in identity.roles()}
 accounts = [("service", "neutron", "admin", "service"), *((name, name, "member") for name in tenants)]
 for project, user, *roles in accounts:
     place = identity.create_project(name=project, domain_id="default")
-    account = identity.create_user(name=user, password=user, domain_id="default")
+    account = identity.create_user(name=user, password=f"{user}-secret", domain_id="default")
     for name in roles:
         identity.assign_project_role_to_user(place, account, role[name])
 network = identity.create_service(name="neutron", type="network")
@@ -47,7 +48,7 @@ def environment(release: str) -> Path:
     def build(path: Path) -> None:
         run("lab", [], ("/usr/bin/python3", "-m", "venv", str(path)), timeout=60)
         install = ("install", "--quiet", "--no-deps", "--disable-pip-version-check", f"--requirement={pins}")
-        run("lab", [], (f"{path}/bin/python", "-m", "pip", *install), timeout=900)
+        run("lab", [], (f"{path}/bin/python", "-m", "pip", *install), timeout=900, env=dict(os.environ))
 
     return images.built_once(f"neutron-{release}-{_digest(pins)}", build)
 
@@ -122,7 +123,12 @@ class ControlNode(Host):
             self._openstack(*manage, "db_sync")
             self._openstack(*manage, "fernet_setup", "--keystone-user=root", "--keystone-group=root")
             self._openstack(
-                *(*manage, "bootstrap", "--bootstrap-password=admin", "--bootstrap-region-id=RegionOne"),
+                *(
+                    *manage,
+                    "bootstrap",
+                    "--bootstrap-password=admin-secret",
+                    "--bootstrap-region-id=RegionOne",
+                ),
                 *(f"--bootstrap-{who}-url=http://{self.address}:5000/v3/" for who in ("public", "internal")),
             )
             upgrade.result()

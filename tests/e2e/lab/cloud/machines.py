@@ -3,12 +3,11 @@
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
-from e2e.lab.command import wait_for
 from e2e.lab.host import Host
 from e2e.lab.services import Daemon, Service
 
 if TYPE_CHECKING:
-    from e2e.lab.fabric import Fabric
+    from e2e.lab.cloud.cloud import Account
 
 BRIDGE = "breth0"
 
@@ -29,17 +28,8 @@ class Hypervisor(Host):
         super().start_switch()
         datapath = "netdev" if self.fabric.userspace else "system"
         self.run(
-            *(
-                "ovs-vsctl",
-                "--may-exist",
-                "add-br",
-                "br-ex",
-                "--",
-                "--may-exist",
-                "add-port",
-                "br-ex",
-                "eth2",
-            ),
+            *("ovs-vsctl", "--may-exist", "add-br", "br-ex"),
+            *("--", "--may-exist", "add-port", "br-ex", "eth2"),
             *("--", "set", "bridge", "br-ex", f"datapath_type={datapath}"),
             *("--", "set", "Open_vSwitch", ".", "external_ids:ovn-bridge-mappings=management:br-ex"),
         )
@@ -64,81 +54,81 @@ class Hypervisor(Host):
             *("ovs-vsctl", "--timeout=10", "add-port", "br-int", tap, "--", "set", "Interface", tap),
             *(f'external_ids:{key}="{value}"' for key, value in ids.items()),
         )
-        wait_for(
-            lambda: (
-                "true"
-                in self.run("ovs-vsctl", "get", "Interface", tap, "external_ids:ovn-installed", check=False)
-            ),
-            f"the flows of {vm.name}",
-            timeout=20,
-        )
+        installed = ("Interface", tap, "external_ids:ovn-installed=true")
+        self.run("ovs-vsctl", "--timeout=25", "wait-until", *installed)
 
 
 class VM(Host):
-    """A virtual machine: one NIC, eth0, which is a port of Neutron, and nothing else.
+    """A virtual machine of an account: one NIC, eth0, which is a port of Neutron, and nothing else.
 
-    `port` is Neutron's resource; `openrc` the guide's variables, without the password.
+    `port` is Neutron's resource, `interface` its address, `mtu` that of its network.
     """
 
     def __init__(
         self,
-        fabric: "Fabric",
+        hypervisor: Hypervisor,
         name: str,
         number: int,
-        hypervisor: Hypervisor,
+        *,
+        account: "Account",
         port: Any,
         interface: IPv4Interface,
+        mtu: int,
     ) -> None:
-        super().__init__(fabric, name, number, "20.10")
-        self.hypervisor, self.port, self.interface = hypervisor, port, interface
+        super().__init__(hypervisor.fabric, name, number, "20.10")
+        self.hypervisor, self.account, self.port = hypervisor, account, port
+        self.interface, self.mtu = interface, mtu
         self.address = str(interface.ip)
         self.ports = ()
-        self.mtu = 1500
-        self.openrc: dict[str, str] = {}
-        self.password = ""
         self.vswitchd = Daemon(self, *self.vswitchd.argv, runs_as=self.vswitchd.runs_as)  # without tunnels
         self.driver = Driver(
             self,
-            self.driver.argv[0].replace("overlay", "underlay"),
-            f"--bridge={BRIDGE}",
+            *(self.driver.argv[0].replace("overlay", "underlay"), f"--bridge={BRIDGE}"),
             listens=self.driver.listens,
         )
+
+    @property
+    def openrc(self) -> dict[str, str]:
+        """The variables of the guide's openrc.sh, without the password."""
+        return self.account.openrc | {"OS_VIF_ID": self.port.id}
+
+    def prepare(self) -> None:
+        """Everything but the driver, as the guide has it."""
+        self.save_openrc()
+        self.start_switch()
+        self.make_bridge()
+        self.start_docker()
+        self.load("busybox")
+
+    def save_openrc(self) -> None:
+        """The guide's file, /root/openrc.sh."""
+        exports = [f"export {key}={value}" for key, value in self.openrc.items()]
+        self.path("/root/openrc.sh").write_text("\n".join(["#!/bin/bash", *exports, ""]))
+
+    def make_bridge(self) -> None:
+        """The guide's step 2 in short, after each boot: the NIC in a bridge, which has its address."""
+        datapath = "netdev" if self.fabric.userspace else "system"
+        mac = f'other_config:hwaddr="{self.port.mac_address}"'
+        self.run(
+            *("ovs-vsctl", "--timeout=10", "--may-exist", "add-br", BRIDGE),
+            *("--", "set", "bridge", BRIDGE, f"datapath_type={datapath}", mac),
+            *("--", "--may-exist", "add-port", BRIDGE, "eth0"),
+        )
+        self.run("ip", "address", "flush", "dev", "eth0")
+        self.run("ip", "link", "set", BRIDGE, "up")
+        self.run("ip", "address", "replace", str(self.interface), "dev", BRIDGE)
+        self.tune_bridge()
+
+    def tune_bridge(self) -> None:
+        """What only a datapath in user space needs."""
+        self.leave_to_switch("eth0")
+        self._offload_nothing(BRIDGE)
 
     def _plug_in(self) -> None:
         self.hypervisor.plug(self)
         self._offload_nothing("eth0")
         self.run("ip", "link", "set", "eth0", "up", "mtu", str(self.mtu))
         self.run("ip", "address", "replace", str(self.interface), "dev", "eth0")
-
-    def start_switch(self) -> None:
-        """Open vSwitch, and the guide's step 2: the NIC in a bridge, which has its address."""
-        super().start_switch()
-        datapath = "netdev" if self.fabric.userspace else "system"
-        self.run(
-            *("ovs-vsctl", "--timeout=10", "--may-exist", "add-br", BRIDGE),
-            *("--", "set", "bridge", BRIDGE, f"datapath_type={datapath}"),
-            *(
-                f'other_config:hwaddr="{self.port.mac_address}"',
-                "--",
-                "--may-exist",
-                "add-port",
-                BRIDGE,
-                "eth0",
-            ),
-        )
-        self.run("ip", "address", "flush", "dev", "eth0")
-        self.leave_to_switch("eth0")
-        self._offload_nothing(BRIDGE)
-        self.run("ip", "link", "set", BRIDGE, "up")
-        self.run("ip", "address", "replace", str(self.interface), "dev", BRIDGE)
-
-    def prepare(self) -> None:
-        """Everything but the driver, as the guide has it, and /root/openrc.sh."""
-        exports = [f"export {key}={value}" for key, value in self.openrc.items()]
-        self.path("/root/openrc.sh").write_text("\n".join(["#!/bin/bash", *exports, ""]))
-        self.start_switch()
-        self.start_docker()
-        self.load("busybox")
 
     def _offload_nothing(self, device: str) -> None:
         """In user space Open vSwitch passes packets on as they are, without what hardware fills in."""
@@ -149,6 +139,8 @@ class VM(Host):
 class Driver(Service):
     """The underlay driver, in the environment that the user's openrc.sh makes, the password included."""
 
+    host: VM
+
     def _launch(self, *extra: str, env: dict[str, str]) -> None:
-        assert isinstance(self.host, VM)
-        super()._launch(*extra, env=self.host.openrc | {"OS_PASSWORD": self.host.password} | env)
+        openrc = self.host.openrc | {"OS_PASSWORD": self.host.account.password}
+        super()._launch(*extra, env=openrc | env)

@@ -1,0 +1,141 @@
+"""VMs with the underlay driver, and what must be left of all that happens to them."""
+
+import json
+from contextlib import suppress
+
+from e2e.lab import LabError, wait_for
+from e2e.lab.cloud import BRIDGE, VM, Cloud
+
+PATIENCE = ("--sweep-interval=3",)
+"""Options with which the driver clears up within seconds."""
+
+
+class Underlay:
+    """Three VMs of the tenant demo, two on one hypervisor and one on the other, with the driver."""
+
+    def __init__(self, cloud: Cloud, vms: tuple[VM, VM, VM]) -> None:
+        self.cloud, self.vms = cloud, vms
+
+    def start(self) -> None:
+        """The driver, where it does not run."""
+        for vm in self.vms:
+            if not vm.driver.pid:
+                vm.driver.start(*PATIENCE)
+
+    def run(self, vm: VM, name: str, *options: str, network: str = "foo") -> str:
+        """A container that runs until it is killed; returns its IPv4 address."""
+        vm.docker(
+            *("run", "-d", f"--net={network}", f"--name={name}", "--stop-signal=KILL", *options),
+            *("busybox", "sleep", "3600"),
+            timeout=150,
+        )
+        return self.endpoint(vm, name, network)["IPAddress"]
+
+    def endpoint(self, vm: VM, container: str, network: str = "foo") -> dict[str, str]:
+        """What Docker says of a container's endpoint."""
+        (settings,) = json.loads(vm.docker("inspect", container))
+        endpoint: dict[str, str] = settings["NetworkSettings"]["Networks"][network]
+        return endpoint
+
+    def ping(self, vm: VM, container: str, address: str, *options: str) -> None:
+        """Raises CommandError unless the address answers within some seconds.
+
+        In user space Open vSwitch may lose the first packets through a tunnel.
+        """
+        tries = "for i in 0 1 2 3 4; do ping -c 1 -W 1 $@ && exit; done; exit 1"
+        vm.docker("exec", container, "sh", "-c", tries, "sh", *options, address)
+
+    def silent(self, vm: VM, container: str, address: str, *options: str) -> bool:
+        """Whether an address does not answer, though it is asked twice."""
+        tries = "ping -c 2 -W 1 $@ >/dev/null || echo silent"
+        return vm.docker("exec", container, "sh", "-c", tries, "sh", *options, address) == "silent"
+
+    def clear(self) -> None:
+        """Remove all containers and networks."""
+        for vm in self.vms:
+            if containers := vm.docker("ps", "--all", "--quiet").split():
+                vm.docker("rm", "--force", *containers, timeout=150)
+            if networks := vm.docker("network", "ls", "--quiet", "--filter=driver=openvswitch").split():
+                vm.docker("network", "rm", *networks, timeout=150)
+
+    def purge(self) -> None:
+        """Delete by hand what a test has left behind, that the next ones do not suffer."""
+        demo = self.cloud.demo
+        for trunk in demo.trunks():
+            demo.delete_trunk_subports(trunk.id, [{"port_id": sub["port_id"]} for sub in trunk.sub_ports])
+        for port in demo.ports():
+            if not port.device_owner.startswith("compute:"):
+                demo.delete_port(port.id)
+        for network in demo.networks(is_shared=False):
+            demo.delete_network(network.id)
+
+    def settles(self) -> None:
+        """In a while, when the sweep has come, all is in order."""
+        with suppress(LabError):
+            wait_for(lambda: self.wanted() == self.found(), "order", timeout=60)
+        wanted, found = self.wanted(), self.found()
+        assert not found - wanted, f"left behind: {found - wanted}"
+        assert not wanted - found, f"missing: {wanted - found}"
+        for vm in self.vms:
+            assert "Traceback" not in vm.tail(vm.driver.log, lines=10_000)
+
+    def wanted(self) -> set[str]:
+        """What there should be, going by Docker."""
+        things = set()
+        for vm in self.vms:
+            networks = vm.docker(
+                "network", "ls", "--no-trunc", "--quiet", "--filter=driver=openvswitch"
+            ).split()
+            things |= {f"network {network[:12]}" for network in networks}
+            running = vm.docker("ps", "--quiet").split()
+            for container in json.loads(vm.docker("inspect", *running)) if running else []:
+                for endpoint in container["NetworkSettings"]["Networks"].values():
+                    if endpoint["NetworkID"] in networks:
+                        things |= self._parts(vm, endpoint["EndpointID"])
+        return things
+
+    def _parts(self, vm: VM, endpoint: str) -> set[str]:
+        link = f"odh{endpoint[:12]}"
+        vlan = self._vlans(vm).get(endpoint)
+        return {
+            f"port {endpoint} ACTIVE",
+            f"{vm.name}: subport {endpoint} on VLAN {vlan}",
+            f"{vm.name}: port {link} on VLAN {vlan}",
+            f"{vm.name}: link {link}",
+        }
+
+    def found(self) -> set[str]:
+        """What there is of all that the driver makes."""
+        demo = self.cloud.demo
+        things = set()
+        for network in demo.networks(is_shared=False):
+            members = [tag.removeprefix("docker:")[:12] for tag in network.tags if tag.startswith("docker:")]
+            things |= {f"network {member}" for member in members} or {f"network {network.name} of nobody"}
+        for port in demo.ports():
+            if not port.device_owner.startswith("compute:"):
+                things.add(f"port {port.name} {port.status}")
+            for tag in port.tags:
+                if tag.startswith("docker:"):
+                    things.add(f"network {tag.removeprefix('docker:')[:12]}")
+        for vm in self.vms:
+            things |= {f"{vm.name}: subport {name} on VLAN {vlan}" for name, vlan in self._vlans(vm).items()}
+            listed = json.loads(vm.run("ovs-vsctl", "--format=json", "--columns=name,tag", "list", "Port"))
+            things |= {
+                f"{vm.name}: port {name} on VLAN {tag}"
+                for name, tag in listed["data"]
+                if name.startswith("odh")
+            }
+            assert {"eth0"} <= set(vm.run("ovs-vsctl", "list-ports", BRIDGE).split())
+            links = [link["ifname"] for link in json.loads(vm.run("ip", "-json", "link"))]
+            things |= {f"{vm.name}: link {link}" for link in links if link.startswith(("odh", "odc"))}
+        return things
+
+    def _vlans(self, vm: VM) -> dict[str, int]:
+        """The VLANs of the subports behind a VM's port, by their names."""
+        demo = self.cloud.demo
+        names = {port.id: port.name for port in demo.ports()}
+        return {
+            names.get(subport["port_id"], subport["port_id"]): subport["segmentation_id"]
+            for trunk in demo.trunks(port_id=vm.port.id)
+            for subport in trunk.sub_ports
+        }
