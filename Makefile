@@ -59,7 +59,7 @@ NEUTRON ?= 29
 test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cache; NEUTRON=26 for that release (as root)
 	@scripts/debian-packages underlay
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest tests/e2e -m underlay --neutron=$(NEUTRON)
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m underlay --neutron=$(NEUTRON)
 
 bench: ## measure side by side with others, and write bench/results/latest.json (as root)
 	@scripts/debian-packages bench

@@ -185,7 +185,8 @@ def test_a_packet_is_captured_and_the_capture_ends(town: Town) -> None:
     )
     said = town.host1.path("/tmp/capture").read_text()
     assert f"{town.address('web1')} > {town.address('web2')}: ICMP echo request" in said
-    assert town.host1.run("pgrep", "-x", "tcpdump", check=False) == ""
+    gone = ("pgrep", "-x", "tcpdump")
+    wait_for(lambda: town.host1.run(*gone, check=False) == "", "the end of tcpdump itself")
     with pytest.raises(CommandError, match="is on host2: run this there"):
         town.host1.run("ovn-docker", "tcpdump", town.address("far"))
 
