@@ -58,7 +58,7 @@ class Vm:
             "auth_url": f"http://{cloud.control.address}:5000",
             "auth_type": "password",
             "username": "demo",
-            "password": "demo",
+            "password": cloud.demo.password,
             "project_id": cloud.demo.project,
             "default_domain_id": "default",
         }

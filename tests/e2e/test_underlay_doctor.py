@@ -130,5 +130,5 @@ def test_a_login_that_is_refused(patient: Patient) -> None:
                  "OS_PROJECT_NAME": "demo", "OS_VIF_ID": patient.vm.port.id}  # fmt: skip
     seen = patient.cloud.inside(lambda: view.ask(variables))
     assert "does not accept the login" in evidence(check_cloud.login, replace(patient.facts(), cloud=seen))
-    right = patient.cloud.inside(lambda: view.ask({**variables, "OS_PASSWORD": "demo"}))
+    right = patient.cloud.inside(lambda: view.ask({**variables, "OS_PASSWORD": patient.cloud.demo.password}))
     assert (right.problem, right.mac) == ("", patient.vm.port.mac_address)
