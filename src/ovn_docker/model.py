@@ -1,5 +1,6 @@
 """Networks and endpoints as Docker means them, and the names that we derive from their IDs. Pure."""
 
+import time
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import NewType
@@ -157,6 +158,11 @@ class StoredEndpoint:
         seconds gets the benefit of the doubt; without a veth (None) there is none.
         """
         return joined is None or (not joined and self.age > grace)
+
+
+def age(created: str) -> float:
+    """Seconds since a row was made, by what it says in seconds of the epoch; infinite if it says nothing."""
+    return time.time() - int(created) if created.isdigit() else float("inf")
 
 
 class AddressInUse(Conflict):

@@ -4,12 +4,11 @@ Which rows there are, and why: docs/architecture.md.
 """
 
 import threading
-import time
 from collections.abc import Callable
 
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, row_uuid
+from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, age, row_uuid
 
 OWNER = "ovn-docker:owner"
 HOST = "ovn-docker:host"
@@ -70,8 +69,9 @@ def claim_row(switch: str, what: str) -> str:
 
 def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:
     """The endpoint that a row's external_ids tell of."""
-    created = ids.get(CREATED, "")
-    age = time.time() - int(created) if created.isdigit() else float("inf")
     return StoredEndpoint(
-        EndpointId(ids.get(ENDPOINT, "")), NetworkId(ids.get(NETWORK, "")), ids.get(HOST, ""), age
+        EndpointId(ids.get(ENDPOINT, "")),
+        NetworkId(ids.get(NETWORK, "")),
+        ids.get(HOST, ""),
+        age(ids.get(CREATED, "")),
     )

@@ -20,6 +20,7 @@ from ovn_docker.model import (
     NetworkId,
     StoredEndpoint,
     Tls,
+    age,
     host_link,
     row_uuid,
 )
@@ -219,7 +220,7 @@ class Vswitch:
                 EndpointId(row["external_ids"].get("ovn-docker:endpoint", "")),
                 NetworkId(row["external_ids"].get("ovn-docker:network", "")),
                 host,
-                _age(row["external_ids"].get("ovn-docker:created", "")),
+                age(row["external_ids"].get("ovn-docker:created", "")),
             )
             for row in rows
         ]
@@ -306,7 +307,3 @@ def _tls(reference: Any, rows: list[dict[str, str]]) -> Tls | None:
         if row["_uuid"] == reference:
             return Tls(row["private_key"], row["certificate"], row["ca_cert"])
     return None
-
-
-def _age(created: str) -> float:
-    return time.time() - int(created) if created.isdigit() else float("inf")
