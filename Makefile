@@ -1,9 +1,12 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint docs test test-engines test-underlay bench bench-quick install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-underlay chaos bench bench-quick install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
+# Else each of the many processes of the tests would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 MODE ?= overlay
@@ -28,10 +31,10 @@ run-underlay: ## a small OpenStack cloud, Docker in two of its VMs, a ping betwe
 stop: ## undo make run
 	@demo/down.sh
 
-check: ## lint, types, unit and functional tests: under a minute (as root)
+check: ## lint, types, unit and functional tests but the slow ones: under a minute (as root)
 	@scripts/debian-packages check
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --numprocesses=4 --dist=worksteal -m "not slow" tests/unit tests/functional
+	$(BIN)/pytest --numprocesses=4 --dist=worksteal -m "not slow" tests/unit tests/functional tests/fuzz
 
 lint: ## style and types
 	@scripts/virtualenv $(VENV) --editable '.[test]'
@@ -44,10 +47,18 @@ docs: ## write docs/reference.md anew, from the programs' own tables
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/python -m ovn_docker.cli.reference docs docs/reference.md
 
+PIP_COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options --upgrade pyproject.toml
+lock: ## pin, with hashes, what a release is installed with: packaging/requirements*.txt
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	@$(BIN)/pip install --quiet pip-tools
+	$(PIP_COMPILE) --output-file packaging/requirements.txt
+	$(PIP_COMPILE) --extra underlay --output-file packaging/requirements-underlay.txt
+
 test: ## all tests: unit, functional, end to end (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional
+	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional tests/fuzz
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e
 
 test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/cache (as root)
@@ -55,11 +66,30 @@ test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m engines
 
+test-faults: ## end-to-end tests that kill, restart and cut off, on three machines; a short run of `make chaos` (as root)
+	@scripts/debian-packages test
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m faults
+
 NEUTRON ?= 29
 test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cache; NEUTRON=26 for that release (as root)
 	@scripts/debian-packages underlay
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m underlay --neutron=$(NEUTRON)
+
+FAULTS ?= 100
+chaos: ## docker commands on three hosts while everything fails; FAULTS=1000 takes hours, SEED=7 repeats a run, RAFT=1 has a cluster of databases, UNDERLAY=1 a cloud (as root)
+	@scripts/debian-packages $(if $(UNDERLAY),underlay,test)
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	PYTHONPATH=tests $(BIN)/python -m chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(RAFT),--raft) $(if $(UNDERLAY),--underlay) $(if $(KEEP),--keep)
+
+FUZZ := 100000
+fuzz: ## feed nonsense to what reads from outside: FUZZ=100000 inputs in all (as root)
+	@scripts/debian-packages check
+	@scripts/virtualenv $(VENV) --editable '.[fuzz]'
+	for target in http call words database; do \
+		PYTHONPATH=tests $(BIN)/python -m fuzz.coverage $$target $$(($(FUZZ) / 5)) || exit; done
+	FUZZ=$$(($(FUZZ) / 5)) $(BIN)/pytest tests/fuzz
 
 bench: ## measure side by side with others, and write bench/results/latest.json (as root)
 	@scripts/debian-packages bench

@@ -9,9 +9,11 @@ from typing import Any
 
 from bench import data_path, docker_run, endpoint_life, many_hosts, scale
 from bench.laboratory import Laboratory, new_laboratory
-from bench.report import Line, load, save, table
+from bench.report import Line, document, load, save, table
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+FAVOURED = ("1", "2", "4")
 
 Measure = Callable[[Laboratory], tuple[list[Line], dict[str, Any]]]
 
@@ -43,19 +45,29 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="rounds, as a part of the full number")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write them")
     parser.add_argument("--show", action="store_true", help="only print the table of what was written")
+    parser.add_argument("--document", action="store_true", help=f"only write that table into {DOCUMENT.name}")
+    parser.add_argument(
+        "--real-time",
+        action="store_true",
+        help=f"measures {', '.join(FAVOURED)} with real-time priority for their host: on a busy machine",
+    )
     arguments = parser.parse_args()
     if arguments.show:
         print(table(load(arguments.results)))
         return
+    if arguments.document:
+        document(DOCUMENT, arguments.results)
+        return
     if unknown := set(arguments.measures) - set(known):
         parser.error(f"no measure {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     measured: list[Line] = []
-    with new_laboratory() as laboratory:
+    with new_laboratory(real_time=arguments.real_time) as laboratory:
         for number in arguments.measures:
             start = time.monotonic()
             lines, details = measures(arguments.scale)[number](laboratory)
             measured += lines
-            save(arguments.results, number, lines, details)
+            favoured = arguments.real_time and number in FAVOURED
+            save(arguments.results, number, lines, details, real_time=favoured)
             print(f"measure {number}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(table(measured))
 

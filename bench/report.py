@@ -5,6 +5,7 @@ import os
 import platform
 import statistics
 import subprocess
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import ovn_docker
+
+BEGIN, END = "<!-- measured: python -m bench --document -->", "<!-- end of measured -->"
 
 HEADINGS = ("measure", "ours", "theirs", "ratio", "goal", "met")
 
@@ -64,6 +67,35 @@ def table(lines: Iterable[Line]) -> str:
     )
 
 
+def document(path: Path, results: Path) -> None:
+    """Put the table of what was measured, and where, into a document, in the place of what is there.
+
+    Raises ValueError if the document has no place for it.
+    """
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{path} has no place for the table: no line {BEGIN} with {END} below")
+    path.write_text(f"{before}{begin}{described(results)}{end}{after}")
+
+
+def described(results: Path) -> str:
+    """Where it was measured, at which load, and the table."""
+    known = json.loads(results.read_text())
+    where, measured = known["machine"], known["measures"]
+    versions = ", ".join(where["versions"][name] for name in ("docker", "ovs", "ovn"))
+    module = "with" if where["openvswitch_module"] else "without"
+    loads = ", ".join(f"{number}: {measured[number]['load'][0]:.1f}" for number in sorted(measured))
+    favoured = ", ".join(number for number in sorted(measured) if measured[number].get("real_time"))
+    text = (
+        f"{where['processor']}, {where['cores']} cores, {where['memory_gib']:.0f} GiB, Linux "
+        f"{where['kernel'].partition('-')[0]} {module} the openvswitch module; {versions}, Python "
+        f"{where['versions']['python']}. Load of the machine after each measure: {loads}. "
+        f"With real-time priority: {favoured or 'none'}."
+    )
+    return "\n" + "\n".join(textwrap.wrap(text, 118)) + f"\n\n{table(load(results))}\n"
+
+
 def machine() -> dict[str, Any]:
     """Where it was measured: a figure without it means nothing."""
     with Path("/proc/cpuinfo").open() as cpuinfo:
@@ -84,13 +116,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(path: Path, measure: str, lines: Iterable[Line], details: dict[str, Any]) -> None:
+def save(
+    path: Path, measure: str, lines: Iterable[Line], details: dict[str, Any], *, real_time: bool = False
+) -> None:
     """Write what was measured, in the place of what is there of the same measure."""
     results = json.loads(path.read_text()) if path.is_file() else {"measures": {}}
     results["machine"] = machine()
     results["measures"][measure] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "load": os.getloadavg(),
+        "real_time": real_time,
         "lines": [asdict(line) | {"ratio": line.ratio} for line in lines],
         "details": details,
     }

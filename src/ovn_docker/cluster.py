@@ -13,7 +13,7 @@ from typing import Protocol
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, OvnDockerError
 from ovn_docker.metrics import REPAIRS, Recorder, Unrecorded
-from ovn_docker.model import Chassis, LocalNetwork, SharedNetwork
+from ovn_docker.model import Chassis, LocalNetwork, NetworkId, SharedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,16 @@ class Follower:
         self._chassis = chassis
         self._engine = engine
         self._told: dict[str, str] = {}
+        self._removing: NetworkId | None = None
+        self._making = ""
+
+    def makes(self, name: str) -> bool:
+        """Whether Docker makes this network because we have asked it to, as another host's user has."""
+        return name == self._making
+
+    def removes(self, network: NetworkId) -> bool:
+        """Whether Docker removes this network because we have asked it to, as another host's user has."""
+        return network == self._removing
 
     def start(self) -> None:
         """Follow in a thread of its own, for the life of the process."""
@@ -99,12 +109,20 @@ class Follower:
     ) -> None:
         if network.removed:
             if here is not None:
-                self._engine.remove_network(here)
+                self._removing = here.id
+                try:
+                    self._engine.remove_network(here)
+                finally:
+                    self._removing = None
                 self._record.add(REPAIRS, "network")
                 log.info("removed network %s, as in the cluster", network.name)
         elif here is None:
             if network.definition is not None:
-                self._engine.create_network(network.definition)
+                self._making = network.name
+                try:
+                    self._engine.create_network(network.definition)
+                finally:
+                    self._making = ""
                 self._record.add(REPAIRS, "network")
                 log.info("created network %s, as in the cluster", network.name)
         elif network.definition is None:

@@ -1,8 +1,16 @@
 """How long a request may take: Docker itself waits for ever (moby pkg/plugins has no timeout)."""
 
 import time
+from contextvars import ContextVar
+from typing import Self
 
 from ovn_docker.errors import TimedOut
+
+began: ContextVar[float | None] = ContextVar("began", default=None)
+"""When the call that this thread answers came in, by time.monotonic(); it may have waited for the thread."""
+
+_LEAST = 1.0
+"""Seconds that a call gets however long it has waited: enough where nothing is wrong."""
 
 
 class Deadline:
@@ -13,6 +21,13 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
+
+    @classmethod
+    def of_call(cls, seconds: float) -> Self:
+        """*seconds* after the call came in: what comes in together ends together, however many wait."""
+        start = began.get()
+        waited = 0.0 if start is None else time.monotonic() - start
+        return cls(round(max(seconds - waited, min(_LEAST, seconds)), 1))
 
     def left(self, at_most: float | None = None) -> float:
         """Seconds left, never negative, and not more than *at_most*."""

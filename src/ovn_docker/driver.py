@@ -41,6 +41,13 @@ log = logging.getLogger(__name__)
 
 _ETHERNET_MTU = 1500
 
+_FOLLOWS = 15.0
+"""Seconds until Docker has done what follows from an answer, many times what it needs: after CreateNetwork it
+lists the network, after Join it moves the link."""
+
+_STORING = 2.0
+"""Seconds of a call that create_endpoint keeps for its work, however long it waits for Open vSwitch."""
+
 
 class Backend(Protocol):
     """Where networks and endpoints are stored for the whole cluster. Every method is idempotent."""
@@ -54,6 +61,9 @@ class Backend(Protocol):
         self, network: NetworkId, chassis: Chassis, deadline: Deadline, *, kept: bool = False
     ) -> None:
         """Forget a network and whatever is left of its endpoints."""
+
+    def drop_network(self, network: NetworkId, chassis: Chassis, deadline: Deadline) -> None:
+        """Forget that this host has a network, which goes if it is this host's alone; none is fine."""
 
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Store an endpoint, or raise AddressInUse or NotFound and store nothing."""
@@ -71,8 +81,8 @@ class Backend(Protocol):
 class Switch(Protocol):
     """The virtual switch of this host."""
 
-    def chassis(self, deadline: Deadline) -> Chassis:
-        """How this host is set up. Raises Unavailable with the command to type."""
+    def chassis(self, deadline: Deadline, *, without: EndpointId | None = None) -> Chassis:
+        """How this host is set up; unplugs *without*. Raises Unavailable with the command to type."""
 
     def check(self, chassis: Chassis) -> None:
         """Raise Unavailable, with the cure, unless ports can be made here."""
@@ -83,14 +93,12 @@ class Switch(Protocol):
     def unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
         """Remove the endpoint's port."""
 
-    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> int | None:
-        """Note which sandbox the endpoint is in. Raises NotFound if it has no port.
+    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> tuple[int | None, bool]:
+        """Wait until the port forwards, and note which sandbox it is in. Raises NotFound if there is none.
 
-        Returns its turn among those of the sandbox whose network has a resolver, None if it has none.
+        Returns its turn among those of the sandbox whose network has a resolver, None if it has none, and
+        whether it forwards.
         """
-
-    def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:
-        """Wait until the port forwards."""
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """Why a port does not forward yet."""
@@ -133,8 +141,8 @@ class Patience:
     """How long things may take, in seconds.
 
     *request*: a whole call; *flows*: Join's wait for the flows; *controller*: create_endpoint's wait for
-    Open vSwitch and ovn-controller to be up, which at boot may start after Docker does; *undo*: to undo what
-    failed, while Docker still waits (sweep.py has more time).
+    Open vSwitch and ovn-controller to be up again, once they were; *undo*: to undo what failed, while Docker
+    still waits (reconcile.py has more time).
     """
 
     request: float = 15.0
@@ -145,7 +153,10 @@ class Patience:
 
 
 class Driver:
-    """The network driver. Keeps no state but the calls in flight: the truth is in the databases."""
+    """The network driver. Keeps no state but the calls in flight: the truth is in the databases.
+
+    *removed_elsewhere*: whether Docker removes a network only because another host's user has.
+    """
 
     def __init__(
         self,
@@ -155,41 +166,52 @@ class Driver:
         check_controller: Callable[[], None],
         patience: Patience,
         record: Recorder | None = None,
+        removed_elsewhere: Callable[[NetworkId], bool] = lambda _: False,
     ) -> None:
         self._record = record or Unrecorded()
+        self._removed_elsewhere = removed_elsewhere
         self._backend = backend
         self._switch = switch
         self._links = links
         self._check_controller = check_controller
+        self._was_ready = False
         self._patience = patience
         self._lock = threading.Lock()
-        self._in_flight: Counter[EndpointId] = Counter()
-        self._unwanted: set[NetworkId] = set()
+        self._in_flight: Counter[str] = Counter()
+        self._answered: dict[str, float] = {}
+        self._unfinished: dict[NetworkId, Callable[[NetworkId, Chassis, Deadline], None]] = {}
         self.leftovers = threading.Event()
-        """Set when something could not be deleted: sweep.py tries again."""
+        """Set when something could not be deleted: reconcile.py tries again."""
 
     def create_network(self, network: Network) -> None:
         """NetworkDriver.CreateNetwork. If it fails, Docker forgets the network without a call."""
-        deadline = Deadline(self._patience.request)
-        self._unwanted.discard(network.id)
-        chassis = self._switch.chassis(deadline)
-        with self._unwanted_if_unavailable(network.id):
-            self._backend.create_network(network, chassis, deadline)
+        deadline = Deadline.of_call(self._patience.request)
+        self._unfinished.pop(network.id, None)
+        with self._marked(network.id):
+            chassis = self._switch.chassis(deadline)
+            with self._finished_later(network.id, self._backend.drop_network):
+                self._backend.create_network(network, chassis, deadline)
+            self._follows(network.id)
 
     def delete_network(self, network: NetworkId) -> None:
         """NetworkDriver.DeleteNetwork. Docker has forgotten the network whatever we say."""
-        deadline = Deadline(self._patience.request)
-        with self._unwanted_if_unavailable(network):
-            self._backend.delete_network(network, self._switch.chassis(deadline), deadline)
+        deadline = Deadline.of_call(self._patience.request)
+        delete: Callable[[NetworkId, Chassis, Deadline], None] = self._backend.delete_network
+        if self._removed_elsewhere(network):  # it may have been made again there: not to be removed twice
+            delete = self._backend.drop_network
+        with self._marked(network), self._finished_later(network, delete):
+            self._forget_answer(network)
+            delete(network, self._switch.chassis(deadline), deadline)
 
     def allocate_network(self, network: Network) -> None:
         """NetworkDriver.AllocateNetwork: swarm's manager makes the network for the whole cluster."""
-        deadline = Deadline(self._patience.request)
-        self._backend.create_network(network, self._switch.chassis(deadline), deadline, kept=True)
+        deadline = Deadline.of_call(self._patience.request)
+        with self._marked(network.id):
+            self._backend.create_network(network, self._switch.chassis(deadline), deadline, kept=True)
 
     def free_network(self, network: NetworkId) -> None:
         """NetworkDriver.FreeNetwork: swarm's manager deletes it; nodes' DeleteNetwork did not."""
-        deadline = Deadline(self._patience.request)
+        deadline = Deadline.of_call(self._patience.request)
         self._backend.delete_network(network, self._switch.chassis(deadline), deadline, kept=True)
 
     def create_endpoint(self, endpoint: Endpoint) -> Endpoint:
@@ -197,7 +219,7 @@ class Driver:
 
         Returns it with its MAC, and with the addresses that the backend chose.
         """
-        deadline = Deadline(self._patience.request)
+        deadline = Deadline.of_call(self._patience.request)
         endpoint = replace(endpoint, mac=endpoint.mac or choose_mac(endpoint))
         with self._marked(endpoint.id), ExitStack() as undo:
             chassis, tunnel_mtu = self._ready(deadline)
@@ -227,11 +249,15 @@ class Driver:
 
     def delete_endpoint(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
         """NetworkDriver.DeleteEndpoint: whatever there is of it, also when only a part is."""
-        deadline = Deadline(self._patience.request)
+        deadline = Deadline.of_call(self._patience.request)
         with self._marked(endpoint):
+            self._forget_answer(endpoint)
             try:
-                self._unplug(endpoint, deadline)
-                self._backend.delete_endpoint(endpoint, self._switch.chassis(deadline), deadline)
+                try:
+                    chassis = self._switch.chassis(deadline, without=endpoint)
+                finally:
+                    self._links.delete(host_link(endpoint))
+                self._backend.delete_endpoint(endpoint, chassis, deadline)
             except OvnDockerError:
                 self.leftovers.set()
                 raise
@@ -241,21 +267,30 @@ class Driver:
 
         All that the container needs is there since create_endpoint; what goes wrong now only delays it.
         """
-        deadline, turn = Deadline(self._patience.flows), None
+        deadline, turn = Deadline.of_call(self._patience.flows), None
         with self._marked(endpoint):  # or its address could be taken over
             try:
-                turn = self._switch.enter(endpoint, sandbox.rpartition("/")[2], deadline)
-                self._await_flows(network, endpoint, deadline)
+                start = time.monotonic()
+                turn, forwards = self._switch.enter(endpoint, sandbox.rpartition("/")[2], deadline)
+                why = "" if forwards else self._switch.why_late(endpoint, Deadline(1))
+                why = why or self._backend.why_late(endpoint, deadline)
+                self._record.observe(FLOWS, time.monotonic() - start, "late" if why else "installed")
+                if why:
+                    raise TimedOut(
+                        f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
+                        f"{self._patience.flows:g} s: {why}"
+                    )
             except Unavailable as error:
                 if self._patience.late_flows is LateFlows.FAIL:
                     raise
                 log.warning("%s; the container starts all the same", error)
+            self._follows(endpoint)
         return Joined(container_link(endpoint), () if turn is None else resolver_routes(turn))
 
     def leave(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
         """NetworkDriver.Leave: the host's part goes; deleting one end of the veth takes the other along."""
         with self._marked(endpoint):
-            self._unplug(endpoint, Deadline(self._patience.request))
+            self._unplug(endpoint, Deadline.of_call(self._patience.request))
 
     def endpoint_info(self, network: NetworkId, endpoint: EndpointId) -> dict[str, str]:  # noqa: ARG002
         """NetworkDriver.EndpointOperInfo: never an error, which would stop a container on Docker 20.10."""
@@ -265,21 +300,28 @@ class Driver:
             log.info("no information on endpoint %s: %s", endpoint[:12], error)
             return {}
 
-    def in_flight(self) -> set[EndpointId]:
-        """Endpoints that a call is working on at this moment."""
+    def in_flight(self) -> set[str]:
+        """Endpoints and networks that a call is working on at this moment."""
         with self._lock:
             return set(+self._in_flight)
 
-    def delete_unwanted(self, chassis: Chassis, deadline: Deadline) -> None:
+    def busy(self) -> set[str]:
+        """Those, and the ones for which Docker has still to do what follows from our answer."""
+        with self._lock:
+            now = time.monotonic()
+            self._answered = {id_: end for id_, end in self._answered.items() if now - end < _FOLLOWS}
+            return {*+self._in_flight, *self._answered}
+
+    def finish(self, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the networks that could not be deleted, or made, when Docker said so."""
-        for network in tuple(self._unwanted):
+        for network, delete in tuple(self._unfinished.items()):
             try:
-                self._backend.delete_network(network, chassis, deadline)
+                delete(network, chassis, deadline)
             except Unavailable:
                 raise
             except OvnDockerError as error:  # nothing that time mends
                 log.warning("network %s stays: %s", network[:12], error)
-            self._unwanted.discard(network)
+            self._unfinished.pop(network, None)
 
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""
@@ -287,11 +329,15 @@ class Driver:
         self._backend.delete_endpoint(endpoint, chassis, deadline)
 
     def _ready(self, deadline: Deadline) -> tuple[Chassis, int | None]:
-        """Wait a moment for Open vSwitch and ovn-controller, which at boot may start after Docker does.
+        """Wait for Open vSwitch and ovn-controller, which at boot may start after Docker does.
 
-        Returns the chassis and the MTU of what its tunnels carry, if it has any.
+        A moment; if this driver has not seen them up yet, nearly as long as the call may take. Returns the
+        chassis and the MTU of what its tunnels carry, if it has any.
         """
-        until = Deadline(min(self._patience.controller, deadline.left()))
+        wait = self._patience.controller
+        if not self._was_ready:  # Docker starts a container of --restart=always once, at its own start
+            wait = max(wait, deadline.left() - _STORING)
+        until = Deadline(deadline.left(at_most=wait))
         while True:
             try:
                 chassis = self._switch.chassis(until)
@@ -302,6 +348,7 @@ class Driver:
                     raise
                 time.sleep(0.2)
             else:
+                self._was_ready = True
                 mtus = [
                     self._links.mtu_of(ip) - tunnel_overhead(chassis.encap_types, ip)
                     for ip in chassis.encap_ips
@@ -320,7 +367,8 @@ class Driver:
                 # Docker's IPAM gives no IP address twice: on the same network it has forgotten the holder.
                 forgotten = error.holder.network == endpoint.network and error.address != endpoint.mac
                 grace = 0 if forgotten else self._patience.request
-                if error.holder.host != chassis.system_id or not self._dead(error.holder, grace):
+                ours = chassis.made(error.holder.host, error.holder.encap)
+                if not ours or not self._dead(error.holder, grace):
                     raise
                 log.warning(
                     "endpoint %s takes over from %s, which is dead", endpoint.id[:12], error.holder.id[:12]
@@ -336,21 +384,17 @@ class Driver:
             return False
         return endpoint.id not in self.in_flight() and endpoint.dead(joined, grace)
 
-    def _await_flows(self, network: NetworkId, endpoint: EndpointId, deadline: Deadline) -> None:
-        start = time.monotonic()
-        if not self._switch.installed(endpoint, deadline):
-            why = self._switch.why_late(endpoint, Deadline(1))
-        else:
-            why = self._backend.why_late(endpoint, deadline)
-        self._record.observe(FLOWS, time.monotonic() - start, "late" if why else "installed")
-        if why:
-            raise TimedOut(
-                f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
-                f"{self._patience.flows:g} s: {why}"
-            )
+    def _follows(self, id_: str) -> None:
+        with self._lock:
+            self._answered[id_] = time.monotonic()
+
+    def _forget_answer(self, id_: str) -> None:
+        with self._lock:
+            self._answered.pop(id_, None)
 
     def _unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
         """The host's part of an endpoint: its port, and its veth even if the port could not be deleted."""
+        self._forget_answer(endpoint)
         try:
             self._switch.unplug(endpoint, deadline)
         finally:
@@ -366,22 +410,24 @@ class Driver:
             log.warning("could not undo endpoint %s: %s", endpoint[:12], error)
 
     @contextmanager
-    def _unwanted_if_unavailable(self, network: NetworkId) -> Iterator[None]:
+    def _finished_later(
+        self, network: NetworkId, delete: Callable[[NetworkId, Chassis, Deadline], None]
+    ) -> Iterator[None]:
         """What could not be finished may be there, in part: it is deleted later."""
         try:
             yield
         except Unavailable:
-            self._unwanted.add(network)
+            self._unfinished[network] = delete
             self.leftovers.set()
             raise
 
     @contextmanager
-    def _marked(self, endpoint: EndpointId) -> Iterator[None]:
+    def _marked(self, id_: str) -> Iterator[None]:
         with self._lock:
-            self._in_flight[endpoint] += 1
+            self._in_flight[id_] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._in_flight[endpoint] -= 1
+                self._in_flight[id_] -= 1
                 self._in_flight += Counter()  # without those of nobody

@@ -87,7 +87,7 @@ class Ipam:
 
     def request_pool(self, subnet: IpNetwork | None, part: IpNetwork | None, version: int) -> Pool:
         """IpamDriver.RequestPool: *subnet*, or one that nobody uses; addresses come from *part* of it."""
-        deadline = Deadline(self._patience)
+        deadline = Deadline.of_call(self._patience)
         chassis = self._chassis(deadline)
         pool = Pool(PoolId(str(uuid4())), subnet or self._pick(version, chassis, deadline), part)
         self._store.add_pool(pool, chassis, deadline)
@@ -95,7 +95,7 @@ class Ipam:
 
     def release_pool(self, pool: PoolId) -> None:
         """IpamDriver.ReleasePool."""
-        deadline = Deadline(self._patience)
+        deadline = Deadline.of_call(self._patience)
         self._store.remove_pool(pool, self._chassis(deadline), deadline)
         with self._lock:
             self._next.pop(pool, None)
@@ -107,7 +107,7 @@ class Ipam:
 
         Raises Conflict if somebody has it, or the pool has no free address.
         """
-        deadline = Deadline(self._patience)
+        deadline = Deadline.of_call(self._patience)
         chassis = self._chassis(deadline)
         pool = self._store.pool(pool_id, chassis, deadline)
         if gateway:
@@ -123,7 +123,7 @@ class Ipam:
 
     def release_address(self, pool: PoolId, address: IpAddress) -> None:
         """IpamDriver.ReleaseAddress."""
-        deadline = Deadline(self._patience)
+        deadline = Deadline.of_call(self._patience)
         self._store.release(pool, address, self._chassis(deadline), deadline)
 
     def _pick(self, version: int, chassis: Chassis, deadline: Deadline) -> IpNetwork:

@@ -6,6 +6,7 @@ Names and units: prometheus.io/docs/practices/naming. Whoever has something to c
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from threading import Lock
 from typing import Protocol
 
 
@@ -53,10 +54,16 @@ REPAIRS = Metric(
     "network (made or removed in Docker, as in the cluster).",
     ("what",),
 )
+FOUND = Metric(
+    "ovn_docker_leftovers_found_total",
+    Kind.COUNTER,
+    "What was found that should not be, such as endpoints without a container; each once.",
+    ("what",),
+)
 LEFTOVERS = Metric(
     "ovn_docker_leftovers_cleared_total",
     Kind.COUNTER,
-    "Endpoints and links without a container that were cleared.",
+    "What should not have been, and was cleared.",
     ("what",),
 )
 UNCLEARED = Metric(
@@ -106,8 +113,8 @@ SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED
 )
 
 METRICS = (
-    *(INFO, REQUESTS, FLOWS, ENDPOINTS, NOT_INSTALLED, REPAIRS, LEFTOVERS, UNCLEARED),
-    *(REACHABLE, RECONNECTS, PROGRESS),
+    *(INFO, REQUESTS, FLOWS, ENDPOINTS, NOT_INSTALLED, REPAIRS, FOUND, LEFTOVERS),
+    *(UNCLEARED, REACHABLE, RECONNECTS, PROGRESS),
     *(SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED_DROPS, ERRORS),
 )
 """All of them."""
@@ -148,6 +155,31 @@ class Reader(Protocol):
 
     def samples(self) -> Iterable[Sample]:
         """All that can be read now. Never raises."""
+
+
+class Tally:
+    """Counts Docker's calls, and hands all that is recorded on to *record*.
+
+    *requests*: since the start, but for those that only ask what this is; *errors*: those that failed.
+    """
+
+    def __init__(self, record: Recorder) -> None:
+        self._record = record
+        self._lock = Lock()
+        self.requests = 0
+        self.errors = 0
+
+    def add(self, metric: Metric, *labels: str) -> None:
+        """One more of a counter."""
+        self._record.add(metric, *labels)
+
+    def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
+        """One more of a histogram, that took so long."""
+        if metric is REQUESTS and labels[0] != "Plugin.Activate":
+            with self._lock:
+                self.requests += 1
+                self.errors += labels[1] != "ok"
+        self._record.observe(metric, seconds, *labels)
 
 
 class Unrecorded:

@@ -1,7 +1,9 @@
 """Networks and endpoints as Docker means them, and the names that we derive from their IDs. Pure."""
 
+import re
 import time
 from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import NewType
 from uuid import UUID, uuid5
@@ -150,6 +152,8 @@ class StoredEndpoint:
     network: NetworkId
     host: str
     age: float
+    encap: str = ""
+    """Tunnel address of the host, if it has one."""
 
     def dead(self, joined: bool | None, grace: float) -> bool:  # noqa: FBT001 - what Links.joined() says of it
         """Whether it has no container any more, going by its veth: *joined* if one end is in a container.
@@ -161,8 +165,73 @@ class StoredEndpoint:
 
 
 def age(created: str) -> float:
-    """Seconds since a row was made, by what it says in seconds of the epoch; infinite if it says nothing."""
-    return time.time() - int(created) if created.isdigit() else float("inf")
+    """Seconds since a row was made, by what it says in seconds of the epoch, or in nanoseconds as pools do.
+
+    Infinite if it says nothing.
+    """
+    if not re.fullmatch("[0-9]{1,19}", created):
+        return float("inf")
+    when = int(created)
+    return time.time() - (when / 1e9 if when > 1e15 else when)
+
+
+def since(age: float) -> int | None:
+    """When a row of that *age* in seconds was made, in seconds of the epoch; ``None`` if nobody knows."""
+    return None if age == float("inf") else round(time.time() - age)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNetwork:
+    """A network as the backend has it of this host: made, joined or attached to.
+
+    *id* may be the beginning of Docker's ID; *shared*: its name if other hosts have it too, or the user's
+    own network that it is attached to; *age* in seconds.
+    """
+
+    id: NetworkId
+    shared: str
+    age: float
+
+
+class Kind(StrEnum):
+    """What is left where it should not be."""
+
+    ENDPOINT = "endpoint"
+    LINK = "link"
+    NETWORK = "network"
+    CLAIM = "claim"
+    LEASE = "lease"
+    POOL = "pool"
+    NAMES = "names"
+    RESOLVER = "resolver"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What is, and should not be.
+
+    *what*: ID, address or name; *where*: the places that have something of it; *since* when it is there, in
+    seconds of the epoch, if anybody knows; *cure*: what is done about it; *row*: for who reported it;
+    *endpoint*: whose it was.
+    """
+
+    kind: Kind
+    what: str
+    where: str
+    since: int | None
+    why: str
+    cure: str
+    row: str = ""
+    endpoint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.shown} ({self.where}): {self.why}"
+
+    @property
+    def shown(self) -> str:
+        """What it is; of Docker's IDs as much as Docker shows."""
+        return self.what[:12] if len(self.what) >= 48 else self.what
 
 
 class AddressInUse(Conflict):
@@ -179,11 +248,15 @@ class AddressInUse(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files that prove who we are to ``ssl:`` databases, and the CA that proves who they are."""
+    """Files that prove who we are to ``ssl:`` databases, and the CA that proves who they are.
+
+    *names*: a database's certificate must have its address, or everybody whom the CA knows could pass for it.
+    """
 
     private_key: str
     certificate: str
     ca_cert: str
+    names: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +274,14 @@ class Chassis:
     bridge: str = "br-int"
     datapath: str | None = None
     tls: Tls | None = None
+
+    def made(self, host: str, encap: str) -> bool:
+        """Whether this host has made what says that *host* with the tunnel address *encap* has.
+
+        Machines that were cloned have one system-id, but never one tunnel address. Empty if it does not say.
+        """
+        own = {str(ip) for ip in self.encap_ips}
+        return host == self.system_id and (not encap or not own or encap in own)
 
 
 @dataclass(frozen=True, slots=True)

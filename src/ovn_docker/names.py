@@ -73,11 +73,17 @@ class Registrar:
             self._store.set_names(endpoint, names, self._chassis(deadline), deadline)
 
     def _listen(self) -> None:
+        told = ""
         while True:
             try:
                 self._pass_on()
+                told = ""
             except OvnDockerError as error:
-                log.warning("containers on other networks may wait for names: %s", error)
+                if str(error) != told:
+                    log.warning("containers on other networks may wait for names: %s", error)
+                told = str(error)
+            except Exception:  # a defect here must not end the thread
+                log.exception("passing on names failed")
             try:
                 for container in self._engine.named_anew():
                     self._changed.put(container)

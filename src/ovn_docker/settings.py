@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ovn_docker.errors import BadRequest
+from ovn_docker.model import Tls
 from ovn_docker.supply import Supply, parse_supplies
 
 
@@ -84,9 +85,14 @@ class Common:
         "POLICY",
         "if the flows are late: warn and start the container all the same, or fail",
     )
-    sweep_interval: float = _setting(
-        60.0, _seconds, "SECONDS", "how often to look for what dead endpoints left behind"
+    docker: Path = _setting(Path("/var/run/docker.sock"), _path, "PATH", "Docker's own socket")
+    repair: str = _setting(
+        "repair",
+        _one_of("off", "report", "repair"),
+        "off|report|repair",
+        "what to do about what is left of containers and networks that are gone: nothing, log it, clear it",
     )
+    sweep_interval: float = _setting(60.0, _seconds, "SECONDS", "how often to look for that")
     address_pools: tuple[Supply, ...] = _setting(
         parse_supplies("10.192.0.0/12:24,fd6f:766e:646f::/48:64"),
         parse_supplies,
@@ -117,7 +123,6 @@ class Settings(Common):
         "on|off",
         "make networks with a name in the cluster (-o ovn.network) in this host's Docker",
     )
-    docker: Path = _setting(Path("/var/run/docker.sock"), _path, "PATH", "Docker's own socket")
     private_key: str = _setting("", str, "FILE", "PEM file with the private key for ssl: databases", "-p")
     certificate: str = _setting("", str, "FILE", "PEM file with the certificate of the private key", "-c")
     ca_cert: str = _setting(
@@ -129,6 +134,11 @@ class Settings(Common):
         tls = (self.private_key, self.certificate, self.ca_cert)
         if any(tls) and not all(tls):
             raise BadRequest("TLS needs all three: --private-key, --certificate and --ca-cert")
+
+    @property
+    def tls(self) -> Tls | None:
+        """The files for ``ssl:`` databases, if they are named here."""
+        return Tls(self.private_key, self.certificate, self.ca_cert) if self.private_key else None
 
 
 @dataclass(frozen=True, slots=True)

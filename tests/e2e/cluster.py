@@ -57,7 +57,7 @@ class Cluster:
     def settles(self) -> None:
         """In a while, when the sweep has come, all is in order."""
         with suppress(LabError):
-            wait_for(lambda: self.wanted() == self.found(), "order", timeout=30)
+            wait_for(lambda: self.wanted() == self.found(), "order")
         self.in_order()
 
     def in_order(self) -> None:
@@ -72,7 +72,7 @@ class Cluster:
         """Returns when the driver has looked for leftovers: it found the one that we made."""
         host.run("ip", "link", "add", "odhstray", "type", "veth", "peer", "odcstray")
         gone = ("sh", "-c", "! ip link show odhstray 2>/dev/null")
-        wait_for(lambda: host.run(*gone, check=False) == "", "the sweep", timeout=20)
+        wait_for(lambda: host.run(*gone, check=False) == "", "the sweep")
 
     def wanted(self) -> set[str]:
         """What there should be, going by the containers of which Docker says that they run."""

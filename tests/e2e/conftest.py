@@ -8,7 +8,6 @@ import pytest
 from e2e.cluster import Cluster
 from e2e.lab import Fabric, Host, missing
 from e2e.lab.cloud import RELEASES, VM, Cloud, missing_for_cloud
-from e2e.lab.command import at_once
 from e2e.lab.images import SUITES
 
 FABRICS = pytest.StashKey[dict[str, Fabric]]()  # by the fixture that made it
@@ -25,13 +24,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "e2e: runs on several hosts of its own, with real Docker and OVN")
     config.addinivalue_line("markers", "engines: on newer versions of Docker; only with -m engines")
     config.addinivalue_line("markers", "underlay: on a real OpenStack cloud; only with -m underlay")
+    config.addinivalue_line("markers", "faults: kills, restarts, partitions at length; only with -m faults")
     config.stash[FABRICS] = {}
     config.stash[KEPT] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons = missing()
-    apart = {"engines": "newer versions of Docker", "underlay": "a cloud of OpenStack"}
+    apart = {
+        "engines": "newer versions of Docker",
+        "underlay": "a cloud of OpenStack",
+        "faults": "kills, restarts and partitions, at length",
+    }
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
@@ -132,11 +136,7 @@ def cloud(request: pytest.FixtureRequest) -> Cloud:
 @pytest.fixture(scope="session")
 def vms(cloud: Cloud) -> tuple[VM, VM, VM]:
     """Virtual machines of the tenant demo on which all but the driver runs: two on hv1, the third on hv2."""
-    hv1, hv2 = cloud.hypervisors
-    places = {"vm1": hv1, "vm2": hv1, "vm3": hv2}
-    vm1, vm2, vm3 = (cloud.boot(name, place, cloud.demo) for name, place in places.items())
-    at_once(VM.prepare, (vm1, vm2, vm3))
-    return vm1, vm2, vm3
+    return cloud.boot_three()
 
 
 @pytest.fixture(scope="module")

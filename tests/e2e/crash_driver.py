@@ -1,7 +1,8 @@
 """The driver, killed as it is about to take its nth step: ``crash_driver.py N [OPTION...]``; 0 = never.
 
-A step is what others can notice of a call of Docker's: a change in a database or in Neutron, a change of a
-link, the answer. Each is announced on standard error. In a VM of a cloud it is the underlay driver.
+A step is what others can notice of the driver: a change in a database or in Neutron, a change of a link, the
+answer to a call of Docker's. The code has one place for each kind; what passes there is announced on standard
+error. In a VM of a cloud it is the underlay driver.
 """
 
 import os
@@ -11,63 +12,72 @@ import threading
 from itertools import count
 from typing import Any
 
-from ovn_docker.backends import neutron, overlay
 from ovn_docker.backends.neutron import Neutron
 from ovn_docker.cli import daemon
 from ovn_docker.deadline import Deadline
-from ovn_docker.host.links import Links
+from ovn_docker.host import links, netlink
 from ovn_docker.host.ovsdb import Database, Operation
 from ovn_docker.plugin import wire
 
-LAST = int(sys.argv.pop(1))
-NUMBERS = count(1)
+CALLS = ("call",)
+"""How the names of the threads begin that answer Docker's calls."""
+
+REPAIRS = ("sweep", "reconcile")
+"""... and that clear what was left behind."""
 
 
-def step(name: str) -> None:
-    if not threading.current_thread().name.startswith("call"):
-        return  # the sweep and the names are nobody's call
-    number = next(NUMBERS)
-    print("step", number, name, file=sys.stderr, flush=True)
-    if number == LAST:
-        os.kill(os.getpid(), signal.SIGKILL)
+class Fate:
+    """Who dies when: a driver in which threads of such names have come to their nth step."""
+
+    def __init__(self, last: int, threads: tuple[str, ...]) -> None:
+        self._last, self._threads, self._numbers = last, threads, count(1)
+        self._transact, self._ask = Database.transact, Neutron._ask
+        self._request, self._ethtool, self._answer = netlink.request, links._ethtool, wire.answer
+
+    def take_over(self) -> None:
+        """From now on every step is counted."""
+        fate = self
+
+        def transact(self: Database, *operations: Operation, deadline: Deadline) -> list[Any]:
+            if changes := [it for it in operations if it["op"] not in {"select", "wait", "assert"}]:
+                fate._step(", ".join(f"{it['op']} {it['table']}" for it in changes))
+            return fate._transact(self, *operations, deadline=deadline)
+
+        def ask(self: Neutron, method: str, path: str, deadline: Deadline, **more: Any) -> Any:
+            if method != "GET":
+                fate._step(f"{method} {path}")
+            return fate._ask(self, method, path, deadline, **more)
+
+        def request(kind: int, flags: int, message: bytes) -> None:
+            fate._step(f"netlink {kind}")
+            fate._request(kind, flags, message)
+
+        def ethtool(link: str, command: int, value: int) -> int:
+            fate._step(f"ethtool {link}")
+            return fate._ethtool(link, command, value)
+
+        def answer(plugin: wire.Plugin, path: str, call: wire.Request) -> bytes:
+            body = fate._answer(plugin, path, call)
+            if path != "/Plugin.Activate":  # anybody may ask whether it is there
+                fate._step(f"answer {path}")
+            return body
+
+        Database.transact, Neutron._ask = transact, ask  # type: ignore[method-assign]
+        netlink.request, links._ethtool, wire.answer = request, ethtool, answer
+
+    def _step(self, name: str) -> None:
+        if threading.current_thread().name.startswith(self._threads):
+            number = next(self._numbers)
+            print("step", number, name, file=sys.stderr, flush=True)
+            if number == self._last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
-class MortalDatabase(Database):
-    def transact(self, *operations: Operation, deadline: Deadline) -> list[Any]:
-        if changes := [it for it in operations if it["op"] not in {"select", "wait"}]:
-            step(", ".join(f"{it['op']} {it['table']}" for it in changes))
-        return super().transact(*operations, deadline=deadline)
+def run(last: int, threads: tuple[str, ...] = CALLS) -> None:
+    """The driver's program, as `sys.argv` and the environment tell it."""
+    Fate(last, threads).take_over()
+    (daemon.underlay if "OS_VIF_ID" in os.environ else daemon.overlay)()
 
 
-class MortalLinks(Links):
-    def create_veth(self, host: str, container: str, **how: Any) -> None:
-        step("create_veth")
-        super().create_veth(host, container, **how)
-
-    def _tx_checksums_off(self, link: str) -> None:
-        step("tx_checksums_off")
-        super()._tx_checksums_off(link)
-
-    def delete(self, link: str) -> None:
-        step("delete the veth")
-        super().delete(link)
-
-
-class MortalNeutron(Neutron):
-    def _ask(self, method: str, path: str, deadline: Deadline, **more: Any) -> Any:
-        if method != "GET":
-            step(f"{method} {path}")
-        return super()._ask(method, path, deadline, **more)
-
-
-def answer(plugin: wire.Plugin, path: str, request: wire.Request) -> bytes:
-    body = ANSWER(plugin, path, request)
-    step(f"answer {path}")
-    return body
-
-
-ANSWER, wire.answer = wire.answer, answer
-daemon.Database = overlay.Database = MortalDatabase  # type: ignore[attr-defined]
-daemon.Links = MortalLinks  # type: ignore[attr-defined]
-neutron.Neutron = MortalNeutron  # type: ignore[misc]
-(daemon.underlay if "OS_VIF_ID" in os.environ else daemon.overlay)()
+if __name__ == "__main__":
+    run(int(sys.argv.pop(1)))

@@ -11,11 +11,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_an_endpoints_life_beside_the_others(tmp_path: Path) -> None:
-    results = tmp_path / "results.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--scale=0.01", f"--results={results}", "1", "2"],
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What the benchmark says."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": "tests"},
         capture_output=True,
@@ -23,6 +22,12 @@ def test_an_endpoints_life_beside_the_others(tmp_path: Path) -> None:
         check=False,
         timeout=600,
     )
+
+
+@pytest.mark.slow
+def test_an_endpoints_life_beside_the_others(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    done = bench("--scale=0.01", f"--results={results}", "1", "2")
     assert done.returncode == 0, done.stderr
     heading, _, *rows = done.stdout.splitlines()
     headings = [cell.strip() for cell in heading.strip("|").split("|")]
@@ -45,15 +50,14 @@ def test_an_endpoints_life_beside_the_others(tmp_path: Path) -> None:
     assert lost["ours"] == 0
 
 
+def test_the_page_has_the_table_that_was_measured() -> None:
+    """If not: python -m bench --document."""
+    page = (REPOSITORY / "docs" / "performance.md").read_text()
+    for row in bench("--show").stdout.splitlines():
+        assert row in page
+
+
 def test_a_measure_that_there_is_none_of_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "9"],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": "tests"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = bench("9")
     assert done.returncode == 2
     assert "no measure 9: there are 1, 2," in done.stderr

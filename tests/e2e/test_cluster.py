@@ -33,7 +33,7 @@ def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
     for host in three_hosts:
         for network in networks(host):
             host.run("docker", "network", "rm", network, check=False)
-    wait_for(lambda: not any(map(networks, three_hosts)), "the networks to go everywhere", timeout=40)
+    wait_for(lambda: not any(map(networks, three_hosts)), "the networks to go everywhere")
     wait_for(lambda: three_hosts[0].run("ovn-nbctl", "ls-list") == "", "the switches to go")
 
 
@@ -61,10 +61,10 @@ def test_a_network_made_on_one_host_is_there_on_all_and_goes_from_all(hosts: Hos
     # It stays where containers use it, and goes with them.
     assert networks(host1) == ["foo"]
     host1.docker("rm", "--force", "box")
-    wait_for(lambda: networks(host1) == [], "foo to go from host1", timeout=20)
+    wait_for(lambda: networks(host1) == [], "foo to go from host1")
     assert networks(host2) == ["foo"]
     host2.docker("rm", "--force", "box")
-    wait_for(lambda: networks(host2) == [], "foo to go from host2", timeout=20)
+    wait_for(lambda: networks(host2) == [], "foo to go from host2")
     wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
 
 
@@ -107,7 +107,7 @@ def test_two_hosts_make_the_same_network_at_the_same_moment(hosts: Hosts) -> Non
             for host in (host1, host2):
                 host.docker("rm", "--force", "box")
         host2.docker("network", "rm", "foo")
-        wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere", timeout=20)
+        wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
         wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
 
 
@@ -124,7 +124,7 @@ def test_a_host_that_was_away_catches_up(hosts: Hosts) -> None:
     wait_for(lambda: not networks(host1), "foo to go from host1")
     assert "foo" in host1.run("ovn-nbctl", "ls-list")
     host3.dockerd.start()
-    wait_for(lambda: not networks(host3), "foo to go from host3", timeout=20)
+    wait_for(lambda: not networks(host3), "foo to go from host3")
     wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from e2e.lab import Fabric, Host, LabError, wait_for
+from ovn_docker.host.ovsdb import Operation, Reference, insert, is_row, mutate
+from ovn_docker.model import EndpointId, host_link, row_uuid
 
 Doctor = dict[str, Any]
 
@@ -26,7 +28,7 @@ class Ward:
         create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch")
         self.central.docker(*create, "--subnet=10.1.0.0/24", "-o", "ovn.network=foo", "foo")
         for number, host in enumerate(self.hosts, start=1):
-            wait_for(lambda host=host: "foo" in host.docker("network", "ls"), "the network", timeout=20)
+            wait_for(lambda host=host: "foo" in host.docker("network", "ls"), "the network")
             run(host, "foo", f"web{number}")
 
     def on(self, where: str, host: Host) -> Host:
@@ -138,6 +140,8 @@ def pki(host: Host, days: int) -> str:
             "-nodes",
             "-subj",
             f"/CN={host.name}",
+            "-addext",
+            f"subjectAltName=IP:{host.address}",
         ),
         *("-keyout", "/etc/tls/key.pem", "-out", "/etc/tls/cert.pem", *until),
     )
@@ -219,18 +223,37 @@ def by_hand(addresses: str) -> tuple[str, ...]:
 
 def leave_things(ward: Ward) -> None:
     """What a crash leaves: a port in Open vSwitch and its link, and a logical port of this host."""
-    plugged, stored = "ab" * 32, "cd" * 32
-    name = f"odh{plugged[:12]}"
+    plugged, stored = EndpointId("ab" * 32), EndpointId("cd" * 32)
+    name, (port, interface) = host_link(plugged), (row_uuid(kind, plugged) for kind in ("port", "interface"))
     ward.host2.run("ip", "link", "add", name, "type", "veth", "peer", "odcstray")
-    ids = external_ids(owner="ovn-docker", endpoint=plugged, created="1")
-    vsctl(ward.host2, "add-port", "br-int", name, "--", "set", "Interface", name, *ids)
-    ids = external_ids(owner="overlay", host="host2", endpoint=stored, created="1")
-    add = ("lsp-add", "foo", stored, "--", "lsp-set-addresses", stored, "02:00:00:00:00:99 10.1.0.99")
-    nbctl(ward, *add, "--", "set", "Logical_Switch_Port", stored, *ids)
+    transact(
+        ward.host2,
+        "Open_vSwitch",
+        insert("Interface", interface, name=name,
+               external_ids=ours(owner="ovn-docker", endpoint=plugged, created="1")),
+        insert("Port", port, name=name, interfaces=Reference(interface)),
+        mutate("Bridge", ["name", "==", "br-int"], mutations=[["ports", "insert", [Reference(port)]]]),
+    )  # fmt: skip
+    switch = nbctl(ward, "--bare", "--columns=_uuid", "find", "Logical_Switch", "name=foo")
+    row = row_uuid("endpoint", stored)
+    ids = ours(owner="overlay", host="host2", endpoint=stored, switch=switch, created="1")
+    transact(
+        ward.central,
+        "OVN_Northbound",
+        insert("Logical_Switch_Port", row, name=stored, addresses="02:00:00:00:00:99 10.1.0.99",
+               external_ids=ids),
+        mutate("Logical_Switch", is_row(switch), mutations=[["ports", "insert", [Reference(row)]]]),
+    )  # fmt: skip
 
 
-def external_ids(**ids: str) -> list[str]:
-    return [f"external_ids:ovn-docker\\:{key}={value}" for key, value in ids.items()]
+def transact(host: Host, database: str, *operations: Operation) -> None:
+    """With the rows' UUIDs that the driver gives them, as neither ovs-vsctl nor ovn-nbctl can."""
+    socket = "ovn/ovnnb_db" if database == "OVN_Northbound" else "openvswitch/db"
+    host.run("ovsdb-client", "transact", f"unix:/run/{socket}.sock", json.dumps([database, *operations]))
+
+
+def ours(**ids: str) -> dict[str, str]:
+    return {f"ovn-docker:{key}": value for key, value in ids.items()}
 
 
 def write(host: Host, path: str, text: str) -> None:
@@ -406,7 +429,12 @@ FAULTS = [
         "addresses-unique",
         says="hand (not ours)",
     ),
-    Fault("port-deleted-in-ovn", lambda w: nbctl(w, "lsp-del", endpoint(w.host2)), "containers-stored"),
+    Fault(
+        "port-deleted-in-ovn",
+        lambda w: nbctl(w, "lsp-del", endpoint(w.host2)),
+        "containers-stored",
+        after=lambda w: w.host2.run("ovn-docker", "gc", "--repair"),  # the addresses that went with it
+    ),
     Fault("bridge-deleted", lambda w: vsctl(w.host3, "del-br", "br-int"), "containers-plugged", 2),
     Fault(
         "link-deleted",
@@ -433,7 +461,7 @@ def diagnosis(host: Host, wanted: Callable[[int, list[Doctor]], bool], what: str
         return wanted(code, results)
 
     try:
-        wait_for(arrived, what, timeout=20)
+        wait_for(arrived, what)
     except LabError as error:
         raise AssertionError(f"{what}: {found(last)}") from error
     return last
@@ -455,7 +483,7 @@ def test_what_can_be_mended_without_harm_is_mended_when_told_to(ward: Ward) -> N
     host = ward.host2
     host.controller.kill()
     host.run("ip", "link", "set", link(host), "down")
-    said = host.run("sh", "-c", "ovn-docker doctor --fix 2>&1; echo $?", timeout=60).splitlines()
+    said = host.run("sh", "-c", "ovn-docker doctor --fix 2>&1; echo $?", timeout=120).splitlines()
     assert said[0] == "fix: ovn-docker host start"
     assert f"fix: ip link set {link(host)} up" in said
     assert said[-1] == "0", said

@@ -37,7 +37,7 @@ def test_killed_between_any_two_steps_of_a_containers_life(cluster: Cluster) -> 
         driver.start(step.split()[1], *PATIENCE)
         with ThreadPoolExecutor() as pool:
             life = pool.submit(live_and_die, cluster, host)
-            wait_for(lambda: not driver.pid, "the driver to die", timeout=30)
+            wait_for(lambda: not driver.pid, "the driver to die")
             host.driver.start(*PATIENCE)
             life.result()
         cluster.run(host, "second", "192.168.1.20")
@@ -55,7 +55,7 @@ def test_ends_while_many_containers_start(
     addresses = {f"c{i}": f"192.168.1.{20 + i}" for i in range(number)}
     with ThreadPoolExecutor(number) as pool:
         starts = {name: pool.submit(cluster.run, host, name, addresses[name]) for name in addresses}
-        wait_for(lambda: len(cluster.ports(host)) > number // 4, "some containers to start", timeout=30)
+        wait_for(lambda: len(cluster.ports(host)) > number // 4, "some containers to start")
         end(host.driver)
         host.driver.start(*PATIENCE)
     for name, start in starts.items():

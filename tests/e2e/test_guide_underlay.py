@@ -7,6 +7,7 @@ is of Keystone's v2.0 time; the Keystone of the test knows v3 only.
 import os
 import pty
 import re
+import select
 from collections.abc import Iterator
 
 import pytest
@@ -53,6 +54,10 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
     def _read(self) -> None:
+        if not select.select([self._screen], [], [], 120)[0]:
+            raise AssertionError(
+                f"the command says nothing for two minutes, its terminal shows:\n{self.said}"
+            )
         try:
             data = os.read(self._screen, 4096)
         except OSError:  # nobody is there any more
@@ -78,9 +83,9 @@ def vm(cloud: Cloud, machine: VM) -> Iterator[VM]:
     """The VM; afterwards no driver runs in it, and nothing is left of its networks."""
     yield machine
     Underlay(cloud, (machine,)).clear()
+    Underlay(cloud, (machine,)).settles()
     machine.run("ovs-appctl", "-t", "ovn-docker-underlay-driver", "exit", check=False)
     wait_for(lambda: not machine.path(PIDFILE).exists(), "the driver to end")
-    Underlay(cloud, (machine,)).settles()
 
 
 def test_the_guide(cloud: Cloud, vm: VM) -> None:
@@ -176,6 +181,7 @@ def test_the_guide(cloud: Cloud, vm: VM) -> None:
         ({"OS_VIF_ID": "vm2"}, "which no interface of this VM has: OS_VIF_ID is another VM's"),
         ({"OS_AUTH_URL": ""}, "OS_AUTH_URL is not set: source the openrc.sh"),
         ({"OS_REGION_NAME": "Mars"}, "is OS_REGION_NAME right"),
+        ({"OS_CLOUD": "Mars"}, "Cloud Mars was not found; is OS_CLOUD right"),
     ],
 )
 def test_a_wrong_openrc_is_one_clear_line(
@@ -225,3 +231,16 @@ def test_a_login_of_every_generation(vm: VM, cloud: Cloud, generation: str) -> N
     vm.docker("network", "create", "-d", "openvswitch", "--subnet=192.168.1.0/24", "foo")
     vm.docker("network", "rm", "foo")
     vm.driver.stop()
+
+
+def test_a_password_that_clouds_yaml_does_not_have_is_asked_for(vm: VM, cloud: Cloud) -> None:
+    vm.path("/root/clouds.yaml").write_text(
+        f"clouds: {{lab: {{auth: {{auth_url: 'http://{cloud.control.address}:5000', username: demo, "
+        "project_name: demo, user_domain_id: default, project_domain_id: default}}}\n"
+    )
+    terminal = Terminal(vm, f"OS_CLOUD=lab OS_VIF_ID={vm.port.id} {DRIVER.partition('; ')[2]}")
+    terminal.expect("password of demo: ")
+    terminal.type(vm.account.password)
+    assert terminal.end() == 0, terminal.said
+    vm.docker("network", "create", "-d", "openvswitch", "--subnet=192.168.1.0/24", "foo")
+    assert vm.account.password not in vm.path(LOG).read_text()

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from e2e.cluster import unanswered
-from e2e.lab import CommandError, Fabric, Host
+from e2e.lab import CommandError, Fabric, Host, wait_for
 
 Hosts = tuple[Host, Host, Host]
 
@@ -89,13 +89,14 @@ def test_the_guide_with_a_key_value_store(hosts: Hosts) -> None:
     ports = host3.run("ovn-nbctl", f"--db=tcp:{host1.address}:6641", "lsp-list", network)
     assert len(ports.splitlines()) == 3
     for host, name in zip(hosts, found, strict=True):
-        assert unanswered(host, name, *found.values(), *found, tunnel=True) == []
+        assert unanswered(host, name, *found.values(), tunnel=True) == []
+        wait_for(lambda at=(host, name): unanswered(*at, *found) == [], "names, which come by the store")  # type: ignore[misc]
 
     # "Create and attach a logical port to a running container", "Detach and delete"
     host2.docker("network", "create", "-d", "openvswitch", "--subnet=192.168.2.0/24", "bar")
     for host, name in ((host1, "c1"), (host3, "c3")):
         host.docker("network", "connect", "bar", name)
-    assert unanswered(host1, "c1", "c3.bar", tunnel=True) == []
+    wait_for(lambda: unanswered(host1, "c1", "c3.bar") == [], "the name, which comes by the store")
     for host, name in ((host1, "c1"), (host3, "c3")):
         host.docker("network", "disconnect", "bar", name)
 

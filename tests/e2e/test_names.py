@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2e.cluster import unanswered
+from e2e.cluster import frozen, unanswered
 from e2e.lab import Fabric, Host, LabError, wait_for
 
 NAME_SERVER = r"""
@@ -59,7 +60,7 @@ def hosts(two_hosts: tuple[Host, Host]) -> Iterator[tuple[Host, Host]]:
     for host in two_hosts:
         for name in ("foo", "bar"):
             host.run("docker", "network", "rm", name, check=False)
-    wait_for(lambda: central.run("ovn-nbctl", "ls-list") == "", "the switches to go", timeout=40)
+    wait_for(lambda: central.run("ovn-nbctl", "ls-list") == "", "the switches to go")
     assert central.run("ovn-nbctl", "lr-list") == ""
 
 
@@ -69,7 +70,7 @@ def create(hosts: tuple[Host, Host], name: str, subnet: str, *options: str) -> N
         *("-o", f"ovn.network={name}", *options, name),
     )
     listed = ("network", "ls", "--quiet", f"--filter=name=^{name}$")
-    wait_for(lambda: all(host.docker(*listed) for host in hosts), f"{name} on all hosts", timeout=20)
+    wait_for(lambda: all(host.docker(*listed) for host in hosts), f"{name} on all hosts")
 
 
 def run(host: Host, name: str, *options: str, net: str = "foo") -> None:
@@ -94,7 +95,7 @@ def lookup(host: Host, container: str, name: str) -> str:
 def finds(host: Host, container: str, name: str, wanted: str) -> None:
     """A name gets to the others in the moment after its container has started."""
     try:
-        wait_for(lambda: lookup(host, container, name) == wanted, f"{name} to be {wanted}", timeout=10)
+        wait_for(lambda: lookup(host, container, name) == wanted, f"{name} to be {wanted}")
     except LabError as error:
         raise AssertionError(f"{name} is {lookup(host, container, name)!r}, not {wanted}") from error
 
@@ -160,6 +161,27 @@ def test_names_follow_their_container(hosts: tuple[Host, Host]) -> None:
     host2.docker("rename", "db", "box")
     host2.driver.start()
     finds(host1, "client", "box", address(host2, "box"))
+
+
+def test_a_container_has_its_name_if_the_driver_starts_while_it_does(hosts: tuple[Host, Host]) -> None:
+    """Docker has told of its network, while nobody listened, and does not list what does not run yet."""
+    host1, host2 = hosts
+    if host1.engine == "28.5":
+        pytest.skip("Docker 28 asks containerd first, which is frozen here")
+    create(hosts, "foo", "10.1.0.0/16")
+    run(host1, "client")
+    run(host2, "old")
+    with ThreadPoolExecutor() as pool:
+        with frozen(host2.containerd):
+            starts = pool.submit(run, host2, "web")
+            joined = ("ovs-vsctl", "--bare", "--columns=name", "find", "Interface", "external_ids:vm-id!=''")
+            wait_for(lambda: len(host2.run(*joined).split()) == 2, "web to get its port")
+            host2.driver.stop()
+            host2.docker("rename", "old", "new")
+            host2.driver.start()
+            finds(host1, "client", "new", address(host2, "new"))  # the driver has asked who runs
+        starts.result()
+    finds(host1, "client", "web", address(host2, "web"))
 
 
 def test_a_container_on_two_networks_finds_those_on_both(hosts: tuple[Host, Host]) -> None:

@@ -26,7 +26,7 @@ class Town:
         named = ("--ipam-driver=openvswitch", "--subnet=10.1.0.0/24", "-o", "ovn.network=foo")
         self.host1.docker(*create, *named, "foo")
         self.host1.docker(*create, "--subnet=10.2.0.0/24", "bar")
-        wait_for(lambda: "foo" in self.host2.docker("network", "ls"), "the network", timeout=20)
+        wait_for(lambda: "foo" in self.host2.docker("network", "ls"), "the network")
         self.where = {"web1": self.host1, "web2": self.host1, "other": self.host1, "far": self.host2}
         self.endpoints: dict[str, dict[str, Any]] = {}
         for name, host in self.where.items():
@@ -176,13 +176,24 @@ def test_detail_adds_what_ovn_and_open_vswitch_say(town: Town) -> None:
     assert "* Logical flow: table=" in said  # by ovn-detrace
 
 
+def test_udp_is_traced(town: Town) -> None:
+    for source, target in (("web1", "web2"), ("web1", "far")):
+        assert town.traced(source, target, "udp/53")[0]
+    with access_rule(town, "far", "to-lport", "udp.dst == 53"):
+        assert town.traced("web1", "far", "udp/5353")[0]
+        assert "by ACL" in town.traced("web1", "far", "udp/53")[1]
+
+
+def test_a_tunnel_that_was_silent_is_traced(town: Town) -> None:
+    town.host1.run("ovs-appctl", "tnl/arp/flush")
+    assert town.traced("web1", "far", "icmp") == (True, "delivered, and so is the answer")
+
+
 def test_a_packet_is_captured_and_the_capture_ends(town: Town) -> None:
     town.host1.spawn("ovn-docker", "tcpdump", "--count", "2", "web2", "icmp", log="/tmp/capture")
-    wait_for(lambda: "listening" in town.host1.path("/tmp/capture").read_text(), "the capture", timeout=20)
+    wait_for(lambda: "listening" in town.host1.path("/tmp/capture").read_text(), "the capture")
     assert town.reaches("web1", "web2", "icmp")
-    wait_for(
-        lambda: "2 packets captured" in town.host1.path("/tmp/capture").read_text(), "its end", timeout=20
-    )
+    wait_for(lambda: "2 packets captured" in town.host1.path("/tmp/capture").read_text(), "its end")
     said = town.host1.path("/tmp/capture").read_text()
     assert f"{town.address('web1')} > {town.address('web2')}: ICMP echo request" in said
     gone = ("pgrep", "-x", "tcpdump")

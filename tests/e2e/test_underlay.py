@@ -38,6 +38,7 @@ def underlay(shared_underlay: Underlay) -> Iterator[Underlay]:
     try:
         shared_underlay.start()
         shared_underlay.clear()
+        shared_underlay.killed = False  # kept addresses went with their networks
         shared_underlay.settles()
     except BaseException:
         shared_underlay.purge()
@@ -195,7 +196,7 @@ def test_a_power_cut_of_the_machine(underlay: Underlay, foo: None) -> None:
     vm3.driver.start(*PATIENCE)
     vm3.start_docker()
     wait_for(
-        lambda: vm3.docker("ps", "--quiet", "--filter=name=back"), "the container to come back", timeout=30
+        lambda: vm3.docker("ps", "--quiet", "--filter=name=back"), "the container to come back", timeout=60
     )
     underlay.ping(vm3, "back", witness)
     underlay.settles()
@@ -214,9 +215,10 @@ def test_neutron_is_away_for_a_while(underlay: Underlay, foo: None) -> None:
     neutron.stop()
     try:
         underlay.ping(vm1, "c1", address)
-        with pytest.raises(CommandError, match="cannot reach OpenStack"):
+        refused = r"cannot reach Neutron at http://.*:9696: Connection refused; does it run, and is the way"
+        with pytest.raises(CommandError, match=refused):
             underlay.run(vm1, "new")
-        with pytest.raises(CommandError, match="cannot reach OpenStack"):
+        with pytest.raises(CommandError, match=refused):
             vm1.docker(*CREATE, "--subnet=192.168.2.0/24", "bar")
         vm1.docker("rm", "--force", "removed")
         vm3.docker("network", "rm", "baz")
@@ -251,9 +253,10 @@ def test_the_driver_is_killed_while_containers_start(underlay: Underlay, foo: No
     with ThreadPoolExecutor(len(names)) as pool:
         starts = {name: pool.submit(underlay.run, vm1, name) for name in names}
         wait_for(
-            lambda: "odh" in vm1.run("ovs-vsctl", "list-ports", "breth0"), "one to be plugged", timeout=30
+            lambda: "odh" in vm1.run("ovs-vsctl", "list-ports", "breth0"), "one to be plugged", timeout=60
         )
         vm1.driver.kill()
+        underlay.killed = True
         vm1.driver.start(*PATIENCE)
     for name, start in starts.items():
         if start.exception():
@@ -266,37 +269,48 @@ def test_the_driver_is_killed_while_containers_start(underlay: Underlay, foo: No
         underlay.ping(vm1, name, witness)
 
 
-def test_the_driver_is_killed_before_any_change_in_neutron(underlay: Underlay, foo: None) -> None:
+def test_the_driver_is_killed_between_any_two_steps(underlay: Underlay) -> None:
+    """In the whole life of a network with a container: in Neutron, Open vSwitch, the kernel, to Docker."""
     vm = underlay.vms[0]
     driver = Driver(vm, sys.executable, CRASH_DRIVER, listens=vm.driver.listens)
+    create = (*CREATE, "--ipam-driver=openvswitch", f"--subnet={SUBNET}", "bar")
 
     def live_and_die() -> None:
-        with suppress(CommandError):
-            underlay.run(vm, "first")
-        vm.docker("rm", "--force", "first", timeout=150)
+        for command in (
+            lambda: vm.docker(*create, timeout=150),
+            lambda: underlay.run(vm, "first", network="bar"),
+            lambda: vm.docker("rm", "--force", "first", timeout=150),
+            lambda: vm.docker("network", "rm", "bar", timeout=150),
+        ):
+            with suppress(CommandError):
+                command()
 
     def start(step: str) -> None:
         vm.driver.stop()
         driver.start(step, vm.driver.argv[1], *PATIENCE)
 
+    live_and_die()  # Docker asks once what the driver can do: those are no steps of the later lives
     start("0")
     live_and_die()
     driver.stop()
-    log = [line for line in vm.tail(driver.log, lines=1000).splitlines() if line.startswith("step ")]
-    steps = [line for line in log if line.split()[2] in {"POST", "PUT", "DELETE"}]
-    assert len(steps) > 4
+    steps = [line for line in vm.tail(driver.log, lines=1000).splitlines() if line.startswith("step ")]
+    assert len(steps) > 20
+    underlay.killed = True
 
     for step in steps:
         print(step)  # of a failed test pytest shows them: the last one is the culprit
         start(step.split()[1])
         with ThreadPoolExecutor() as pool:
             life = pool.submit(live_and_die)
-            wait_for(lambda: not driver.pid, "the driver to die", timeout=60)
+            wait_for(lambda: not driver.pid, "the driver to die", timeout=120)
             vm.driver.start(*PATIENCE)
             life.result()
+        underlay.clear()
+        vm.docker(*create)
+        underlay.run(vm, "second", network="bar")
         underlay.settles()
-    underlay.run(vm, "second")
-    underlay.settles()
+        underlay.clear()
+    underlay.purge()  # halves of networks: for five minutes nobody can tell whether they are being made
 
 
 def test_what_neutron_refuses_is_one_clear_line(underlay: Underlay) -> None:

@@ -2,11 +2,13 @@
 
 import ctypes
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -26,12 +28,22 @@ from functional.backend_contract import (
     soon,
 )
 from ovn_docker.backends.leases import Leases
-from ovn_docker.backends.neutron import Neutron, Refused
+from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.backends.trunk import Parent, Profile, Trunk
 from ovn_docker.backends.underlay import Underlay
-from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.ipam import Ipam
-from ovn_docker.model import Chassis, Endpoint, EndpointId, Network, Subnet, choose_mac
+from ovn_docker.model import (
+    Chassis,
+    Endpoint,
+    EndpointId,
+    Kind,
+    Network,
+    NetworkId,
+    Subnet,
+    choose_mac,
+)
 from ovn_docker.supply import Supply
 
 pytestmark = pytest.mark.underlay
@@ -51,8 +63,8 @@ class InCloud:
 class Vm:
     """A port of a virtual machine that is switched off, and what the driver in it would be made of."""
 
-    def __init__(self, cloud: Cloud, name: str) -> None:
-        self.port = cloud.demo.create_port(network_id=cloud.management.id, name=name)
+    def __init__(self, cloud: Cloud, name: str, network: Any = None) -> None:
+        self.port = cloud.demo.create_port(network_id=(network or cloud.management).id, name=name)
         self.chassis = Chassis(self.port.id, bridge="breth0", datapath="netdev")
         self.login = {
             "auth_url": f"http://{cloud.control.address}:5000",
@@ -68,15 +80,18 @@ class Vm:
         self.underlay = Underlay(self.neutron, self.port.id, self.parent, leases)
         self.ipam = Ipam(leases, lambda _: self.chassis, list, tuple[Supply, ...](), 60)
 
+    def close(self, cloud: Cloud) -> None:
+        for trunk in cloud.demo.trunks(port_id=self.port.id):
+            cloud.demo.delete_trunk(trunk.id)
+        cloud.demo.delete_port(self.port.id)
+
 
 @pytest.fixture(scope="module")
 def machines(cloud: Cloud) -> Iterator[tuple[Vm, Vm]]:
     machines = Vm(cloud, "here"), Vm(cloud, "there")
     yield machines
     for vm in machines:
-        for trunk in cloud.demo.trunks(port_id=vm.port.id):
-            cloud.demo.delete_trunk(trunk.id)
-        cloud.demo.delete_port(vm.port.id)
+        vm.close(cloud)
 
 
 def everything(cloud: Cloud) -> dict[str, list[Any]]:
@@ -203,6 +218,45 @@ class TestTrunk:
         cloud.demo.delete_trunk_subports(trunk.id, [{"port_id": port.id}])
         cloud.demo.delete_port(port.id)
 
+    @pytest.mark.parametrize("what", ["subport", "trunk"])
+    def test_what_somebody_else_removes_in_the_same_moment_is_gone(
+        self, cloud: Cloud, here: Vm, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        vm, network = Vm(cloud, "short-lived"), new_network()
+        run(cloud, vm.underlay.create_network, network, vm.chassis, soon())
+        run(cloud, vm.underlay.create_endpoint, endpoint(network), vm.chassis, soon())
+        find = cast("Trunk", vm.parent).find
+
+        def overtaken(deadline: Deadline, *, make: bool = True) -> Any:
+            trunk = find(deadline, make=make)
+            if trunk and what == "trunk":
+                here.neutron.delete("trunks", trunk["id"], deadline)
+            elif trunk and trunk["sub_ports"]:
+                there = [{"port_id": sub["port_id"]} for sub in trunk["sub_ports"]]
+                here.neutron.change_subports(trunk["id"], "remove", there, deadline)
+            return trunk
+
+        monkeypatch.setattr(vm.parent, "find", overtaken)
+        run(cloud, vm.underlay.delete_endpoint, C1, vm.chassis, soon())
+        assert run(cloud, vm.underlay.endpoints, vm.chassis, soon()) == []
+        run(cloud, vm.underlay.delete_network, network.id, vm.chassis, soon())
+        vm.close(cloud)
+
+    def test_where_the_vlans_end_those_that_there_are_are_given_away(
+        self, cloud: Cloud, here: Vm, network: Network, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ovn_docker.backends.trunk._VLANS", range(1, 3))
+        (subnet,) = cloud.demo.subnets(name=f"docker-{network.id}")
+        ports = [cloud.demo.create_port(network_id=subnet.network_id) for _ in range(4)]
+        made = together(cloud, *(partial(here.parent.attach, port.id, soon()) for port in ports))
+        vlans, refused = ([one for one in made if isinstance(one, kind)] for kind in (int, Conflict))
+        assert sorted(vlans) == [1, 2]
+        assert len(refused) == 2
+        assert all("has 2 subports, and there are no more VLANs" in str(one) for one in refused)
+        for port in ports:
+            run(cloud, here.parent.detach, port.id, soon())
+            cloud.demo.delete_port(port.id)
+
     def test_binding_profile_is_refused_with_what_to_do(
         self, cloud: Cloud, here: Vm, network: Network
     ) -> None:
@@ -226,17 +280,89 @@ class TestSharedNetwork:
         )
         assert made == [None] * 4
         (found,) = cloud.demo.networks(name="race")
-        assert len(found.tags) == 5
+        assert sum(tag.startswith("docker:") for tag in found.tags) == 4
         for vm, network in zip(machines, networks, strict=True):
             assert cloud.demo.networks(name="race")
             run(cloud, vm.underlay.delete_network, network.id, vm.chassis, soon())
         assert cloud.demo.networks(name="race") == []
+
+    def test_goes_when_all_leave_it_at_the_same_time(
+        self, cloud: Cloud, here: Vm, there: Vm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each has seen the other on it, so none is the last."""
+        networks = {vm: new_network(name="left") for vm in (here, there)}
+        for vm, network in networks.items():
+            run(cloud, vm.underlay.create_network, network, vm.chassis, soon())
+        seen, read = threading.Barrier(2), Neutron.one
+        looked = set()
+
+        def one(neutron: Neutron, kind: str, uuid: str, deadline: Deadline) -> Resource | None:
+            found = read(neutron, kind, uuid, deadline)
+            if kind == "networks" and neutron not in looked:
+                looked.add(neutron)
+                seen.wait(timeout=30)
+            return found
+
+        monkeypatch.setattr(Neutron, "one", one)
+        leave = (
+            partial(vm.underlay.delete_network, network.id, vm.chassis, soon())
+            for vm, network in networks.items()
+        )
+        assert together(cloud, *leave) == [None] * 2
+        assert cloud.demo.networks(name="left") == []
 
     def test_one_that_somebody_else_made_is_not_taken_for_it(self, cloud: Cloud, here: Vm) -> None:
         theirs = cloud.demo.create_network(name="theirs")
         with pytest.raises(Conflict, match=r"-o ovn\.switch=theirs, or give ovn\.network another name"):
             run(cloud, here.underlay.create_network, new_network(name="theirs"), here.chassis, soon())
         cloud.demo.delete_network(theirs.id)
+
+    def test_of_another_project_is_not_taken_for_it(self, cloud: Cloud, here: Vm) -> None:
+        """Though they have shared it with us, and made it look like one of ours."""
+        theirs = cloud.alt.create_network(name="web", description="ovn-docker")
+        cloud.alt.set_tags(theirs, ["ovn-docker", f"docker-vm:{here.port.id}=0123456789ab"])
+        cloud.alt.create_rbac_policy(
+            object_type="network",
+            object_id=theirs.id,
+            action="access_as_shared",
+            target_project_id=cloud.demo.project,
+        )
+        assert run(cloud, here.underlay.mine, here.chassis, soon())[0] == []
+        with pytest.raises(Conflict, match=r"-o ovn\.switch=web, or give ovn\.network another name"):
+            run(cloud, here.underlay.create_network, new_network(name="web"), here.chassis, soon())
+        cloud.alt.delete_network(theirs.id)
+
+    def test_is_another_one_than_that_of_a_name_in_capitals(self, cloud: Cloud, here: Vm) -> None:
+        team, other = new_network(name="team"), new_network(name="Team")
+        for network in (team, other):
+            run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        assert {found.name for found in cloud.demo.networks(name="team")} == {"team", "Team"}
+        for network in (team, other):
+            run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+
+    def test_with_another_mtu_than_asked_for_is_refused(self, cloud: Cloud, here: Vm) -> None:
+        network = new_network(name="web")
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        with pytest.raises(
+            Conflict, match=r"web has MTU 1442 in Neutron, asked for was 1400; create it with"
+        ):
+            run(
+                cloud,
+                here.underlay.create_network,
+                new_network(name="web", mtu=1400),
+                *(here.chassis, soon()),
+            )
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+
+    def test_that_carries_more_than_the_vms_port_is_refused(self, cloud: Cloud, here: Vm) -> None:
+        small = cloud.demo.create_network(name="small", mtu=1300)
+        vm, network = Vm(cloud, "small", small), new_network(name="web")
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        with pytest.raises(BadRequest, match=r"web has MTU 1442, but the VM's own port .* 1300.*--mtu 1300"):
+            run(cloud, vm.underlay.create_network, new_network(name="web"), vm.chassis, soon())
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+        vm.close(cloud)
+        cloud.demo.delete_network(small.id)
 
     def test_is_not_deleted_while_others_use_it(self, cloud: Cloud, here: Vm) -> None:
         network = new_network(name="used")
@@ -261,6 +387,23 @@ class TestUsersNetwork:
         cloud.demo.create_subnet(network_id=corp.id, ip_version=6, cidr="fd99::/64", gateway_ip=None)
         yield cloud.demo.get_network(corp.id)
         cloud.demo.delete_network(corp.id)
+
+    def test_can_be_one_of_ours_whose_containers_stay(self, cloud: Cloud, here: Vm) -> None:
+        """One Docker network by its name, and one with security groups of its own by ovn.switch."""
+        network, other = (
+            replace(network, subnets=()) for network in (new_network(name="ours"), new_network(switch="ours"))
+        )
+        for one in (network, other):
+            run(cloud, here.underlay.create_network, one, here.chassis, soon())
+        (ours,) = cloud.demo.networks(name="ours")
+        cloud.demo.create_subnet(network_id=ours.id, ip_version=4, cidr="10.98.0.0/24")
+        wanted = Endpoint(C1, network.id)
+        wanted = replace(wanted, mac=choose_mac(wanted))
+        run(cloud, here.underlay.create_endpoint, wanted, here.chassis, soon())
+        run(cloud, here.underlay.delete_network, other.id, here.chassis, soon())
+        assert [stored.id for stored in run(cloud, here.underlay.endpoints, here.chassis, soon())] == [C1]
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+        assert run(cloud, here.underlay.endpoints, here.chassis, soon()) == []
 
     @pytest.mark.parametrize("by", ["name", "id"])
     def test_gives_addresses_and_is_never_changed(self, cloud: Cloud, corp: Any, here: Vm, by: str) -> None:
@@ -298,6 +441,25 @@ class TestUsersNetwork:
         with pytest.raises(OvnDockerError, match=re.escape(message)):
             run(cloud, here.underlay.create_network, network, here.chassis, soon())
 
+    def test_in_which_neutron_makes_addresses_of_macs_has_none_that_docker_chooses(
+        self, cloud: Cloud, here: Vm
+    ) -> None:
+        """Else `docker network create` would work, and no container start."""
+        slaac = cloud.demo.create_network(name="slaac")
+        modes = {"ipv6_address_mode": "slaac", "ipv6_ra_mode": "slaac"}
+        cloud.demo.create_subnet(network_id=slaac.id, ip_version=6, cidr="fd00:1::/64", **modes)
+        wanted = new_network(SUBNET6, switch="slaac")
+        with pytest.raises(Conflict, match=r"of MACs \(slaac\).*create it with --ipam-driver null"):
+            run(cloud, here.underlay.create_network, wanted, here.chassis, soon())
+        network = replace(wanted, subnets=())
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        free = Endpoint(C1, network.id)
+        free = replace(free, mac=choose_mac(free))
+        made = run(cloud, here.underlay.create_endpoint, free, here.chassis, soon())
+        assert [address.network for address in made.addresses] == [ip_network("fd00:1::/64")]
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+        cloud.demo.delete_network(slaac.id)
+
     def test_of_a_name_that_two_have_is_refused(self, cloud: Cloud, corp: Any, here: Vm) -> None:
         twin = cloud.demo.create_network(name="corp")
         with pytest.raises(BadRequest, match=r"2 networks 'corp'.* give the ID of one"):
@@ -321,6 +483,48 @@ class TestUsersNetwork:
         with pytest.raises(OvnDockerError, match="ask the cloud's operator to allow it"):
             run(cloud, here.underlay.create_endpoint, chosen, here.chassis, soon())
         run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+
+
+class TestTwoDockerNetworksOnOne:
+    """Of one machine."""
+
+    @pytest.fixture(params=["switch", "name"])
+    def two(
+        self, request: pytest.FixtureRequest, cloud: Cloud, here: Vm
+    ) -> Iterator[tuple[Network, Network]]:
+        """The second has gone afterwards; of the user's network or of one that machines share."""
+        users = cloud.demo.create_network(name="one") if request.param == "switch" else None
+        if users:
+            cloud.demo.create_subnet(network_id=users.id, ip_version=4, cidr="192.168.1.0/24")
+        first, second = (new_network(**{request.param: "one"}) for _ in range(2))
+        for network in (first, second):
+            run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        yield first, second
+        run(cloud, here.underlay.delete_network, first.id, here.chassis, soon())
+        if users:
+            cloud.demo.delete_network(users.id)
+
+    def test_containers_of_one_stay_when_the_other_goes(
+        self, cloud: Cloud, here: Vm, two: tuple[Network, Network]
+    ) -> None:
+        first, second = two
+        run(cloud, here.underlay.create_endpoint, endpoint(first), here.chassis, soon())
+        run(cloud, here.underlay.delete_network, second.id, here.chassis, soon())
+        assert [stored.id for stored in run(cloud, here.underlay.endpoints, here.chassis, soon())] == [C1]
+
+    def test_addresses_of_one_stay_when_the_others_pool_goes(self, cloud: Cloud, here: Vm) -> None:
+        pools, networks = [], []
+        for _ in range(2):
+            pools.append(run(cloud, here.ipam.request_pool, ip_network("10.3.0.0/24"), None, 4))
+            networks.append(new_network(Subnet(pools[-1].subnet, ours=True), name="one"))
+            run(cloud, here.underlay.create_network, networks[-1], here.chassis, soon())
+        taken, _ = run(cloud, here.ipam.request_address, pools[0].id, None, gateway=False)
+        run(cloud, here.ipam.release_pool, pools[1].id)
+        assert len(cloud.demo.ports(fixed_ips=f"ip_address={taken}")) == 1
+        run(cloud, here.ipam.release_pool, pools[0].id)
+        assert cloud.demo.ports(fixed_ips=f"ip_address={taken}") == []
+        for network in networks:
+            run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
 
 
 class TestOptions:
@@ -387,6 +591,20 @@ class TestAddresses:
         run(cloud, here.ipam.release_pool, pool.id)
         run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
 
+    def test_of_a_range_are_asked_for_in_bites(self, cloud: Cloud, here: Vm) -> None:
+        """Addresses of HTTP have an end: in the lab as in clouds after 8 kB."""
+        pool = run(cloud, here.ipam.request_pool, ip_network("fd03:1234:5678:9abc::/64"), None, 6)
+        network = new_network(Subnet(pool.subnet, ours=True))
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        wanted = pool.subnet[0xFFFF_1234_5678]
+        taken, _ = run(cloud, here.ipam.request_address, pool.id, wanted, gateway=False)
+        bound = run(cloud, here.underlay.leases.pool, pool.id, here.chassis, soon())
+        some = [taken + number for number in range(256)]
+        free = run(cloud, here.underlay.leases.free, bound, some, 0, here.chassis, soon())
+        assert free == some[1:]
+        run(cloud, here.ipam.release_pool, pool.id)
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+
     def test_of_a_plain_vm_are_refused_with_its_name(self, cloud: Cloud, here: Vm, network: Network) -> None:
         (subnet,) = cloud.demo.subnets(name=f"docker-{network.id}")
         port = cloud.demo.create_port(
@@ -395,6 +613,82 @@ class TestAddresses:
         with pytest.raises(Conflict, match=rf"192\.168\.1\.2 is in use in Neutron by port {port.id} \(db\)"):
             run(cloud, here.underlay.create_endpoint, endpoint(network), here.chassis, soon())
         cloud.demo.delete_port(port.id)
+
+
+class TestLeftOver:
+    """What reconcile.py compares with Docker's word."""
+
+    def known(self, cloud: Cloud, vm: Vm) -> list[str]:
+        return [found.id for found in run(cloud, vm.underlay.mine, vm.chassis, soon())[0]]
+
+    def test_networks_are_known_by_the_machine_that_has_them(
+        self, cloud: Cloud, here: Vm, there: Vm, network: Network
+    ) -> None:
+        assert self.known(cloud, here) == [network.id[:48]]
+        assert self.known(cloud, there) == []
+
+    def test_a_network_that_machines_share_is_each_ones(self, cloud: Cloud, here: Vm, there: Vm) -> None:
+        mine, theirs = new_network(name="both"), new_network(name="both")
+        run(cloud, here.underlay.create_network, mine, here.chassis, soon())
+        run(cloud, there.underlay.create_network, theirs, there.chassis, soon())
+        ((found,), _) = run(cloud, here.underlay.mine, here.chassis, soon())
+        assert (found.id, found.shared) == (mine.id[:48], "network both")
+        run(cloud, here.underlay.drop_network, found.id, here.chassis, soon())
+        assert self.known(cloud, here) == []
+        assert self.known(cloud, there) == [theirs.id[:48]]
+        run(cloud, there.underlay.drop_network, theirs.id[:48], there.chassis, soon())
+        assert cloud.demo.networks(name="both") == []
+
+    def test_a_network_whose_making_ended_behind_its_owner_is_known_too(self, cloud: Cloud, here: Vm) -> None:
+        id_ = new_network().id
+        half = cloud.demo.create_network(name=id_, description="ovn-docker")
+        cloud.demo.set_tags(half, ["ovn-docker", f"docker-vm:{here.port.id}={id_[:12]}"])
+        assert self.known(cloud, here) == [id_[:12]]
+        run(cloud, here.underlay.drop_network, NetworkId(id_[:12]), here.chassis, soon())
+
+    def test_of_the_users_network_only_the_note_goes(self, cloud: Cloud, here: Vm) -> None:
+        users = cloud.demo.create_network(name="users")
+        subnet = cloud.demo.create_subnet(network_id=users.id, ip_version=4, cidr="192.168.1.0/24")
+        attached = new_network(switch="users")
+        run(cloud, here.underlay.create_network, attached, here.chassis, soon())
+        assert self.known(cloud, here) == [attached.id[:12]]
+        run(cloud, here.underlay.drop_network, NetworkId(attached.id[:12]), here.chassis, soon())
+        assert self.known(cloud, here) == []
+        cloud.demo.delete_subnet(subnet.id)
+        cloud.demo.delete_network(users.id)
+
+    def test_all_that_a_machine_has_goes_when_it_is_gone(self, cloud: Cloud, here: Vm) -> None:
+        before = everything(cloud)
+        pool = run(cloud, here.ipam.request_pool, ip_network("10.3.0.0/24"), None, 4)
+        gateway, _ = run(cloud, here.ipam.request_address, pool.id, None, gateway=True)
+        network = new_network(Subnet(pool.subnet, gateway, ours=True))
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        taken = [run(cloud, here.ipam.request_address, pool.id, None, gateway=False)[0] for _ in range(2)]
+        wanted = endpoint(network, C1, f"{taken[0]}/24")
+        run(cloud, here.underlay.create_endpoint, wanted, here.chassis, soon())
+        found = run(cloud, here.underlay.belongings, here.chassis, soon())
+        assert [one.kind for one in found] == [Kind.ENDPOINT, Kind.NETWORK, Kind.LEASE, Kind.POOL]
+        assert not run(cloud, here.underlay.is_up, soon())  # the machine was never on
+        for one in found * 2:
+            run(cloud, here.underlay.forget, one, here.chassis, soon())
+        assert everything(cloud) == before
+
+    def test_a_pool_whose_network_has_gone_is_nobodys_at_once(self, cloud: Cloud, here: Vm) -> None:
+        """Docker has given it back in vain; of a pool that no network has yet only time tells."""
+        pools = []
+        for subnet in ("10.3.0.0/24", "10.4.0.0/24"):
+            pools.append(run(cloud, here.ipam.request_pool, ip_network(subnet), None, 4))
+            run(cloud, here.ipam.request_address, pools[-1].id, None, gateway=True)
+        network = new_network(Subnet(pools[0].subnet, pools[0].gateway, ours=True))
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        assert run(cloud, here.underlay.mine, here.chassis, soon())[1] == []
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+        (stray,) = run(cloud, here.underlay.mine, here.chassis, soon())[1]
+        assert (stray.kind, stray.what) == (Kind.POOL, "10.3.0.0/24")
+        assert run(cloud, here.underlay.clear, stray, here.chassis, soon())
+        (left,) = cloud.demo.subnet_pools()
+        assert left.name == pools[1].id
+        run(cloud, here.ipam.release_pool, pools[1].id)
 
 
 class TestHalfMade:
@@ -409,12 +703,21 @@ class TestHalfMade:
         """Whether it was complete or not; one that a machine has does not."""
         half, whole = (cloud.demo.create_network(name="x", description="ovn-docker") for _ in range(2))
         cloud.demo.set_tags(whole, ["ovn-docker"])
-        run(cloud, here.underlay.clear_orphans, here.chassis, soon())
+        clear = partial(here.underlay.clear_common, unless_lately=False)
+        assert run(cloud, clear, here.chassis, soon()) == []
         assert {found.id for found in cloud.demo.networks(name="x")} == {half.id, whole.id}
         monkeypatch.setattr("ovn_docker.backends.networks._ABANDONED", -3600)
-        run(cloud, here.underlay.clear_orphans, here.chassis, soon())
+        run(cloud, clear, here.chassis, soon())
         assert cloud.demo.networks(name="x") == []
         assert cloud.demo.networks(name=network.id)
+
+    def test_a_users_network_with_much_the_same_description_stays(
+        self, cloud: Cloud, here: Vm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        users = cloud.demo.create_network(name="x", description="OVN-Docker")
+        monkeypatch.setattr("ovn_docker.backends.networks._ABANDONED", -3600)
+        run(cloud, partial(here.underlay.clear_common, unless_lately=False), here.chassis, soon())
+        cloud.demo.delete_network(users.id, ignore_missing=False)
 
     def test_a_network_that_was_never_finished_can_be(self, cloud: Cloud, here: Vm) -> None:
         network = new_network(SUBNET, SUBNET6)
@@ -430,6 +733,54 @@ class TestHalfMade:
         assert [stored.id for stored in run(cloud, here.underlay.endpoints, here.chassis, soon())] == [C1]
         run(cloud, here.underlay.delete_endpoint, C1, here.chassis, soon())
         assert run(cloud, here.underlay.endpoints, here.chassis, soon()) == []
+
+
+SLOW_POLICY = """
+import time
+from neutron import policy
+register_rules = policy.register_rules
+def slowly(enforcer):
+    time.sleep(3)
+    register_rules(enforcer)
+policy.register_rules = slowly
+"""
+
+
+class TestNeutronThatHasJustStarted:
+    """Until it has loaded its policy it hides everything from everybody."""
+
+    @pytest.fixture
+    def restart(self, cloud: Cloud) -> Iterator[Callable[[], None]]:
+        neutron = cloud.control.neutron
+
+        def restart(*options: str) -> None:
+            neutron.stop()
+            neutron.start(*options)
+
+        cloud.control.path("/run/lab/slow_policy.py").write_text(SLOW_POLICY)
+        yield partial(restart, "--pythonpath=/run/lab", "--import=slow_policy")
+        restart()
+
+    def test_what_it_does_not_show_is_not_gone(
+        self, cloud: Cloud, here: Vm, there: Vm, network: Network, restart: Callable[[], None]
+    ) -> None:
+        run(cloud, here.underlay.create_endpoint, endpoint(network), here.chassis, soon())
+        run(cloud, here.underlay.create_network, gone := new_network(), here.chassis, soon())
+        group = cloud.demo.create_security_group(name="hidden")
+        restart()
+        assert (
+            together(
+                cloud,
+                partial(here.underlay.check, {here.port.mac_address}, soon()),
+                partial(here.underlay.delete_endpoint, C1, here.chassis, soon()),
+                partial(here.underlay.delete_network, gone.id, here.chassis, soon()),
+                partial(there.neutron.delete, "security-groups", group.id, soon()),
+            )
+            == [None] * 4
+        )
+        assert run(cloud, here.underlay.endpoints, here.chassis, soon()) == []
+        assert cloud.demo.networks(name=gone.id) == []
+        assert cloud.demo.security_groups(name="hidden") == []
 
 
 class TestTheVmsPort:
@@ -461,6 +812,39 @@ def test_a_login_that_fails_says_why_and_no_secret(cloud: Cloud, here: Vm, wrong
         run(cloud, Neutron(here.login | change).all, "networks", soon())
     assert "\n" not in str(failed.value)
     assert not re.search(r"wrong|=demo|'demo'", str(failed.value))
+
+
+def test_a_keystone_that_never_answers_takes_no_longer_than_the_call_may(cloud: Cloud, here: Vm) -> None:
+    with run(cloud, socket.create_server, ("127.0.0.1", 0)) as hung, ThreadPoolExecutor(1) as thread:
+        neutron = Neutron(here.login | {"auth_url": f"http://127.0.0.1:{hung.getsockname()[1]}"})
+        asked = thread.submit(run, cloud, neutron.all, "networks", Deadline(2))
+        assert isinstance(asked.exception(timeout=12), OvnDockerError)  # a request alone may take 20 seconds
+
+
+class Portal(BaseHTTPRequestHandler):
+    """What answers everything, in Neutron's place."""
+
+    body = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+
+@pytest.mark.parametrize("body", [b"<html>log in first</html>", b"[]", b"{}", b'{"networks": null}'])
+def test_an_answer_that_is_not_neutrons_is_said_to_be_that(cloud: Cloud, here: Vm, body: bytes) -> None:
+    answering = type("Answering", (Portal,), {"body": body})
+    with run(cloud, ThreadingHTTPServer, ("127.0.0.1", 0), answering) as portal:
+        thread = threading.Thread(target=portal.serve_forever)
+        thread.start()
+        there = {"network_endpoint_override": f"http://127.0.0.1:{portal.server_port}"}
+        neutron = Neutron(here.login | there)
+        for ask in (partial(neutron.all, "networks"), partial(neutron.one, "networks", str(uuid4()))):
+            with pytest.raises(Unavailable, match="is not Neutron's: is there a proxy or a login page"):
+                run(cloud, ask, soon())
+        portal.shutdown()
+        thread.join()
 
 
 def test_a_token_that_expired_is_renewed(cloud: Cloud, here: Vm) -> None:

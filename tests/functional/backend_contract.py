@@ -200,6 +200,29 @@ class BackendContract:
         stored.other_backend.delete_network(there.id, stored.other, soon())
         assert self.without_traces(stored.state()) == self.without_traces(before)
 
+    def test_a_network_that_this_host_does_not_have_leaves_nothing(self, stored: Stored) -> None:
+        before, network = stored.state(), new_network(SUBNET, SUBNET6)
+        stored.backend.create_network(network, stored.host, soon())
+        stored.backend.create_endpoint(endpoint(network), stored.host, soon())
+        stored.other_backend.drop_network(network.id, stored.other, soon())
+        stored.backend.drop_network(network.id, stored.host, soon())
+        assert stored.state() == before
+        stored.backend.drop_network(network.id, stored.host, soon())
+        assert stored.state() == before
+
+    def test_a_network_that_this_host_does_not_have_stays_the_others(self, stored: Stored) -> None:
+        before = stored.state()
+        here, there = new_network(name="contract3"), new_network(name="contract3")
+        stored.other_backend.create_network(there, stored.other, soon())
+        alone = stored.state()
+        stored.backend.create_network(here, stored.host, soon())
+        stored.backend.drop_network(here.id, stored.host, soon())
+        assert self.without_traces(stored.state()) == self.without_traces(alone)
+        stored.other_backend.create_endpoint(endpoint(there, C2), stored.other, soon())
+        stored.other_backend.delete_endpoint(C2, stored.other, soon())
+        stored.other_backend.delete_network(there.id, stored.other, soon())
+        assert self.without_traces(stored.state()) == self.without_traces(before)
+
     def without_traces(self, state: Any) -> Any:
         """What may stay behind of a network with a name."""
         return state

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from functional.hosts import Container, Host
+from functional.overlay_host import OverlayHost, Ovn, make_uplink
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
@@ -132,3 +133,18 @@ def container() -> Iterator[Container]:
     container = Container()
     yield container
     container.die()
+
+
+@pytest.fixture
+def overlay_host(
+    tmp_path: Path, northbound: OvsdbServer, open_vswitch: OpenVswitch, make_server: MakeServer
+) -> Iterator[OverlayHost]:
+    """A host with real OVN, where the driver's program may be started."""
+    if not (shutil.which("ovn-northd") and shutil.which("ovn-controller")):
+        pytest.skip("OVN is not installed")
+    make_uplink()
+    ovn = Ovn(tmp_path / "ovn", northbound, make_server("OVN_Southbound"), open_vswitch)
+    host = OverlayHost(tmp_path / "driver", northbound, open_vswitch, ovn)
+    yield host
+    host.end()
+    ovn.end()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 
 from ovn_docker.backends.addresses import Addresses
+from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict
@@ -52,6 +53,7 @@ class DockerHost:
         self.chassis = Chassis(name, (), (ip_address("10.0.0.1"),), ("geneve",), "br-int", "system")
         self.overlay = Overlay(lambda _: database)
         self.store = Addresses(lambda _: database)
+        self.leftovers = Leftovers(lambda _: database)
         self._known = [ip_network(route) for route in routes]
         self._supplies = parse_supplies(supplies)
         self._rest = rest

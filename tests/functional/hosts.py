@@ -3,20 +3,22 @@
 import socket
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
+from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.driver import Driver, Patience
 from ovn_docker.errors import Unavailable
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.metrics import Recorder
 from ovn_docker.model import Chassis, Endpoint, EndpointId, Network, NetworkId, Subnet
-from ovn_docker.sweep import Sweeper
+from ovn_docker.reconcile import Mode, Reconciler
 
 NET = NetworkId("ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396")
 NETWORK = Network(NET, (Subnet(ip_network("192.168.1.0/24"), ip_address("192.168.1.1")),))
@@ -57,6 +59,21 @@ class Container:
         self._process.wait()
 
 
+class Docker:
+    """What dockerd says that it has: nothing but the network, until a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.endpoints: set[EndpointId] = set()
+        self.networks = {NET}
+        self.answers = True
+
+    def inventory(self) -> tuple[set[EndpointId], set[NetworkId]]:
+        """Its containers' endpoints, and its networks."""
+        if not self.answers:
+            raise Unavailable("Docker does not answer")
+        return set(self.endpoints), set(self.networks)
+
+
 class Host:
     """host1, 10.0.0.1, in the network namespace of this thread.
 
@@ -72,7 +89,10 @@ class Host:
         ip("address", "add", "10.0.0.1/24", "dev", "eth0")
         self.northbound, self.open_vswitch = northbound, open_vswitch
         connection, local = connections
+        self.database = connection
         self.overlay = Overlay(lambda _: connection)
+        self.leftovers = Leftovers(lambda _: connection)
+        self.docker = Docker()
         self.vswitch = Vswitch(local)
         self.links = Links()
         self.controller_runs = True
@@ -86,13 +106,25 @@ class Host:
         self._end.set()
         self._controller.join()
 
-    def driver(self, patience: Patience = PATIENCE) -> Driver:
+    def driver(
+        self, patience: Patience = PATIENCE, removed_elsewhere: Callable[[NetworkId], bool] = lambda _: False
+    ) -> Driver:
         """A driver that has just started."""
-        return Driver(self.overlay, self.vswitch, self.links, self._check_controller, patience)
+        parts = self.overlay, self.vswitch, self.links, self._check_controller
+        return Driver(*parts, patience, removed_elsewhere=removed_elsewhere)
 
-    def sweeper(self, driver: Driver | None = None, interval: float = 60) -> Sweeper:
+    def reconciler(
+        self,
+        driver: Driver | None = None,
+        interval: float = 60,
+        mode: Mode = Mode.REPAIR,
+        record: Recorder | None = None,
+        *,
+        alone: bool = True,
+    ) -> Reconciler:
         """What clears leftovers, of a driver that has just started."""
-        return Sweeper(driver or self.driver(), self.overlay, self.vswitch, self.links, interval)
+        parts = driver or self.driver(), self.overlay, self.leftovers, self.vswitch, self.links, self.docker
+        return Reconciler(*parts, interval, mode, record, alone=alone)
 
     def run(self, wanted: Endpoint, container: Container) -> None:
         """``docker run``."""

@@ -16,7 +16,7 @@ PID = "read -r pid rest < /proc/self/stat"
 # SIGCHLD ignored: process 1 has to let its orphans go, or a stopped daemon seems to live on.
 EMPTY = (
     f"{PID}; mount -t proc proc /proc; for d in {STATE}; do mkdir -p $d; mount -t tmpfs none $d; done; "
-    "ip link set lo up; trap '' CHLD; echo $pid; exec sleep infinity"
+    "mount -t tmpfs none /etc/default; ip link set lo up; trap '' CHLD; echo $pid; exec sleep infinity"
 )
 
 
@@ -62,13 +62,18 @@ class Machine:
         """Runs `ovn-docker` inside."""
         return self.run(*OVN_DOCKER, *argv)
 
-    def changes(self, *argv: str) -> str:
-        """What `ovn-docker` prints when it must succeed; and a second time it must find nothing to do."""
+    def does(self, *argv: str) -> str:
+        """What `ovn-docker` prints when it must succeed."""
         done = self.ovn_docker(*argv)
         assert done.returncode == 0, done
+        return done.stdout + done.stderr
+
+    def changes(self, *argv: str) -> str:
+        """What `ovn-docker` prints when it must succeed; and a second time it must find nothing to do."""
+        said = self.does(*argv)
         again = self.ovn_docker(*argv)
         assert (again.returncode, again.stdout) == (0, "nothing to change\n"), again
-        return done.stdout + done.stderr
+        return said
 
     def refuses(self, *argv: str) -> tuple[int, str]:
         """Exit code and the one line that `ovn-docker` prints when it must fail without changing anything."""

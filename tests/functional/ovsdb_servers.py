@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ Contents = dict[str, list[dict[str, Any]]]
 """Every row of every table that has any, without the references that the server counts."""
 
 
-def until(true: Callable[[], object], seconds: float = 10) -> None:
+def until(true: Callable[[], object], seconds: float = 30) -> None:
     """Wait until it is."""
     end = time.monotonic() + seconds
     while not true():
@@ -47,18 +48,22 @@ class OvsdbServer:
         self._file = directory / f"{database}.db"
         self._log = directory / f"{database}.log"
         self._options = options
+        self._within: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._tables: list[str] = []
         self._disturbed = False
-        subprocess.run(["ovsdb-tool", "create", self._file, SCHEMAS[database]], check=True)
+        self._create()
         self.start()
+
+    def _create(self) -> None:
+        subprocess.run(["ovsdb-tool", "create", self._file, SCHEMAS[self.database]], check=True)
 
     def start(self) -> None:
         """Returns when it answers."""
-        options = [f"--remote=p{self.remote}", f"--unixctl={self.socket}.ctl", *self._options]
+        options = [f"--remote=punix:{self.socket}", f"--unixctl={self.socket}.ctl", *self._options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["ovsdb-server", self._file, *options],
+                [*self._within, "ovsdb-server", self._file, *options],
                 stderr=log,
                 env={**os.environ, "OVS_RUNDIR": str(self.socket.parent)},
             )
@@ -82,6 +87,33 @@ class OvsdbServer:
         """It answers what has come in meanwhile."""
         assert self._process
         self._process.send_signal(signal.SIGCONT)
+
+    def move_to_a_small_disk(self) -> None:
+        """Its file is on a file system of its own from now on, with little room."""
+        self.kill()
+        disk, self._file = (
+            self._file.with_suffix(".disk"),
+            self._file.rename(self._file.with_suffix(".moved")),
+        )
+        disk.mkdir(exist_ok=True)
+        mount = f'mount -t tmpfs -o size=512k none {disk}; cp {self._file} {disk}; exec "$@"'
+        self._within = ["unshare", "--mount", "--propagation=private", "sh", "-ec", mount, "sh"]
+        self._file = disk / self._file.name
+        self.start()
+
+    def fill_disk(self) -> None:
+        """Not a byte more goes on its small disk."""
+        with self._ballast().open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+
+    def empty_disk(self) -> None:
+        """There is room again."""
+        self._ballast().unlink()
+
+    def _ballast(self) -> Path:
+        assert self._process
+        return Path(f"/proc/{self._process.pid}/root{self._file.with_name('ballast')}")
 
     def transact(self, *operations: dict[str, Any]) -> list[Any]:
         """Results of a transaction that must succeed, over a connection of its own."""
@@ -138,6 +170,37 @@ class OvsdbServer:
                     assert not reply["error"], reply
                     return reply["result"]
         raise ConnectionError("closed without an answer")
+
+
+class Member(OvsdbServer):
+    """A member of a RAFT cluster; the one without *others* makes it, the rest join (ovsdb(7))."""
+
+    def __init__(self, directory: Path, database: str, *others: "Member") -> None:
+        self.peer = f"tcp:127.0.0.1:{free_port()}"
+        self._others = others
+        port = free_port()
+        super().__init__(directory, database, f"--remote=ptcp:{port}:127.0.0.1")
+        self.remote = f"tcp:127.0.0.1:{port}"  # as from another machine: it is asked whether it lives
+
+    def _create(self) -> None:
+        what: list[str | Path] = ["create-cluster", self._file, SCHEMAS[self.database], self.peer]
+        if self._others:
+            peers = [other.peer for other in self._others]
+            what = ["join-cluster", self._file, self.database, self.peer, *peers]
+        subprocess.run(["ovsdb-tool", *what], check=True)
+
+    def leads(self) -> bool:
+        """Whether it is the leader of its cluster."""
+        return self._says("leader")
+
+    def _answers(self) -> bool:
+        """It does so before it has joined."""
+        return super()._answers() and (self._disturbed or self._says("connected"))
+
+    def _says(self, column: str) -> bool:
+        operation = {"op": "select", "table": "Database", "where": [["name", "==", self.database]]}
+        (result,) = self._ask("transact", ["_Server", operation])
+        return bool(result["rows"][0][column])
 
 
 class OpenVswitch(OvsdbServer):

@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -91,6 +92,7 @@ class Player:
         self.host.give_back(self.network, address)
 
 
+@pytest.mark.slow
 def test_no_address_has_two_owners_and_none_gets_lost(northbound: OvsdbServer, connect: Connect) -> None:
     northbound.insert("Logical_Switch", name="web")
     before = northbound.contents()

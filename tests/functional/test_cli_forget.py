@@ -1,5 +1,6 @@
 """`ovn-docker host forget` as it is typed: what it shows, asks and refuses."""
 
+import json
 import shlex
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ def machine() -> Iterator[Machine]:
     machine = Machine()
     assert "Open_vSwitch at unix:/var/run/openvswitch/db.sock" in refusal(machine, *FORGET)
     machine.out("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=here")
-    machine.changes("central", "start", "--address", "127.0.0.1")
+    machine.does("central", "start", "--address", "127.0.0.1")
     assert "does not have ovn-nb; set it with: ovs-vsctl set" in refusal(machine, *FORGET)
     machine.out("ovs-vsctl", "set", "Open_vSwitch", ".", "external_ids:ovn-nb=tcp:127.0.0.1:6641")
     yield machine
@@ -75,11 +76,17 @@ def test_a_dry_run_changes_nothing(lost: Machine) -> None:
 def test_it_asks(lost: Machine, answer: str, left: bool) -> None:
     command = f"printf '{answer}' | {shlex.join((*OVN_DOCKER, *FORGET))}"
     done = lost.run("sh", "-c", command)
-    assert "remove 1 port, 1 lease of lost? [y/N]" in done.stdout
+    asked = "remove 1 port, 1 lease of lost? [y/N] " + ("" if answer else "\n")
     assert (ports(lost) != "") == left
     assert (done.returncode, done.stderr) == (
-        (1, "ovn-docker: nothing was removed; confirm it, or say --yes\n") if left else (0, "")
+        (1, asked + "ovn-docker: nothing was removed; confirm it, or say --yes\n") if left else (0, asked)
     )
+
+
+def test_the_question_is_not_in_the_json(lost: Machine) -> None:
+    done = lost.run("sh", "-c", f"echo n | {shlex.join((*OVN_DOCKER, *GC, '--json'))}")
+    assert [one["kind"] for one in json.loads(done.stdout)["found"]] == ["port", "lease"]
+    assert done.returncode == 1
 
 
 def test_this_host_is_not_forgotten(lost: Machine) -> None:
@@ -101,3 +108,24 @@ def test_a_host_that_ovn_still_lists_is_asked_first(lost: Machine) -> None:
     said = lost.changes(*FORGET, "--yes")
     assert "lost does not answer; OVN lists it until you type: ovn-sbctl chassis-del lost\n" in said
     lost.out("ovn-sbctl", "chassis-del", "lost")
+
+
+GC = ("gc", "--host", "lost")
+
+
+def test_gc_for_a_host_is_the_same(lost: Machine) -> None:
+    assert lost.ovn_docker("gc").stdout.splitlines() == [
+        "nothing is left over",
+        "lost is not up, says OVN; if it is gone for good: ovn-docker gc --host lost",
+    ]
+    assert lost.ovn_docker(*GC, "--dry-run").stdout.endswith("would remove 1 port, 1 lease\n")
+    found = json.loads(lost.ovn_docker(*GC, "--dry-run", "--json").stdout)
+    assert [one["kind"] for one in found["found"]] == ["port", "lease"]
+    lost.changes(*GC, "--yes")
+    assert ports(lost) == ""
+    assert lost.ovn_docker("gc").stdout == "nothing is left over\n"
+
+
+def test_gc_of_this_host_and_of_another_one_are_two_commands(lost: Machine) -> None:
+    code, said = lost.refuses(*GC, "--repair")
+    assert (code, "--repair is for this host, --host for one that is gone" in said) == (2, True)

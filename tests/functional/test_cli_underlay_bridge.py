@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -339,19 +340,6 @@ def test_with_both_killed_the_next_command_puts_it_back(static: Vm) -> None:
     assert static.network("breth0") == before
 
 
-@pytest.mark.parametrize("number", ["HUP", "TERM", "INT"])
-def test_signals(static: Vm, number: str) -> None:
-    """The end of the session does not stop the move; the others put everything back."""
-    before = static.network("eth0")
-    moving = subprocess.Popen(static.inside(*OVN_DOCKER, *BRIDGE), stdout=subprocess.PIPE, text=True)
-    assert moving.stdout
-    with moving.stdout as said:
-        said.readline()
-        static.sh(f'kill -{number} $(pgrep -f "[c]li.main underlay bridge")')
-    assert (moving.wait(timeout=60) == 0) == (number == "HUP")
-    assert static.network("breth0" if number == "HUP" else "eth0") == before
-
-
 # When nothing proves that it works
 
 
@@ -375,13 +363,38 @@ def test_without_proof_it_is_put_back(lonely: Vm) -> None:
 
 def test_confirmed_it_stays(lonely: Vm) -> None:
     before = lonely.network("eth0")
-    moving = subprocess.Popen(lonely.inside(*OVN_DOCKER, *BRIDGE), stdout=subprocess.PIPE, text=True)
+    with waits_for_confirmation(lonely) as moving:
+        assert "is under way" in refusal(lonely, *BRIDGE)
+        assert lonely.out(*OVN_DOCKER, *BRIDGE, "--confirm") == "confirmed: eth0 stays in breth0"
+    assert moving.returncode == 0
+    assert lonely.network("breth0") == before
+
+
+@contextmanager
+def waits_for_confirmation(vm: Vm) -> Iterator[subprocess.Popen[str]]:
+    """A move that has come so far; it has ended afterwards."""
+    moving = subprocess.Popen(vm.inside(*OVN_DOCKER, *BRIDGE), stdout=subprocess.PIPE, text=True)
     assert moving.stdout
     while "--confirm" not in moving.stdout.readline():
         pass
-    assert "is under way" in refusal(lonely, *BRIDGE)
-    assert lonely.out(*OVN_DOCKER, *BRIDGE, "--confirm") == "confirmed: eth0 stays in breth0"
+    yield moving
     moving.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("number", ["TERM", "INT"])
+def test_who_stops_it_has_all_put_back(lonely: Vm, number: str) -> None:
+    before = lonely.network("eth0")
+    with waits_for_confirmation(lonely) as moving:
+        lonely.sh(f'kill -{number} $(pgrep -f "[c]li.main underlay bridge")')
+    assert moving.returncode != 0
+    assert lonely.network("eth0") == before
+
+
+def test_the_end_of_the_session_does_not_stop_it(lonely: Vm) -> None:
+    before = lonely.network("eth0")
+    with waits_for_confirmation(lonely) as moving:
+        lonely.sh('kill -HUP $(pgrep -f "[c]li.main underlay bridge")')
+        assert lonely.out(*OVN_DOCKER, *BRIDGE, "--confirm") == "confirmed: eth0 stays in breth0"
     assert moving.returncode == 0
     assert lonely.network("breth0") == before
 
@@ -689,3 +702,61 @@ def test_a_reader_that_goes_away_does_not_stop_it(static: Vm) -> None:
     before = static.network("eth0")
     static.run("sh", "-c", f"{' '.join((*OVN_DOCKER, *BRIDGE))} | head -n 1")
     assert static.network("breth0") == before
+
+
+def test_rare_addresses_and_routes_move_and_come_back(static: Vm) -> None:
+    static.sh(
+        """ip address add 224.0.0.77/32 dev eth0 autojoin
+        ip route add multicast 239.1.0.0/16 dev eth0
+        ip route add 10.62.0.0/16 via 10.7.0.1 dev eth0 mtu lock 1300 advmss 1200 initcwnd 20 rto_min 50ms
+        for f in -4 -6; do
+            [ $f = -4 ] && near=10.7.0. far=10.61.0.0/16 || near=fd00:7:: far=2001:db8::/32
+            ip $f route add $far proto static nexthop via ${near}1 dev eth0 weight 2 \\
+                nexthop via ${near}9 dev eth0 weight 3
+        done"""
+    )
+    before = static.network("eth0")
+    static.changes(*BRIDGE)
+    assert static.network("breth0") == before
+    static.changes(*BRIDGE, "--undo")
+    assert static.network("eth0") == before
+
+
+def test_a_network_that_a_program_routes_itself_moves_too(vm: Vm) -> None:
+    """NetworkManager has its addresses make no route, and adds one that calls itself the kernel's."""
+    vm.sh(
+        """ip address add 10.7.0.5/24 dev eth0 noprefixroute
+        ip route add 10.7.0.0/24 dev eth0 proto kernel scope link src 10.7.0.5 metric 100
+        ip route add default via 10.7.0.1 dev eth0 proto static metric 100"""
+    )
+    before = vm.network("eth0")
+    vm.changes(*BRIDGE)
+    assert vm.network("breth0") == before
+    assert reaches(vm)
+    vm.changes(*BRIDGE, "--undo")
+    assert vm.network("eth0") == before
+    assert reaches(vm)
+
+
+def test_a_guard_whose_mover_is_dead_ends_nobody_else(static: Vm) -> None:
+    """Killed at once, it leaves the guard to another parent: the shell here, a session's systemd."""
+    static.changes(*BRIDGE)
+    guard = " ".join((*OVN_DOCKER, "underlay", "guard", "/run/ovn-docker/journal", "60"))
+    journal = (
+        "from ovn_docker.cli.underlay import *; journal = Journal('eth0', 'breth0', True, "
+        "uplink.read('breth0'), []); STATE.mkdir(exist_ok=True); journal.write(); "
+        "journal_path('eth0').rename(STATE / 'journal')"
+    )
+    static.out(OVN_DOCKER[0], "-c", journal)
+    assert static.out("sh", "-c", f"{guard} </dev/null >/dev/null; echo alive") == "alive"
+    assert reaches(static)
+
+
+def test_containers_keep_a_bridge_that_was_there_too(static: Vm) -> None:
+    static.sh("ovs-vsctl add-br breth0 -- set Bridge breth0 datapath_type=netdev")
+    static.changes(*BRIDGE)
+    static.sh("ip link add odhc1 type veth peer name c2; ovs-vsctl add-port breth0 odhc1")
+    assert "breth0 still has odhc1; stop the containers and the driver" in refusal(static, *BRIDGE, "--undo")
+    static.sh("ovs-vsctl del-port odhc1; ip link add c1 type veth peer name c3; ovs-vsctl add-port breth0 c1")
+    static.changes(*BRIDGE, "--undo")
+    assert reaches(static)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,10 +60,8 @@ class TestARealOne:
         until(lambda: trouble(run_dir) == "")
 
     def test_that_cannot_reach_its_database_is_not(self, run_dir: Path) -> None:
-        until(lambda: "is not running" not in trouble(run_dir))
-        assert "is not connected to the OVN southbound database; look at external_ids:ovn-r" in trouble(
-            run_dir
-        )
+        said = "is not connected to the OVN southbound database; look at external_ids:ovn-r"
+        until(lambda: said in trouble(run_dir))
 
     def test_that_was_killed_is_missed(self, southbound: OvsdbServer, run_dir: Path) -> None:
         """Its pidfile and its socket's file stay."""
@@ -70,6 +69,50 @@ class TestARealOne:
         os.kill(int((run_dir / "ovn-controller.pid").read_text()), signal.SIGKILL)
         until(lambda: trouble(run_dir))
         assert f"Connection refused); {CURE}" in trouble(run_dir)
+
+    def test_that_was_killed_is_missed_at_once(self, southbound: OvsdbServer, run_dir: Path) -> None:
+        """An answer counts for a moment, but only of a process that lives."""
+        until(lambda: trouble(run_dir) == "")
+        controller = Controller(run_dir)
+        controller.check()
+        pid = int((run_dir / "ovn-controller.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(Unavailable, match="is not running"):
+            controller.check()
+
+    def test_that_hangs_is_taken_to_be_at_work_however_many_ask(
+        self, southbound: OvsdbServer, run_dir: Path
+    ) -> None:
+        """Its socket takes in some connections and then no more."""
+        until(lambda: trouble(run_dir) == "")
+        os.kill(int((run_dir / "ovn-controller.pid").read_text()), signal.SIGSTOP)
+        for _ in range(80):
+            Controller(run_dir).check(timeout=0.02)
+
+
+def test_one_that_is_connected_is_not_asked_for_every_container(tmp_path: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(b'{"error":null,"id":0,"result":"connected"}')
+
+    with something(tmp_path, answer) as controller:
+        lock = (
+            "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); "
+            "print(flush=True); sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", lock, tmp_path / "ovn-controller.pid"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as daemon:
+            assert daemon.stdout
+            daemon.stdout.readline()
+            controller.check()
+            controller.check()  # there is nobody to answer a second time
+            daemon.communicate()
+        with pytest.raises(Unavailable, match="is not running"):
+            controller.check()
 
 
 def test_none_is_missed(tmp_path: Path) -> None:
@@ -94,6 +137,7 @@ def something(directory: Path, answer: Callable[[socket.socket], None]) -> Itera
 
         def serve() -> None:
             connection, _ = listener.accept()
+            listener.close()
             with connection:
                 answer(connection)
 

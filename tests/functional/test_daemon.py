@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from functional.hosts import C1, NET
-from functional.ovsdb_servers import OpenVswitch, until
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
+from ovn_docker.host.controller import ask
+from ovn_docker.host.ovsdb import encode
 from ovn_docker.model import container_link, host_link, row_uuid
 
 PROGRAM = Path(sys.executable).with_name("ovn-docker-overlay-driver")
@@ -120,8 +122,6 @@ class TestOptions:
         ("option", "message"),
         [
             ("--late-flows=never", "--late-flows='never' is not valid: give one of warn, fail"),
-            ("--request-timeout=0", "--request-timeout='0' is not valid: give seconds, from 0.1 to 3600"),
-            ("--private-key=/k", "TLS needs all three: --private-key, --certificate and --ca-cert"),
             (
                 "--db=127.0.0.1",
                 "'127.0.0.1' is no database address: give tcp:IP:PORT, ssl:IP:PORT or unix:FILE",
@@ -172,27 +172,43 @@ class TestDetached:
         until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
         assert driver.files() == set()
 
-    def test_that_cannot_serve_fails_before_it_returns(self, driver: Driver) -> None:
+    def test_compares_when_told_to_and_answers_others_meanwhile(
+        self, driver: Driver, settings: OpenVswitch
+    ) -> None:
+        """A northbound database takes the connection and says nothing."""
         driver.start()
-        second = driver.run("--detach")
-        assert second.returncode == 1
-        assert f"listens on {driver.socket} already: stop it first" in second.stderr
+        (control,) = driver.directory.glob(f"{PROGRAM.name}.*.ctl")
+        told = ["ovs-appctl", "-t", str(control), "gc/show"]
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            subprocess.run(told, check=True, capture_output=True, text=True, timeout=10)
+        assert "does not have system-id; set it with" in failed.value.stderr
+
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            settings.set(
+                system_id="host1", ovn_nb=f"tcp:127.0.0.1:{silent.getsockname()[1]}", ovn_encap_ip="10.0.0.1"
+            )
+            with subprocess.Popen(told, stderr=subprocess.DEVNULL) as compares:
+                silent.accept()[0].close()  # it has begun
+                said = subprocess.run(
+                    [*told[:-1], "requests"], check=True, capture_output=True, text=True, timeout=10
+                ).stdout
+                assert said.startswith("0 requests")
+                assert compares.poll() is None
+                compares.kill()
 
 
 class TestTheSocket:
-    def test_is_for_root_only(self, driver: Driver) -> None:
-        driver.start()
-        assert driver.socket.stat().st_mode & 0o777 == 0o600
-
     def test_of_a_running_driver_is_not_taken(self, driver: Driver) -> None:
+        """Who is to be detached says so before the command returns."""
         first = driver.start()
-        second = driver.run()
-        assert second.returncode == 1
-        assert f"process {first.pid} listens on {driver.socket} already: stop it first" in second.stderr
-        assert driver.serves()
+        for second in driver.run(), driver.run("--detach"):
+            assert second.returncode == 1
+            assert f"process {first.pid} listens on {driver.socket} already: stop it first" in second.stderr
+            assert driver.serves()
 
     def test_of_a_killed_driver_is_taken_over(self, driver: Driver) -> None:
         killed = driver.start()
+        assert driver.socket.stat().st_mode & 0o777 == 0o600, "it is for root only"
         killed.kill()
         killed.wait()
         assert driver.socket.exists()
@@ -241,6 +257,21 @@ def test_before_the_host_is_set_up_docker_gets_the_command_to_type(
     assert "WARN | not ready yet: the Open_vSwitch database does not have system-id" in log
 
 
+def test_what_a_dockerd_has_asked_for_before_it_died_goes_when_the_next_one_starts(
+    driver: Driver, settings: OpenVswitch, northbound: OvsdbServer
+) -> None:
+    settings.set(system_id="host1", ovn_nb=northbound.remote, ovn_encap_ip="10.0.0.1")
+    driver.start("--sweep-interval=0.5")
+    subnet = {"AddressSpace": "LocalDefault", "Pool": "10.1.0.0/24", "SubPool": "", "V6": False}
+    assert "PoolID" in call(driver.socket, "IpamDriver.RequestPool", **subnet)
+    (row,) = northbound.rows("DHCP_Options", "external_ids")
+    long_ago = row["external_ids"] | {"ovn-docker:created": "1"}
+    northbound.transact({"op": "update", "table": "DHCP_Options", "where": [],
+                         "row": {"external_ids": encode(long_ago)}})  # fmt: skip
+    assert "Err" not in call(driver.socket, "Plugin.Activate")
+    until(lambda: northbound.rows("DHCP_Options") == [])
+
+
 Join = Callable[[], dict[str, Any]]
 
 
@@ -270,7 +301,7 @@ class TestSigterm:
         process = driver.start("--pidfile")
         with ThreadPoolExecutor() as threads:
             joining = threads.submit(join)
-            until(lambda: "vm-id" in settings.interface(host_link(C1))["external_ids"])
+            until(lambda: "triggers:1" in ask(Path(f"{settings.socket}.ctl"), "memory/show", 5))
             process.send_signal(number)
             until(lambda: not driver.socket.exists())
             assert process.poll() is None

@@ -152,6 +152,7 @@ def test_a_network_removed_elsewhere_goes_with_the_last_host_that_had_it(hosts: 
 
 def test_a_pool_that_all_hosts_draw_from_stays(hosts: Hosts) -> None:
     """With a key-value store the network and its pool are the same on all hosts, whoever made them."""
+    hosts.overlay = Overlay(lambda _: hosts.database, lambda: True)
     foo = network("host2")
     hosts.have(foo, HOST2)
     before = hosts.contents()
@@ -159,6 +160,27 @@ def test_a_pool_that_all_hosts_draw_from_stays(hosts: Hosts) -> None:
     assert hosts.forget("host2") == ["port", "claim", "claim", "lease"]
     assert hosts.contents() == before
     hosts.take(foo.id, HOST1, "192.168.1.5", POOLS["host2"])
+
+
+def test_a_network_of_the_host_alone_goes(hosts: Hosts) -> None:
+    before = hosts.contents()
+    foo = network("host2")
+    hosts.have(foo, HOST2)
+    hosts.take(foo.id, HOST2, "192.168.1.5")
+    assert hosts.forget("host2") == ["port", "claim", "claim", "lease", "pool", "network"]
+    assert hosts.contents() == before
+
+
+def test_a_network_that_another_host_has_attached_to_stays(hosts: Hosts) -> None:
+    foo = network("host2")
+    hosts.have(foo, HOST2)
+    attached = Network(NetworkId("0a" * 32), options=NetworkOptions(switch=foo.id))
+    hosts.overlay.create_network(attached, HOST1, soon())
+    hosts.forget("host2")
+    assert [row["name"] for row in hosts.server.rows("Logical_Switch")].count(foo.id) == 1
+    hosts.overlay.delete_network(attached.id, HOST1, soon())
+    assert hosts.forget("host2") == ["network"]
+    assert foo.id not in [row["name"] for row in hosts.server.rows("Logical_Switch")]
 
 
 def test_a_pool_without_a_network_goes(hosts: Hosts) -> None:

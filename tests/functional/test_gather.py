@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from functional.conftest import MakeServer
-from functional.hosts import C1, C2, C3, HOST2, NET, NETWORK, Container, Host, endpoint
-from functional.ovsdb_servers import OvsdbServer
+from functional.docker_api import Api
+from functional.hosts import C1, C2, C3, HOST2, NET, NETWORK, Container, Host, endpoint, ip
+from functional.ovsdb_servers import OvsdbServer, until
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import BadRequest, NotFound
+from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.host.links import Links
 from ovn_docker.host.ping import Echo, answered, in_namespace
 from ovn_docker.model import Chassis, NetworkId, host_link, row_uuid
-from ovn_docker.view.cluster import Cluster, leftovers
+from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Places, Sources
 from ovn_docker.view.snapshot import Scope, Snapshot
 
@@ -115,14 +116,6 @@ def test_what_one_side_lacks_is_a_difference(host: Host, sources: Sources, conta
     assert "no link on this host" in found.differences
 
 
-def test_a_link_of_nobody_is_a_leftover(host: Host, sources: Sources, container: Container) -> None:
-    host.run(endpoint(C1, "192.168.1.2/24"), container)
-    host.links.create_veth("odhstray", "odcstray", mac="02:00:00:00:00:09", mtu=1400, tx_checksums=True)
-    assert leftovers(Cluster(sources.gather(Scope.HOST))) == ("odhstray",)
-    container.take("odcstray")
-    assert leftovers(Cluster(sources.gather(Scope.HOST))) == ()  # somebody may use it
-
-
 @pytest.mark.parametrize("down", ["northbound", "southbound", "vswitch"])
 def test_what_cannot_be_read_is_told_and_the_rest_is_there(
     host: Host, sources: Sources, southbound: OvsdbServer, down: str
@@ -203,6 +196,7 @@ class TestEchoes:
         ]
         for command in commands:
             subprocess.run(command, check=True)
+        until(lambda: "state UP" in ip("link", "show", "here"))  # Linux may take a second to send there
         return pid
 
     @pytest.mark.parametrize("target", ["10.7.0.2", "fd07::2"])
@@ -223,3 +217,32 @@ class TestEchoes:
     def test_checksum_offload_is_seen(self, peer: int) -> None:
         assert in_namespace(peer, lambda: Links().tx_checksums("02:00:00:00:00:02")) == ("there", True)
         assert in_namespace(peer, lambda: Links().tx_checksums("02:00:00:00:00:77")) == ("", False)
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Iterator[Cluster]:
+    """A host that has only Docker, with a network and a container that has ended."""
+    network = {"Id": OTHER, "Name": "\x1b[31mred\nblue", "Driver": "openvswitch"}
+    ended = {"red": {"NetworkID": OTHER, "EndpointID": ""}}
+    container = {"Id": "c" * 64, "Names": ["/web"], "State": "exited", "NetworkSettings": {"Networks": ended}}
+    answers = {"/version": {"Version": "20.10.24"}, "/info": {}, "/networks": [network]}
+    answers["/containers/json"] = [container]
+    api = Api(tmp_path / "docker.sock", lambda path: answers.get(path.partition("?")[0]))
+    places = Places(tmp_path, tmp_path, tmp_path / "docker.sock", tmp_path / "plugin.sock")
+    with Sources(places) as sources:
+        yield Cluster(sources.gather(Scope.NETWORKS))
+    api.close()
+
+
+def test_a_network_of_docker_is_shown_without_what_a_terminal_obeys(docker: Cluster) -> None:
+    assert [network.name for network in docker.networks] == ["?[31mred?blue"]
+
+
+def test_a_container_that_has_ended_is_not_called_unknown(docker: Cluster) -> None:
+    with pytest.raises(NotFound, match=r"container web is exited, so it has no port; .* docker start web"):
+        docker.find("web")
+
+
+def test_without_the_databases_nobody_knows_that_there_is_no_such_container(docker: Cluster) -> None:
+    with pytest.raises(Unavailable, match=r"no container 'db' as far as can be seen from here: .*unix:"):
+        docker.find("db")

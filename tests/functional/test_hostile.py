@@ -119,6 +119,7 @@ def ipam_network(host: Host) -> str:
     return str(answer["PoolID"])
 
 
+@pytest.mark.slow
 def test_whatever_comes_the_databases_stay_consistent(host: Host) -> None:
     done: set[str] = set()
     for request in REQUESTS["/NetworkDriver.CreateEndpoint"]:

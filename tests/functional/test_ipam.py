@@ -21,7 +21,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.model import Network, NetworkId, PoolId, Subnet, row_uuid
+from ovn_docker.model import Kind, Network, NetworkId, PoolId, Subnet, row_uuid
 from ovn_docker.plugin.wire import Driver, Plugin, answer, decode
 from recordings.requests import RECORDINGS
 
@@ -222,7 +222,7 @@ class TestRelease:
         network = host.create("10.3.0.0/24", part="10.3.0.8/29")
         addresses = [host.take(network) for _ in range(4)]
         host.give_back(network, *addresses)
-        time_passes(northbound, 28)
+        time_passes(northbound, 25)
         host.restart()
         assert set(host.fill(network)[:4]).isdisjoint(addresses)
 
@@ -431,6 +431,7 @@ class TestPicked:
         ):
             make_host("host1", supplies="10.9.0.0/24:28").create(version=6)
 
+    @pytest.mark.slow
     def test_the_last_free_one_of_very_many_is_found(self, make_host: MakeHost) -> None:
         """And it does not take long."""
         taken = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(1 << 16) if n != 4711]
@@ -515,6 +516,49 @@ class TestPoolsThatAreNotReady:
         assert northbound.contents() == before
 
 
+def test_two_networks_that_are_made_at_once_have_a_pool_each(
+    northbound: OvsdbServer, connect: Connect
+) -> None:
+    """With the same subnet, on one host: the second finds the pool bound that it was about to bind."""
+    database = connect(northbound)
+    other = DockerHost("host1", database)
+    pool = other.ipam.request_pool(ip_network("10.4.0.0/24"), None, 4)
+    network = Network(NetworkId("2" * 64), (Subnet(pool.subnet, pool.gateway, ours=True),))
+
+    class Busy:
+        remotes = database.remotes
+
+        def transact(self, *operations: Any, deadline: Deadline) -> list[Any]:
+            if any(one.get("table") == "Logical_Switch" for one in operations):
+                other.overlay.create_network(network, other.chassis, deadline)
+            return database.transact(*operations, deadline=deadline)
+
+    one = DockerHost("host1", Busy()).create("10.4.0.0/24")  # type: ignore[arg-type]
+    pools = [row["external_ids"] for row in northbound.rows("DHCP_Options", "external_ids")]
+    assert {ids.get("ovn-docker:network") for ids in pools} - {None} == {one.id, network.id}
+
+
+def test_two_networks_of_one_subnet_are_not_given_each_others_pools(
+    make_host: MakeHost,
+) -> None:
+    """Docker makes both at once, and does not tell which pool a network is for."""
+
+    def bind(network: NetworkId) -> None:
+        wanted = Network(network, (Subnet(ip_network("10.4.0.0/24"), None, ours=True),))
+        host.overlay.create_network(wanted, host.chassis, Deadline(10))
+
+    host, networks = make_host("host1"), (NetworkId("1" * 64), NetworkId("2" * 64))
+    with ThreadPoolExecutor() as threads:
+        first = host.ipam.request_pool(ip_network("10.4.0.0/24"), None, 4)
+        asked = threads.submit(make_host("host1").ipam.request_pool, ip_network("10.4.0.0/24"), None, 4)
+        time.sleep(0.3)  # Docker asks for the gateway meanwhile
+        bind(networks[0])
+        second = asked.result()
+    bind(networks[1])
+    bound = [host.store.pool(pool.id, host.chassis, Deadline(2)) for pool in (first, second)]
+    assert tuple(pool.network for pool in bound) == networks
+
+
 class TestNothingIsLeft:
     @pytest.mark.parametrize("switch", [None, "web"])
     def test_when_all_is_released(
@@ -557,15 +601,18 @@ class TestNothingIsLeft:
         before = northbound.contents()
         host.take(network)
         host.ipam.request_pool(ip_network("10.4.0.0/24"), None, 4)
-        host.store.clear_orphans(host.chassis, Deadline(10))
-        assert len(northbound.rows("DHCP_Options")) == len(before["DHCP_Options"]) + 2  # it may just be at it
+        assert host.leftovers.mine(host.chassis, Deadline(10))[1] == []  # it may just be at it
         for row in northbound.rows("DHCP_Options", "_uuid", "external_ids"):
             if "ovn-docker:created" in (ids := row["external_ids"]):
                 ids["ovn-docker:created"] = "1"
                 northbound.transact(
                     ovsdb.update("DHCP_Options", ovsdb.is_row(row["_uuid"]), external_ids=ids)
                 )
-        host.store.clear_orphans(host.chassis, Deadline(10))
+        strays = host.leftovers.mine(host.chassis, Deadline(10))[1]
+        assert {stray.kind for stray in strays} == {Kind.LEASE, Kind.POOL}
+        for _ in range(2):
+            for stray in strays:
+                host.leftovers.clear(stray, host.chassis, Deadline(10))
         assert {row["_uuid"] for row in northbound.rows("DHCP_Options")} == {
             row["_uuid"] for row in before["DHCP_Options"]
         }
@@ -605,6 +652,7 @@ def lease_all(northbound: OvsdbServer, network: DockerNetwork, addresses: list[s
         northbound.transact(*rows[start : start + 1000])
 
 
+@pytest.mark.slow
 def test_cost_does_not_grow_with_the_addresses_taken(northbound: OvsdbServer, connect: Connect) -> None:
     counting = Counting(connect(northbound))
     host = DockerHost("host1", counting)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import resource
 import socket
 import struct
 import threading
@@ -170,6 +171,18 @@ class TestMtuOf:
     def test_an_address_of_another_host_is_named_with_the_cure(self, here: Links, address: str) -> None:
         with pytest.raises(Unavailable, match=rf"no interface .* {address} .*external_ids:ovn-encap-ip="):
             here.mtu_of(ip_address(address))
+
+    @pytest.mark.parametrize("address", ["10.0.0.9", "fd00::9"])
+    def test_with_no_file_descriptor_left_is_one_clear_line(self, here: Links, address: str) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with Path("/dev/null").open() as last:
+            lowest_free = last.fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            with pytest.raises(Unavailable, match="cannot ask the kernel about links: Too many open files"):
+                here.mtu_of(ip_address(address))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_routes_are_those_of_the_main_table_but_for_the_default_one() -> None:

@@ -5,21 +5,29 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanasDashboard
 
 from functional.conftest import MakeServer
 from functional.hosts import C1, C2, NET
 from functional.ovsdb_servers import OpenVswitch, free_port, until
 from functional.test_daemon import Driver, call, driver  # noqa: F401 - a fixture
+from ovn_docker.host.links import Links
 from ovn_docker.metrics import METRICS, REQUESTS
+from ovn_docker.model import EndpointId, container_link, host_link, row_uuid
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
+DASHBOARD = PACKAGING / "grafana" / "ovn-docker.json"
 RULES = PACKAGING / "prometheus" / "ovn-docker.rules.yml"
 pytestmark = pytest.mark.usefixtures("network_namespace")
 needs_prometheus = pytest.mark.skipif(not shutil.which("promtool"), reason="prometheus is not installed")
@@ -39,20 +47,23 @@ class Scraped(dict[str, float]):
         super().__init__((name, float(value)) for name, _, value in (line.rpartition(" ") for line in lines))
 
 
-def plug(settings: OpenVswitch, endpoint: str, *, installed: bool, **statistics: int) -> None:
+def plug(settings: OpenVswitch, endpoint: EndpointId, *, installed: bool, **statistics: int) -> None:
     """An interface as the driver makes it, and what ovn-controller and ovs-vswitchd write there."""
+    mac = "02:00:00:00:00:01"
+    Links().create_veth(host_link(endpoint), container_link(endpoint), mac=mac, mtu=1400, tx_checksums=True)
     ids = {
         "ovn-docker:owner": "ovn-docker", "ovn-docker:endpoint": endpoint, "ovn-docker:network": NET,
+        "ovn-docker:created": f"{time.time():.0f}",
         **({"ovn-installed": "true"} if installed else {}),
     }  # fmt: skip
     settings.transact(
-        {"op": "insert", "table": "Interface", "uuid-name": "i",
+        {"op": "insert", "table": "Interface", "uuid": row_uuid("interface", endpoint),
          "row": {"name": f"odh{endpoint[:12]}", "external_ids": ["map", [*ids.items()]],
                  "statistics": ["map", [*statistics.items()]]}},
-        {"op": "insert", "table": "Port", "uuid-name": "p",
-         "row": {"name": f"odh{endpoint[:12]}", "interfaces": ["named-uuid", "i"]}},
+        {"op": "insert", "table": "Port", "uuid": row_uuid("port", endpoint),
+         "row": {"name": f"odh{endpoint[:12]}", "interfaces": ["uuid", row_uuid("interface", endpoint)]}},
         {"op": "mutate", "table": "Bridge", "where": [],
-         "mutations": [["ports", "insert", ["named-uuid", "p"]],
+         "mutations": [["ports", "insert", ["uuid", row_uuid("port", endpoint)]],
                        ["external_ids", "insert", ["map", [["ovn-nb-cfg", "5"]]]]]},
     )  # fmt: skip
 
@@ -104,12 +115,15 @@ def test_what_docker_asked_and_what_this_host_has(driver: Driver, url: str) -> N
     assert found["process_resident_memory_bytes"] < 64 * 1024 * 1024
 
 
-def test_every_metric_of_the_table_is_scraped_and_no_other(url: str) -> None:
+def test_every_metric_of_the_table_is_served_and_nothing_else(url: str) -> None:
     types = re.findall(r"^# TYPE (\S+) (\S+)$", get(url), re.MULTILINE)
     ours = {
         name: kind for name, kind in types if name.startswith("ovn_docker") and not name.endswith("_created")
     }
     assert ours == {metric.name: metric.kind.value for metric in METRICS}
+    for other in (url.removesuffix("metrics"), url + "/x", url.replace("metrics", "NetworkDriver.Join")):
+        with pytest.raises(HTTPError, match="404"):
+            get(other)
 
 
 def test_a_database_that_is_away_is_said_and_costs_nothing_else(url: str, settings: OpenVswitch) -> None:
@@ -130,29 +144,11 @@ def test_a_connection_that_broke_is_counted(url: str, settings: OpenVswitch) -> 
     assert Scraped(get(url))["ovn_docker_endpoints"] == 2
 
 
-def test_nothing_else_is_served(url: str) -> None:
-    for other in (url.removesuffix("metrics"), url + "/x", url.replace("metrics", "NetworkDriver.Join")):
-        with pytest.raises(HTTPError, match="404"):
-            get(other)
-
-
 def test_it_is_off_unless_asked_for(driver: Driver) -> None:  # noqa: F811
     process = driver.start()
     listening = subprocess.run(["ss", "-tlnH"], check=True, capture_output=True, text=True).stdout
     assert listening == ""
     assert process.poll() is None
-
-
-@pytest.mark.parametrize(
-    "given", ["9476", "localhost:9476", "127.0.0.1:0", "127.0.0.1:65536", "::1:9476", "[::1]"]
-)
-def test_a_bad_address_is_one_line(driver: Driver, given: str) -> None:  # noqa: F811
-    ended = driver.run(f"--metrics={given}")
-    assert ended.returncode == 2
-    assert (
-        f"--metrics={given!r} is not valid: give an address and a port, such as 127.0.0.1:9476"
-        in ended.stderr
-    )
 
 
 def test_an_address_that_is_taken_is_one_line_and_leaves_nothing(driver: Driver) -> None:  # noqa: F811
@@ -185,27 +181,71 @@ def test_alerts_come_when_they_should() -> None:
     assert said.returncode == 0, said.stdout + said.stderr
 
 
-def expressions() -> list[str]:
-    """Of the dashboard, with its variables as Grafana fills them in."""
-    dashboard = json.loads((PACKAGING / "grafana" / "ovn-docker.json").read_text())
-    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+def panels() -> dict[str, list[str]]:
+    """Titles of the dashboard's panels, and their queries with variables as Grafana fills them in."""
+    text = DASHBOARD.read_text()
     for variable, value in (("$__rate_interval", "1m"), ("$instance", ".*"), ("$network", ".*")):
-        found = [expression.replace(variable, value) for expression in found]
-    return found
+        text = text.replace(variable, value)
+    return {panel["title"]: [t["expr"] for t in panel["targets"]] for panel in json.loads(text)["panels"]}
+
+
+def unknown(given: Any, known: Any, path: str = "") -> Iterator[str]:
+    """Paths of what is in *given* and not, or otherwise, in *known*."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, value in given.items():
+            yield from unknown(value, known.get(key), f"{path}.{key}")
+    elif isinstance(given, list) and isinstance(known, list) and len(given) == len(known):
+        for number, (one, other) in enumerate(zip(given, known, strict=True)):
+            yield from unknown(one, other, f"{path}[{number}]")
+    elif given != known:
+        yield f"{path} is {given!r}, not {known!r}"
+
+
+def test_grafana_knows_every_word_of_the_dashboard() -> None:
+    """Its own types of a dashboard drop what they do not know."""
+    dashboard = json.loads(DASHBOARD.read_text())
+
+    def read(what: dict[str, Any]) -> Any:
+        return json.loads(json.dumps(GrafanasDashboard.from_json(what), cls=JSONEncoder))
+
+    register_default_plugins()
+    assert list(unknown(dashboard, read(dashboard))) == []
+    dashboard["panels"][6]["options"]["legend"]["displaymode"] = "table"
+    assert len(list(unknown(dashboard, read(dashboard)))) == 1, "it would not find a wrong word either"
+    boxes = [panel["gridPos"] for panel in dashboard["panels"]]
+    places = [(box["x"] + x, box["y"] + y) for box in boxes for x in range(box["w"]) for y in range(box["h"])]
+    assert len(set(places)) == len(places), "one panel is on top of another"
+    assert max(x for x, _ in places) == 23, "Grafana's grid has 24 columns"
 
 
 def test_alerts_and_dashboard_ask_only_for_what_there_is() -> None:
-    used = set(re.findall(r"ovn_docker_\w+", RULES.read_text() + json.dumps(expressions())))
+    used = set(re.findall(r"ovn_docker_\w+", RULES.read_text() + json.dumps(panels())))
     suffixes = ("", "_count", "_bucket", "_sum")
     assert used <= {metric.name + suffix for metric in METRICS for suffix in suffixes}
     unused = {metric.name for metric in METRICS} - {re.sub("_(count|bucket|sum)$", "", name) for name in used}
     assert unused <= {"ovn_docker_container_errors_total"}
 
 
+def drop_packets(settings: OpenVswitch, number: int) -> None:
+    """So many in all, by what ovs-vswitchd writes."""
+    settings.transact(
+        {"op": "update", "table": "Interface", "where": [["name", "==", f"odh{C1[:12]}"]],
+         "row": {"statistics": ["map", [["rx_bytes", 100], ["tx_bytes", 200], ["rx_packets", 1],
+                                        ["tx_packets", 2], ["tx_dropped", number], ["rx_dropped", number]]]}},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
 @needs_prometheus
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
-def test_a_real_prometheus_takes_it_all(driver: Driver, url: str, tmp_path: Path) -> None:  # noqa: F811
+def test_a_real_prometheus_takes_it_all(
+    driver: Driver,  # noqa: F811
+    url: str,
+    settings: OpenVswitch,
+    tmp_path: Path,
+) -> None:
     call(driver.socket, "NetworkDriver.EndpointOperInfo", NetworkID=NET, EndpointID=C1)
+    call(driver.socket, "NetworkDriver.Join", NetworkID=NET, EndpointID=C1, SandboxKey="/run/netns/x")
     port, target = free_port(), url.removeprefix("http://").removesuffix("/metrics")
     (tmp_path / "prometheus.yml").write_text(
         "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
@@ -238,8 +278,15 @@ def test_a_real_prometheus_takes_it_all(driver: Driver, url: str, tmp_path: Path
         states = {rule["name"]: rule["state"] for rule in rules()}
         assert states["OvnDockerDatabaseDown"] == "inactive"
         until(lambda: {r["name"]: r["state"] for r in rules()}["OvnDockerControllerBehind"] == "pending")
-        for expression in expressions():
-            assert ask("query", query=expression) is not None, expression
+        drop_packets(settings, 9)
+        for title, queries in panels().items():
+            assert all(ask("query", query=query) is not None for query in queries), title
+
+            def shows_data(queries: list[str] = queries, title: str = title) -> bool:
+                return any(ask("query", query=query)["result"] for query in queries)
+
+            shows_data.__doc__ = f"data in {title}"
+            until(shows_data, seconds=30)
     finally:
         server.kill()
         server.wait()

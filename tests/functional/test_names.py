@@ -11,6 +11,7 @@ from ovn_docker.backends.dns import Names
 from ovn_docker.backends.forget import belongings, forget
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
+from ovn_docker.host import ovsdb
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
@@ -158,6 +159,19 @@ def test_on_a_network_of_one_host_docker_answers_alone(cluster: Cluster) -> None
     assert port["external_ids"]["ovn-docker:container"] == "web"
 
 
+@pytest.mark.parametrize("addresses", [[], ["unknown"], [f"{MAC} 10.1.0.9", "dynamic"]])
+def test_a_port_whose_addresses_were_changed_by_hand(cluster: Cluster, addresses: list[str]) -> None:
+    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+    cluster.server.transact(
+        {"op": "update", "table": "Logical_Switch_Port", "where": [["name", "==", C1]],
+         "row": {"addresses": ["set", addresses]}},
+    )  # fmt: skip
+    cluster.names.set_names(C1, ("web",), HOST1, soon())
+    assert [records["web"] for records in cluster.records()] == ["10.1.0.9"] * (len(addresses) == 2)
+    (port,) = (port for port in cluster.rows("Logical_Switch_Port") if port["name"] == C1)
+    assert port["external_ids"]["ovn-docker:container"] == "web"
+
+
 def test_a_port_of_somebody_else_gets_no_name(cluster: Cluster) -> None:
     before = cluster.server.contents()
     cluster.names.set_names(EndpointId("e" * 64), ("web",), HOST1, soon())
@@ -187,6 +201,22 @@ def test_a_switch_of_an_earlier_version_gets_its_resolver(cluster: Cluster) -> N
         assert cluster.server.contents()[table] == whole[table]
 
 
+@pytest.mark.parametrize("gone", ["Logical_Switch", "Logical_Switch_Port"])
+def test_what_is_left_of_a_resolver_is_in_nobody_s_way(cluster: Cluster, gone: str) -> None:
+    """Somebody has typed ls-del, or lsp-del."""
+    whole = cluster.server.contents()
+    (switch,) = cluster.rows("Logical_Switch")
+    if gone == "Logical_Switch":
+        deletion = {"op": "delete", "table": gone, "where": []}
+    else:
+        deletion = {"op": "update", "table": "Logical_Switch", "where": [], "row": {"ports": ["set", []]}}
+    cluster.server.transact(deletion)
+    cluster.overlay.create_network(network(NetworkId("4" * 64)), HOST1, Deadline(2))
+    assert [row["name"] for row in cluster.rows("Logical_Switch")] == [switch["name"]]
+    for table in ("Logical_Router", "Logical_Router_Port", "Logical_Switch_Port"):
+        assert cluster.server.contents()[table] == whole[table]
+
+
 def test_without_ipv4_there_is_no_resolver(northbound: OvsdbServer, connect: Connect) -> None:
     cluster = Cluster(northbound, connect(northbound))
     cluster.overlay.create_network(network(NET1, SIX), HOST1, soon())
@@ -211,18 +241,25 @@ class TestTurns:
         ids = [EndpointId(f"{number:x}" * 64) for number in range(1, 6)]
         for number, id_ in enumerate(ids):
             self.plug(here, id_, resolver=number != 1)
-        assert [here.enter(id_, "0123456789ab", soon()) for id_ in ids[:4]] == [0, None, 1, 2]
-        assert here.enter(ids[4], "ba9876543210", soon()) == 0
-        assert here.enter(ids[2], "0123456789ab", soon()) == 1  # Docker has asked again
+        assert [here.enter(id_, "0123456789ab", Deadline(0))[0] for id_ in ids[:4]] == [0, None, 1, 2]
+        assert here.enter(ids[4], "ba9876543210", Deadline(0))[0] == 0
+        assert here.enter(ids[2], "0123456789ab", Deadline(0))[0] == 1  # Docker has asked again
 
     def test_are_had_again(self, here: Vswitch) -> None:
         for id_ in (C1, C2):
             self.plug(here, id_)
-        assert [here.enter(id_, "0123456789ab", soon()) for id_ in (C1, C2)] == [0, 1]
+        assert [here.enter(id_, "0123456789ab", Deadline(0))[0] for id_ in (C1, C2)] == [0, 1]
         here.unplug(C1, soon())
         third = EndpointId("3" * 64)
         self.plug(here, third)
-        assert here.enter(third, "0123456789ab", soon()) == 0
+        assert here.enter(third, "0123456789ab", Deadline(0))[0] == 0
+
+    def test_one_that_is_no_number_is_counted_anew(self, here: Vswitch, open_vswitch: OpenVswitch) -> None:
+        """Somebody has written it into the database: a container that starts does not suffer for it."""
+        self.plug(here, C1)
+        wrong = {"ovn-docker:owner": "ovn-docker", "ovn-docker:resolver": "\N{SUPERSCRIPT TWO}"}
+        open_vswitch.transact(ovsdb.update("Interface", ["name", "==", host_link(C1)], external_ids=wrong))
+        assert here.enter(C1, "0123456789ab", Deadline(0))[0] == 0
 
 
 def asked(server: IPv4Address, turns: set[int]) -> int:

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from functional.conftest import Connect, MakeServer
 from functional.ovsdb_servers import Contents, OvsdbServer
+from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError, Unavailable
+from ovn_docker.host import ovsdb
 from ovn_docker.model import (
     AddressInUse,
     Attachment,
@@ -58,15 +62,26 @@ def endpoint(
 
 
 def note(network: NetworkId = NET, /, **more: str) -> dict[str, str]:
-    """External_ids of a network."""
+    """External_ids of what belongs to a network."""
     return {"ovn-docker:owner": "overlay", "ovn-docker:network": network, **more}
+
+
+def own(network: NetworkId = NET, on: str = "host1", **more: str) -> dict[str, str]:
+    """External_ids of a network that a host has made."""
+    return {**note(network), "ovn-docker:host": on, "ovn-docker:encap": "10.0.0.1", **more}
 
 
 def tag(switch: str, id_: EndpointId = C1, on: str = "host1", network: NetworkId = NET) -> dict[str, str]:
     """External_ids of what belongs to an endpoint."""
     return {
-        **note(network), "ovn-docker:host": on, "ovn-docker:endpoint": id_, "ovn-docker:switch": switch
+        **note(network), "ovn-docker:host": on, "ovn-docker:encap": "10.0.0.1",
+        "ovn-docker:endpoint": id_, "ovn-docker:switch": switch,
     }  # fmt: skip
+
+
+def attached(switch: str, **more: str) -> dict[str, str]:
+    """External_ids of a host's note that a network is a switch that it has not made."""
+    return own(**{"ovn-docker:note": "true", "ovn-docker:switch": switch}, **more)
 
 
 class Database:
@@ -181,7 +196,7 @@ class TestCreateNetwork:
         self, database: Database, overlay: Overlay, network: Network, ids: dict[str, str]
     ) -> None:
         overlay.create_network(network, HOST1, soon())
-        switch = {"_uuid": row_uuid("network", NET), "name": NET, "external_ids": note(**ids)}
+        switch = {"_uuid": row_uuid("network", NET), "name": NET, "external_ids": own(**ids)}
         assert database.ours() == {"Logical_Switch": [switch]}
 
     def test_twice_is_once(self, database: Database, overlay: Overlay) -> None:
@@ -223,6 +238,28 @@ class TestCreateNetwork:
             )
         assert len(database.ids()) == 1
 
+    def test_one_of_the_cluster_that_goes_in_this_moment_is_made_again(
+        self, database: Database, connect: Connect
+    ) -> None:
+        """Another host removes it between our look at it and our joining it."""
+        connection = connect(database.server)
+        overlay = Overlay(lambda _: connection)
+        named = [Network(id_, (SUBNET,), options=NetworkOptions(name="foo")) for id_ in (NET, OTHER_NET)]
+        overlay.create_network(named[0], HOST1, soon())
+        whole = database.ours()
+
+        class Slow:
+            remotes = connection.remotes
+
+            def transact(self, *operations: Any, deadline: Deadline) -> list[Any]:
+                if operations[0]["op"] == "wait":
+                    overlay.delete_network(NET, HOST1, soon())
+                return connection.transact(*operations, deadline=deadline)
+
+        slow = Slow()
+        Overlay(lambda _: slow).create_network(named[1], HOST2, soon())  # type: ignore[arg-type,return-value]
+        assert database.ids() == [ids for ids in whole["Logical_Switch"][0].values() if isinstance(ids, dict)]
+
     def test_the_guides_commands_show_it(self, database: Database, overlay: Overlay) -> None:
         overlay.create_network(Network(NET, (SUBNET,)), HOST1, soon())
         ours = row_uuid("network", NET)
@@ -241,7 +278,7 @@ class TestAttachToTheUsersSwitch:
         for name in ("web", web, "web"):
             self.attach(overlay, name, SUBNET)
             (row,) = database.ours()["DHCP_Options"]
-            ids = note(subnet="192.168.1.0/24", gateway_ip="192.168.1.1", **{"ovn-docker:switch": web})
+            ids = attached(web, subnet="192.168.1.0/24", gateway_ip="192.168.1.1")
             assert row == {
                 "_uuid": row_uuid("attached network", NET), "cidr": "192.168.1.0/24", "external_ids": ids
             }  # fmt: skip
@@ -260,7 +297,7 @@ class TestAttachToTheUsersSwitch:
         with pytest.raises(BadRequest, match="2 logical switches are named 'web': give the UUID of one"):
             self.attach(overlay, "web")
         self.attach(overlay, web)
-        assert database.ids("DHCP_Options") == [note(**{"ovn-docker:switch": web})]
+        assert database.ids("DHCP_Options") == [attached(web)]
 
     @pytest.mark.parametrize("column", ["external_ids", "other_config"])
     def test_the_subnet_of_a_switch_is_not_contradicted(
@@ -279,7 +316,7 @@ class TestAttachToTheUsersSwitch:
         undo = f"ovn-nbctl dhcp-options-del {row_uuid('attached network', NET)}"
         with pytest.raises(Conflict, match=undo):
             self.attach(overlay, "db")
-        assert database.ids("DHCP_Options") == [note(**{"ovn-docker:switch": web})]
+        assert database.ids("DHCP_Options") == [attached(web)]
 
     def test_endpoints_are_ports_of_that_switch_and_leave_it_as_it_was(
         self, web: str, northbound: OvsdbServer, overlay: Overlay
@@ -349,6 +386,15 @@ class TestCreateEndpoint:
         overlay.create_endpoint(Endpoint(C1, NET, (), "02:00:00:00:00:01"), HOST1, soon())
         assert database.ports() == {C1: "02:00:00:00:00:01"}
         assert database.claims() == {"02:00:00:00:00:01"}
+
+    @pytest.mark.parametrize("mtu", ["", "many", "\N{SUPERSCRIPT TWO}", "9" * 5000])
+    def test_an_mtu_that_is_none_is_nobody_s_wish(
+        self, database: Database, overlay: Overlay, net: str, mtu: str
+    ) -> None:
+        """Whatever somebody has written there."""
+        ids = own(subnet="192.168.1.0/24", **{"ovn-docker:mtu": mtu})
+        database.server.transact(ovsdb.update("Logical_Switch", ovsdb.is_row(net), external_ids=ids))
+        assert overlay.create_endpoint(endpoint(), HOST1, soon()).mtu is None
 
     def test_tells_the_mtu_of_the_network(self, overlay: Overlay) -> None:
         overlay.create_network(Network(NET, options=NetworkOptions(mtu=1400)), HOST1, soon())
@@ -454,6 +500,27 @@ class TestCreateEndpoint:
         assert database.ports() == {C2: "02:42:c0:a8:01:02 192.168.1.2 fd00:1::2"}
         assert {ids["ovn-docker:endpoint"] for ids in database.ids("DHCP_Options")} == {C2}
 
+    @pytest.mark.parametrize("owned", [True, False])
+    def test_a_claim_that_somebody_has_changed_is_in_nobody_s_way_or_named(
+        self, database: Database, overlay: Overlay, net: str, *, owned: bool
+    ) -> None:
+        overlay.create_endpoint(endpoint(C1), HOST1, soon())
+        ovn_nbctl(database, "lsp-del", C1)
+        left = {"ovn-docker:owner": "overlay"} if owned else {}
+        change = {"op": "update", "table": "DHCP_Options", "row": {"external_ids": ovsdb.encode(left)}}
+        database.server.transact(
+            {
+                **change,
+                "where": [["cidr", "==", "192.168.1.2"], ["external_ids", "includes", ovsdb.encode(note())]],
+            }
+        )
+        if owned:
+            overlay.create_endpoint(endpoint(C2), HOST2, Deadline(2))
+            assert database.ports() == {C2: "02:42:c0:a8:01:02 192.168.1.2"}
+        else:
+            with pytest.raises(Conflict, match=r"192\.168\.1\.2 .*ovn-nbctl dhcp-options-del"):
+                overlay.create_endpoint(endpoint(C2), HOST2, Deadline(2))
+
 
 class TestDeleteEndpoint:
     def test_gives_back_everything(self, database: Database, overlay: Overlay, net: str) -> None:
@@ -534,15 +601,72 @@ class TestDeleteNetwork:
         overlay.delete_network(SWARM_NET, HOST1, soon(), kept=True)
         assert database.ours() == {}
 
+    def test_one_that_swarms_manager_made_is_what_the_nodes_are_told_more_of(
+        self, database: Database, overlay: Overlay
+    ) -> None:
+        """AllocateNetwork has neither --internal nor IPv6 (swarmkit, allocateDriverState)."""
+        overlay.create_network(Network(SWARM_NET, (SUBNET,)), HOST1, soon(), kept=True)
+        before = database.ours()
+        overlay.create_network(Network(SWARM_NET, (SUBNET, SUBNET6), internal=True), HOST2, soon())
+        assert database.ours() == before
+        other = Network(SWARM_NET, (Subnet(ip_network("192.168.2.0/24")),))
+        with pytest.raises(Conflict, match=r"asked for was '192\.168\.2\.0/24'"):
+            overlay.create_network(other, HOST2, soon())
+
+    def test_one_of_the_cluster_is_removed_elsewhere_even_if_we_get_no_further(
+        self, database: Database, connect: Connect
+    ) -> None:
+        """Docker has forgotten it and asks no second time; without the mark it would come back."""
+        connection = connect(database.server)
+        overlay = Overlay(lambda _: connection)
+        for id_, chassis in ((NET, HOST1), (OTHER_NET, HOST2)):
+            overlay.create_network(
+                Network(id_, (SUBNET,), options=NetworkOptions(name="foo")), chassis, soon()
+            )
+
+        class Dying:
+            remotes = connection.remotes
+
+            def transact(self, *operations: Any, deadline: Deadline) -> list[Any]:
+                if NET not in [ids.get("ovn-docker:network") for ids in database.ids("DHCP_Options")]:
+                    raise Unavailable("it has died")
+                return connection.transact(*operations, deadline=deadline)
+
+        dying = Dying()
+        with pytest.raises(Unavailable):
+            Overlay(lambda _: dying).delete_network(NET, HOST1, soon())  # type: ignore[arg-type,return-value]
+        overlay.delete_network(NET, HOST1, soon())
+        shared = SharedNetworks(lambda _: connection)
+        assert [network.removed for network in shared.networks(HOST2, soon())] == [True]
+        overlay.delete_network(OTHER_NET, HOST2, soon())
+        assert database.ids() == []
+
 
 class TestEndpoints:
     def test_are_those_of_this_host(self, overlay: Overlay, net: str) -> None:
         overlay.create_endpoint(endpoint(C1), HOST1, soon())
         overlay.create_endpoint(endpoint(C2, "192.168.1.3/24", mac="02:00:00:00:00:03"), HOST2, soon())
         (found,) = overlay.endpoints(HOST1, soon())
-        assert found == StoredEndpoint(C1, NET, "host1", found.age)
+        assert found == StoredEndpoint(C1, NET, "host1", found.age, "10.0.0.1")
         assert 0 <= found.age < 60
         assert overlay.endpoints(host("host3"), soon()) == []
+
+    def test_are_not_those_of_a_clone_with_the_same_system_id(
+        self, overlay: Overlay, net: str, database: Database, connect: Connect
+    ) -> None:
+        """It would think them left over, and delete them."""
+        overlay.create_endpoint(endpoint(C1), HOST1, soon())
+        clone = replace(HOST1, encap_ips=(ip_address("10.0.0.9"),))
+        assert overlay.endpoints(clone, soon()) == []
+        connection = connect(database.server)
+        leftovers = Leftovers(lambda _: connection)
+        assert leftovers.mine(clone, soon()) == ([], [])
+        (network,), _ = leftovers.mine(HOST1, soon())
+        assert network.id == NET
+        with pytest.raises(AddressInUse) as refused:
+            overlay.create_endpoint(endpoint(C2), clone, soon())
+        assert not clone.made(refused.value.holder.host, refused.value.holder.encap)
+        assert HOST1.made(refused.value.holder.host, refused.value.holder.encap)
 
 
 class TestNorthbound:
@@ -561,6 +685,19 @@ class TestNorthbound:
             assert names == [[NET], [OTHER_NET]]
         finally:
             northbound(at_other).close()
+
+    def test_works_again_after_a_setting_that_was_wrong_and_is_taken_back(
+        self, northbound: OvsdbServer
+    ) -> None:
+        connect = Northbound()
+        before = host("host1", northbound.remote)
+        try:
+            Overlay(connect).create_network(Network(NET), before, soon())
+            with pytest.raises(BadRequest, match="no database address"):
+                connect(host("host1", "10.0.0.1"))
+            Overlay(connect).create_network(Network(OTHER_NET), before, soon())
+        finally:
+            connect(before).close()
 
     def test_without_tls_files_an_ssl_database_is_no_use(self) -> None:
         with pytest.raises(BadRequest, match="ovs-vsctl set-ssl PRIVATE-KEY CERTIFICATE CA-CERT"):

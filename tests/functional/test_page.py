@@ -1,6 +1,6 @@
 """Pictures of clusters in a real browser: the page finds what it is asked for, and how it all looks.
 
-With ``OVN_DOCKER_SCREENSHOTS=DIRECTORY`` the screenshots are kept there, for somebody to look at.
+The screenshots are kept in dist/screenshots, for somebody to look at, or where OVN_DOCKER_SCREENSHOTS says.
 """
 
 import os
@@ -14,9 +14,10 @@ import pytest
 from ovn_docker.view.graph import picture
 from ovn_docker.view.page import page
 from ovn_docker.view.svg import svg
-from unit.clusters import cluster
+from unit.clusters import cloud, cluster
 
 BROWSER = shutil.which("chromium")
+SCREENSHOTS = Path(__file__).parents[2] / "dist" / "screenshots"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not BROWSER, reason="chromium is not installed"),
@@ -53,15 +54,16 @@ def test_search(asked: str, matches: int | None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("containers", [3, 30, 300])
-@pytest.mark.parametrize("kind", ["svg", "html"])
+@pytest.mark.parametrize("kind", ["svg", "html", "cloud.svg"])
 def test_a_screenshot(kind: str, containers: int, tmp_path: Path) -> None:
-    drawn = picture(cluster(3 if containers < 300 else 8, containers, faults=containers > 3))
+    make = cloud if kind.startswith("cloud") else cluster
+    drawn = picture(make(3 if containers < 300 else 8, containers, faults=containers > 3))
     file = tmp_path / f"cluster.{kind}"
     file.write_text(page(drawn) if kind == "html" else svg(drawn))
-    kept = Path(os.environ.get("OVN_DOCKER_SCREENSHOTS", tmp_path))
+    kept = Path(os.environ.get("OVN_DOCKER_SCREENSHOTS", SCREENSHOTS))
     kept.mkdir(parents=True, exist_ok=True)
     image = kept / f"{kind}-{containers}.png"
     size = f"--window-size={drawn.width:.0f},{drawn.height:.0f}"
-    browse(tmp_path, *([size] if kind == "svg" else []), f"--screenshot={image}", f"file://{file}")
+    browse(tmp_path, *([size] if kind.endswith("svg") else []), f"--screenshot={image}", f"file://{file}")
     assert image.read_bytes().startswith(b"\x89PNG")
     assert image.stat().st_size > 20_000, "all of one colour"

@@ -23,9 +23,12 @@ SOURCE = Path(__file__).parents[2]
 UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
 UNDERLAY = ("ovn-docker-underlay.socket", "ovn-docker-underlay.service")
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("systemd-analyze"), reason="systemd-analyze is missing; apt install systemd"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not shutil.which("systemd-analyze"), reason="systemd-analyze is missing; apt install systemd"
+    ),
+]
 
 
 def make(*argv: str) -> None:
@@ -78,8 +81,8 @@ def test_systemd_has_nothing_to_say_against_the_units(tree, units):
 
 @pytest.mark.parametrize("service", [UNITS[1], UNDERLAY[1]])
 def test_the_service_is_well_confined(tree, service):
-    done = installed(tree, f"systemd-analyze security --offline=yes --threshold=25 --no-pager {service}")
-    assert done.returncode == 0, done.stdout + done.stderr  # 2.5 of 10 points of exposure, or less
+    done = installed(tree, f"systemd-analyze security --offline=yes --threshold=19 --no-pager {service}")
+    assert done.returncode == 0, done.stdout + done.stderr  # 1.9 of 10 points of exposure, or less
 
 
 @pytest.mark.parametrize("name", [UNITS[0], UNDERLAY[0]])
@@ -181,7 +184,7 @@ def booted(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mac
         group.rmdir()
 
 
-def wait_until(true, seconds: float = 30) -> None:
+def wait_until(true, seconds: float = 60) -> None:
     """Waits for something that must become true."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -204,6 +207,9 @@ def call(machine: Machine, method: str, **request: Any) -> dict[str, Any]:
     return json.loads(machine.out(sys.executable, "-c", CALL, f"/{method}", json.dumps(request)))
 
 
+SETUP = ("host", "setup", "--central=127.0.0.1", "--encap-ip=127.0.0.1", "--encap-type=geneve")
+
+
 def test_the_machine_boots_and_docker_would_find_the_driver(booted):
     assert booted.out("systemctl", "is-active", *UNITS) == "active\nactive"
     assert booted.out("systemctl", "--failed", "--plain", "--no-legend") == ""
@@ -215,7 +221,7 @@ def test_the_machine_boots_and_docker_would_find_the_driver(booted):
 def test_the_confined_driver_does_its_work(booted):
     said = booted.changes("central", "start", "--address=127.0.0.1")
     assert "set-connection ptcp:6641:127.0.0.1" in said
-    booted.changes("host", "setup", "--central=127.0.0.1", "--encap-ip=127.0.0.1", "--encap-type=geneve")
+    booted.changes(*SETUP)
     assert booted.changes("host", "start") == "nothing to change\n"  # systemd has started it all
     wait_until(lambda: booted.ovn_docker("host", "status").returncode == 0)
 
@@ -232,7 +238,7 @@ def test_the_confined_driver_does_its_work(booted):
         booted, "NetworkDriver.Join", **endpoint, SandboxKey="/run/docker/netns/0123456789ab", Options={}
     )
     assert booted.run("ip", "link", "show", answer["InterfaceName"]["SrcName"]).returncode == 0
-    assert booted.out("ovn-nbctl", "lsp-get-up", "b" * 64) == "up"
+    wait_until(lambda: booted.out("ovn-nbctl", "lsp-get-up", "b" * 64) == "up")  # northd notes it there
     assert call(booted, "NetworkDriver.Leave", **endpoint) == {}
     assert call(booted, "NetworkDriver.DeleteEndpoint", **endpoint) == {}
     assert call(booted, "NetworkDriver.DeleteNetwork", **network) == {}
@@ -249,6 +255,8 @@ def test_a_call_waits_for_a_driver_that_is_down(booted):
 
 
 def test_a_driver_that_is_stopped_leaves_no_socket_behind(booted):
+    booted.changes("central", "start", "--address=127.0.0.1")  # another worker may have had the tests before
+    booted.changes(*SETUP)
     said = booted.changes("host", "stop")
     assert f"$ systemctl stop {' '.join(UNITS)}" in said
     assert "$ systemctl stop ovn-host ovn-controller" in said
@@ -282,7 +290,8 @@ def test_a_login_that_is_missing_is_not_tried_again_and_again(booted):
     wait_until(lambda: booted.run("systemctl", "is-active", UNDERLAY[1]).stdout == "failed\n")
     shown = booted.out("systemctl", "show", "--property=ExecMainStatus,NRestarts", UNDERLAY[1])
     assert set(shown.split()) == {"ExecMainStatus=2", "NRestarts=0"}
-    assert "OS_VIF_ID is not set" in booted.out("journalctl", "--no-pager", "--unit", UNDERLAY[1])
+    journal = ("journalctl", "--no-pager", "--unit", UNDERLAY[1])
+    wait_until(lambda: "OS_VIF_ID is not set" in booted.out(*journal))
     booted.out("systemctl", "stop", *UNDERLAY)
     booted.out("systemctl", "reset-failed", UNITS[1])  # it was started too often for systemd
     booted.out("systemctl", "start", *UNITS)
@@ -312,3 +321,18 @@ def test_the_guard_of_an_interface_outlives_the_login_session(booted):
     moving.wait()
     wait_until(lambda: booted.out("ovs-vsctl", "list-br").split() in ([], ["br-int"]))
     assert "10.7.0.5/24" in booted.out("ip", "address", "show", "dev", "eth0")
+
+
+def test_a_member_of_a_cluster_comes_back_with_systemd(booted):
+    """Debian's units take from their file of options what makes it a member."""
+    pki = ("--directory=/run/pki",)
+    booted.changes("pki", "init", *pki)
+    booted.changes("pki", "central", "db1", "--address=127.0.0.1", *pki)
+    cluster = ("central", "start", "--cluster=127.0.0.1", "--tls=/run/pki/db1", "--rbac")
+    said = booted.changes(*cluster, "--create")
+    assert "$ systemctl start ovn-central" in said
+    booted.out("systemctl", "restart", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
+    wait_until(lambda: booted.ovn_docker("central", "status").returncode == 0)
+    said = booted.ovn_docker("central", "status").stdout
+    assert said.count("leader") == 2
+    assert "hosts are restricted" in said

@@ -12,7 +12,7 @@ from functional.conftest import Connect
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
-from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.host.vswitch import VmBridge, Vswitch
 from ovn_docker.model import (
     Attachment,
     Chassis,
@@ -29,6 +29,7 @@ NET = NetworkId("ad" * 32)
 C1 = EndpointId("c1" * 32)
 C2 = EndpointId("c2" * 32)
 LINK = "odhc1c1c1c1c1c1"
+SANDBOX = "0123456789ab"
 NAMES = {"system_id": "host1", "ovn_nb": "tcp:10.0.0.9:6641", "ovn_encap_ip": "10.0.0.1"}
 
 
@@ -265,6 +266,20 @@ class TestUnplugging:
         here.unplug(C1, soon())
         assert open_vswitch.ports() == {}
 
+    def test_can_come_with_a_look_at_the_settings(self, open_vswitch: OpenVswitch, here: Vswitch) -> None:
+        add_link()
+        plug(here)
+        assert here.chassis(soon(), without=C1) == here.chassis(soon())
+        assert open_vswitch.ports() == {}
+
+    def test_does_not_depend_on_the_settings(self, open_vswitch: OpenVswitch, here: Vswitch) -> None:
+        add_link()
+        plug(here)
+        open_vswitch.set(ovn_nb="tcp:10.0.0.9:6641")
+        with pytest.raises(Unavailable, match="does not have system-id"):
+            here.chassis(soon(), without=C1)
+        assert open_vswitch.ports() == {}
+
     def test_needs_no_ovs_vswitchd(self, open_vswitch: OpenVswitch, here: Vswitch) -> None:
         add_link()
         plug(here)
@@ -277,8 +292,8 @@ class TestEntering:
     def test_notes_the_sandbox(self, open_vswitch: OpenVswitch, here: Vswitch) -> None:
         add_link()
         plug(here)
-        for sandbox in ("0123456789ab", "0123456789ab", "ba9876543210"):
-            here.enter(C1, sandbox, soon())
+        for sandbox in (SANDBOX, SANDBOX, "ba9876543210"):
+            here.enter(C1, sandbox, Deadline(0))
             assert open_vswitch.interface(LINK)["external_ids"]["vm-id"] == sandbox
 
     def test_without_a_port_the_container_must_start_again(
@@ -287,7 +302,7 @@ class TestEntering:
         with pytest.raises(
             NotFound, match="no port for the endpoint c1c1c1c1c1c1; start the container again"
         ):
-            here.enter(C1, "0123456789ab", soon())
+            here.enter(C1, SANDBOX, soon())
 
 
 def ovn_installed(server: OvsdbServer) -> None:
@@ -309,37 +324,43 @@ class TestWaitingForFlows:
         self, plugged: OpenVswitch, here: Vswitch
     ) -> None:
         with ThreadPoolExecutor() as threads:
-            waits = threads.submit(here.installed, C1, soon())
+            waits = threads.submit(here.enter, C1, SANDBOX, soon())
             time.sleep(0.1)
-            here.enter(C1, "0123456789ab", soon())
+            here.chassis(soon())
             assert not waits.done()
             ovn_installed(plugged)
             start = time.monotonic()
-            assert waits.result()
+            assert waits.result() == (None, True)
             assert time.monotonic() - start < 9
 
     def test_is_over_at_once_if_they_are_in(self, plugged: OpenVswitch, here: Vswitch) -> None:
         ovn_installed(plugged)
-        assert here.installed(C1, Deadline(0.5))
+        assert here.enter(C1, SANDBOX, Deadline(5)) == (None, True)
 
-    @pytest.mark.parametrize("unplugged", [False, True])
-    def test_gives_up_in_time_if_they_do_not_come_or_the_port_goes(
-        self, plugged: OpenVswitch, here: Vswitch, unplugged: bool
-    ) -> None:
-        if unplugged:
-            here.unplug(C1, soon())
+    def test_gives_up_in_time_if_they_do_not_come(self, plugged: OpenVswitch, here: Vswitch) -> None:
         start = time.monotonic()
-        assert not here.installed(C1, Deadline(0.3))
+        assert here.enter(C1, SANDBOX, Deadline(0.3)) == (None, False)
         assert 0.25 < time.monotonic() - start < 9
+        assert plugged.interface(LINK)["external_ids"]["vm-id"] == SANDBOX
+
+    def test_ends_when_the_port_goes(self, plugged: OpenVswitch, here: Vswitch) -> None:
+        with ThreadPoolExecutor() as threads:
+            waits = threads.submit(here.enter, C1, SANDBOX, Deadline(50))
+            time.sleep(0.1)
+            start = time.monotonic()
+            here.unplug(C1, soon())
+            with pytest.raises(NotFound, match="no port for the endpoint c1c1c1c1c1c1"):
+                waits.result()
+            assert time.monotonic() - start < 9
 
     def test_outlives_a_restart_of_the_database(self, plugged: OpenVswitch, here: Vswitch) -> None:
         with ThreadPoolExecutor() as threads:
-            waits = threads.submit(here.installed, C1, soon())
+            waits = threads.submit(here.enter, C1, SANDBOX, soon())
             time.sleep(0.1)
             plugged.kill()
             plugged.start()
             ovn_installed(plugged)
-            assert waits.result()
+            assert waits.result() == (None, True)
 
     def test_why_they_are_late(self, plugged: OpenVswitch, here: Vswitch) -> None:
         assert here.why_late(C1, soon()) == "ovn-controller has not installed its flows"
@@ -347,6 +368,19 @@ class TestWaitingForFlows:
         with pytest.raises(OvnDockerError):
             plug(here, Endpoint(C2, NET))
         assert re.match(r"Open vSwitch says: .*No such device", here.why_late(C2, soon()))
+
+
+class TestTheBridgeOfAVm:
+    def test_needs_no_ovn_controller(
+        self, open_vswitch: OpenVswitch, here: Vswitch, connect: Connect
+    ) -> None:
+        add_link()
+        plug(here)
+        bridge = VmBridge(connect(open_vswitch), "br-int", "vif")
+        assert bridge.enter(C1, SANDBOX, soon()) == (None, True)
+        assert open_vswitch.interface(LINK)["external_ids"]["vm-id"] == SANDBOX
+        assert bridge.chassis(soon(), without=C1).system_id == "vif"
+        assert open_vswitch.ports() == {}
 
 
 class TestWhatIsKnown:

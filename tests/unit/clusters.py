@@ -2,6 +2,8 @@
 
 import random
 
+from ovn_docker.view import ml2_ovn
+from ovn_docker.view.cloud import Cloud, CloudNetwork, CloudPort, Group, Machine, Rule
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.snapshot import (
     BindingRow,
@@ -98,5 +100,69 @@ def cluster(hosts: int, containers: int, *, faults: bool = False, names: tuple[s
                       for n, name in enumerate(system_ids, start=1)),
                 tuple(bindings), {},
             ),
+        )
+    )  # fmt: skip
+
+
+DEFAULT = Group(
+    "default-id", "default", True,
+    (Rule("out4", "egress", 4), Rule("out6", "egress", 6), Rule("in4", "ingress", 4, group="default-id")),
+)  # fmt: skip
+
+
+def cloud(vms: int, containers: int, *, faults: bool = False) -> Cluster:
+    """In virtual machines, as seen from vm1, which has Docker and the port of every fourth container.
+
+    With *faults* the last VM is down, and some containers are no subports.
+    """
+    chance = random.Random(vms * 1000 + containers)
+    machines = {
+        f"vif{n}": Machine(f"vif{n}", f"vm{n}", f"172.31.0.{n}",
+                           "DOWN" if faults and n == vms else "ACTIVE", True, f"trunk{n}")
+        for n in range(1, vms + 1)
+    }  # fmt: skip
+    networks = {
+        f"net{n}": CloudNetwork(f"net{n}", name, True, 1442, (f"10.10.{n}.0/24",), (f"{n:048x}",))
+        for n, (name, _) in enumerate(NETWORKS[:3])
+    }
+    docker, interfaces, links, ports = [], [], [], []
+    for number in range(containers):
+        n, vm = number % len(networks), f"vif{number // 3 % vms + 1}"
+        address, id_ = f"10.10.{n}.{number // 3 + 2}", f"{chance.getrandbits(256):064x}"
+        mac = f"fa:16:3e:00:{number // 256:02x}:{number % 256:02x}"
+        vlan = None if faults and number % 31 == 9 else number // (3 * vms) * 3 + number % 3 + 1
+        status = "ACTIVE" if vlan else "DOWN"
+        ports.append(
+            CloudPort(f"port{number}", id_, status, vlan, mac, True, ("default-id",), vlan is not None, vm,
+                      f"net{n}", True, (address,))
+        )  # fmt: skip
+        if vm == "vif1":
+            name = WORDS[number % len(WORDS)] + (f"-{number // len(WORDS)}" if number >= len(WORDS) else "")
+            docker.append(DockerEndpoint(id_, f"{n:048x}{n:016x}", "", name, "running", (address,), mac))
+            ids = {**OURS, "ovn-docker:endpoint": id_}
+            interfaces.append(Interface(f"odh{id_[:12]}", "breth0", ofport=number, tag=vlan, ids=ids))
+            links.append(Link(f"odh{id_[:12]}", 1442, up=True, carrier=True, joined=True))
+    seen = Cloud("vif1", "", "fa:16:3e:ff:ff:01", "ACTIVE", True, tuple(ports), 7, 500, networks, machines,
+                 {DEFAULT.id: DEFAULT})  # fmt: skip
+    ids = [f"{n:048x}{n:016x}" for n in range(len(networks))]
+    return Cluster(
+        Snapshot(
+            taken=1.76e9,
+            host="vm1",
+            scope=Scope.CLUSTER,
+            processes=(),
+            links=tuple(links),
+            engine=Engine(
+                "26.1.5", False, False,
+                tuple(DockerNetwork(id_, NETWORKS[n][0], "openvswitch", "openvswitch", False,
+                                    (f"10.10.{n}.0/24",), ()) for n, id_ in enumerate(ids)),
+                tuple(docker),
+            ),
+            vswitch=Vswitch("3.1.0", {"system-id": "x"}, (), (), (Bridge("breth0", "system", ""),),
+                            tuple(interfaces)),
+            northbound=ml2_ovn.northbound(seen, ids),
+            southbound=ml2_ovn.southbound(seen),
+            vif="vif1",
+            cloud=seen,
         )
     )  # fmt: skip

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,8 @@ def test_every_command_that_looks_has_examples_exit_codes_and_json(capsys, comma
         (("host", "setup", "--central", "1.2.3"), ["'1.2.3' is not an IP address"]),
         (("host", "setup", "--central", "1.2.3.4,"), ["'' is not an IP address"]),
         (("host", "setup", "--encap-type", "gre"), ["'gre'", "geneve", "vxlan", "stt"]),
+        (("tcpdump", "--count", "0", "web"), ["--count: '0' is no number of packets: give one from 1 on"]),
+        (("tcpdump",), ["required: CONTAINER (see", "ovn-docker tcpdump --help"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(capsys, argv, words):
@@ -85,6 +88,39 @@ def test_errors_are_one_line_and_their_exit_code(capsys, monkeypatch, error, cod
 
     monkeypatch.setattr(central, "status", fail)
     assert call(capsys, "central", "status") == (code, "", f"ovn-docker: {error}\n")
+
+
+PRINTS = """
+import sys
+from ovn_docker.cli import ls, main
+ls.run = lambda args: print("\u65e5" * 10000) or 1
+sys.exit(main.main(["ls"]))
+"""
+
+
+def test_output_that_nobody_reads_any_more_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    for argv in (("-m", "ovn_docker.cli.main", "--help"), ("-c", PRINTS)):
+        done = subprocess.run([sys.executable, *argv], stdout=write, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr) == (141, b"")
+    os.close(write)
+
+
+def test_a_full_disk_is_one_line():
+    argv = [sys.executable, "-c", PRINTS]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, check=False)
+    line = b"ovn-docker: cannot write the output: No space left on device; make room for it\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_a_locale_without_the_letters_of_a_name_gets_their_numbers():
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTS],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (1, "\\u65e5" * 10000 + "\n", "")
 
 
 def test_help_imports_no_command_and_no_third_party_package():
@@ -125,10 +161,10 @@ def test_addresses_in_connection_methods():
 
 def test_tls_needs_all_three_files(tmp_path):
     pem = tmp_path / "a.pem"
-    pem.touch()
+    pem.touch(mode=0o600)
 
     def files(**given):
-        names = dict.fromkeys(arguments.TlsFiles._fields) | given
+        names = dict.fromkeys((*arguments.TlsFiles._fields, "tls")) | given
         return arguments.tls_files(argparse.Namespace(**names))
 
     assert files() is None
@@ -136,6 +172,16 @@ def test_tls_needs_all_three_files(tmp_path):
         files(private_key=str(pem))
     with pytest.raises(BadRequest, match=r"--ca-cert /nosuch\.pem is not a readable file"):
         files(private_key=str(pem), certificate=str(pem), ca_cert="/nosuch.pem")
+    with pytest.raises(BadRequest, match="give either --tls DIRECTORY or the three files"):
+        files(private_key=str(pem), tls=str(tmp_path))
+    with pytest.raises(BadRequest, match=r"--tls /.*/key\.pem is not a readable file"):
+        files(tls=str(tmp_path))
+    for name in arguments.TLS_DIRECTORY:
+        pem.with_name(name).touch(mode=0o600)
+    assert files(tls=str(tmp_path)) == tuple(str(tmp_path / name) for name in arguments.TLS_DIRECTORY)
+    (tmp_path / "key.pem").chmod(0o644)
+    with pytest.raises(BadRequest, match="has mode 0644, others can get at it"):
+        files(tls=str(tmp_path))
     assert files(private_key=str(pem), certificate=str(pem), ca_cert=str(pem)) == (str(pem),) * 3
 
 

@@ -1,10 +1,16 @@
 """What dockerd is set to, by what it was started with: a cluster store, name servers."""
 
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ovn_docker.host.engine import dockerd_setting, has_cluster_store
+from ovn_docker.errors import Unavailable
+from ovn_docker.host.engine import Engine, dockerd_setting, has_cluster_store
 
 
 @pytest.fixture
@@ -62,7 +68,14 @@ def test_its_configuration_may_be_elsewhere(proc: Path, how: str) -> None:
     assert has_cluster_store(proc, NONE)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"cluster-store"', '{"cluster-advertise": "eth0"}', "\0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '"cluster-store"', '{"cluster-advertise": "eth0"}', "\0"),
+        *('{"cluster-store": ""}', '{"cluster-store": null}', '{"cluster-store":' * 100_000),
+    ],
+    ids=lambda text: text[:24],
+)
 def test_a_configuration_that_says_nothing_of_it_or_cannot_be_read_is_none(proc: Path, text: str) -> None:
     process(proc, 700, "dockerd", "/usr/bin/dockerd")
     assert not has_cluster_store(proc, config(proc, text))
@@ -89,3 +102,57 @@ def test_a_setting_may_be_a_list_in_the_configuration(proc: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"dns": null}', '{"dns": 5}'])
 def test_a_configuration_that_makes_no_sense_is_dockerds_to_refuse(proc: Path, text: str) -> None:
     assert all(isinstance(server, str) for server in dockerd_setting("dns", proc, config(proc, text)))
+
+
+Answers = Callable[..., Engine]
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Iterator[Answers]:
+    """Makes an engine that answers the one question after the other."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "docker.sock"))
+    listener.listen()
+
+    def make(*given: Any) -> Engine:
+        def serve() -> None:
+            for answer in given:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    body = json.dumps(answer).encode()
+                    head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+                    connection.sendall(head.encode() + body)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return Engine(tmp_path / "docker.sock")
+
+    yield make
+    listener.close()
+
+
+BUILT_IN = [{"Id": "b0", "Name": "bridge"}, {"Id": "a0", "Name": "host"}, {"Id": "90", "Name": "none"}]
+
+
+def container(**networks: dict[str, str]) -> dict[str, Any]:
+    return {"Id": "c0", "NetworkSettings": {"Networks": networks}}
+
+
+def test_what_it_has_are_endpoints_of_containers_that_run_and_all_networks(answers: Answers) -> None:
+    starting = container(foo={"EndpointID": "", "NetworkID": "f0"})
+    running = container(bar={"EndpointID": "e1", "NetworkID": "f1"})
+    engine = answers([starting, running, {"Id": "c2"}], [*BUILT_IN, {"Id": "f2", "Name": "baz"}])
+    assert engine.inventory() == ({"e1"}, {"f0", "f1", "f2", "b0", "a0", "90"})
+
+
+@pytest.mark.parametrize(
+    "networks", [[], BUILT_IN[:1], None, {"message": "no"}, [{"Id": "f0"}, *BUILT_IN], ["x"]]
+)
+def test_a_list_of_networks_that_is_not_whole_is_none(answers: Answers, networks: Any) -> None:
+    with pytest.raises(Unavailable, match=r"docker\.sock does not"):
+        answers([], networks).inventory()
+
+
+def test_without_it_nothing_is_known(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="Docker does not answer"):
+        Engine(tmp_path / "nothing.sock").inventory()

@@ -1,6 +1,8 @@
 """Pictures of clusters: everything is in its place, nothing on top of something else, names are text."""
 
+import os
 import re
+from dataclasses import replace
 from itertools import combinations
 from xml.etree import ElementTree as ET
 
@@ -8,11 +10,12 @@ import pytest
 
 from ovn_docker.cli.graph import format_of, write
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.dot import dot
 from ovn_docker.view.graph import Box, Picture, State, picture
 from ovn_docker.view.page import page
 from ovn_docker.view.svg import svg
-from unit.clusters import NETWORKS, cluster
+from unit.clusters import NETWORKS, cloud, cluster
 
 SIZES = [(1, 0), (1, 4), (3, 3), (3, 14), (4, 30), (3, 300), (10, 300), (24, 120)]
 NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -73,6 +76,18 @@ def test_a_shared_network_is_one_lane_across_the_hosts_and_a_hosts_own_is_in_its
     assert sorted(cell.network.name for cell in drawn.cells if cell.heading) == ["build", "lab"]
 
 
+def test_hosts_of_one_name_are_told_apart() -> None:
+    seen = cluster(3, 14)
+    assert seen.snapshot.southbound
+    chassis = tuple(replace(row, hostname="debian") for row in seen.snapshot.southbound.chassis)
+    same = Cluster(replace(seen.snapshot, southbound=replace(seen.snapshot.southbound, chassis=chassis)))
+    drawn = picture(same)
+    assert [card.host.name for card in drawn.cards] == ["host1", "host2", "host3"]
+    assert [card.host.here for card in drawn.cards] == [True, False, False]
+    assert len(drawn.tiles) == 14
+    assert dot(drawn).count("subgraph cluster_") == 3
+
+
 def test_few_hosts_stand_side_by_side_and_many_fill_a_screen() -> None:
     assert len(picture(cluster(3, 14)).rails) == 1
     many = picture(cluster(24, 300))
@@ -92,6 +107,23 @@ def test_what_does_not_fit_is_marked_where_it_is_and_said_below() -> None:
         assert "no host has claimed it" in ill.faults[number - 1]
     assert ill.faults[0] == "tunnel to host3 (10.0.0.3): BFD down"
     assert "3 differences" in svg(ill)
+
+
+@pytest.mark.parametrize(("vms", "containers"), [(1, 3), (3, 30), (8, 300)])
+def test_in_a_cloud_virtual_machines_hang_on_their_trunks(vms: int, containers: int) -> None:
+    drawn = picture(cloud(vms, containers))
+    assert [card.host.name for card in drawn.cards] == [f"vm{n}" for n in range(1, vms + 1)]
+    assert len(drawn.tiles) == containers
+    assert {tile.state for tile in drawn.tiles} == {State.UP}
+    said = texts(svg(drawn))
+    assert sum("is ACTIVE" in text for text in said) == vms
+    assert "all sides agree" in said
+    assert not any(word in text for text in said for word in ("tunnel", "OVN", "northbound"))
+    if vms > 1:
+        ill = picture(cloud(vms, containers, faults=True))
+        assert "port vif" + f"{vms} is DOWN" in texts(svg(ill))
+        assert ill.faults[0] == f"VM vm{vms}: its port vif{vms} is DOWN in Neutron"
+        assert any("is no subport of the trunk of vm" in fault for fault in ill.faults)
 
 
 def texts(file: str) -> list[str]:
@@ -161,6 +193,20 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path) -> None:
     with pytest.raises(OvnDockerError, match=r"cannot write .*/none/a.svg: No such file or directory; name"):
         write("picture", tmp_path / "none" / "a.svg")
     assert [path.name for path in tmp_path.iterdir()] == ["a.svg"]
+
+
+def test_a_device_and_a_link_are_written_to_and_stay_what_they_are(tmp_path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link.svg"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    write("picture", pipe)
+    assert pipe.is_fifo()
+    assert os.read(reader, 100) == b"picture"
+    os.close(reader)
+    link.symlink_to(tmp_path / "a.svg")
+    write("picture", link)
+    assert (tmp_path / "a.svg").read_text() == "picture"
+    assert link.is_symlink()
 
 
 def test_layouts_are_the_same_for_the_same_cluster() -> None:

@@ -132,9 +132,12 @@ def test_without_a_project_all_its_names_are_told() -> None:
         openrc.login(given)
 
 
-@pytest.mark.parametrize("vif", ["", "eth0", "e798c371"])
-def test_without_the_vms_port_it_is_told_where_to_find_it(vif: str) -> None:
-    with pytest.raises(BadRequest, match="openstack port list --mac-address"):
+@pytest.mark.parametrize(
+    ("vif", "what"),
+    [("", "is not set"), ("eth0", "'eth0' is no UUID"), ("e798c371", "'e798c371' is no UUID")],
+)
+def test_without_the_vms_port_it_is_told_where_to_find_it(vif: str, what: str) -> None:
+    with pytest.raises(BadRequest, match=rf"^OS_VIF_ID {what}: .*openstack port list --mac-address"):
         openrc.vif(GUIDE | {"OS_VIF_ID": vif})
 
 

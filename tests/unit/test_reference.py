@@ -35,6 +35,15 @@ def test_the_reference_has_every_command_setting_and_metric() -> None:
     assert all(f"| `{metric.name}` | {metric.kind} |" in text for metric in METRICS)
 
 
+def test_a_synopsis_has_what_an_option_may_be() -> None:
+    synopses = {command.name: command.synopsis for command in tool().all()}
+    assert " [--rbac|--no-rbac] " in synopses["ovn-docker central start"]
+    assert " [--tls [DIR]] " in synopses["ovn-docker host setup"]
+    assert synopses["ovn-docker graph"].endswith(" [--output FILE]")
+    arguments = [argument for command in tool().all() for argument in command.arguments]
+    assert all(argument.help for argument in arguments)
+
+
 def test_every_command_says_what_it_does_and_has_an_example() -> None:
     found = list(tool().all())
     assert {command.words[1] for command in found if len(command.words) > 1} == COMMANDS.keys()

@@ -65,6 +65,17 @@ def test_what_cannot_be_is_refused_with_what_can(name: str, text: str, message: 
     assert str(refused.value) == message
 
 
+@pytest.mark.parametrize(
+    "text", ["9476", "localhost:9476", "127.0.0.1:0", "127.0.0.1:65536", "::1:9476", "[::1]"]
+)
+def test_metrics_are_at_an_address_and_a_port(text: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        settings.read(Settings, {"metrics": text}, {})
+    assert str(refused.value).startswith(
+        f"--metrics={text!r} is not valid: give an address and a port, such as 127.0.0.1:9476"
+    )
+
+
 def test_of_a_bad_variable_the_name_is_told() -> None:
     with pytest.raises(BadRequest, match="OVN_DOCKER_SCOPE='swarm' is not valid"):
         settings.read(Settings, {}, {"OVN_DOCKER_SCOPE": "swarm"})

@@ -1,10 +1,14 @@
 """What ovn-trace and ofproto/trace print, as read, and the way that is made of it."""
 
+from dataclasses import replace
+
 import pytest
 
+from ovn_docker.cli.trace import apart
 from ovn_docker.errors import BadRequest
 from ovn_docker.view import trace
-from ovn_docker.view.cluster import Endpoint
+from ovn_docker.view.cluster import Cluster, Endpoint
+from unit.clusters import cluster
 
 DROPPED_BY_ACL = """\
 ingress(dp="foo", inport="aa")
@@ -76,6 +80,18 @@ def test_what_open_vswitch_does_is_read() -> None:
     assert not trace.read_physical(first + "Datapath actions: 4\n").dropped
 
 
+def test_what_ovn_controller_looks_into_is_not_dropped() -> None:
+    asked = SPOOFED.replace("    drop\n", "    controller(userdata=00.00.00.06.00.00.00.64,pause)\n")
+    assert not trace.read_physical(asked).dropped
+    answered = SPOOFED.replace("    drop\n", "    controller(userdata=00.00.00.06.00.00.00.64)\n")
+    assert trace.read_physical(answered).dropped
+
+
+def test_a_tunnel_that_was_silent_is_not_taken_for_a_drop() -> None:
+    said = "     -> neighbor cache miss for 172.31.1.2 on bridge breth1, sending ARP request\n"
+    assert not trace.read_physical(SPOOFED.replace("    drop\n", "    output:1\n" + said)).dropped
+
+
 @pytest.mark.parametrize(("text", "protocol", "port"), [("icmp", "icmp", 0), ("tcp/5432", "tcp", 5432)])
 def test_packets(text: str, protocol: str, port: int) -> None:
     assert trace.packet(text) == trace.Packet(protocol, port)
@@ -96,8 +112,9 @@ def test_a_packet_in_the_words_of_both_tools() -> None:
     )
     assert trace.openflow(packet, B, A, reply=True) == (
         "in_port=odhbbbbbbbbbbbb,tcp,dl_src=02:42:0a:01:00:03,dl_dst=02:42:0a:01:00:02,nw_src=10.1.0.3,"
-        "nw_dst=10.1.0.2,nw_ttl=64,tp_dst=40000,tp_src=5432"
+        "nw_dst=10.1.0.2,nw_ttl=64,tcp_dst=40000,tcp_src=5432"
     )
+    assert trace.openflow(trace.packet("udp/53"), A, B, reply=False).endswith(",udp_src=40000,udp_dst=53")
 
 
 def test_the_ip_version_is_one_that_both_have() -> None:
@@ -109,5 +126,50 @@ def test_the_ip_version_is_one_that_both_have() -> None:
 
 def test_the_network_is_one_that_both_are_on() -> None:
     other = end("dd" * 32, "02:00:00:00:00:01", "10.2.0.2", network="bar", switch="t")
+    other = replace(other, container=A.container)
     assert trace.on_one_network((A, other), (B,)) == (A, B)
     assert trace.on_one_network((other,), (B,)) is None
+
+
+def test_a_container_has_no_way_to_itself() -> None:
+    with pytest.raises(BadRequest, match="one container: name another one"):
+        trace.on_one_network((A,), (A,))
+
+
+def test_an_address_of_two_containers_is_none_of_a_way() -> None:
+    twin = replace(B, addresses=A.addresses, network="bar", switch="t")
+    with pytest.raises(BadRequest, match=f"that may be {A.container} or {B.container}: name one of them"):
+        trace.on_one_network((A, twin), (SIX,))
+
+
+def test_a_name_goes_before_the_beginning_of_an_id() -> None:
+    seen = cluster(1, 20)
+    first, *others = seen.endpoints
+    northbound, engine = seen.snapshot.northbound, seen.snapshot.engine
+    assert northbound
+    assert engine
+    named = tuple(replace(e, name=first.id[:4]) if e.id == others[0].id else e for e in engine.endpoints)
+    again = Cluster(replace(seen.snapshot, engine=replace(engine, endpoints=named)))
+    assert [end.id for end in again.find(first.id[:4])] == [others[0].id]
+    assert [end.id for end in again.find(first.id[:6])] == [first.id]
+
+
+def on(container: str, network: str, host: str, cluster: Cluster) -> Endpoint:
+    (switch,) = (one.switch for one in cluster.networks if one.name == network)
+    end_ = end(container, "02:42:0a:01:00:09", "10.1.0.9", network=network, switch=switch)
+    return replace(end_, host=host, here=host == "host1")
+
+
+def test_what_connects_two_containers_is_a_command_that_works_where_it_is_to_be_typed() -> None:
+    seen = cluster(2, 20)  # build is on host2 alone, lab on host1
+    web, db = on("web", "shop", "host1", seen), on("db", "build", "host2", seen)
+
+    def said(source: Endpoint, target: Endpoint) -> str:
+        return apart(seen, (source,), (target,), trace.packet("icmp")).hops[0].what
+
+    assert said(web, db).endswith("; connect one: docker network connect shop db, on host2")
+    assert said(db, web).endswith("; connect one: docker network connect shop db, on host2")
+    alone = on("web", "lab", "host1", seen)
+    assert said(alone, db).endswith("; connect both with a network that host1 and host2 have")
+    same = replace(db, network="lab")
+    assert said(alone, same).startswith("web is on lab of host1, db on another network lab of host2, and ")

@@ -8,13 +8,14 @@ import re
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from typing import Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ovn_docker.errors import Conflict, OvnDockerError, TimedOut
+from ovn_docker.errors import Conflict, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.metrics import Tally, Unrecorded
 from ovn_docker.model import (
     Endpoint,
     EndpointId,
@@ -30,7 +31,7 @@ from ovn_docker.model import (
 )
 from ovn_docker.options import OPTIONS, NetworkOptions
 from ovn_docker.plugin import server
-from ovn_docker.plugin.wire import METHODS, Plugin
+from ovn_docker.plugin.wire import METHODS, Plugin, answer, decode
 from recordings.requests import DOCKER, EP, GENERIC, NET, POOL, RECORDINGS, almost_right, broken, with_pool
 
 ID = re.compile(r"[0-9A-Za-z]{1,64}")
@@ -120,8 +121,10 @@ class Docker:
 
     def __init__(self, scope: Literal["local", "global"] = "local") -> None:
         self.driver = Ledger()
-        self.tally = server.Tally()
-        self._app = server.application(Plugin(self.driver, self.driver, lambda: scope), self.tally)
+        self.tally = Tally(Unrecorded())
+        self.suspected: list[None] = []
+        plugin = Plugin(self.driver, self.driver, lambda: scope, suspect=lambda: self.suspected.append(None))
+        self._app = server.application(plugin, self.tally)
 
     def raw(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, Any]]:
         heard: list[Any] = []
@@ -157,6 +160,28 @@ class Docker:
 @pytest.fixture
 def docker() -> Docker:
     return Docker()
+
+
+class Away(Ledger):
+    """The database of an IPAM driver that cannot be reached."""
+
+    def release_pool(self, pool: PoolId) -> None:
+        raise Unavailable("away")
+
+    def release_address(self, pool: PoolId, address: IpAddress) -> None:
+        raise Unavailable("away")
+
+
+@pytest.mark.parametrize("method", ["ReleasePool", "ReleaseAddress"])
+def test_what_cannot_be_taken_back_is_looked_for_later(method: str) -> None:
+    """Docker does not give it back again."""
+    suspected: list[None] = []
+    plugin = Plugin(Away(), Away(), suspect=lambda: suspected.append(None))
+    body = json.dumps({"PoolID": str(uuid4()), "Address": "10.3.0.2"}).encode()
+    path = f"/IpamDriver.{method}"
+    with pytest.raises(Unavailable):
+        answer(plugin, path, decode(path, body))
+    assert suspected == [None]
 
 
 # What real Docker engines sent
@@ -514,6 +539,7 @@ def test_retry_with_an_empty_body_is_never_taken_for_a_request(method: str, dock
     status, answer = docker.raw(method, b"")
     assert status == 400
     assert answer["Err"].startswith("empty request (retry of a broken call)")
+    assert docker.suspected == [None]  # it may have been a DeleteEndpoint, which nobody repeats
 
 
 def test_too_large_a_request(docker: Docker) -> None:
@@ -656,7 +682,7 @@ def test_hostile_request(sent: tuple[str, Any]) -> None:
     check(sent[0], json.dumps(sent[1]).encode())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(broken())
 @example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"a","Options":{"x":' + b"[" * 100_000))
 @example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"\\ud800"}'))

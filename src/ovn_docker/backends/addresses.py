@@ -26,22 +26,22 @@ from ovn_docker.backends.northbound import (
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Database, Operation, OperationError, Reference, has, is_row, require
+from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require, require_none
 from ovn_docker.model import Chassis, IpAddress, IpNetwork, Network, NetworkId, Pool, PoolId, row_uuid
 
 POOL = "ovn-docker:pool"
-_SUBNET = "ovn-docker:subnet"
+SUBNET = "ovn-docker:subnet"
 _PART = "ovn-docker:part"
 _RESERVED = "ovn-docker:reserved "
 """A pool's external_ids have a key of this prefix for each address that no container may have."""
-_STATE = "ovn-docker:state"
-_RELEASED = "ovn-docker:released"
+STATE = "ovn-docker:state"
+RELEASED = "ovn-docker:released"
 
 _CLAIM = "ovn-docker:claim"
 """A word of its own for every claim of an address: tells one that was sent twice from another one."""
 
-_UNUSED = 600.0
-"""Seconds after which a pool without a network, or a lease without an endpoint, is nobody's."""
+_MAKING = 2.0
+"""Seconds that Docker has, many times what it needs, from the pool to the network that it is for."""
 
 _FORGET = 60.0
 """Seconds after which nobody asks when an address was released: the row goes."""
@@ -56,25 +56,33 @@ class Addresses:
         self._released: deque[tuple[float, Operation]] = deque()
 
     def add_pool(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
-        """Store a pool that no network has yet."""
+        """Store a pool that no network has yet.
+
+        Docker does not tell which pool a network is for (see bind), so that of another network of this host
+        with the same subnet, which is being made, is waited for: until it is bound, or seems abandoned.
+        """
         ids = {
             **OURS,
             HOST: chassis.system_id,
             POOL: pool.id,
-            _SUBNET: str(pool.subnet),
-            _STATE: "free",
+            SUBNET: str(pool.subnet),
+            STATE: "free",
             CREATED: str(time.time_ns()),
         }
         if pool.part is not None:
             ids[_PART] = str(pool.part)
-        try:
-            self._connect(chassis).transact(
-                ovsdb.insert("DHCP_Options", pool.id, cidr=str(pool.subnet), external_ids=ids),
-                deadline=deadline,
-            )
-        except OperationError as error:
-            if error.error != "duplicate uuid":
-                raise
+        alike = has("external_ids", {key: ids[key] for key in (OWNER, HOST, SUBNET, STATE)})
+        alone = require_none("DHCP_Options", alike, wait=deadline.left(at_most=_MAKING))
+        made = ovsdb.insert("DHCP_Options", pool.id, cidr=str(pool.subnet), external_ids=ids)
+        for operations in ([alone, made], [made]):
+            try:
+                self._connect(chassis).transact(*operations, deadline=deadline)
+            except OperationError as error:
+                if error.error == "timed out":
+                    continue
+                if error.error != "duplicate uuid":
+                    raise
+            return
 
     def pool(self, pool: PoolId, chassis: Chassis, deadline: Deadline) -> Pool:
         """A stored pool. Raises NotFound."""
@@ -84,7 +92,7 @@ class Addresses:
             deadline=deadline,
         )
         ids = rows[0]["external_ids"] if rows else {}
-        if _SUBNET not in ids:
+        if SUBNET not in ids:
             raise NotFound(
                 f"pool {pool} is not in the northbound database at {','.join(database.remotes)}: it was "
                 "deleted there or made with another one; remove its network and create it again"
@@ -94,7 +102,7 @@ class Addresses:
             ip_address(key.removeprefix(_RESERVED)) for key in ids if key.startswith(_RESERVED)
         )
         network = NetworkId(ids[NETWORK]) if NETWORK in ids else None
-        return Pool(pool, ip_network(ids[_SUBNET]), part, ids.get(SWITCH), network, reserved)
+        return Pool(pool, ip_network(ids[SUBNET]), part, ids.get(SWITCH), network, reserved)
 
     def remove_pool(self, pool: PoolId, chassis: Chassis, deadline: Deadline) -> None:
         """Forget a pool with its leases. A search through the table: docker network rm only."""
@@ -144,13 +152,13 @@ class Addresses:
             POOL: pool.id,
             SWITCH: switch,
             NETWORK: pool.network or "",
-            _STATE: "leased",
+            STATE: "leased",
             _CLAIM: str(uuid4()),
             CREATED: str(int(time.time())),
         }
         lease = ovsdb.insert("DHCP_Options", row, cidr=str(address), external_ids=ids)
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
-        released = require("DHCP_Options", row, has("external_ids", {_STATE: "released"}))
+        released = require("DHCP_Options", row, has("external_ids", {STATE: "released"}))
         claimed = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
         for operations in ([lease], [released, again], [claimed]):
             try:
@@ -171,8 +179,8 @@ class Addresses:
         )
         for ids in (row["external_ids"] for row in rows):
             row = _lease(ids.get(SWITCH, ""), address)
-            mine = has("external_ids", {POOL: pool, _STATE: "leased"})
-            released = {_STATE: "released", _RELEASED: f"{time.time():.3f}"}
+            mine = has("external_ids", {POOL: pool, STATE: "leased"})
+            released = {STATE: "released", RELEASED: f"{time.time():.3f}"}
             kept = {key: ids[key] for key in (OWNER, POOL, SWITCH, NETWORK) if key in ids}
             unmark = [["external_ids", "delete", [f"{_RESERVED}{address}"]]]
             database.transact(
@@ -185,39 +193,11 @@ class Addresses:
             with self._lock:
                 self._released.append((time.monotonic() + _FORGET, forget))
 
-    def clear_orphans(self, chassis: Chassis, deadline: Deadline) -> None:
-        """Release what this host leased, and forget pools it asked for, without ever using them.
-
-        Docker gives back what it does not need, unless it dies in the middle. A search through the table.
-        """
-        database = self._connect(chassis)
-        found = database.transact(
-            *(
-                ovsdb.select(
-                    "DHCP_Options",
-                    has("external_ids", {**OURS, HOST: chassis.system_id, _STATE: state}),
-                    columns=["_uuid", "_version", "cidr", "external_ids"],
-                )
-                for state in ("leased", "free")
-            ),
-            deadline=deadline,
-        )
-        for row in (row for rows in found for row in rows):
-            if _age(row["external_ids"]) > _UNUSED:
-                claim = claim_row(row["external_ids"].get(SWITCH, ""), row["cidr"])
-                unchanged = ["_version", "==", ovsdb.encode(Reference(row["_version"]))]
-                with contextlib.suppress(OperationError):  # it is in use after all
-                    database.transact(
-                        ovsdb.require_none("DHCP_Options", is_row(claim)),
-                        ovsdb.delete("DHCP_Options", is_row(row["_uuid"]), unchanged),
-                        deadline=deadline,
-                    )
-
     def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
         """Subnets of all networks and pools. Reads all switches: only for a pool that is picked."""
         pools = [
             ovsdb.select(
-                "DHCP_Options", has("external_ids", {**OURS, _STATE: state}), columns=["external_ids"]
+                "DHCP_Options", has("external_ids", {**OURS, STATE: state}), columns=["external_ids"]
             )
             for state in ("free", "bound")
         ]
@@ -231,7 +211,7 @@ class Addresses:
             for rows in found
             for row in rows
             for ids in row.values()
-            for key in ("subnet", "subnet6", _SUBNET)
+            for key in ("subnet", "subnet6", SUBNET)
         }
         subnets = []
         for text in texts:
@@ -275,8 +255,8 @@ def bind(
     for subnet in network.subnets:
         if not subnet.ours:
             continue
-        fresh = {**OURS, HOST: chassis.system_id, _SUBNET: str(subnet.pool), _STATE: "free"}
-        mine = {**OURS, NETWORK: network.id, _SUBNET: str(subnet.pool), _STATE: "bound"}
+        fresh = {**OURS, HOST: chassis.system_id, SUBNET: str(subnet.pool), STATE: "free"}
+        mine = {**OURS, NETWORK: network.id, SUBNET: str(subnet.pool), STATE: "bound"}
         rows, bound_before = database.transact(
             ovsdb.select("DHCP_Options", has("external_ids", fresh), columns=["_uuid", "external_ids"]),
             ovsdb.select("DHCP_Options", has("external_ids", mine), columns=["_uuid"]),
@@ -287,13 +267,13 @@ def bind(
         if not rows:
             raise Conflict(f"nobody asked for a pool {subnet.pool} before; create the network again")
         pool = max(rows, key=lambda row: (row["external_ids"].get(CREATED, ""), row["_uuid"]))
-        bound = {_STATE: "bound", SWITCH: switch, NETWORK: network.id}
+        bound = {STATE: "bound", SWITCH: switch, NETWORK: network.id}
         operations += [
             require("DHCP_Options", pool["_uuid"], has("external_ids", fresh)),
             ovsdb.mutate(
                 "DHCP_Options",
                 is_row(pool["_uuid"]),
-                mutations=[["external_ids", "delete", [_STATE]], ["external_ids", "insert", bound]],
+                mutations=[["external_ids", "delete", [STATE]], ["external_ids", "insert", bound]],
             ),
         ]
     return operations
@@ -303,17 +283,10 @@ def _lease(switch: str, address: IpAddress) -> str:
     return row_uuid("lease", switch, str(address))
 
 
-def _age(ids: dict[str, str]) -> float:
-    """Seconds since a lease or a pool was made; pools count in nanoseconds."""
-    text = ids.get(CREATED, "")
-    created = int(text) if text.isdigit() else 0
-    return time.time() - (created / 1e9 if created > 1e15 else created)
-
-
 def _rested(ids: dict[str, str], rest: float) -> bool:
-    if ids.get(_STATE) != "released":
+    if ids.get(STATE) != "released":
         return False
     with contextlib.suppress(ValueError):
         # By the clock of another host, perhaps: what is far in the future says nothing.
-        return abs(time.time() - float(ids.get(_RELEASED, ""))) >= rest
+        return abs(time.time() - float(ids.get(RELEASED, ""))) >= rest
     return True

@@ -14,7 +14,16 @@ from uuid import UUID
 from ovn_docker.backends.northbound import CONTAINER, NAME, OURS, SWITCH, Connect
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Database, Operation, OperationError, Reference, has, is_row, require
+from ovn_docker.host.ovsdb import (
+    Database,
+    Operation,
+    OperationError,
+    Reference,
+    has,
+    is_row,
+    require,
+    require_none,
+)
 from ovn_docker.model import NAMESERVERS, Chassis, EndpointId, row_uuid
 
 _OWNED = {"ovn-owned": "true"}
@@ -51,10 +60,10 @@ class Names:
             ["external_ids", "insert", {CONTAINER: names[0]}],
         ]
         note = ovsdb.mutate("Logical_Switch_Port", port, mutations=mutations)
-        if NAME not in ids:
+        addresses = _addresses(ports[0]["addresses"])
+        if NAME not in ids or not addresses:
             database.transact(note, deadline=deadline)
             return
-        _, *addresses = ports[0]["addresses"].split()
         columns = {"records": _records(names, ids[NAME], addresses), "external_ids": ids}
         try:
             _write(database, endpoint, note, columns | {"options": _OWNED}, deadline)
@@ -89,6 +98,20 @@ def _write(
             raise
 
 
+def _addresses(column: str | list[str]) -> list[str]:
+    """IP addresses of a port; somebody may have changed its column by hand (ovn-nb(5), addresses)."""
+    words = column if isinstance(column, str) else " ".join(column)
+    return [word for word in words.split() if _is_address(word)]
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ip_address(word)
+    except ValueError:
+        return False
+    return True
+
+
 def _records(names: tuple[str, ...], network: str, addresses: list[str]) -> dict[str, str]:
     """As column ``records`` of table DNS has them: names in lower case, the first one for reverse queries."""
     suffix = f".{network.lower()}"
@@ -114,6 +137,11 @@ def names_row(endpoint: EndpointId) -> str:
     return row_uuid("names", endpoint)
 
 
+def resolver(switch: str) -> str:
+    """UUID of the logical router that is a logical switch's resolver."""
+    return row_uuid("resolver", switch)
+
+
 def resolver_port(switch: str) -> str:
     """UUID of the port by which a logical switch is connected to its resolver."""
     return row_uuid("resolver port", switch)
@@ -127,7 +155,7 @@ def make_resolver(switch: str, ids: dict[str, str]) -> list[Operation]:
     """
     if "gateway_ip" not in ids:
         return []
-    router, peer = row_uuid("resolver", switch), row_uuid("resolver peer", switch)
+    router, peer = resolver(switch), row_uuid("resolver peer", switch)
     gateway = f"{ids['gateway_ip']}/{ip_network(ids['subnet']).prefixlen}"
     name = f"resolver-{switch}"
     return [
@@ -147,8 +175,18 @@ def remove_resolver(switch: str) -> list[Operation]:
     port = [Reference(resolver_port(switch))]
     return [
         ovsdb.mutate("Logical_Switch", is_row(switch), mutations=[["ports", "delete", port]]),
-        ovsdb.delete("Logical_Router", is_row(row_uuid("resolver", switch))),
+        ovsdb.delete("Logical_Router", is_row(resolver(switch))),
     ]
+
+
+def forget_resolver(database: Database, switch: str, deadline: Deadline) -> None:
+    """Delete the router that ls-del or lsp-del has left behind: it would be in the way of a new one."""
+    without_port = require_none("Logical_Switch_Port", is_row(resolver_port(switch)))
+    try:
+        database.transact(without_port, *remove_resolver(switch), deadline=deadline)
+    except OperationError as error:
+        if error.error != "timed out":  # another host has made it whole meanwhile
+            raise
 
 
 def _mac(row: str) -> str:

@@ -4,22 +4,26 @@ Addresses, ports and notes of a host are otherwise removed by its own driver alo
 """
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ovn_docker.backends import dns, shared
-from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NAME, NETWORK, OURS, SWITCH, Connect
+from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NETWORK, NOTE, OURS, SWITCH, Connect
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Condition, Database, OperationError, Reference, Row, has, is_row
+from ovn_docker.host.ovsdb import Condition, Database, OperationError, Reference, Row, has, is_row, require
 from ovn_docker.model import Chassis
 
-KINDS = ("port", "name", "claim", "lease", "pool", "note")
+KINDS = ("port", "name", "claim", "lease", "pool", "note", "network")
 
 
 @dataclass(frozen=True, slots=True)
 class Belonging:
-    """A row of a host: *kind* is one of KINDS, *what* its name or its addresses."""
+    """A row of a host: *kind* is one of KINDS, *what* its name or its addresses.
+
+    A network of the cluster is no host's; one that others have attached to stays.
+    """
 
     kind: str
     what: str
@@ -38,12 +42,15 @@ def belongings(database: Database, host: str, deadline: Deadline) -> list[Belong
         ovsdb.select("Logical_Switch_Port", of_host, columns=["_uuid", "name", "external_ids"]),
         ovsdb.select("DNS", of_host, columns=["_uuid", "records", "external_ids"]),
         ovsdb.select("DHCP_Options", of_host, columns=["_uuid", "cidr", "external_ids"]),
-        ovsdb.select("Logical_Switch", columns=["_uuid", "name"]),
+        ovsdb.select("Logical_Switch", columns=["_uuid", "name", "external_ids"]),
         deadline=deadline,
     )
     switch_names = {switch["_uuid"]: switch["name"] for switch in switches}
+    own = {**OURS, HOST: host}.items()
+    networks = [switch for switch in switches if own <= switch["external_ids"].items()]
     noted = {row["external_ids"].get(NETWORK) for row in others if _kind(row) == "note"}
-    found = []
+    noted |= {switch["external_ids"].get(NETWORK) for switch in networks}
+    found = [Belonging("network", row["name"], row["_uuid"], row["_uuid"], row["name"]) for row in networks]
     for row in (*ports, *names, *others):
         kind, ids = _kind(row), row["external_ids"]
         switch = ids.get(SWITCH, "")
@@ -73,10 +80,14 @@ def forget(database: Database, host: str, found: list[Belonging], deadline: Dead
         *(
             ovsdb.delete("DHCP_Options", is_row(one.row), of_host)
             for one in found
-            if one.kind not in {"port", "name"}
+            if one.kind not in {"port", "name", "network"}
         ),
         deadline=deadline,
     )
+    for one in found:
+        if one.kind == "network":
+            own = require("Logical_Switch", one.row, of_host)
+            shared.delete_unused(database, one.row, deadline, own)  # unless others have attached to it
 
 
 def finish_removals(connect: Connect, chassis: Chassis, deadline: Deadline) -> None:
@@ -87,7 +98,7 @@ def finish_removals(connect: Connect, chassis: Chassis, deadline: Deadline) -> N
     for network in shared.SharedNetworks(connect).networks(chassis, deadline):
         if network.removed:
             with contextlib.suppress(Conflict):  # containers of other hosts are on it
-                shared.leave(connect(chassis), network.name, chassis, deadline)
+                shared.leave(connect(chassis), network.name, deadline)
 
 
 def registered(southbound: Database, host: str, deadline: Deadline) -> bool:
@@ -96,6 +107,12 @@ def registered(southbound: Database, host: str, deadline: Deadline) -> bool:
         ovsdb.select("Chassis", ["name", "==", host], columns=["_uuid"]), deadline=deadline
     )
     return bool(rows)
+
+
+def absent(southbound: Database, hosts: Iterable[str], deadline: Deadline) -> list[str]:
+    """Those of some hosts that OVN does not know: stopped, or gone for good."""
+    (rows,) = southbound.transact(ovsdb.select("Chassis", columns=["name"]), deadline=deadline)
+    return sorted(set(hosts) - {row["name"] for row in rows})
 
 
 def answers(northbound: Database, southbound: Database, host: str, deadline: Deadline) -> bool:
@@ -149,6 +166,6 @@ def _kind(row: Row) -> str:
         return "name"
     if ENDPOINT in ids:
         return "claim"
-    if NAME in ids:
+    if NOTE.items() <= ids.items():
         return "note"
     return "pool" if "ovn-docker:subnet" in ids else "lease"

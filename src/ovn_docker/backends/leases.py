@@ -13,7 +13,7 @@ from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.backends.trunk import Parent, remove
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError
-from ovn_docker.model import Chassis, IpAddress, IpNetwork, Pool, PoolId, Subnet
+from ovn_docker.model import Chassis, Difference, IpAddress, IpNetwork, Kind, Pool, PoolId, Subnet, since
 
 IpInterface = IPv4Interface | IPv6Interface
 
@@ -66,11 +66,9 @@ class Leases:
     def remove_pool(self, pool: PoolId, chassis: Chassis, deadline: Deadline) -> None:
         """Forget a pool, and the addresses of this VM that were taken from it."""
         for row in self._neutron.all("subnetpools", deadline, name=pool):
-            subnet = _tagged(row, _SUBNET)
-            if subnet:
-                filters = {"fixed_ips": f"subnet_id={subnet}", "description": of_vm(self._vif)}
-                for port in self._neutron.all("ports", deadline, **filters):
-                    remove(self._neutron, self._parent, port, deadline)
+            filters = {"name": _lease(pool), "description": of_vm(self._vif)}
+            for port in self._neutron.all("ports", deadline, **filters):
+                remove(self._neutron, self._parent, port, deadline)
             self._neutron.delete("subnetpools", row["id"], deadline)
 
     def reserve(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
@@ -120,14 +118,55 @@ class Leases:
         pools = self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif))
         return [ip_network(text) for text in chain(subnets, *(pool["prefixes"] for pool in pools))]
 
-    def clear_orphans(self, deadline: Deadline) -> None:
-        """Remove what a crash has left: pools that no network came for, addresses without an endpoint."""
-        for pool in self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif)):
-            if not _tagged(pool, _SUBNET) and age(pool) > _UNUSED:
-                self._neutron.delete("subnetpools", pool["id"], deadline)
-        for port in self._neutron.all("ports", deadline, description=of_vm(self._vif)):
-            if age(port) > _UNUSED:
-                remove(self._neutron, self._parent, port, deadline)
+    def strays(self, deadline: Deadline) -> list[Difference]:
+        """What a crash has left: pools and addresses that nobody came for, pools whose network has gone."""
+        return [
+            *(
+                _difference(Kind.POOL, pool, "Docker asked for it and no network has it")
+                for pool in self._pools(deadline)
+                if (age(pool) > _UNUSED or _tagged(pool, _SUBNET)) and not self._has_subnet(pool, deadline)
+            ),
+            *(
+                _difference(Kind.LEASE, port, "Docker asked for it and no endpoint has it")
+                for port in self._kept(deadline)
+                if age(port) > _UNUSED
+            ),
+        ]
+
+    def belongings(self, deadline: Deadline) -> list[Difference]:
+        """All pools and addresses of this VM."""
+        return [
+            *(_difference(Kind.LEASE, port, "its VM is gone") for port in self._kept(deadline)),
+            *(_difference(Kind.POOL, pool, "its VM is gone") for pool in self._pools(deadline)),
+        ]
+
+    def clear(self, stray: Difference, deadline: Deadline) -> bool:
+        """Remove one of strays(), unless a network or an endpoint has come for it after all."""
+        if stray.kind is Kind.POOL:
+            pool = self._neutron.one("subnetpools", stray.row, deadline)
+            return bool(pool and not self._has_subnet(pool, deadline) and self.forget(stray, deadline))
+        port = self._neutron.one("ports", stray.row, deadline)
+        kept = port is not None and port["description"] == of_vm(self._vif)
+        return kept and self.forget(stray, deadline)
+
+    def forget(self, one: Difference, deadline: Deadline) -> bool:
+        """Remove one of belongings(); none is fine."""
+        if one.kind is Kind.POOL:
+            self._neutron.delete("subnetpools", one.row, deadline)
+        elif port := self._neutron.one("ports", one.row, deadline):
+            remove(self._neutron, self._parent, port, deadline)
+        return True
+
+    def _pools(self, deadline: Deadline) -> list[Resource]:
+        return self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif))
+
+    def _kept(self, deadline: Deadline) -> list[Resource]:
+        """The ports that keep addresses for this VM."""
+        return self._neutron.all("ports", deadline, description=of_vm(self._vif))
+
+    def _has_subnet(self, pool: Resource, deadline: Deadline) -> bool:
+        subnet = _tagged(pool, _SUBNET)
+        return bool(subnet) and self._neutron.one("subnets", subnet, deadline) is not None
 
     def _keep(self, pool: Pool, fixed: dict[str, str], deadline: Deadline) -> IpAddress:
         network, subnet = _bound_to(pool)
@@ -136,7 +175,7 @@ class Leases:
                 "ports",
                 deadline,
                 network_id=network,
-                name=f"docker-{pool.id}",
+                name=_lease(pool.id),
                 description=of_vm(self._vif),
                 fixed_ips=[fixed],
             )
@@ -157,6 +196,11 @@ class Leases:
             f"pool {pool} is not in Neutron: it was deleted there or made in another project; remove its "
             "network and create it again"
         )
+
+
+def _lease(pool: PoolId) -> str:
+    """Name of a port that keeps an address of a pool."""
+    return f"docker-{pool}"
 
 
 def of_vm(vif: str) -> str:
@@ -217,6 +261,11 @@ def age(resource: Resource) -> float:
     except (KeyError, ValueError):
         return float("inf")
     return (datetime.now(UTC) - (made if made.tzinfo else made.replace(tzinfo=UTC))).total_seconds()
+
+
+def _difference(kind: Kind, row: Resource, why: str) -> Difference:
+    what = row["prefixes"] if kind is Kind.POOL else [fixed["ip_address"] for fixed in row["fixed_ips"]]
+    return Difference(kind, ", ".join(what), "Neutron", since(age(row)), why, "delete it", row["id"])
 
 
 def _pools_of_vm(vif: str) -> str:

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from uuid import UUID
@@ -19,7 +19,7 @@ from ovn_docker.backends import leases
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
-from ovn_docker.model import Network, NetworkId
+from ovn_docker.model import Difference, Kind, Network, NetworkId, StoredNetwork, since
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,14 @@ OURS = "ovn-docker"
 
 _KEPT = "ovn-docker:kept"
 
+_AUTOMATIC = {"slaac", "dhcpv6-stateless"}
+"""Modes of IPv6 subnets from which no port gets an address of its choice ("Networking API v2.0")."""
+
 _ABANDONED = 300.0
 """Seconds after which a network that is not complete is nobody's."""
+
+_PAUSE = 0.6
+"""Seconds, at most, between two looks at a network that somebody else is making."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,8 @@ class Networks:
             found = self._share(network, options.name, mtu, deadline)
         else:
             found = self._make_own(network, mtu, deadline)
-        for tag in (_member(network.id), *(_group(network.id, group) for group in groups)):
+        owner = _owner(self._vif, network.id)  # first: without it nobody would know whose a member is
+        for tag in (owner, _member(network.id), *(_group(network.id, group) for group in groups)):
             self._neutron.tag("networks", found["id"], tag, deadline)
         if kept:
             self._neutron.tag("networks", found["id"], _KEPT, deadline)
@@ -95,17 +102,71 @@ class Networks:
 
     def forget_traces(self, network: NetworkId, deadline: Deadline) -> None:
         """Delete what is left of a network that cannot be found: half of it, and what the VM's port says."""
-        for half in self._neutron.all("networks", deadline, name=network, description=OURS):
+        for half in self._made(deadline, name=network):
             self._neutron.delete("networks", half["id"], deadline)
         self._forget_notes(network, deadline)
 
-    def clear_orphans(self, deadline: Deadline) -> None:
-        """Delete networks that somebody has begun to make and will not finish any more: no VM has them."""
-        for half in self._neutron.all("networks", deadline, description=OURS):
-            if not any(map(_is_member, half["tags"])) and leases.age(half) > _ABANDONED:
-                with suppress(Refused):  # a VM has just joined it, or somebody uses it
-                    revision = half.get("revision_number")
-                    self._neutron.delete("networks", half["id"], deadline, revision=revision)
+    def of_vm(self, deadline: Deadline) -> list[StoredNetwork]:
+        """The Docker networks that this VM has, by the tags of Neutron's networks and of its own port."""
+        found = []
+        for network in self._made(deadline):
+            members = {tag.removeprefix(_member(NetworkId(""))) for tag in network["tags"] if _is_member(tag)}
+            shared = "" if len(members) < 2 else f"network {network['name']}"
+            for tag in network["tags"]:
+                if tag.startswith(_owner(self._vif, "")) and _KEPT not in network["tags"]:
+                    short = tag.partition("=")[2]
+                    id_ = next((member for member in members if member.startswith(short)), short)
+                    found.append(StoredNetwork(NetworkId(id_), shared, leases.age(network)))
+        port = self._neutron.one("ports", self._vif, deadline)
+        for tag in (port or {}).get("tags", []):
+            if tag.startswith("docker:"):
+                id_ = tag.removeprefix("docker:").partition("=")[0]
+                found.append(StoredNetwork(NetworkId(id_), "your network", float("inf")))
+        return found
+
+    def owned(self, network: NetworkId, deadline: Deadline) -> Found | None:
+        """The network of ours that this VM has as a Docker network, whose ID *network* begins."""
+        for found in self._made(deadline):
+            if _owner(self._vif, network) in found["tags"]:
+                return Found(found, True, ())
+        return None
+
+    def is_another_too(self, found: Found, network: NetworkId, deadline: Deadline) -> bool:
+        """Whether a Neutron network is yet another Docker network of this VM: by a name, or by ovn.switch."""
+        mine = _owner(self._vif, network), f"docker:{network[:12]}={found.id}"
+        port = self._neutron.one("ports", self._vif, deadline) or {"tags": []}
+        owners = [tag for tag in found.network["tags"] if tag.startswith(_owner(self._vif, ""))]
+        notes = [tag for tag in port["tags"] if tag.startswith("docker:") and tag.endswith(f"={found.id}")]
+        return any(tag not in mine for tag in (*owners, *notes))
+
+    def strays(self, deadline: Deadline) -> list[Difference]:
+        """Networks that somebody has begun to make and will not finish any more: no VM has them."""
+        return [
+            Difference(
+                Kind.NETWORK, half["name"], "Neutron", since(leases.age(half)),
+                "somebody began to make it, and no VM has it", "delete it",
+                f"{half['id']} {half.get('revision_number') or ''}",
+            )
+            for half in self._made(deadline)
+            if not any(map(_is_member, half["tags"])) and leases.age(half) > _ABANDONED
+        ]  # fmt: skip
+
+    def clear(self, stray: Difference, deadline: Deadline) -> bool:
+        """Delete one of them, unless a VM has just joined it, or somebody uses it."""
+        uuid, _, revision = stray.row.partition(" ")
+        try:
+            self._neutron.delete("networks", uuid, deadline, revision=int(revision) if revision else None)
+        except Refused:
+            return False
+        return True
+
+    def _made(self, deadline: Deadline, **filters: object) -> list[Resource]:
+        """The networks that drivers of this project made: another one may share such with us."""
+        found = self._neutron.all("networks", deadline, description=OURS, **filters)
+        return [network for network in found if self._is_made(network, deadline)]
+
+    def _is_made(self, network: Resource, deadline: Deadline) -> bool:
+        return (network["description"], network["project_id"]) == (OURS, self._neutron.project(deadline))
 
     def _forget_notes(self, network: NetworkId, deadline: Deadline) -> None:
         """What the VM's port says of a Docker network."""
@@ -130,7 +191,7 @@ class Networks:
 
     def _make_own(self, network: Network, mtu: int, deadline: Deadline) -> Resource:
         """A Neutron network for this Docker network alone, or what is there of it."""
-        there = self._neutron.all("networks", deadline, name=network.id, description=OURS)
+        there = self._made(deadline, name=network.id)
         with ExitStack() as undo:
             if there:
                 found = there[0]
@@ -150,10 +211,11 @@ class Networks:
         others looked. It is complete, and for all, when it has its tag.
         """
         mine: Resource | None = None
+        longest = _PAUSE
         with ExitStack() as undo:
             while True:
                 there = self._neutron.all("networks", deadline, name=name)
-                foreign = [other for other in there if other["description"] != OURS]
+                foreign = [other for other in there if not self._is_made(other, deadline)]
                 complete = [other for other in there if other not in foreign and OURS in other["tags"]]
                 others = [
                     other
@@ -162,7 +224,7 @@ class Networks:
                 ]
                 if foreign:
                     raise Conflict(
-                        f"Neutron has a network {name} that ovn-docker did not make: attach to it with "
+                        f"Neutron has a network {name} that ovn-docker did not make here: attach to it with "
                         f"-o ovn.switch={name}, or give ovn.network another name"
                     )
                 if mine and not others:
@@ -173,15 +235,17 @@ class Networks:
                 if mine:
                     undo.close()
                     mine = None
-                    self._pause(deadline, name)
+                    longest *= 2  # than one try takes, in the end, however slow Neutron is
+                    self._pause(deadline, name, longest)
                 elif complete:
+                    self._check_mtu(network, complete[0], mtu)
                     self._check_same(network, complete[0], deadline)
                     return complete[0]
                 elif others:  # somebody is making it, or died of it
                     for other in others:
                         if leases.age(other) > _ABANDONED:
                             self._neutron.delete("networks", other["id"], deadline)
-                    self._pause(deadline, name)
+                    self._pause(deadline, name, _PAUSE)
                 else:
                     mine = self._new_network(name, network, mtu, deadline)
                     undo.callback(self._quietly_delete, mine["id"])
@@ -232,16 +296,26 @@ class Networks:
                 "Neutron counts"
             )
         found = self._named(wanted, deadline)
-        if found.get("mtu", 0) > mtu:
-            raise BadRequest(
-                f"network {wanted} has MTU {found['mtu']}, but the VM's own port is on a network with {mtu}, "
-                "and Neutron puts nothing behind it that carries more; lower it with: openstack network set "
-                f"--mtu {mtu} {found['id']}"
-            )
+        self._check_mtu(network, found, mtu)
         self._check_same(network, found, deadline)
         note = f"docker:{network.id[:12]}={found['id']}"
         for tag in (note, *(_group(network.id, group) for group in groups)):
             self._neutron.tag("ports", self._vif, tag, deadline)
+
+    def _check_mtu(self, network: Network, found: Resource, mtu: int) -> None:
+        """It is the MTU that is wanted, and at most the VM's. Raises BadRequest or Conflict."""
+        has = int(found.get("mtu") or 0)
+        if has > mtu:
+            raise BadRequest(
+                f"network {found['name']} has MTU {has}, but the VM's own port is on a network with {mtu}, "
+                "and Neutron puts nothing behind it that carries more; lower it with: openstack network set "
+                f"--mtu {mtu} {found['id']}"
+            )
+        if network.options.mtu not in {None, has}:
+            raise Conflict(
+                f"network {found['name']} has MTU {has} in Neutron, asked for was {network.options.mtu}; "
+                f"create it with -o com.docker.network.driver.mtu={has}"
+            )
 
     def _check_same(self, network: Network, found: Resource, deadline: Deadline) -> None:
         """The network has the subnets that Docker wants. Binds pools of our IPAM driver. Raises Conflict."""
@@ -264,6 +338,12 @@ class Networks:
                     f"network {name} has no subnet {subnet.pool} in Neutron; create it with {have}"
                 )
             for other in exact:
+                if other.get("ipv6_address_mode") in _AUTOMATIC:
+                    raise Conflict(
+                        f"in subnet {subnet.pool} of network {name} Neutron makes addresses of MACs "
+                        f"({other['ipv6_address_mode']}), and nobody else chooses any; create it with "
+                        "--ipam-driver null and without --subnet"
+                    )
                 gateway = other["gateway_ip"]
                 if gateway and subnet.gateway and ip_address(gateway) != subnet.gateway:
                     raise Conflict(
@@ -278,13 +358,17 @@ class Networks:
             if there is None:
                 return
             mine = [
-                tag for tag in there["tags"] if tag == _member(network) or tag.startswith(_group(network, ""))
+                tag
+                for tag in there["tags"]
+                if tag.startswith((_member(network), _group(network, "")))
+                or tag == _owner(self._vif, network)
             ]
-            others = [tag for tag in there["tags"] if _is_member(tag) and tag not in mine]
-            if others:
+            if any(tag.startswith(_MEMBERS) and tag not in mine for tag in there["tags"]):
+                if not mine:
+                    return
                 for tag in mine:
                     self._neutron.untag("networks", found.id, tag, deadline)
-                return
+                continue  # those others may have left meanwhile, and have seen us on it
             try:
                 self._neutron.delete("networks", found.id, deadline, revision=there.get("revision_number"))
             except Refused as refused:
@@ -342,9 +426,9 @@ class Networks:
         network = self._neutron.one("networks", port["network_id"], deadline) if port else None
         return int((network or {}).get("mtu") or 1500)
 
-    def _pause(self, deadline: Deadline, name: str) -> None:
+    def _pause(self, deadline: Deadline, name: str, longest: float) -> None:
         deadline.check(f"network {name}, which another VM is making")
-        time.sleep(deadline.left(at_most=random.uniform(0.1, 0.6)))  # noqa: S311 - no secret
+        time.sleep(deadline.left(at_most=random.uniform(0.1, longest)))  # noqa: S311 - no secret
 
     def _quietly_delete(self, network: str) -> None:
         """Undo: an error here must not hide the one that the user has to see."""
@@ -357,6 +441,15 @@ class Networks:
 def _member(network: NetworkId) -> str:
     """Tag of a Neutron network of ours: this Docker network is it."""
     return f"docker:{network[:48]}"
+
+
+_MEMBERS = "docker:", "docker-vm:"
+"""How tags begin that say that some VM has a network of ours."""
+
+
+def _owner(vif: str, network: str) -> str:
+    """Tag of a Neutron network of ours: the VM with the port *vif* has it as this Docker network."""
+    return f"docker-vm:{vif}={network[:12]}"
 
 
 def _is_member(tag: str) -> bool:

@@ -12,6 +12,9 @@ from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls
 
 OWNER = "ovn-docker:owner"
 HOST = "ovn-docker:host"
+ENCAP = "ovn-docker:encap"
+"""Tunnel address of the host: cloned machines have one system-id, and must not clear up behind each other."""
+
 NETWORK = "ovn-docker:network"
 ENDPOINT = "ovn-docker:endpoint"
 SWITCH = "ovn-docker:switch"
@@ -24,6 +27,9 @@ CONTAINER = "ovn-docker:container"
 """On the port of an endpoint, once it is known: its container's name."""
 
 KEPT = "ovn-docker:kept"
+NOTE = {"ovn-docker:note": "true"}
+"""On a host's note that it has a network whose switch is not its alone."""
+
 OURS = {OWNER: "overlay"}
 
 _CURE = (
@@ -55,10 +61,10 @@ class Northbound:
             if self._database is None or self._for != wanted:
                 if any(remote.startswith("ssl:") for remote in chassis.northbound):
                     ovsdb.use_tls(tls)
-                if self._database is not None:
-                    self._database.close()
-                self._database = Database("OVN_Northbound", chassis.northbound, _CURE)
+                before, self._database = self._database, Database("OVN_Northbound", chassis.northbound, _CURE)
                 self._for = wanted
+                if before is not None:
+                    before.close()
             return self._database
 
 
@@ -74,4 +80,10 @@ def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:
         NetworkId(ids.get(NETWORK, "")),
         ids.get(HOST, ""),
         age(ids.get(CREATED, "")),
+        ids.get(ENCAP, ""),
     )
+
+
+def host_ids(chassis: Chassis) -> dict[str, str]:
+    """What a row says of the host that made it."""
+    return {HOST: chassis.system_id} | ({ENCAP: str(chassis.encap_ips[0])} if chassis.encap_ips else {})

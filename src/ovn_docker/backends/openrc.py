@@ -73,8 +73,8 @@ def login(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def asks_for_password(given: Mapping[str, str]) -> str | None:
-    """Whose password has to be asked for, if any."""
-    if "cloud" in given or "password" not in given.get("auth_type", "") or given.get("password"):
+    """Whose password has to be asked for, if any; *given*: a login, or what clouds.yaml says of it."""
+    if "password" not in given.get("auth_type", "") or given.get("password"):
         return None
     return given.get("username") or given.get("user_id")
 

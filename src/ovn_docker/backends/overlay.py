@@ -4,7 +4,9 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 """
 
 import contextlib
+import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
@@ -13,16 +15,19 @@ from ovn_docker.backends import dns, shared
 from ovn_docker.backends.addresses import bind
 from ovn_docker.backends.northbound import (
     CREATED,
+    ENCAP,
     ENDPOINT,
     HOST,
     KEPT,
     MTU,
     NAME,
     NETWORK,
+    NOTE,
     OURS,
     SWITCH,
     Connect,
     claim_row,
+    host_ids,
     stored_endpoint,
 )
 from ovn_docker.deadline import Deadline
@@ -62,14 +67,25 @@ class _Stored:
     @property
     def mtu(self) -> int | None:
         mtu = self.ids.get(MTU, "")
-        return int(mtu) if mtu.isdigit() else None
+        return int(mtu) if re.fullmatch("[0-9]{1,5}", mtu) else None
 
 
 class Overlay:
-    """The overlay mode's backend. Its methods are idempotent; each writes in a single transaction."""
+    """The overlay mode's backend. Its methods are idempotent; each writes in a single transaction.
 
-    def __init__(self, connect: Connect) -> None:
+    *everywhere*: whether Docker's networks are the same on all hosts (scope ``global``), so no host's alone;
+    *followed*: whether a network of the cluster, by its name, is made here only because another host has it.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        everywhere: Callable[[], bool] = lambda: False,
+        followed: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._connect = connect
+        self._everywhere = everywhere
+        self._followed = followed
 
     def create_network(
         self, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool = False
@@ -86,6 +102,8 @@ class Overlay:
             try:
                 database.transact(*operations, *pools, deadline=deadline)
             except OperationError as error:
+                if error.error == "timed out":
+                    continue  # what was read has changed: the shared switch has gone, the pool has a network
                 if error.error != "duplicate uuid":
                     raise
                 if operations[error.index]["uuid"] != row:
@@ -100,6 +118,8 @@ class Overlay:
         ids = _network_ids(network)
         if kept:
             ids[KEPT] = "true"
+        elif not self._everywhere():
+            ids |= {**host_ids(chassis), CREATED: str(int(time.time()))}
         if network.options.switch is None and network.options.name is None:
             row = row_uuid("network", network.id)
             return row, row, [ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)]
@@ -107,11 +127,17 @@ class Overlay:
         operations = []
         if network.options.name is not None:
             switch = shared.switch_row(network)
-            description = {key: value for key, value in ids.items() if key != NETWORK}
-            operations = shared.join(database, network, {**description, NAME: network.options.name}, deadline)
+            description = {
+                key: value for key, value in ids.items() if key not in {NETWORK, HOST, ENCAP, CREATED}
+            }
+            operations = shared.join(
+                *(database, network, {**description, NAME: network.options.name}, deadline),
+                followed=self._followed(network.options.name),
+            )
             ids |= shared.note_ids(network.options.name, switch, chassis)
         else:
             switch = ids[SWITCH] = _users_switch(database, network, deadline)
+            ids |= NOTE
         note = ovsdb.insert("DHCP_Options", row, cidr=ids.get("subnet", ""), external_ids=ids)
         return row, switch, [*operations, note]
 
@@ -121,7 +147,8 @@ class Overlay:
         """The network is there already. Raises Conflict unless it is the one that was asked for."""
         there = self._stored(database, network.id, deadline).ids
         for key, value in ovsdb.decode(wanted["row"]["external_ids"]).items():
-            if key != KEPT and there.get(key) != value:
+            untold = KEPT in there and key not in there  # to swarm's manager: --internal, IPv6
+            if key not in {KEPT, HOST, ENCAP, CREATED} and not untold and there.get(key) != value:
                 undo = "ls-del" if wanted["table"] == "Logical_Switch" else "dhcp-options-del"
                 raise Conflict(
                     f"network {network.id[:12]} is in the northbound database with "
@@ -134,14 +161,53 @@ class Overlay:
     ) -> None:
         """Delete the network and what is left of its endpoints; a switch of the user's stays."""
         database = self._connect(chassis)
+        if name := self._forget_network(database, network, deadline, kept=kept, remover=chassis):
+            shared.leave(database, name, deadline)
+
+    def drop_network(self, network: NetworkId, chassis: Chassis, deadline: Deadline) -> None:
+        """Delete the network as delete_network does, but one of the cluster is not removed elsewhere.
+
+        Raises Conflict if another host has attached to its switch.
+        """
+        database = self._connect(chassis)
+        row = row_uuid("network", network)
+        others = ["external_ids", "excludes", ovsdb.encode({NETWORK: network})]
+        of_switch = has("external_ids", {**OURS, SWITCH: row})
+        for rows in database.transact(
+            ovsdb.select("Logical_Switch_Port", of_switch, others, columns=["external_ids"]),
+            ovsdb.select(
+                "DHCP_Options", of_switch, has("external_ids", NOTE), others, columns=["external_ids"]
+            ),
+            deadline=deadline,
+        ):
+            for ids in (other["external_ids"] for other in rows):
+                raise Conflict(
+                    f"network {network[:12]} stays: host {ids.get(HOST)} has attached to its switch"
+                )
+        if name := self._forget_network(database, network, deadline):
+            shared.give_up(database, name, deadline)
+
+    def _forget_network(
+        self,
+        database: Database,
+        network: NetworkId,
+        deadline: Deadline,
+        *,
+        kept: bool = False,
+        remover: Chassis | None = None,
+    ) -> str:
+        """Delete all that is this Docker network's alone. Returns its name in the cluster, if it has one.
+
+        *remover*: the host that has it removed on all others too.
+        """
         ours = has("external_ids", {**OURS, NETWORK: network})
         try:
             stored = self._stored(database, network, deadline)
         except NotFound:  # someone typed ls-del: claims are no part of the switch
             database.transact(ovsdb.delete("DHCP_Options", ours), deadline=deadline)
-            return
+            return ""
         if KEPT in stored.ids and not kept:
-            return
+            return ""
         ports, names = database.transact(
             ovsdb.select("Logical_Switch_Port", ours, columns=["_uuid"]),
             ovsdb.select("DNS", ours, columns=["_uuid"]),
@@ -153,10 +219,10 @@ class Overlay:
             ovsdb.delete("DHCP_Options", ours),
             *dns.forget(stored.switch, [row["_uuid"] for row in names]),
             ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
+            *(shared.removal(stored.name, remover) if remover and stored.name else ()),
             deadline=deadline,
         )
-        if NAME in stored.ids:
-            shared.leave(database, stored.ids[NAME], chassis, deadline)
+        return stored.name
 
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Make the endpoint's logical switch port and claim its addresses: all or nothing.
@@ -166,40 +232,28 @@ class Overlay:
         Raises NotFound without the network, AddressInUse if an address or the MAC is taken.
         """
         database = self._connect(chassis)
-        stored = self._stored(database, endpoint.network, deadline)
-        ids = {
-            **OURS,
-            HOST: chassis.system_id,
-            NETWORK: endpoint.network,
-            ENDPOINT: endpoint.id,
-            SWITCH: stored.switch,
-            CREATED: str(int(time.time())),
-        }
-        if stored.name:
-            ids[NAME] = stored.name
-        port = row_uuid("endpoint", endpoint.id)
-        claims = _claims(endpoint, stored.switch)
-        operations = [
-            require("Logical_Switch", stored.switch),
-            ovsdb.insert("Logical_Switch_Port", port, external_ids=ids, **_port_columns(endpoint)),
-            ovsdb.mutate(
-                "Logical_Switch", is_row(stored.switch), mutations=[["ports", "insert", [Reference(port)]]]
-            ),
-            *(ovsdb.insert("DHCP_Options", row, cidr=what, external_ids=ids) for row, what in claims.items()),
-        ]
+        look = _look(endpoint.network)
+        supposed = _Stored(row_uuid("network", endpoint.network), {})  # most have a switch of their own
         while True:
+            operations = [*look, *_making_port(endpoint, supposed, chassis)]
             try:
-                database.transact(*operations, deadline=deadline)
+                found = database.transact(*operations, deadline=deadline)
             except OperationError as error:
-                if error.index == 0:
-                    raise _gone(endpoint.network, database) from None
+                found = error.before
+                if error.index == len(look):  # there is no such switch
+                    stored = _stored(endpoint.network, found)
+                    if stored is None or stored.switch == supposed.switch:
+                        raise _gone(endpoint.network, database) from None
+                    supposed = stored
+                    continue
                 if error.error != "duplicate uuid":
                     raise
                 refused = operations[error.index]
                 if refused["table"] == "DHCP_Options":
-                    self._release_orphan(database, refused["uuid"], claims, deadline)
+                    self._release_orphan(database, refused["uuid"], refused["row"]["cidr"], deadline)
                     continue
                 self._check_same(database, endpoint, deadline)
+            stored = _stored(endpoint.network, found) or supposed
             return Attachment(iface_id=endpoint.id, mtu=stored.mtu, resolver=stored.resolver)
 
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
@@ -211,16 +265,17 @@ class Overlay:
             deadline=deadline,
         )
         if not ports:  # someone typed lsp-del
-            names = is_row(dns.names_row(endpoint)), has("external_ids", OURS)
-            database.transact(ovsdb.delete("DNS", *names), deadline=deadline)
+            left = is_row(dns.names_row(endpoint)), has("external_ids", OURS)
+            database.transact(ovsdb.delete("DNS", *left), deadline=deadline)
         for port in ports:
             switch = port["external_ids"].get(SWITCH, "")
+            names = [dns.names_row(endpoint)] if NAME in port["external_ids"] else []
             mine = has("external_ids", {ENDPOINT: endpoint})
             database.transact(
                 ovsdb.mutate(
                     "Logical_Switch", is_row(switch), mutations=[["ports", "delete", [Reference(row)]]]
                 ),
-                *dns.forget(switch, [dns.names_row(endpoint)]),
+                *(dns.forget(switch, names) if names else ()),
                 *(
                     ovsdb.delete("DHCP_Options", is_row(claim_row(switch, what)), mine)
                     for what in _text(port["addresses"]).split()
@@ -238,39 +293,40 @@ class Overlay:
         (rows,) = self._connect(chassis).transact(
             ovsdb.select("Logical_Switch_Port", of_host, columns=["external_ids"]), deadline=deadline
         )
-        return [stored_endpoint(row["external_ids"]) for row in rows]
+        stored = (stored_endpoint(row["external_ids"]) for row in rows)
+        return [one for one in stored if chassis.made(one.host, one.encap)]
 
     def _stored(self, database: Database, network: NetworkId, deadline: Deadline) -> _Stored:
-        own, attached = row_uuid("network", network), row_uuid("attached network", network)
-        switches, notes = database.transact(
-            ovsdb.select("Logical_Switch", is_row(own), columns=["external_ids"]),
-            ovsdb.select("DHCP_Options", is_row(attached), columns=["external_ids"]),
-            deadline=deadline,
-        )
-        for row in switches:
-            return _Stored(own, row["external_ids"])
-        for row in notes:
-            return _Stored(row["external_ids"].get(SWITCH, own), row["external_ids"])
-        raise _gone(network, database)
+        stored = _stored(network, database.transact(*_look(network), deadline=deadline))
+        if stored is None:
+            raise _gone(network, database)
+        return stored
 
-    def _release_orphan(
-        self, database: Database, row: str, claims: dict[str, str], deadline: Deadline
-    ) -> None:
-        """Delete a claim whose port is gone (someone typed lsp-del). Raises AddressInUse if it is not."""
+    def _release_orphan(self, database: Database, row: str, what: str, deadline: Deadline) -> None:
+        """Delete the claim of *what* if its port is gone (by lsp-del).
+
+        Raises AddressInUse if it is not, Conflict if the row does not say that it is ours.
+        """
         (found,) = database.transact(
             ovsdb.select("DHCP_Options", is_row(row), columns=["external_ids"]), deadline=deadline
         )
         if not found:
             return
-        holder = stored_endpoint(found[0]["external_ids"])
+        ids = found[0]["external_ids"]
+        holder = stored_endpoint(ids)
         port = row_uuid("endpoint", holder.id)
         (alive,) = database.transact(
             ovsdb.select("Logical_Switch_Port", is_row(port), columns=["name"]), deadline=deadline
         )
         if alive:
-            raise AddressInUse(claims[row], holder)
-        orphan = has("external_ids", {ENDPOINT: holder.id})
-        database.transact(ovsdb.delete("DHCP_Options", is_row(row), orphan), deadline=deadline)
+            raise AddressInUse(what, holder)
+        if not OURS.items() <= ids.items():
+            raise Conflict(
+                f"address {what} is claimed by a row whose external_ids somebody has changed; if no "
+                f"container has it, delete that with: ovn-nbctl dhcp-options-del {row}"
+            )
+        unchanged = ["external_ids", "==", ovsdb.encode(ids)]
+        database.transact(ovsdb.delete("DHCP_Options", is_row(row), unchanged), deadline=deadline)
 
     def _check_same(self, database: Database, endpoint: Endpoint, deadline: Deadline) -> None:
         """The port is there already. Raises Conflict unless it is the one that was asked for."""
@@ -284,6 +340,47 @@ class Overlay:
                 f"endpoint {endpoint.id[:12]} is in the northbound database with the addresses "
                 f"{_text(ports[0]['addresses'])!r}, asked for was {wanted!r}"
             )
+
+
+def _look(network: NetworkId) -> list[Operation]:
+    """What has to be read to know a network."""
+    own, attached = row_uuid("network", network), row_uuid("attached network", network)
+    return [
+        ovsdb.select("Logical_Switch", is_row(own), columns=["external_ids"]),
+        ovsdb.select("DHCP_Options", is_row(attached), columns=["external_ids"]),
+    ]
+
+
+def _stored(network: NetworkId, found: list[Any]) -> _Stored | None:
+    """The network, by the results of _look(); None if there is none."""
+    own, (switches, notes, *_) = row_uuid("network", network), found
+    for row in switches:
+        return _Stored(own, row["external_ids"])
+    for row in notes:
+        return _Stored(row["external_ids"].get(SWITCH, own), row["external_ids"])
+    return None
+
+
+def _making_port(endpoint: Endpoint, stored: _Stored, chassis: Chassis) -> list[Operation]:
+    """Operations that make the endpoint's port and claim its addresses; the first one is that it may."""
+    ids = {
+        **OURS,
+        **host_ids(chassis),
+        NETWORK: endpoint.network,
+        ENDPOINT: endpoint.id,
+        SWITCH: stored.switch,
+        CREATED: str(int(time.time())),
+    }
+    if stored.name:
+        ids[NAME] = stored.name
+    port, switch = row_uuid("endpoint", endpoint.id), is_row(stored.switch)
+    claims = _claims(endpoint, stored.switch)
+    return [
+        require("Logical_Switch", stored.switch),
+        ovsdb.insert("Logical_Switch_Port", port, external_ids=ids, **_port_columns(endpoint)),
+        ovsdb.mutate("Logical_Switch", switch, mutations=[["ports", "insert", [Reference(port)]]]),
+        *(ovsdb.insert("DHCP_Options", row, cidr=what, external_ids=ids) for row, what in claims.items()),
+    ]
 
 
 def _network_ids(network: Network) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from ovn_docker.backends import dns
-from ovn_docker.backends.northbound import HOST, NAME, OURS, SWITCH, Connect
+from ovn_docker.backends.northbound import HOST, NAME, NOTE, OURS, SWITCH, Connect, host_ids
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict
 from ovn_docker.host import ovsdb
@@ -18,11 +18,11 @@ from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_r
 from ovn_docker.model import Chassis, Network, SharedNetwork, row_uuid
 
 _SHARED = {**OURS, "ovn-docker:shared": "true"}
-_NOTE = {"ovn-docker:note": "true"}
 _DEFINITION = "ovn-docker:definition"
 _REMOVED = "ovn-docker:removed"
 _GENERATION = "ovn-docker:generation"
-_GENERATION_ROW = row_uuid("generation")
+GENERATION_ROW = row_uuid("generation")
+"""The row that is there as soon as there was a network of the cluster, whatever it says."""
 
 
 class SharedNetworks:
@@ -34,7 +34,7 @@ class SharedNetworks:
     def generation(self, chassis: Chassis, deadline: Deadline) -> str:
         """A word that is another one after every change."""
         (rows,) = self._connect(chassis).transact(
-            ovsdb.select("DHCP_Options", is_row(_GENERATION_ROW), columns=["external_ids"]), deadline=deadline
+            ovsdb.select("DHCP_Options", is_row(GENERATION_ROW), columns=["external_ids"]), deadline=deadline
         )
         return str(rows[0]["external_ids"].get(_GENERATION, "")) if rows else ""
 
@@ -63,35 +63,44 @@ class SharedNetworks:
         )
 
 
-def join(database: Database, network: Network, ids: dict[str, str], deadline: Deadline) -> list[Operation]:
+def join(
+    database: Database, network: Network, ids: dict[str, str], deadline: Deadline, *, followed: bool
+) -> list[Operation]:
     """Operations that make the network's switch, or join the one that is there; *ids* describe it.
 
-    Raises Conflict if that one has other subnets or options.
+    *followed*: nobody here wants it, so one that was removed meanwhile stays so.
+    Raises Conflict then, or if the switch has other subnets or options.
     """
     name = network.options.name or ""
     row = _switch(name)
-    (found, resolver, generation) = database.transact(
+    (found, resolver, router, generation) = database.transact(
         ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
         ovsdb.select("Logical_Switch_Port", is_row(dns.resolver_port(row)), columns=["_uuid"]),
-        ovsdb.select("DHCP_Options", is_row(_GENERATION_ROW), columns=["_uuid"]),
+        ovsdb.select("Logical_Router", is_row(dns.resolver(row)), columns=["_uuid"]),
+        ovsdb.select("DHCP_Options", is_row(GENERATION_ROW), columns=["_uuid"]),
         deadline=deadline,
     )
     if not generation:
         try:
             database.transact(
-                ovsdb.insert("DHCP_Options", _GENERATION_ROW, cidr="", external_ids=OURS), deadline=deadline
+                ovsdb.insert("DHCP_Options", GENERATION_ROW, cidr="", external_ids=OURS), deadline=deadline
             )
         except OperationError as error:
             if error.error != "duplicate uuid":
                 raise
+    if followed and not any(_REMOVED not in row["external_ids"] for row in found):
+        raise Conflict(f"network {name} has just been removed on another host")
+    if router and not resolver:
+        dns.forget_resolver(database, row, deadline)
     if not found:
         made = ovsdb.insert("Logical_Switch", row, name=name, external_ids={**_SHARED, **ids})
         return [made, *dns.make_resolver(row, ids), _changed()]
     _check_same(name, found[0]["external_ids"], ids)
+    unmark: list[list[Any]] = [["external_ids", "delete", [_REMOVED]]]
     return [
         require("Logical_Switch", row),
         *([] if resolver else dns.make_resolver(row, ids)),  # earlier versions had none
-        ovsdb.mutate("Logical_Switch", is_row(row), mutations=[["external_ids", "delete", [_REMOVED]]]),
+        *([] if followed else [ovsdb.mutate("Logical_Switch", is_row(row), mutations=unmark)]),
         _changed(),
     ]
 
@@ -103,33 +112,23 @@ def switch_row(network: Network) -> str:
 
 def note_ids(name: str, switch: str, chassis: Chassis) -> dict[str, str]:
     """What a host's note on a shared network says besides what it is."""
-    return {NAME: name, SWITCH: switch, HOST: chassis.system_id, **_NOTE}
+    return {NAME: name, SWITCH: switch, **host_ids(chassis), **NOTE}
 
 
-def leave(database: Database, name: str, chassis: Chassis, deadline: Deadline) -> None:
-    """A host has given the network up: mark it as removed, and delete it if no other host has it any more.
+def removal(name: str, chassis: Chassis) -> list[Operation]:
+    """Operations that mark a network as removed: the other hosts give it up when they see that."""
+    mark = [["external_ids", "insert", {_REMOVED: chassis.system_id}]]
+    return [ovsdb.mutate("Logical_Switch", is_row(_switch(name)), mutations=mark), _changed()]
 
-    The others give it up when they see the mark. Raises Conflict that names those with containers on it.
+
+def leave(database: Database, name: str, deadline: Deadline) -> None:
+    """Delete a network that was removed if no other host has it any more.
+
+    Raises Conflict that names those with containers on it.
     """
     row = _switch(name)
-    mark = [["external_ids", "insert", {_REMOVED: chassis.system_id}]]
-    database.transact(
-        ovsdb.mutate("Logical_Switch", is_row(row), mutations=mark), _changed(), deadline=deadline
-    )
-    of_switch = has("external_ids", {**OURS, SWITCH: row})
-    try:
-        database.transact(
-            ovsdb.require_none("DHCP_Options", has("external_ids", {**OURS, **_NOTE, SWITCH: row})),
-            *dns.remove_resolver(row),
-            require("Logical_Switch", row, ["ports", "==", ["set", []]]),
-            ovsdb.delete("Logical_Switch", is_row(row)),
-            ovsdb.delete("DHCP_Options", of_switch),
-            _changed(),
-            deadline=deadline,
-        )
-    except OperationError as error:
-        if error.error != "timed out":
-            raise
+    if not delete_unused(database, row, deadline):
+        of_switch = has("external_ids", {**OURS, SWITCH: row})
         (ports,) = database.transact(
             ovsdb.select("Logical_Switch_Port", of_switch, columns=["external_ids"]), deadline=deadline
         )
@@ -137,7 +136,50 @@ def leave(database: Database, name: str, chassis: Chassis, deadline: Deadline) -
         if users:
             raise Conflict(
                 f"network {name} still has containers on {', '.join(users)}; it goes there when they do"
-            ) from None
+            )
+
+
+def give_up(database: Database, name: str, deadline: Deadline) -> None:
+    """A host does not have the network, though nobody has removed it: the others', and its making, stay.
+
+    It goes if no host has it and none can make it: it is marked as removed, or nobody told how it was made.
+    """
+    (rows,) = database.transact(
+        ovsdb.select("Logical_Switch", is_row(_switch(name)), columns=["external_ids"]), deadline=deadline
+    )
+    if any(useless(row["external_ids"]) for row in rows):
+        delete_unused(database, _switch(name), deadline)
+
+
+def useless(ids: dict[str, str]) -> bool:
+    """Whether no host would make this network in its Docker, going by what its switch says."""
+    return _REMOVED in ids or _DEFINITION not in ids
+
+
+def delete_unused(database: Database, row: str, deadline: Deadline, *first: Operation) -> bool:
+    """Delete the switch of a network that no host has and no container uses; False if one does.
+
+    *first*: conditions.
+    """
+    try:
+        database.transact(*first, *delete_operations(row), deadline=deadline)
+    except OperationError as error:
+        if error.error != "timed out":
+            raise
+        return False
+    return True
+
+
+def delete_operations(row: str) -> list[Operation]:
+    """Operations that delete a switch and what belongs to it, if no host has it and no container uses it."""
+    return [
+        ovsdb.require_none("DHCP_Options", has("external_ids", {**OURS, **NOTE, SWITCH: row})),
+        *dns.remove_resolver(row),
+        require("Logical_Switch", row, ["ports", "==", ["set", []]]),
+        ovsdb.delete("Logical_Switch", is_row(row)),
+        ovsdb.delete("DHCP_Options", has("external_ids", {**OURS, SWITCH: row})),
+        _changed(),
+    ]
 
 
 def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> None:
@@ -163,7 +205,7 @@ def _changed() -> Operation:
         ["external_ids", "delete", [_GENERATION]],
         ["external_ids", "insert", {_GENERATION: str(uuid4())}],
     ]
-    return ovsdb.mutate("DHCP_Options", is_row(_GENERATION_ROW), mutations=mutations)
+    return ovsdb.mutate("DHCP_Options", is_row(GENERATION_ROW), mutations=mutations)
 
 
 def _switch(name: str) -> str:

@@ -24,7 +24,10 @@ _POLL = 0.25
 """Seconds between two looks at a port."""
 
 _ATTEMPTS = 5
-"""How often a VLAN is chosen anew when another client of Neutron has taken it in between."""
+"""How often the trunk is looked at anew when another client of Neutron has changed it in between."""
+
+_CHANGED = {"DuplicateSubPort", "SubPortNotFound", "TrunkNotFound"}
+"""What Neutron calls that: the VLAN is taken, the subport or the trunk has gone."""
 
 
 class Parent(Protocol):
@@ -163,10 +166,10 @@ class Trunk:
                     job.finish(error=Unavailable("changing the trunk failed, see the driver's log"))
 
     def _together(self, jobs: list[Job], deadline: Deadline) -> None:
-        """All in one request; if Neutron refuses that, one by one, to tell whose fault it is."""
+        """All in one request; if that cannot be, one by one, to tell whose fault it is."""
         try:
             self._some(jobs, deadline)
-        except Refused as refused:
+        except (Refused, Conflict) as refused:
             if len(jobs) == 1:
                 jobs[0].finish(error=refused)
                 return
@@ -181,29 +184,26 @@ class Trunk:
             there = (
                 {sub["port_id"]: int(sub["segmentation_id"]) for sub in trunk["sub_ports"]} if trunk else {}
             )
-            if not attach:
-                leaving: list[dict[str, object]]
-                leaving = [{"port_id": job.port} for job in jobs if job.port in there]
-                if trunk and leaving:
-                    self._subports(trunk, "remove", leaving, deadline)
-                for job in jobs:
-                    job.finish()
-                return
-            new = [job.port for job in jobs if job.port not in there]
-            chosen = dict(zip(new, _free_vlans(there.values(), len(new)), strict=True))
-            subports: list[dict[str, object]] = [
-                {"port_id": port, "segmentation_type": "vlan", "segmentation_id": vlan}
-                for port, vlan in chosen.items()
-            ]
+            chosen: dict[str, int] = {}
+            subports: list[dict[str, object]]
+            if attach:
+                new = [job.port for job in jobs if job.port not in there]
+                chosen = dict(zip(new, _free_vlans(there.values(), len(new)), strict=True))
+                subports = [
+                    {"port_id": port, "segmentation_type": "vlan", "segmentation_id": vlan}
+                    for port, vlan in chosen.items()
+                ]
+            else:
+                subports = [{"port_id": job.port} for job in jobs if job.port in there]
             try:
                 if trunk and subports:
-                    self._subports(trunk, "add", subports, deadline)
+                    self._subports(trunk, "add" if attach else "remove", subports, deadline)
             except Refused as refused:
-                if refused.kind not in {"DuplicateSubPort", "TrunkNotFound"} or attempt == _ATTEMPTS - 1:
+                if refused.kind not in _CHANGED or attempt == _ATTEMPTS - 1:
                     raise
                 continue
             for job in jobs:
-                job.finish(there.get(job.port) or chosen[job.port])
+                job.finish(there.get(job.port) or chosen[job.port] if attach else 0)
             return
 
     def _subports(
@@ -239,7 +239,7 @@ class Profile:
             raise TimedOut(f"gave up after {deadline.seconds:g} s waiting for a VLAN")
         try:
             ports = self._neutron.all("ports", deadline, description=endpoint_of(self._vif))
-            taken = {found["id"]: vlan for found in ports if (vlan := _vlan(found))}
+            taken = {found["id"]: vlan for found in ports if (vlan := vlan_of(found))}
             vlan = taken.get(port) or _free_vlans(taken.values(), 1)[0]
             profile = {"parent_name": self._vif, "tag": vlan}
             self._neutron.update(
@@ -265,7 +265,7 @@ class Profile:
         return ""
 
 
-def _vlan(port: Mapping[str, str]) -> int:
+def vlan_of(port: Mapping[str, str]) -> int:
     """The VLAN that we have noted in a port; 0 if none."""
     text = port["device_owner"].removeprefix(_OWNER)
     return int(text) if text.isdigit() and text != port["device_owner"] else 0

@@ -13,12 +13,16 @@ from ovn_docker.model import (
     AddressInUse,
     Attachment,
     Chassis,
+    Difference,
     Endpoint,
     EndpointId,
+    Kind,
     Network,
     NetworkId,
     StoredEndpoint,
+    StoredNetwork,
     choose_mac,
+    since,
 )
 
 
@@ -33,7 +37,7 @@ class Underlay:
         self._vif = vif
         self._parent = parent
         self._networks = Networks(neutron, vif)
-        self._leases = leases
+        self.leases = leases
 
     def check(self, macs: set[str], deadline: Deadline) -> None:
         """Whether containers can be behind the VM's port; *macs*: addresses of the VM's interfaces.
@@ -70,10 +74,15 @@ class Underlay:
             return
         if found.kept and not kept:
             return
-        ours = endpoint_of(self._vif)
-        for port in self._neutron.all("ports", deadline, network_id=found.id, description=ours):
-            remove(self._neutron, self._parent, port, deadline)
-        self._networks.forget(found, network, deadline)
+        self._forget_network(found, network, deadline)
+
+    def drop_network(self, network: NetworkId, chassis: Chassis, deadline: Deadline) -> None:
+        """Forget that this VM has a network; one that VMs share stays as long as one of them has it."""
+        found = self._networks.owned(network, deadline)
+        if found is None:
+            self.delete_network(network, chassis, deadline)
+        else:
+            self._forget_network(found, network, deadline)
 
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Make the endpoint's port and put it behind the VM's.
@@ -105,10 +114,54 @@ class Underlay:
             return "" if port["status"] == "ACTIVE" else self._parent.why_down(port["id"], deadline)
         return "its port has gone from Neutron"
 
-    def clear_orphans(self, chassis: Chassis, deadline: Deadline) -> None:
-        """Delete what a crash has left and nobody will ask for: addresses, pools, networks half made."""
-        self._leases.clear_orphans(deadline)
-        self._networks.clear_orphans(deadline)
+    place = "Neutron"
+
+    def mine(self, chassis: Chassis, deadline: Deadline) -> tuple[list[StoredNetwork], list[Difference]]:
+        """Every Docker network of this VM, and addresses and pools of its that nobody came for."""
+        return self._networks.of_vm(deadline), self.leases.strays(deadline)
+
+    def clear(self, stray: Difference, chassis: Chassis, deadline: Deadline) -> bool:
+        """Delete one of them, unless somebody has come after all."""
+        return self.leases.clear(stray, deadline)
+
+    def is_up(self, deadline: Deadline) -> bool:
+        """Whether Neutron calls the VM's own port ACTIVE."""
+        port = self._neutron.one("ports", self._vif, deadline)
+        return port is not None and port["status"] == "ACTIVE"
+
+    def belongings(self, chassis: Chassis, deadline: Deadline) -> list[Difference]:
+        """All that this VM has in Neutron, in the order in which it has to go."""
+        why = "its VM is gone"
+        return [
+            *(
+                Difference(Kind.ENDPOINT, one.id, self.place, since(one.age), why, "delete its port")
+                for one in self.endpoints(chassis, deadline)
+            ),
+            *(
+                Difference(
+                    Kind.NETWORK, one.id, self.place, since(one.age), why, "delete it, if it is no other VM's"
+                )
+                for one in self._networks.of_vm(deadline)
+            ),
+            *self.leases.belongings(deadline),
+        ]
+
+    def forget(self, one: Difference, chassis: Chassis, deadline: Deadline) -> None:
+        """Delete one of these; none is fine."""
+        if one.kind is Kind.ENDPOINT:
+            self.delete_endpoint(EndpointId(one.what), chassis, deadline)
+        elif one.kind is Kind.NETWORK:
+            self.drop_network(NetworkId(one.what), chassis, deadline)
+        else:
+            self.leases.forget(one, deadline)
+
+    def common(self, chassis: Chassis, deadline: Deadline) -> list[Difference]:
+        """Networks that were left half-made: they are no VM's."""
+        return self._networks.strays(deadline)
+
+    def clear_common(self, chassis: Chassis, deadline: Deadline, *, unless_lately: bool) -> list[Difference]:
+        """Delete these; Neutron itself sees to it that nobody has changed them."""
+        return [half for half in self.common(chassis, deadline) if self._networks.clear(half, deadline)]
 
     def endpoints(self, chassis: Chassis, deadline: Deadline) -> list[StoredEndpoint]:
         """Every endpoint of this VM."""
@@ -117,6 +170,15 @@ class Underlay:
     def ports(self, deadline: Deadline) -> list[Resource]:
         """The ports of this VM's endpoints."""
         return self._neutron.all("ports", deadline, description=endpoint_of(self._vif))
+
+    def _forget_network(self, found: Found, network: NetworkId, deadline: Deadline) -> None:
+        # Of a port nobody knows which Docker network of this VM it is for: while there are others, their
+        # containers keep theirs, and what is left of this one's goes as reconcile.py finds it.
+        alone = not self._networks.is_another_too(found, network, deadline)
+        for ours in (endpoint_of(self._vif), of_vm(self._vif)) if alone else ():
+            for port in self._neutron.all("ports", deadline, network_id=found.id, description=ours):
+                remove(self._neutron, self._parent, port, deadline)
+        self._networks.forget(found, network, deadline)
 
     def _port(self, endpoint: Endpoint, found: Found, deadline: Deadline) -> Resource:
         """The endpoint's port: the one that is there, or that kept its address (leases.py), or a new one."""

@@ -21,6 +21,10 @@ class TlsFiles(NamedTuple):
     ca_cert: str
 
 
+TLS_DIRECTORY = ("key.pem", "cert.pem", "ca.pem")
+"""What ``--tls DIRECTORY`` means, in the order of TlsFiles; ``ovn-docker pki`` makes such directories."""
+
+
 def add_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
@@ -62,9 +66,14 @@ def print_json(what: object) -> None:
     print(json.dumps(what, default=plain, indent=2))
 
 
-def add_tls_files(parser: argparse.ArgumentParser, whose: str) -> None:
-    """Adds --private-key, --certificate and --ca-cert, named as in every OVS program (ovs-vsctl(8))."""
-    group = parser.add_argument_group("TLS (all three together)")
+def add_tls_files(parser: argparse.ArgumentParser, whose: str, **tls: Any) -> None:
+    """Adds --tls, and --private-key, --certificate and --ca-cert, which every OVS program has (ovs-vsctl(8)).
+
+    *tls*: what add_argument is to know of --tls besides.
+    """
+    group = parser.add_argument_group("TLS (a directory, or all three files)")
+    about = f"directory with {', '.join(TLS_DIRECTORY)} of {whose}, as ovn-docker pki makes it"
+    group.add_argument("--tls", **{"metavar": "DIR", "help": about, **tls})
     group.add_argument("--private-key", metavar="PEM", help=f"private key of {whose}")
     group.add_argument("--certificate", metavar="PEM", help=f"certificate of {whose}")
     group.add_argument(
@@ -76,19 +85,27 @@ def tls_files(args: argparse.Namespace) -> TlsFiles | None:
     """The three files, or None when none is given.
 
     Raises:
-        BadRequest: one or two are given, or a file cannot be read.
+        BadRequest: one or two are given, a file cannot be read, or others can read the key.
 
     """
-    given = {f"--{name.replace('_', '-')}": getattr(args, name) for name in TlsFiles._fields}
-    if not any(given.values()):
+    from ovn_docker.host.ovsdb import check_private
+
+    directory = args.tls if isinstance(args.tls, str) else None
+    given = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in TlsFiles._fields]
+    if directory is not None:
+        if any(path for _, path in given):
+            raise BadRequest("give either --tls DIRECTORY or the three files")
+        given = [("--tls", str(Path(directory) / name)) for name in TLS_DIRECTORY]
+    elif not any(path for _, path in given):
         return None
-    absent = [option for option, path in given.items() if not path]
+    absent = [option for option, path in given if not path]
     if absent:
         raise BadRequest(f"TLS needs a key, a certificate and an authority; add {', '.join(absent)}")
-    for option, path in given.items():
+    for option, path in given:
         if not (Path(path).is_file() and os.access(path, os.R_OK)):
             raise BadRequest(f"{option} {path} is not a readable file; give the path of a PEM file")
-    return TlsFiles(*(str(Path(path).resolve()) for path in given.values()))
+    check_private(given[0][1])
+    return TlsFiles(*(str(Path(path).resolve()) for _, path in given))
 
 
 def current_tls(control: str) -> TlsFiles | None:
@@ -119,11 +136,16 @@ def in_url(ip: IPv4Address | IPv6Address) -> str:
 
 def require_own(option: str, ip: IPv4Address | IPv6Address) -> str:
     """The interface of this host that has the address; raises BadRequest when none has."""
-    links = json.loads(run(("ip", "-json", "address", "show")))
-    own = {info["local"]: link["ifname"] for link in links for info in link["addr_info"]}
+    own = own_addresses()
     if str(ip) not in own:
         raise BadRequest(f"{option} {ip} is not an address of this host; it has {', '.join(own) or 'none'}")
-    return str(own[str(ip)])
+    return own[str(ip)]
+
+
+def own_addresses() -> dict[str, str]:
+    """Addresses of this host, and the interface that has each."""
+    links = json.loads(run(("ip", "-json", "address", "show")))
+    return {info["local"]: link["ifname"] for link in links for info in link["addr_info"]}
 
 
 def require_root() -> None:

@@ -4,12 +4,10 @@ Detaching, pidfile, log file, levels that change at run time (``ovs-appctl vlog/
 package, so that it behaves as ovs-vswitchd(8) says.
 """
 
-import getpass
 import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -20,9 +18,6 @@ os.environ.setdefault("OVS_LOGDIR", "/var/log/openvswitch")
 
 import ovs.daemon
 import ovs.dirs
-import ovs.poller
-import ovs.unixctl
-import ovs.unixctl.server
 import ovs.vlog
 
 import ovn_docker
@@ -30,16 +25,17 @@ from ovn_docker import settings as table
 from ovn_docker.backends import openrc
 from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.dns import Names
+from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
-from ovn_docker.cli import logs
+from ovn_docker.cli import control, login, logs
 from ovn_docker.cli.main import Parser
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.directory import Directory
 from ovn_docker.driver import Backend, Driver, LateFlows, Patience
-from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
+from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
@@ -48,14 +44,14 @@ from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.statistics import Statistics
 from ovn_docker.host.vswitch import START, VmBridge, Vswitch
 from ovn_docker.ipam import AddressStore, Ipam
-from ovn_docker.metrics import Reader, Recorder, Unrecorded
-from ovn_docker.model import Chassis, Tls
+from ovn_docker.metrics import Reader, Recorder, Tally, Unrecorded
+from ovn_docker.model import NetworkId
 from ovn_docker.names import Registrar
 from ovn_docker.options import OPTIONS, UNDERLAY, Option
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
+from ovn_docker.reconcile import Mode, Reconciler, Store
 from ovn_docker.settings import Common, Kind, Settings, UnderlaySettings
-from ovn_docker.sweep import Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +69,15 @@ UNDERLAY_HELP = (
 class _Mode:
     """What the two modes of the driver differ in.
 
-    *clear_orphans* deletes what a crash has left and nobody will ask for;
-    *check_controller* raises Unavailable if nobody would install a port's flows; *ready* raises
-    OvnDockerError with what has to be done before containers can start; *start*: what runs beside; *undo*:
-    see Patience; *name_of*: of a network or an endpoint's container, empty if it is not known.
+    *store*: where reconcile.py looks for what a crash has left; *check_controller* raises Unavailable if
+    nobody would install a port's flows; *ready* raises OvnDockerError with what has to be done before
+    containers can start; *start*: what runs beside; *undo*: see Patience; *name_of*: of a network or an
+    endpoint's container, empty if it is not known; *removed_elsewhere*: see Driver.
     """
 
     backend: Backend
     addresses: AddressStore
-    clear_orphans: Callable[[Chassis, Deadline], None]
+    store: Store
     vswitch: Vswitch
     options: tuple[Option, ...]
     check_controller: Callable[[], None]
@@ -90,6 +86,7 @@ class _Mode:
     undo: float
     record: Recorder
     name_of: Callable[[str], str]
+    removed_elsewhere: Callable[[NetworkId], bool]
 
 
 def overlay() -> None:
@@ -116,21 +113,21 @@ def _overlay() -> None:
     record, serve_metrics = _metrics(settings)
     database = Database("Open_vSwitch", [settings.db], START)
     vswitch, directory = Vswitch(database), Directory()
-    tls = Tls(settings.private_key, settings.certificate, settings.ca_cert) if settings.private_key else None
-    northbound = Northbound(tls)
+    northbound = Northbound(settings.tls)
+    engine = Engine(settings.docker, directory.learn)
+    follower = Follower(SharedNetworks(northbound), vswitch.chassis, engine, record)
 
     def start() -> None:
         serve_metrics(Statistics(database, vswitch.chassis, northbound, directory.name))
-        engine = Engine(settings.docker, directory.learn)
         if settings.sync == "on":
-            Follower(SharedNetworks(northbound), vswitch.chassis, engine, record).start()
+            follower.start()
         Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
 
-    addresses = Addresses(northbound)
+    scope = _scope(settings.scope)
     mode = _Mode(
-        backend=Overlay(northbound),
-        addresses=addresses,
-        clear_orphans=addresses.clear_orphans,
+        backend=Overlay(northbound, lambda: scope() == "global", follower.makes),
+        addresses=Addresses(northbound),
+        store=Leftovers(northbound),
         vswitch=vswitch,
         options=OPTIONS,
         check_controller=Controller(settings.ovn_rundir).check,
@@ -139,34 +136,18 @@ def _overlay() -> None:
         undo=2.0,
         record=record,
         name_of=directory.name,
+        removed_elsewhere=follower.removes,
     )
     _serve(settings, mode)
 
 
 def _underlay() -> None:
     settings = _settings(UnderlaySettings, *UNDERLAY_HELP)
-    try:
-        from ovn_docker.backends.leases import Leases
-        from ovn_docker.backends.neutron import Neutron
-        from ovn_docker.backends.trunk import Profile, Trunk
-        from ovn_docker.backends.underlay import Underlay
-    except ImportError as error:
-        raise Unavailable(
-            f"the underlay mode needs openstacksdk ({error}): pip install 'ovn-docker[underlay]'"
-        ) from None
-    vif = openrc.vif(os.environ)
-    login = openrc.login(os.environ)
-    user = openrc.asks_for_password(login)
-    if user is not None:
-        login["password"] = _ask_password(user)
+    backend = login.underlay(settings.parent, os.environ, ask=True)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
-    neutron = Neutron(login)
     record, serve_metrics = _metrics(settings)
     database = Database("Open_vSwitch", [settings.db], START)
-    vswitch = VmBridge(database, settings.bridge, vif)
-    parent = Trunk(neutron, vif) if settings.parent == "trunk" else Profile(neutron, vif)
-    leases = Leases(neutron, vif, parent)
-    backend = Underlay(neutron, vif, parent, leases)
+    vswitch = VmBridge(database, settings.bridge, openrc.vif(os.environ))
 
     def ready() -> None:
         backend.check(Links().macs(), Deadline(settings.request_timeout))
@@ -174,8 +155,8 @@ def _underlay() -> None:
 
     mode = _Mode(
         backend=backend,
-        addresses=leases,
-        clear_orphans=backend.clear_orphans,
+        addresses=backend.leases,
+        store=backend,
         vswitch=vswitch,
         options=UNDERLAY,
         check_controller=lambda: None,
@@ -184,24 +165,9 @@ def _underlay() -> None:
         undo=10.0,
         record=record,
         name_of=lambda _: "",
+        removed_elsewhere=lambda _: False,
     )
     _serve(settings, mode)
-
-
-def _ask_password(user: str) -> str:
-    """Raises BadRequest without a terminal to ask at."""
-    if not sys.stdin or not sys.stdin.isatty():
-        raise BadRequest(
-            f"OS_PASSWORD of {user} is not set, and there is no terminal to ask at: set it, or use an "
-            "application credential (openstack application credential create)"
-        )
-    try:
-        password = getpass.getpass(f"OpenStack password of {user}: ")
-    except (EOFError, KeyboardInterrupt):
-        password = ""
-    if not password:
-        raise BadRequest("no password was given")
-    return password
 
 
 def _serve(settings: Common, mode: _Mode) -> None:
@@ -221,17 +187,23 @@ def _serve(settings: Common, mode: _Mode) -> None:
     )
     supplies, timeout = settings.address_pools, settings.request_timeout
     ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
-    driver = Driver(backend, vswitch, links, mode.check_controller, patience, mode.record)
-    plugin = Plugin(driver, ipam, _scope(settings.scope), mode.options)
-    tally = server.Tally()
-    web = server.Server(server.application(plugin, tally, mode.record, mode.name_of), listener)
+    driver = Driver(
+        backend, vswitch, links, mode.check_controller, patience, mode.record, mode.removed_elsewhere
+    )
+    # A dockerd that starts may have died before, in the middle of anything.
+    plugin = Plugin(driver, ipam, _scope(settings.scope), mode.options, driver.leftovers.set)
+    tally = Tally(mode.record)
+    web = server.Server(server.application(plugin, tally, mode.name_of), listener)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
-    _serve_control(web.stop, tally)
+    reconciler = Reconciler(
+        *(driver, backend, mode.store, vswitch, links, Engine(settings.docker)),
+        *(settings.sweep_interval, Mode(settings.repair), mode.record),
+    )
+    control.serve(web.stop, tally, reconciler)
     mode.start()
-    interval = settings.sweep_interval
-    Sweeper(driver, backend, vswitch, links, interval, mode.clear_orphans, mode.record).start()
+    reconciler.start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")
@@ -300,31 +272,3 @@ def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:
     if setting == "auto":
         return lambda: "global" if has_cluster_store() else "local"
     return lambda: "global" if setting == "global" else "local"
-
-
-def _serve_control(stop: Callable[[], None], tally: server.Tally) -> None:
-    """Answer ``ovs-appctl -t ovn-docker-overlay-driver``: vlog/set, vlog/reopen, version, requests, exit."""
-
-    def leave(connection: ovs.unixctl.server.UnixctlConnection, *_: object) -> None:
-        connection.reply(None)
-        stop()
-
-    def run() -> None:
-        while True:
-            control.run()
-            poller = ovs.poller.Poller()
-            control.wait(poller)
-            poller.block()
-
-    def requests(connection: ovs.unixctl.server.UnixctlConnection, *_: object) -> None:
-        connection.reply(f"{tally.requests} requests, {tally.errors} errors")
-
-    ovs.unixctl.command_register("exit", "", 0, 0, leave, None)
-    ovs.unixctl.command_register("requests", "", 0, 0, requests, None)
-    error, control = ovs.unixctl.server.UnixctlServer.create(None, ovn_docker.__version__)
-    if error:
-        log.warning(
-            "no control socket in %s, ovs-appctl will not work: %s", ovs.dirs.RUNDIR, os.strerror(error)
-        )
-        return
-    threading.Thread(target=run, name="control", daemon=True).start()

@@ -11,7 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ovn_docker.backends.openrc import VIF
+from ovn_docker.cli import gc
 from ovn_docker.cli.arguments import describe, print_json, require_root
+from ovn_docker.errors import OvnDockerError
+from ovn_docker.model import Difference
 from ovn_docker.view import cloud
 from ovn_docker.view.checks import CHECKS, UNDERLAY
 from ovn_docker.view.cluster import Cluster
@@ -32,6 +35,9 @@ examples:
   ovn-docker doctor --fix       do what can be done without harm, then look again
   ovn-docker doctor --all       every check, with its verdict
 """
+
+PATIENCE = 10.0
+"""Seconds that the driver may take to compare."""
 
 ROUNDS = 4
 """A cause that is mended may show another."""
@@ -61,11 +67,24 @@ def look() -> tuple[Result, ...]:
     """The results of all checks, now."""
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.NETWORKS))
+        left = leftovers(cluster)
         variables = cloud.environment(os.environ)
         if not (cluster.snapshot.underlay or variables.get(VIF)):
-            return examine(Facts(cluster, probe(sources, cluster)), CHECKS)
+            return examine(Facts(cluster, probe(sources, cluster), leftovers=left), CHECKS)
         bridge = variables.get("OVN_DOCKER_BRIDGE") or "breth0"
-        return examine(Facts(cluster, probe(sources, cluster), cloud.ask(variables), bridge), UNDERLAY)
+        found = cluster.snapshot.cloud or cloud.ask(variables)
+        return examine(Facts(cluster, probe(sources, cluster), found, bridge, left), UNDERLAY)
+
+
+def leftovers(cluster: Cluster) -> Sequence[Difference] | str:
+    """What should not be, or why nobody can tell."""
+    for part in ("vswitch", "docker", "" if cluster.snapshot.underlay else "northbound"):
+        if part in cluster.snapshot.missing:  # who does not answer is not waited for again
+            return cluster.snapshot.missing[part]
+    try:
+        return gc.differences(patience=PATIENCE)
+    except OvnDockerError as error:
+        return str(error)
 
 
 def fix(results: tuple[Result, ...]) -> tuple[Result, ...]:

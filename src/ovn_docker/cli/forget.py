@@ -1,23 +1,29 @@
-"""``ovn-docker host forget``: give back what a host has that is gone for good."""
+"""``ovn-docker gc --host``, also called ``host forget``: give back what a host has that is gone for good."""
 
 import argparse
+import os
+import sys
 from collections import Counter
 from contextlib import ExitStack
 
+from ovn_docker import settings as table
 from ovn_docker.backends.forget import Belonging, answers, belongings, finish_removals, forget, registered
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.cli import setup
-from ovn_docker.cli.arguments import require_root
+from ovn_docker.cli.arguments import print_json, require_root
 from ovn_docker.cli.steps import print_table, run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
+from ovn_docker.settings import Settings
+from ovn_docker.view.cloud import environment
 
 TEXT = """\
 Removes what a host that is gone for good has left in the northbound database: the ports of its containers,
-their addresses, which others may have then, its pools, and its notes of which networks it has. Networks
-stay; those that were removed elsewhere and waited for this host alone go. Run it on any other host.
+their addresses, which others may have then, its pools, and its networks. Those of the cluster stay, unless
+they were removed elsewhere and waited for this host alone; so do those that others have attached to. Run it
+on any other host. The same is `ovn-docker gc --host SYSTEM-ID`.
 
 A host that is alive is refused: OVN asks its ovn-controller. One that is only cut off looks as if it
 were gone; its containers lose the network, and have to be started again when it is back.
@@ -41,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "host", metavar="SYSTEM-ID", help="the host: its external_ids:system-id, see `ovn-sbctl show`"
     )
+    add_ways_around(parser)
+
+
+def add_ways_around(parser: argparse._ActionsContainer) -> None:
+    """Adds the options of who does not want to be asked."""
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--force", action="store_true", help="do not find out whether the host is alive")
 
@@ -49,32 +60,48 @@ def run(args: argparse.Namespace) -> int:
     """Shows what the host has, asks, removes it."""
     require_root()
     with ExitStack() as connections:
-        local = Database("Open_vSwitch", [f"unix:{run_directory('openvswitch')}/db.sock"], START)
+        local = local_database()
         connections.callback(local.close)
         chassis = Vswitch(local).chassis(Deadline(2))
         if args.host == chassis.system_id:
             raise BadRequest(f"{args.host} is this host; run this on another one, when this one is gone")
-        connect = Northbound()
+        connect = northbound_database()
         northbound = connect(chassis)
         connections.callback(northbound.close)
 
         found = belongings(northbound, args.host, Deadline(PATIENCE))
-        if found:
+        json = getattr(args, "json", False)  # of gc; what there is to say besides is for people
+        people = sys.stderr if json else sys.stdout
+        if json:
+            print_json({"found": found})
+        elif found:
             print_table([("WHAT", "", "LOGICAL SWITCH"), *map(line, found)])
         if args.dry_run:
-            print(f"would remove {count(found)}" if found else "nothing to change")
+            print(f"would remove {count(found)}" if found else "nothing to change", file=people)
             return 0
         if found:
             if not args.force:
                 southbound = Database("OVN_Southbound", southbound_remotes(), CURE)
                 connections.callback(southbound.close)
-                require_gone(args.host, northbound, southbound)
+                if still_listed(args.host, northbound, southbound):
+                    tail = f"OVN lists it until you type: ovn-sbctl chassis-del {args.host}"
+                    print(f"{args.host} does not answer; {tail}", file=people)
             if not (args.yes or confirmed(f"remove {count(found)} of {args.host}")):
                 raise OvnDockerError("nothing was removed; confirm it, or say --yes")
             forget(northbound, args.host, found, Deadline(PATIENCE))
         finish_removals(connect, chassis, Deadline(PATIENCE))  # also what an interrupted call left undone
-    print(f"removed {count(found)}" if found else "nothing to change")
+    print(f"removed {count(found)}" if found else "nothing to change", file=people)
     return 0
+
+
+def local_database() -> Database:
+    """The connection to this host's Open vSwitch."""
+    return Database("Open_vSwitch", [f"unix:{run_directory('openvswitch')}/db.sock"], START)
+
+
+def northbound_database() -> Northbound:
+    """The northbound database with the TLS files of this host's driver, if it was given its own."""
+    return Northbound(table.read(Settings, {}, environment(os.environ)).tls)
 
 
 def line(one: Belonging) -> tuple[str, str, str]:
@@ -100,22 +127,22 @@ def southbound_remotes() -> list[str]:
     return remotes
 
 
-def require_gone(host: str, northbound: Database, southbound: Database) -> None:
-    """Raises Conflict if the host is alive; says so if OVN still lists it."""
+def still_listed(host: str, northbound: Database, southbound: Database) -> bool:
+    """Whether OVN lists the host, though it does not answer. Raises Conflict if it is alive."""
     if not registered(southbound, host, Deadline(PATIENCE)):
-        return
+        return False
     if answers(northbound, southbound, host, Deadline(ANSWER)):
         raise Conflict(
             f"{host} is alive: its ovn-controller answers; stop it there with `ovn-docker host stop`, "
             "or say --force"
         )
-    print(f"{host} does not answer; OVN lists it until you type: ovn-sbctl chassis-del {host}")
+    return True
 
 
 def confirmed(what: str) -> bool:
-    """Whether the user says yes; without a user it is no."""
-    try:
-        return input(f"{what}? [y/N] ").strip().lower() in {"y", "yes"}
-    except EOFError:
-        print()
-        return False
+    """Whether the user says yes; without a user it is no. Asks on standard error: the output may be JSON."""
+    print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline() if sys.stdin else ""  # closed by the shell: <&-
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)
+    return answer.strip().lower() in {"y", "yes"}

@@ -71,17 +71,24 @@ def drawn_as_json(cluster: Cluster) -> dict[str, object]:
 
 
 def write(text: str, output: Path | None) -> None:
-    """To a file, whole or not at all, or to standard output. Raises OvnDockerError."""
+    """To a file, whole or not at all, or to standard output. Raises OvnDockerError.
+
+    What is no file, such as /dev/null or a pipe, is written to as it is: root could replace that too.
+    """
     if output is None:
         sys.stdout.write(text)
         return
     part = ""
     try:
-        number, part = tempfile.mkstemp(prefix=f".{output.name[:100]}.", dir=output.parent)
+        if output.exists() and not output.is_file():
+            output.write_text(text, encoding="utf-8")
+            return
+        target = output.resolve()
+        number, part = tempfile.mkstemp(prefix=f".{target.name[:100]}.", dir=target.parent)
         with os.fdopen(number, "w", encoding="utf-8") as file:
             file.write(text)
         Path(part).chmod(0o644)
-        Path(part).replace(output)
+        Path(part).replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):
             if part:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,8 +154,13 @@ def controller_pid() -> int | None:
 
 
 def driver_pid() -> int | None:
-    """The process of a driver started with --pidfile, if any; one under systemd has no pidfile."""
-    return running(run_directory("openvswitch") / f"{DRIVER}.pid", DRIVER)
+    """The driver's process, if any: by its pidfile, or by its socket if it has none, as in the guide."""
+    pid = running(run_directory("openvswitch") / f"{DRIVER}.pid", DRIVER)
+    if pid is None:
+        with suppress(Unavailable):
+            found = find(SOCKET, run_directory("openvswitch"))
+            pid = found.pid if found.program == DRIVER else None
+    return pid
 
 
 def driver_is_unit() -> bool:
@@ -200,7 +206,7 @@ def stop(args: argparse.Namespace) -> int:
 
 
 def stop_driver(steps: Steps) -> None:
-    """Stops the driver: its units, or the process in its pidfile."""
+    """Stops the driver: its units, or its process."""
     if driver_is_unit() and any(succeeds("systemctl", "is-active", "--quiet", unit) for unit in DRIVER_UNITS):
         steps.change("stop the driver", "systemctl", "stop", *DRIVER_UNITS)
     if pid := driver_pid():

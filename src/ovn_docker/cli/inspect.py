@@ -8,13 +8,14 @@ from ovn_docker.cli.steps import print_table
 from ovn_docker.errors import NotFound
 from ovn_docker.view.cluster import Cluster, Endpoint, Network
 from ovn_docker.view.gather import Sources
-from ovn_docker.view.snapshot import Scope
+from ovn_docker.view.snapshot import PortRow, Scope
 
 TEXT = """\
 Shows all about a network or a container, side by side as Docker, OVN and this host have it. NAME is a
 network, a container, HOST/CONTAINER, an address, or the beginning of an ID.
 
-Exit code 0: all sides agree; 1: they differ, or there is no such thing.
+Exit code 0: all sides agree; 1: they differ, or there is no such thing; 3: the northbound database
+cannot be read, and it is nothing that this host has.
 
 examples:
   ovn-docker inspect foo
@@ -23,10 +24,13 @@ examples:
 """
 
 
+UP = {True: "up", False: "down", None: "unknown"}
+
+
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``ovn-docker inspect``."""
     describe(parser, TEXT, run)
-    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("name", metavar="NAME", help="of a network or a container, see above")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,9 +67,12 @@ def find(cluster: Cluster, name: str) -> Sequence[Network | Endpoint]:
 def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str]]:
     """A network, and who is on it."""
     yield "network", network.name
-    yield "in the cluster", "by this name on every host" if network.shared else "of the hosts below"
+    underlay = cluster.snapshot.underlay
+    everywhere = "by this name in VMs of the project" if underlay else "by this name on every host"
+    yield "in the cluster", everywhere if network.shared else "of the hosts below"
     yield "Docker ID", network.id if network.here else "not in this host's Docker"
-    yield "logical switch", network.switch or "none"
+    none = "none" if cluster.snapshot.northbound else "not known"
+    yield "Neutron network" if underlay else "logical switch", network.switch or none
     yield "subnets", ", ".join(network.subnets)
     yield "MTU", str(network.mtu) if network.mtu else "that of the tunnels"
     yield "hosts", ", ".join(network.hosts)
@@ -86,23 +93,60 @@ def endpoint_lines(cluster: Cluster, endpoint: Endpoint) -> Iterable[tuple[str, 
     yield "addresses", f"{', '.join(endpoint.addresses)}, MAC {endpoint.mac}"
     known = endpoint.state or "does not know it"
     yield "Docker", known if endpoint.here else f"asked on {endpoint.host} alone"
-    if port:
-        yield "logical port", f"{'' if port.enabled else 'disabled, '}addresses {', '.join(port.addresses)}"
-        yield "port security", ", ".join(port.port_security) or "none"
-    else:
-        yield "logical port", "none"
-    up = {True: "up", False: "down", None: "unknown"}[endpoint.up]
-    yield "claimed by", f"{endpoint.chassis} ({up})" if endpoint.chassis else "no host"
+    yield from (
+        neutron_lines(cluster, endpoint) if cluster.snapshot.cloud else ovn_lines(cluster, endpoint, port)
+    )
     if endpoint.here:
-        flows = "installed" if endpoint.installed else "not installed"
         if interface is None:
             yield "Open vSwitch", "no port"
         else:
             where = f"{interface.name} on {interface.bridge}, port {interface.ofport}"
-            yield "Open vSwitch", f"{where}, flows {flows}"
+            flows = "installed" if endpoint.installed else "not installed"
+            yield (
+                "Open vSwitch",
+                f"{where}, VLAN {interface.tag}" if interface.tag else f"{where}, flows {flows}",
+            )
             counted = [f"{key} {interface.statistics.get(key, 0)}" for key in ("rx_packets", "tx_packets")]
             yield "counted", ", ".join([*counted, f"rx_dropped {interface.statistics.get('rx_dropped', 0)}"])
         state = f"{'up' if link.up and link.carrier else 'down'}, MTU {link.mtu}" if link else ""
         yield "link", f"{link.name}, {state}" if link else "none"
     for difference in endpoint.differences:
         yield "! differs", difference
+
+
+def ovn_lines(cluster: Cluster, endpoint: Endpoint, port: PortRow | None) -> Iterable[tuple[str, str]]:
+    """What OVN's databases have of it, or why that is not known."""
+    missing = cluster.snapshot.missing
+    if "northbound" in missing:
+        yield "logical port", f"not known: {missing['northbound']}"
+    elif port:
+        yield "logical port", f"{'' if port.enabled else 'disabled, '}addresses {', '.join(port.addresses)}"
+        yield "port security", ", ".join(port.port_security) or "none"
+    else:
+        yield "logical port", "none"
+    if "southbound" in missing:
+        yield "claimed by", f"not known: {missing['southbound']}"
+    else:
+        yield "claimed by", f"{endpoint.chassis} ({UP[endpoint.up]})" if endpoint.chassis else "no host"
+
+
+def neutron_lines(cluster: Cluster, endpoint: Endpoint) -> Iterable[tuple[str, str]]:
+    """What Neutron has of it."""
+    cloud = cluster.snapshot.cloud
+    port = next((port for port in cloud.ports if port.endpoint == endpoint.id), None) if cloud else None
+    if cloud is None or port is None:
+        yield "Neutron port", cloud.problem if cloud and cloud.problem else "none"
+        return
+    yield "Neutron port", f"{port.id}, {'' if port.enabled else 'disabled, '}{port.status}"
+    yield "... addresses", f"{' '.join((port.mac, *port.addresses))}"
+    others = [f"{mac} {ip}" for mac, ip in port.pairs]
+    yield "port security", "; ".join(["on", *others]) if port.secured else "off"
+    named = [cloud.groups[group].name if group in cloud.groups else group for group in port.groups]
+    yield "security groups", ", ".join(named) or "none"
+    if port.vlan is None:
+        yield "subport", f"of no trunk, it should be one of that of {endpoint.host}"
+    else:
+        yield (
+            "subport",
+            f"VLAN {port.vlan} {'of the trunk' if port.subport else 'by its profile'} of {endpoint.chassis}",
+        )

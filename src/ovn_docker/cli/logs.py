@@ -7,11 +7,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import ovs.vlog
 
-_MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "sweep", "underlay", "waitress")
+_MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "reconcile", "underlay", "waitress")
 _OURS = ("ovn_docker", "waitress")
+_SYSLOG = "/dev/log"  # as in ovs.vlog
 _VLOGS = {name: ovs.vlog.Vlog(name) for name in _MODULES}
 
 
@@ -21,6 +23,9 @@ def start(request_id: Callable[[], str]) -> None:
     *request_id*: of the call that the calling thread answers, or empty; ends every line that is about one.
     """
     logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
+    for destination in ovs.vlog.DESTINATIONS:
+        if not _is_there(destination):  # a line for nobody takes as long as any
+            ovs.vlog.Vlog.set_level("any", destination, "off")
     handler = _VlogHandler(request_id)
     for name in _OURS:
         logger = logging.getLogger(name)
@@ -36,6 +41,12 @@ def use_json() -> None:
     for name in _OURS:
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(_Json())
+
+
+def _is_there(destination: str) -> bool:
+    """Whether somebody gets what ovs.vlog writes there: there may be no log file, and no syslog."""
+    handlers = logging.getLogger(destination).handlers
+    return bool(handlers) and (destination != "syslog" or Path(_SYSLOG).exists())
 
 
 class _VlogHandler(logging.Handler):

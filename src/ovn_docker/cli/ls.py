@@ -27,7 +27,9 @@ examples:
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``ovn-docker ls``."""
     describe(parser, TEXT, run)
-    parser.add_argument("what", nargs="?", choices=("networks", "endpoints"), default="networks")
+    parser.add_argument(
+        "what", nargs="?", choices=("networks", "endpoints"), default="networks", help="default: networks"
+    )
     parser.add_argument("--host", action="store_true", help="this host only: reads less of a large cluster")
 
 
@@ -44,9 +46,11 @@ def run(args: argparse.Namespace) -> int:
     elif args.what == "networks":
         print_table([NETWORKS, *map(network_line, rows)])  # type: ignore[arg-type]
     else:
-        print_table([ENDPOINTS, *map(endpoint_line, rows)])  # type: ignore[arg-type]
-    reason = cluster.snapshot.missing.get("northbound")
-    if reason and not cluster.snapshot.underlay:
+        heads = [
+            {"OVN": "NEUTRON"}.get(head, head) if cluster.snapshot.underlay else head for head in ENDPOINTS
+        ]
+        print_table([heads, *map(endpoint_line, rows)])  # type: ignore[arg-type]
+    if reason := cluster.snapshot.missing.get("northbound"):
         raise Unavailable(f"what is shown is of this host alone: {reason}")
     return 1 if any(row.differences for row in rows) else 0
 
@@ -73,11 +77,12 @@ def network_line(network: Network) -> tuple[str, ...]:
 
 
 def endpoint_line(endpoint: Endpoint) -> tuple[str, ...]:
-    """A container on a network: Docker's word, OVN's, Open vSwitch's."""
-    ovn = endpoint.chassis and ("up" if endpoint.up else "down")
-    switch = (
-        ("installed" if endpoint.installed else "not installed") if endpoint.installed is not None else "none"
-    )
+    """A container on a network: Docker's word, OVN's or Neutron's, Open vSwitch's."""
+    ovn = endpoint.chassis and {True: "up", False: "down", None: "unknown"}[endpoint.up]
+    if endpoint.installed is None:
+        switch = f"VLAN {endpoint.vlan}" if endpoint.vlan else "none"
+    else:
+        switch = "installed" if endpoint.installed else "not installed"
     return (
         "!" if endpoint.differences else "",
         endpoint.container,
@@ -86,7 +91,7 @@ def endpoint_line(endpoint: Endpoint) -> tuple[str, ...]:
         endpoint.mac,
         endpoint.host,
         (endpoint.state or "unknown") if endpoint.here else "-",
-        ovn or "unclaimed",
+        ovn or ("unknown" if endpoint.up is None else "unclaimed"),
         switch if endpoint.here else "-",
         "; ".join(endpoint.differences),
     )

@@ -4,8 +4,13 @@ Only the standard library and the errors are imported here; a command's module i
 """
 
 import argparse
+import errno
+import io
+import os
+import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
@@ -14,12 +19,14 @@ from ovn_docker.errors import OvnDockerError
 
 COMMANDS = {
     "central": "the machine with OVN's databases: start, stop, status",
+    "pki": "certificates for the databases and the hosts: init, central, host, list",
     "host": "a machine with containers: setup, start, stop, status, forget",
     "status": "this host at a glance",
     "ls": "networks and containers of the cluster, as Docker, OVN and the host see them",
     "inspect": "all about one network or container",
     "doctor": "find what is wrong, and say what to do",
     "trace": "what happens to a packet from one container to another",
+    "gc": "what is left of containers, networks and hosts that are gone: show it, clear it",
     "graph": "a picture of hosts, networks, containers and tunnels",
     "tcpdump": "capture at a container's port",
     "underlay": "a virtual machine in an OpenStack cloud: bridge",
@@ -49,14 +56,39 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0 when done, 1 failed, 2 wrong usage, 3 something is not running."""
     argv = sys.argv[1:] if argv is None else argv
-    args = make_parser(argv[:1]).parse_args(argv)
     try:
-        return int(args.run(args))
+        with _output():
+            args = make_parser(argv[:1]).parse_args(argv)
+            return int(args.run(args))
     except OvnDockerError as error:
         print(f"ovn-docker: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """What is printed is written before this ends, also in a locale that has not all the letters.
+
+    Ends the program, as SIGPIPE does, when nobody reads any more (``| head``). Raises OvnDockerError when
+    the disk is full.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # closed by the shell: >&-
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest as it ends
+        if error.errno == errno.EPIPE:
+            sys.exit(128 + signal.SIGPIPE)
+        raise OvnDockerError(f"cannot write the output: {error.strerror}; make room for it") from None
 
 
 def make_parser(wanted: Collection[str]) -> Parser:

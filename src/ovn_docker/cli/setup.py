@@ -11,6 +11,7 @@ from typing import Any
 
 from ovn_docker.cli import names
 from ovn_docker.cli.arguments import (
+    TLS_DIRECTORY,
     TlsFiles,
     add_tls_files,
     address,
@@ -35,9 +36,8 @@ Tells Open vSwitch on this machine where OVN's databases are and how other hosts
 
 examples:
   ovn-docker host setup --central 10.0.0.1 --encap-ip 10.0.0.2 --encap-type geneve
-  ovn-docker host setup --central 10.0.0.1,10.0.0.2 --encap-ip 10.0.0.3 --encap-type geneve \\
-      --private-key /etc/openvswitch/key.pem --certificate /etc/openvswitch/cert.pem \\
-      --ca-cert /etc/openvswitch/ca.pem
+  ovn-docker host setup --central 10.0.0.1,10.0.0.2,10.0.0.3 --encap-ip 10.0.0.4 --encap-type geneve \\
+      --tls /etc/ovn-docker/tls
 """
 
 
@@ -63,12 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where packets are switched: in the kernel (system) or in ovs-vswitchd (netdev); "
         "auto takes the kernel if it can (default: %(default)s)",
     )
-    parser.add_argument(
-        "--tls",
-        action="store_true",
-        help="reach the databases by TLS, with the key that Open vSwitch has already",
+    add_tls_files(
+        parser,
+        "this host",
+        nargs="?",
+        const=True,
+        help=f"reach the databases by TLS, with {', '.join(TLS_DIRECTORY)} in DIR, which ovn-docker pki "
+        "makes; without DIR: with those that Open vSwitch has already",
     )
-    add_tls_files(parser, "this host")
 
 
 def setup(args: argparse.Namespace) -> int:
@@ -81,9 +83,7 @@ def setup(args: argparse.Namespace) -> int:
     interface = require_own("--encap-ip", args.encap_ip)
     require_encapsulation(args.encap_type, datapath, record["iface_types"])
     if args.tls and not files and not record["ssl"]:
-        raise BadRequest(
-            "--tls: Open vSwitch has no key yet; give --private-key, --certificate and --ca-cert"
-        )
+        raise BadRequest("--tls: Open vSwitch has no key yet; give the directory that has it: --tls DIR")
     if files:
         set_tls(steps, files)
     method = "ssl" if files or args.tls else "tcp"
@@ -96,6 +96,8 @@ def setup(args: argparse.Namespace) -> int:
         "ovn-bridge-datapath-type": datapath,
         "system-id": old.get("system-id") or system_id(steps),
     }
+    if files:
+        advise_name(files, wanted["system-id"])
     write(steps, old, {key: value for key, value in wanted.items() if old.get(key) != value})
     switch_bridge(steps, old.get("ovn-bridge", "br-int"), datapath)
     if datapath == "netdev":
@@ -198,6 +200,19 @@ def set_tls(steps: Steps, files: TlsFiles) -> None:
     """Gives Open vSwitch the key and certificates that ovn-controller and the driver use."""
     if files != current_tls("ovs-vsctl"):
         steps.change("set key and certificates of Open vSwitch", "ovs-vsctl", "--no-wait", "set-ssl", *files)
+
+
+def advise_name(files: TlsFiles, system_id: str) -> None:
+    """Says so when the certificate is in another's name: with access control OVN goes by that name."""
+    from ovn_docker.cli import pki
+
+    if (holder := pki.holder(files.certificate)) and holder.name != system_id:
+        print(
+            f"warning: {files.certificate} is of {holder.name!r}, but this host is {system_id}: where the "
+            f"databases have access control (ovn-docker central start --rbac) it can do nothing; "
+            f"`ovn-docker pki host {system_id}` makes one of its own",
+            file=sys.stderr,
+        )
 
 
 def system_id(steps: Steps) -> str:

@@ -60,7 +60,12 @@ def parts(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
     """Lines of the table: a part, how it is, a remark."""
     snapshot, missing = cluster.snapshot, cluster.snapshot.missing
     switch = snapshot.vswitch
-    yield "host", snapshot.host, f"system-id {snapshot.system_id or 'unknown'}"
+    called = "Neutron port" if snapshot.underlay else "system-id"
+    yield (
+        "host",
+        snapshot.host,
+        f"{called} {(snapshot.vif if snapshot.underlay else snapshot.system_id) or 'unknown'}",
+    )
     engine = snapshot.engine
     yield ("docker", f"version {engine.version}", "in swarm mode" if engine.swarm else "") if engine else (
         "docker", "down", missing["docker"])  # fmt: skip

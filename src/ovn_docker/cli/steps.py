@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
 
@@ -24,6 +24,7 @@ PACKAGES = {
     "ovs": "openvswitch-switch",
     "ovn-northd": "ovn-central",
     "ovn": "ovn-host",
+    "openssl": "openssl",
     "ip": "iproute2",
     "ss": "iproute2",
 }
@@ -88,16 +89,19 @@ class Steps:
 
 
 def run(argv: Sequence[str]) -> str:
-    """The output (stdout and stderr) of a command that succeeds; raises as `Steps.change` does."""
-    # A file, not a pipe: ovs-ctl leaves a child behind (`hostname -f &`) that would keep a pipe open.
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+    """What a command that succeeds prints; raises as `Steps.change` does.
+
+    Not its warnings: ip(8) has one when links change while it lists them, in the midst of JSON.
+    """
+    # Files, not pipes: ovs-ctl leaves a child behind (`hostname -f &`) that would keep a pipe open.
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         environment = {k: v for k, v in os.environ.items() if k not in REMOTE_DATABASES}
         try:
             done = subprocess.run(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
                 timeout=TOOL_TIMEOUT,
                 check=False,
                 env=environment,
@@ -106,12 +110,17 @@ def run(argv: Sequence[str]) -> str:
             raise missing(argv[0]) from None
         except subprocess.TimeoutExpired:
             raise TimedOut(f"`{shlex.join(argv)}` did not end within {TOOL_TIMEOUT:g} seconds") from None
-        output.seek(0)
-        text = output.read()
+        printed, said = (_text(file) for file in (output, errors))
     if done.returncode != 0:
-        last = ([line for line in text.splitlines() if line.strip()] or ["it printed nothing"])[-1]
+        lines = [line for line in f"{printed}\n{said}".splitlines() if line.strip()]
+        last = (lines or ["it printed nothing"])[-1]
         raise StepFailed(f"`{shlex.join(argv)}` failed with exit code {done.returncode}: {last}")
-    return text
+    return printed
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def succeeds(*argv: str) -> bool:

@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 
 from ovn_docker.cli.arguments import describe, print_json, require_root
-from ovn_docker.errors import BadRequest, Conflict, Unavailable
+from ovn_docker.errors import BadRequest, Conflict, NotFound, Unavailable
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Sources
 from ovn_docker.view.snapshot import Scope
@@ -26,18 +27,30 @@ examples:
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``ovn-docker tcpdump``."""
     describe(parser, TEXT, run)
-    parser.add_argument("container", help="name, address or beginning of the ID of a container on this host")
-    parser.add_argument("filter", nargs="*", metavar="FILTER", help="see pcap-filter(7)")
+    parser.add_argument(
+        "container", metavar="CONTAINER", help="name, address or beginning of the ID of one on this host"
+    )
+    parser.add_argument("filter", nargs="*", default=[], metavar="FILTER", help="see pcap-filter(7)")
     parser.add_argument("--network", default="", help="of the container's networks this one")
-    parser.add_argument("-c", "--count", type=int, help="stop after so many packets")
+    parser.add_argument("-c", "--count", type=_count, help="stop after so many packets")
     parser.add_argument("-w", "--write", metavar="FILE", help="write packets to a file")
+
+
+def _count(text: str) -> int:
+    """A number of packets; an argparse type."""
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no number of packets: give one from 1 on")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Becomes tcpdump, so that signals and exit code are its own."""
     require_root()
     with Sources() as sources:
-        link = find_link(Cluster(sources.gather(Scope.NETWORKS)), args.container, args.network)
+        try:
+            link = find_link(Cluster(sources.gather(Scope.HOST)), args.container, args.network)
+        except NotFound:  # it may be on another host
+            link = find_link(Cluster(sources.gather(Scope.NETWORKS)), args.container, args.network)
     argv = ["tcpdump", "-n", "-i", link]
     argv += ["-c", str(args.count)] if args.count else []
     argv += ["-w", args.write] if args.write else ["-l", "-e"]

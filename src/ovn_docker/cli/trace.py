@@ -1,6 +1,7 @@
 """``ovn-docker trace``: what happens to a packet between two containers, hop by hop, there and back."""
 
 import argparse
+import shlex
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -9,24 +10,27 @@ from dataclasses import replace
 from ovn_docker.cli.arguments import describe, print_json, require_root
 from ovn_docker.cli.steps import run
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
+from ovn_docker.errors import NotFound, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import has
 from ovn_docker.host.ping import Echo, answered, in_namespace
-from ovn_docker.view import trace
+from ovn_docker.view import trace, trace_cloud
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources
 from ovn_docker.view.snapshot import Scope
 from ovn_docker.view.trace import Hop, Logical, Packet, Way
+from ovn_docker.view.trace_cloud import routers_between
 
 TEXT = """\
 Says hop by hop what happens to a packet from one container to another, and to the answer: the containers'
-links, Open vSwitch, OVN's port security and access rules, the tunnel. What drops it is named. A container is
-given by its name, HOST/NAME if several hosts have one of that name, an address, or the beginning of its ID.
-What is not on this host is known as far as OVN's databases tell, so run it on the sender's: if nothing seems
-to drop the packet, a real one is sent from there (an echo request, or a TCP connection), unless --no-probe.
+links, Open vSwitch, OVN's port security and access rules, the tunnel; in a virtual machine of a cloud the
+trunk, and Neutron's ports and security groups. What drops it is named. A container is given by its name,
+HOST/NAME if several hosts have one of that name, an address, or the beginning of its ID.
+What is not on this host is known as far as OVN's databases or Neutron tell, so run it on the sender's: if
+nothing seems to drop the packet, a real one is sent from there (an echo request, or a TCP connection), unless
+--no-probe.
 
-Exit code 0: delivered, both ways; 1: dropped.
+Exit code 0: delivered, both ways; 1: dropped; 3: a database that tells it cannot be read.
 
 examples:
   ovn-docker trace web db
@@ -54,13 +58,14 @@ def run_command(args: argparse.Namespace) -> int:
     packet = trace.packet(args.packet)
     with Sources() as sources:
         cluster, source, target = find(sources, args.source, args.target)
+        way_of = direction_in_cloud if cluster.snapshot.underlay else direction
         pair = trace.on_one_network(source, target, args.network)
         if pair is None:
-            ways: list[Way] = [apart(source, target, packet)]
+            ways: list[Way] = [apart(cluster, source, target, packet)]
             details: list[tuple[str, str]] = []
         else:
-            there, details = direction(sources, cluster, *pair, packet, reply=False)
-            back, more = direction(sources, cluster, pair[1], pair[0], packet, reply=True)
+            there, details = way_of(sources, cluster, *pair, packet, reply=False)
+            back, more = way_of(sources, cluster, pair[1], pair[0], packet, reply=True)
             ways, details = [there, back], details + more
             if there.delivered and back.delivered and not args.no_probe:
                 ways[0] = replace(there, hops=(*there.hops, *probed(sources, cluster, *pair, packet)))
@@ -89,27 +94,37 @@ def find(
 
 
 def require(cluster: Cluster) -> None:
-    """Raises Unavailable without what a trace is made from, Conflict where others have it."""
-    if cluster.snapshot.underlay:
-        raise Conflict(
-            "this is a virtual machine in a cloud, which keeps OVN's databases to itself; "
-            "see `ovn-docker doctor` and `ovn-docker tcpdump CONTAINER`"
-        )
+    """Raises Unavailable without what a trace is made from."""
     for part in ("vswitch", "northbound", "southbound"):
         if reason := cluster.snapshot.missing.get(part):
             raise Unavailable(f"{reason}; see `ovn-docker doctor`")
 
 
-def apart(source: Sequence[Endpoint], target: Sequence[Endpoint], packet: Packet) -> Way:
+def apart(cluster: Cluster, source: Sequence[Endpoint], target: Sequence[Endpoint], packet: Packet) -> Way:
     """The way between containers that have no network in common."""
     one, other = (", ".join(sorted({e.network for e in ends})) for ends in (source, target))
     name, other_name = source[0].container, target[0].container
+    if one == other:  # each host has one of that name
+        one, other = f"{one} of {source[0].host}", f"another network {other} of {target[0].host}"
     what = (
         f"{name} is on {one}, {other_name} on {other}, and networks are not connected with each other; "
-        "connect one: "
-        f"docker network connect {source[0].network} {other_name}"
+        f"{joined(cluster, source, target)}"
     )
-    return Way(name, other_name, str(packet), (Hop("network", what, passes=False),))
+    by = ""
+    if cluster.snapshot.cloud and (routers := routers_between(cluster.snapshot.cloud, source, target)):
+        by = f"router {routers[0]}, which has both networks, but is not the containers' way out"
+    return Way(name, other_name, str(packet), (Hop("network", what, passes=False, by=by),))
+
+
+def joined(cluster: Cluster, source: Sequence[Endpoint], target: Sequence[Endpoint]) -> str:
+    """What puts both on one network: the command, if the host of one has a network of the other."""
+    hosts = {network.switch: network.hosts for network in cluster.networks}
+    for ends, moved in ((source, target[0]), (target, source[0])):
+        for end in ends:
+            if end.switch and moved.host in hosts.get(end.switch, ()):
+                command = shlex.join(("docker", "network", "connect", end.network, moved.container))
+                return f"connect one: {command}{'' if moved.here else f', on {moved.host}'}"
+    return f"connect both with a network that {source[0].host} and {target[0].host} have"
 
 
 def direction(
@@ -135,6 +150,22 @@ def direction(
     if physical_text:
         details += [(f"{title}: ofproto/trace, ovn-detrace", detraced(cluster, physical_text))]
     return way, details
+
+
+def direction_in_cloud(
+    _: Sources, cluster: Cluster, source: Endpoint, target: Endpoint, packet: Packet, *, reply: bool
+) -> tuple[Way, list[tuple[str, str]]]:
+    """One way between virtual machines, and what Open vSwitch here said."""
+    text, physical = "", None
+    interface = cluster.interfaces.get(source.id)
+    if source.here and interface and interface.ofport:
+        text = ofproto_trace(
+            interface.bridge, trace.openflow(packet, source, target, reply=reply), reply=reply
+        )
+        physical = trace.read_physical(text)
+    way = trace_cloud.way(cluster, source, target, packet, physical, reply=reply)
+    title = f"{source.container} to {target.container}, {way.packet}: ofproto/trace"
+    return way, [(title, text)] if text else []
 
 
 def probed(

@@ -30,6 +30,7 @@ from ovn_docker.cli.host import vswitch_running
 from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, run
 from ovn_docker.cli.uplink import Uplink
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
+from ovn_docker.model import HOST_LINK
 
 STATE = Path("/run/ovn-docker")
 VSCTL = ("ovs-vsctl", "--timeout=10")
@@ -552,10 +553,11 @@ def guard(args: argparse.Namespace) -> int:
     journal = Journal.read(args.journal)
     os.write(1, b"ready\n")
     os.dup2(2, 1)
-    select.select([0], [], [], args.patience)
+    over, _, _ = select.select([0], [], [], args.patience)
     if args.journal.exists():
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(parent, signal.SIGKILL)
+        if not over:  # it hangs; if it is over, it is dead, and whoever is our parent by now is somebody else
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(parent, signal.SIGKILL)
         put_back(journal)
     return 0
 
@@ -634,8 +636,12 @@ def undo(args: argparse.Namespace, held: int | None = None) -> int:
         if ours:
             steps.change(f"remove bridge {bridge}", *VSCTL, "--if-exists", "del-br", bridge)
         return steps.finish()
-    others = [port for port in run((*VSCTL, "list-ports", bridge)).split() if port != name]
-    if others and ours:
+    others = [
+        port
+        for port in run((*VSCTL, "list-ports", bridge)).split()
+        if port != name and (ours or port.startswith(HOST_LINK))
+    ]
+    if others:
         raise Conflict(
             f"{bridge} still has {', '.join(others)}; stop the containers and the driver, then run this again"
         )

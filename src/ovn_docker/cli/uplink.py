@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ FAMILIES = ("-4", "-6") if Path("/proc/sys/net/ipv6").exists() else ("-4",)
 
 # Words of `ip -details route show` that are the kernel's remarks, without and with a value: ip(8) does not
 # take them back (ip-route(8)).
-REMARKS = {"dead", "linkdown", "pervasive", "offload", "offload_failed", "trap", "unresolved", "\\"}
+REMARKS = {"dead", "linkdown", "pervasive", "offload", "offload_failed", "trap", "unresolved"}
 VALUED_REMARKS = {"error", "nhid"}
-OF_THE_KERNEL = {"local", "broadcast", "multicast", "anycast"}
+OF_THE_KERNEL = {"local", "broadcast", "anycast"}
 
 SYSCTL = Path("/proc/sys/net")
 # Not for copying: read-only, of the MTU (which is set on its own), or secret and bound to the interface.
@@ -113,7 +113,7 @@ def _address(info: dict[str, Any], link: str) -> list[str]:
     if info["valid_life_time"] != FOREVER:
         words += ["valid_lft", str(info["valid_life_time"])]
         words += ["preferred_lft", _lifetime(info["preferred_life_time"])]
-    words += [flag for flag in ("noprefixroute", "mngtmpaddr", "home") if info.get(flag)]
+    words += [flag for flag in ("noprefixroute", "mngtmpaddr", "home", "autojoin") if info.get(flag)]
     # Nobody else can have it: it is on this host already.
     return [*words, "nodad"] if family == "-6" else words
 
@@ -123,19 +123,31 @@ def _lifetime(seconds: int) -> str:
 
 
 def _routes(link: str) -> list[list[str]]:
-    """Routes of all tables but those that the kernel makes itself; those that others rest on come first."""
+    """Routes of all tables but those that the kernel makes itself; those that others rest on come first.
+
+    Of an address with noprefixroute it makes none: then a program does, which may call it the kernel's, as
+    NetworkManager.
+    """
+    of_programs = {_prefix(words) for words in _addresses(link) if "noprefixroute" in words}
     routes = []
     for family in FAMILIES:
         for line in run(("ip", "-details", "-oneline", family, "route", "show", "table", "all")).splitlines():
-            words = _settable(line.split(), link)
+            words = _settable(line.replace("\\", " ").split(), link)
             if (
                 words
                 and LINK in words
                 and words[0] not in OF_THE_KERNEL
-                and not _has(words, "proto", "kernel")
+                and not (words[0] == "multicast" and _has(words, "table", "local"))
+                and (not _has(words, "proto", "kernel") or not of_programs.isdisjoint(words[:2]))
             ):
                 routes.append([family, *words])
     return sorted(routes, key=lambda words: "via" in words)
+
+
+def _prefix(words: list[str]) -> str:
+    """The network of an address, as ``ip route show`` has it."""
+    network = ip_interface(words[3] if words[2:3] == ["peer"] else words[1]).network
+    return str(network if network.prefixlen < network.max_prefixlen else network.network_address)
 
 
 def _settable(words: list[str], link: str) -> list[str]:
@@ -150,6 +162,8 @@ def _settable(words: list[str], link: str) -> list[str]:
             settable += [word, next(rest).removesuffix("sec")]
         elif word in VALUED_REMARKS:
             next(rest)
+        elif word == "lock" and settable[-1:] == ["rto_min"]:
+            continue  # that goes without saying, and is not taken back
         elif word not in REMARKS:
             settable.append(word)
     return settable

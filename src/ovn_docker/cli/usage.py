@@ -14,7 +14,10 @@ from ovn_docker.settings import Settings, UnderlaySettings
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An option (with *names*) or an operand. *value*: how its value is called, empty if it takes none."""
+    """An option (with *names*) or an operand. *value*: how its value is called, empty if it takes none.
+
+    *optional*: the option may stand without its value.
+    """
 
     names: tuple[str, ...]
     value: str
@@ -22,17 +25,20 @@ class Argument:
     help: str
     required: bool = False
     many: bool = False
+    optional: bool = False
 
     @property
     def shown(self) -> str:
         """``-o, --output FILE``."""
         value = self.value if not self.many or not self.names else f"{self.value}..."
+        value = f"[{value}]" if self.optional else value
         return ", ".join(self.names) + (f" {value}" if value else "") if self.names else value
 
     @property
     def synopsis(self) -> str:
-        """``[--output FILE]``."""
-        whole = " ".join(filter(None, (self.names[-1] if self.names else "", self.value)))
+        """``[--output FILE]``; ``[--rbac|--no-rbac]``."""
+        names = "|".join(name for name in self.names if name.startswith("--"))
+        whole = " ".join(filter(None, (names, f"[{self.value}]" if self.optional else self.value)))
         whole += "..." if self.many else ""
         return whole if self.required else f"[{whole}]"
 
@@ -115,6 +121,7 @@ def _argument(action: argparse.Action) -> Argument:
         help=text,
         required=action.required if options else action.nargs not in ("?", "*"),
         many=action.nargs in ("*", "+"),
+        optional=bool(options) and action.nargs == "?",
     )
 
 

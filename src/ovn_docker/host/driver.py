@@ -7,10 +7,11 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovn_docker.errors import Unavailable
+from ovn_docker.errors import TimedOut, Unavailable
 from ovn_docker.host.controller import ask
 
 SOCKET = Path("/run/docker/plugins/openvswitch.sock")
+CONTROL = Path("/var/run/openvswitch")
 PROGRAM, UNDERLAY = "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"
 
 
@@ -26,7 +27,7 @@ class Driver:
     """How many calls of Docker's there were, and how many failed, in words."""
 
 
-def find(path: Path = SOCKET, control: Path = Path("/var/run/openvswitch")) -> Driver:
+def find(path: Path = SOCKET, control: Path = CONTROL) -> Driver:
     """The driver behind a socket (``/Plugin.Activate``); *control*: where control sockets are.
 
     Raises Unavailable if there is none, or another program.
@@ -62,6 +63,27 @@ def find(path: Path = SOCKET, control: Path = Path("/var/run/openvswitch")) -> D
             requests = ""
         return Driver(program, pid, version.rpartition(" ")[2], "IpamDriver" in implements, requests)
     return Driver("", None, "", "IpamDriver" in implements)
+
+
+def order(command: str, seconds: float, path: Path = SOCKET, control: Path = CONTROL) -> str | None:
+    """What the driver answers to a command on its control socket; ``None`` if no driver runs.
+
+    Raises Unavailable with its word if it could not do it.
+    """
+    try:
+        find(path, control)  # which has systemd start it, if it holds the socket
+    except Unavailable:
+        return None
+    for socket_ in (file for program in (PROGRAM, UNDERLAY) for file in control.glob(f"{program}.*.ctl")):
+        try:
+            return ask(socket_, command, seconds)
+        except (ConnectionRefusedError, FileNotFoundError):
+            continue  # of one that was killed
+        except TimeoutError:
+            raise TimedOut(f"the driver did not answer {command} within {seconds:g} s") from None
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"the driver says: {error}") from None
+    raise Unavailable(f"the driver answers, but not on its control socket in {control}: restart it")
 
 
 def _listener(stream: socket.socket) -> int:

@@ -40,14 +40,18 @@ def dockerd_setting(name: str, proc: Path = Path("/proc"), config: Path = CONFIG
             if option == "--config-file":
                 configs.add(Path(value))
     for settings in map(dockerd_config, sorted(configs)):
-        value = settings.get(name, [])
-        found += map(str, value) if isinstance(value, list) else [str(value)]
-    return found
+        configured = settings.get(name) or []
+        found += map(str, configured) if isinstance(configured, list) else [str(configured)]
+    return list(filter(None, found))
 
 
 def _dockerd_arguments(proc: Path) -> list[list[str]]:
     found = []
-    for process in proc.glob("[0-9]*"):
+    try:
+        processes = list(proc.glob("[0-9]*"))
+    except OSError as error:  # too many files are open
+        raise Unavailable(f"cannot look for dockerd in {proc}: {error.strerror}") from None
+    for process in processes:
         try:
             if (process / "comm").read_text().strip() == "dockerd":
                 found.append((process / "cmdline").read_bytes().decode(errors="replace").split("\0"))
@@ -60,7 +64,7 @@ def dockerd_config(path: Path = CONFIG) -> dict[str, Any]:
     """The configuration file of dockerd; empty if there is none."""
     try:
         settings = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return {}
     return settings if isinstance(settings, dict) else {}
 
@@ -88,6 +92,29 @@ class Engine:
             if (name := (network.get("Options") or {}).get(SHARED_NAME))
         ]
 
+    def inventory(self) -> tuple[set[EndpointId], set[NetworkId]]:
+        """Endpoints of the containers that run, and all networks, whatever their driver is called here.
+
+        Raises Unavailable if Docker does not answer, or does not list even the networks that it always has:
+        while it stops it leaves out what it cannot read any more (moby libnetwork/store.go).
+        """
+        try:
+            containers, networks = self._ask("GET", "/containers/json"), self._ask("GET", "/networks")
+            attached = [
+                endpoint
+                for container in containers
+                for endpoint in ((container.get("NetworkSettings") or {}).get("Networks") or {}).values()
+            ]
+            if not {"none", "host"} <= {network["Name"] for network in networks}:
+                raise Unavailable(f"Docker on {self._path} does not list its networks now")
+            return (
+                {EndpointId(one["EndpointID"]) for one in attached if one.get("EndpointID")},
+                {NetworkId(one["NetworkID"]) for one in attached if one.get("NetworkID")}
+                | {NetworkId(network["Id"]) for network in networks},
+            )
+        except (AttributeError, KeyError, TypeError, Conflict) as error:
+            raise Unavailable(f"Docker on {self._path} does not say what it has: {error}") from None
+
     def read(self, path: str) -> Any:
         """Answer to a question that changes nothing, such as ``/version``. Raises Unavailable, Conflict."""
         return self._ask("GET", path)
@@ -104,19 +131,25 @@ class Engine:
         """IDs of containers that may have got names: those that run, then each that does, without end.
 
         Raises Unavailable when Docker goes. Events: docs.docker.com, "Engine API", /events; Docker sends
-        ``connect`` when Join is over, before the container's process starts.
+        ``connect`` when Join is over, before the container's process starts. Whose ``connect`` came before we
+        listened, and who was not yet running when we asked, is told by ``start``.
         """
-        filters = quote(json.dumps({"event": ["connect", "rename"], "type": ["network", "container"]}))
+        told = {"event": ["connect", "rename", "start"], "type": ["network", "container"]}
+        filters = quote(json.dumps(told))
         connection = http.client.HTTPConnection("docker")
         try:
-            connection.sock = self._connected()
+            connection.sock = sock = self._connected()
             connection.request("GET", f"/events?filters={filters}")
             events = connection.getresponse()
-            connection.sock.settimeout(None)
+            sock.settimeout(None)
             yield from (container["Id"] for container in self._ask("GET", "/containers/json"))
             while line := events.readline():
-                actor = json.loads(line).get("Actor") or {}
-                yield (actor.get("Attributes") or {}).get("container") or actor.get("ID", "")
+                event = json.loads(line)
+                actor = event.get("Actor") or {}
+                if event.get("Type") == "network":
+                    yield (actor.get("Attributes") or {}).get("container", "")
+                else:
+                    yield actor.get("ID", "")
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unavailable(f"Docker tells nothing more on {self._path}: {error}") from None
         finally:

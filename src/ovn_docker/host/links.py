@@ -27,7 +27,7 @@ _REMOTE, _LOCAL = 1, 2  # linux/if_addr.h, IFA_ADDRESS and IFA_LOCAL: the same b
 _ROUTE = struct.Struct("BB10x")  # struct rtmsg: family, length of the destination's prefix
 _DESTINATION, _TABLE, _MAIN = 1, 15, 254  # RTA_DST, RTA_TABLE, RT_TABLE_MAIN
 
-_SIOCGIFCONF, _SIOCGIFMTU, _SIOCETHTOOL = 0x8912, 0x8921, 0x8946  # linux/sockios.h
+_SIOCGIFCONF, _SIOCGIFMTU, _SIOCGIFINDEX, _SIOCETHTOOL = 0x8912, 0x8921, 0x8933, 0x8946  # linux/sockios.h
 _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17  # linux/ethtool.h
 
 
@@ -65,9 +65,11 @@ class Links:
     def exists(self, link: str) -> bool:
         """Whether there is a link of this name in our network namespace."""
         try:
-            socket.if_nametoindex(link)
-        except OSError:
-            return False
+            _ioctl(_SIOCGIFINDEX, struct.pack("16s24x", link.encode()))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return False
+            raise _explained(error, f"cannot look for the link {link}") from None
         return True
 
     def joined(self, prefix: str) -> dict[str, bool]:
@@ -159,7 +161,7 @@ def _ethtool(link: str, command: int, value: int) -> int:
 
 def _ioctl(number: int, request: bytes) -> bytes:
     """Ask the kernel about a link: netdevice(7). Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    with netlink.to_kernel(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         return fcntl.ioctl(any_socket, number, request)
 
 
@@ -178,10 +180,15 @@ def _links_with_ipv4() -> Iterator[tuple[bytes, bytes]]:
 
 def _links_with_ipv6() -> Iterator[tuple[bytes, bytes]]:
     """Links and their IPv6 addresses: proc(5), /proc/net/if_inet6."""
-    with suppress(FileNotFoundError):  # a kernel without IPv6
-        for line in Path("/proc/thread-self/net/if_inet6").read_bytes().splitlines():
-            address, *_, link = line.split()
-            yield link, bytes.fromhex(address.decode())
+    try:
+        lines = Path("/proc/thread-self/net/if_inet6").read_bytes().splitlines()
+    except FileNotFoundError:  # a kernel without IPv6
+        return
+    except OSError as error:
+        raise Unavailable(f"cannot ask the kernel about links: {error.strerror}") from None
+    for line in lines:
+        address, *_, link = line.split()
+        yield link, bytes.fromhex(address.decode())
 
 
 def _name(link: str) -> bytes:

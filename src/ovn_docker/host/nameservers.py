@@ -7,7 +7,7 @@ To refuse them would not do: Linux sends some such ICMP messages, then one a sec
 
 import re
 import subprocess
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from ovn_docker.errors import Unavailable
@@ -19,7 +19,7 @@ _RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf
 
 _CHAIN = "OVN-DOCKER-NAMES"
 _OURS = [str(address) for address in NAMESERVERS]
-_JUMP = ("PREROUTING", "-d", "169.254.53.0/24", "-j", _CHAIN)
+_JUMP = ("PREROUTING", "-d", str(IPv4Network((NAMESERVERS[0], 24), strict=False)), "-j", _CHAIN)
 _TIMEOUT = 10.0
 """Seconds that iptables may take; it waits for others who change rules."""
 

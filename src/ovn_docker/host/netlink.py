@@ -9,6 +9,8 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from ovn_docker.errors import Unavailable
+
 _HEADER = struct.Struct("IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port
 _ATTRIBUTE = struct.Struct("HH")  # struct rtattr: length, type
 _REQUEST, _ACK, _DUMP_INTERRUPTED, _DUMP = 0x1, 0x4, 0x10, 0x300  # linux/netlink.h, NLM_F_*
@@ -57,8 +59,16 @@ def dump(kind: int, message: bytes) -> list[bytes]:
     return messages
 
 
+def to_kernel(family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket to ask the kernel with. Raises Unavailable if too many files are open."""
+    try:
+        return socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Unavailable(f"cannot ask the kernel about links: {error.strerror}") from None
+
+
 def _sent(kind: int, flags: int, message: bytes) -> socket.socket:
-    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    kernel = to_kernel(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     kernel.send(_HEADER.pack(_HEADER.size + len(message), kind, flags | _REQUEST, 1, 0) + message)
     return kernel
 

@@ -3,23 +3,33 @@
 No replica of the database is kept: an operation names its rows by UUID and costs the same
 whatever the size of the tables. Every transaction that is sent here must be safe to send twice,
 because after a lost connection nobody knows whether it was committed.
+
+Of a cluster only the leader is spoken with, as the C and Python libraries of OVSDB do by default: what a
+follower reads to us may be older than what we have just written through another connection.
 """
 
 import errno
 import json
 import logging
 import os
+import random
 import re
+import socket
 import ssl
+import stat
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from select import poll
 from typing import Any
 
 import ovs.json
 import ovs.jsonrpc
 import ovs.poller
+import ovs.socket_util
 import ovs.stream
 
 from ovn_docker.deadline import Deadline
@@ -35,27 +45,47 @@ Condition = list[Any]
 _BACKOFF = 1000, 4000
 """Shortest and longest pause between two attempts to connect, in milliseconds."""
 
+_CLUSTER_BACKOFF = 250, 1000
+"""The same where there are several servers: they elect a leader within a second or two."""
+
+_CLUSTER_PROBE = 3000
+"""Milliseconds of silence after which one of several servers is asked whether it lives; after as many again
+the next has its turn. A request of Docker's has 15 s, and a transaction may keep a server busy for 5."""
+
+_SAYS_NOTHING = 2.0
+"""Seconds that one of several servers has to say whether it leads."""
+
 _LOOK, _KEEP, _UNUSED = 0.5, 2.0, 60.0
 """Seconds between a waiting call's looks at whether we close; between two looks after idle connections; until
 one that is not needed is closed. Servers ask whether we live after 5 s, and give up after another 5."""
+
+_NAME_CURE = (
+    " Make certificates that have addresses with: ovn-docker pki; or trust all that the CA has signed: "
+    "ovs-vsctl set Open_vSwitch . external_ids:ovn-docker-tls-names=off"
+)
 
 ovs.poller.SelectPoll = poll  # as its source advises: select() ends at 1024 files
 
 
 class OperationError(OvnDockerError):
-    """The server refused an operation; nothing of its transaction was done (RFC 7047, 4.1.3)."""
+    """The server refused an operation; nothing of its transaction was done (RFC 7047, 4.1.3).
 
-    def __init__(self, index: int, error: str, details: str) -> None:
+    *before*: results of the operations before it, so that what these have read need not be asked for again.
+    """
+
+    def __init__(self, index: int, error: str, details: str, before: list[Any]) -> None:
         super().__init__(f"the database refused operation {index}: {error} ({details})")
         self.index = index
         self.error = error
+        self.before = before
 
 
 class Database:
     """A database on one server or on the members of a cluster; safe for use from many threads.
 
-    *remotes* are active OVSDB connection methods (``unix:``, ``tcp:``, ``ssl:``), tried in turn; *cure* is
-    what the user can do when none of them is there.
+    *remotes* are active OVSDB connection methods (``unix:``, ``tcp:``, ``ssl:``), tried in turn until one is
+    the leader, or no member of a cluster; a remote that is alone may be a follower. *cure* is what the user
+    can do when none of them is there.
 
     A call has a connection for itself and reads its own answer: to wake another thread for that takes longer
     than the server needs. A thread looks after the connections that no call has.
@@ -63,7 +93,7 @@ class Database:
 
     def __init__(self, name: str, remotes: Sequence[str], cure: str = "is it running?") -> None:
         for remote in remotes:
-            if not ovs.stream.Stream.is_valid_name(remote):
+            if not _is_address(remote):
                 raise BadRequest(
                     f"{remote!r} is no database address: give tcp:IP:PORT, ssl:IP:PORT or unix:FILE"
                 )
@@ -74,7 +104,8 @@ class Database:
         self._cure = cure
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
-        self._silent = ""
+        self._first = random.choice(self.remotes)  # noqa: S311 - that not all hosts begin with the same one
+        """The remote to begin with: where the last answer came from."""
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name=f"ovsdb {name}", daemon=True)
         self._keeper.start()
@@ -87,22 +118,37 @@ class Database:
         """
         connection = self._connection()
         try:
-            reply = self._ask(connection, [self.name, *operations], deadline)
+            result = self._result(connection, "transact", [self.name, *operations], deadline)
         except BaseException:
             connection.close()
             raise
         finally:
             self._count(connection)
         self._keep_idle(connection)
-        if reply.type == ovs.jsonrpc.Message.T_ERROR:
-            raise Unavailable(f"{self.name} at {self._where()}: {reply.error}")
-        return _results(reply.result, self.name)
+        return _results(result, self.name, len(operations))
+
+    @contextmanager
+    def lock(self, name: str, deadline: Deadline) -> Iterator["Locked | None"]:
+        """Hold a lock, by its <id>, of the server; ``None`` if somebody else has it (RFC 7047, 4.1.8).
+
+        On a connection for this alone, which ends with the block, and the lock with it. Each member of a
+        cluster has locks of its own (ovsdb-server(7), "Lock"), so that of the leader is the one that counts.
+        Raises Unavailable.
+        """
+        with closing(_Connection(self.name, self.remotes, self._first)) as connection:
+            taken = self._result(connection, "lock", [name], deadline).get("locked")
+            try:
+                yield Locked(partial(self._result, connection), self.name, name) if taken else None
+            finally:
+                if connection.connected:  # or the next one may come before the server sees that we have gone
+                    with suppress(Unavailable):
+                        self._result(connection, "unlock", [name], Deadline(1))
 
     @property
     def remote(self) -> str:
         """Which of the remotes it spoke with last, or will speak with first."""
         with self._lock:
-            return self._idle[-1].remote if self._idle else self.remotes[0]
+            return self._first
 
     def knock(self) -> None:
         """Raise Unavailable if no remote takes a connection; at once, where transact would wait for one."""
@@ -118,16 +164,24 @@ class Database:
     def _connection(self) -> "_Connection":
         """The connection that was in use last, or a new one."""
         with self._lock:
-            return self._idle.pop() if self._idle else _Connection(self.remotes, self._silent)
+            return self._idle.pop() if self._idle else _Connection(self.name, self.remotes, self._first)
 
-    def _ask(self, connection: "_Connection", params: list[Any], deadline: Deadline) -> ovs.jsonrpc.Message:
-        connection.begin(params)
+    def _result(self, connection: "_Connection", method: str, params: list[Any], deadline: Deadline) -> Any:
+        reply = self._ask(connection, method, params, deadline)
+        if reply.type == ovs.jsonrpc.Message.T_ERROR:
+            raise Unavailable(f"{self.name} at {self._where()}: {reply.error}")
+        return reply.result
+
+    def _ask(
+        self, connection: "_Connection", method: str, params: list[Any], deadline: Deadline
+    ) -> ovs.jsonrpc.Message:
+        connection.begin(method, params)
         while not self._closed.is_set():
             if (reply := connection.reply()) is not None:
+                self._first = connection.remote
                 return reply
             if not deadline.left():
-                # A member that has lost its cluster answers probes, nothing else: the next tries another.
-                self._silent = connection.remote
+                self._first = _after(connection.remote, self.remotes)
                 self._drop_idle()
                 raise self._no_answer(connection, deadline)
             connection.wait(deadline.left(at_most=_LOOK))
@@ -175,6 +229,11 @@ class Database:
         return ",".join(self.remotes)
 
     def _no_answer(self, connection: "_Connection", deadline: Deadline) -> Unavailable:
+        if connection.follows:
+            return Unavailable(
+                f"{self.name} has no leader among {self._where()}: more than half of the members of a "
+                "cluster have to be up and to reach each other; see `ovn-docker central status` there"
+            )
         if connection.connected:
             return TimedOut(f"{self.name} at {self._where()} did not answer within {deadline.seconds:g} s")
         return self._unreachable()
@@ -185,27 +244,48 @@ class Database:
         return Unavailable(f"cannot reach {self.name} at {'; '.join(reasons)}; {self._cure}")
 
 
-class _Connection:
-    """A connection that mends itself, to one of *remotes* (but not *silent* first), for one thread at a time.
+class Locked:
+    """A database whose lock we hold: no transaction is done once it is lost."""
 
-    A call is begun, and then waited for until there is a reply; after a lost connection it is sent again, for
-    nobody knows whether it was committed.
+    def __init__(self, ask: Callable[[str, list[Any], Deadline], Any], name: str, lock: str) -> None:
+        self._ask = ask
+        self._name = name
+        self._assert = {"op": "assert", "lock": lock}
+
+    def transact(self, *operations: Operation, deadline: Deadline) -> list[Any]:
+        """As Database.transact. Raises OperationError "not owner" without the lock (RFC 7047, 5.2.10)."""
+        result = self._ask("transact", [self._name, self._assert, *operations], deadline)
+        return _results(result, self._name, 1 + len(operations))[1:]
+
+
+class _Connection:
+    """A connection to a database that mends itself, to one of *remotes*, at first *first*, for one thread.
+
+    A call is begun, and then waited for until there is a reply; after a lost connection, or one to a server
+    that is not or no longer the leader of its cluster, it is sent again, for nobody knows whether it was
+    committed.
     """
 
-    def __init__(self, remotes: Sequence[str], silent: str) -> None:
+    def __init__(self, database: str, remotes: Sequence[str], first: str) -> None:
+        self._database = database
         self._remotes = remotes
         self.lost = 0
         """How often it broke after it had been good."""
-        self._open(silent)
+        self._open(first)
 
-    def _open(self, silent: str = "") -> None:
-        self._session = ovs.jsonrpc.Session.open_multiple(list(self._remotes))
-        self._session.reconnect.set_backoff(*_BACKOFF)
-        if self.remote == silent:
+    def _open(self, first: str) -> None:
+        several = len(self._remotes) > 1
+        self._session = ovs.jsonrpc.Session.open_multiple(
+            list(self._remotes), probe_interval=_CLUSTER_PROBE if several else None
+        )
+        self._session.reconnect.set_backoff(*(_CLUSTER_BACKOFF if several else _BACKOFF))
+        while self.remote != first:
             self._session.pick_remote()
         self.used = 0.0
         """When the last reply came, in seconds of time.monotonic(); 0 without any."""
         self._sent_on: int | None = None
+        self._asked_on: int | None = None
+        self._serves: bool | None = None if several else True
 
     @property
     def remote(self) -> str:
@@ -217,9 +297,14 @@ class _Connection:
         """Whether there is somebody at the other end."""
         return bool(self._session.is_connected())
 
-    def begin(self, params: list[Any]) -> None:
-        """Ask for a transaction."""
-        self._request = ovs.jsonrpc.Message.create_request("transact", params)
+    @property
+    def follows(self) -> bool:
+        """Whether the last server that spoke to us is one that another has to lead."""
+        return self._serves is False
+
+    def begin(self, method: str, params: list[Any]) -> None:
+        """Ask for something, such as a transaction."""
+        self._request = ovs.jsonrpc.Message.create_request(method, params)
         self._sent_on = None
 
     def reply(self) -> ovs.jsonrpc.Message | None:
@@ -228,15 +313,18 @@ class _Connection:
         if self.used and not self.connected:
             self.lost += 1
             self._session.close()
-            self._open()  # at once: a session of the ovs package would rest first
-        elif self.connected and self._sent_on != self._session.get_seqno():
-            self._sent_on = self._session.get_seqno()
-            self._session.send(self._request)
-        else:
+            self._open(_after(self.remote, self._remotes))  # at once: a session of ovs would rest first
+        elif self.connected:
+            self._ask_for_leader()
             while (message := self._receive()) is not None:
                 if message.id == self._request.id:
                     self.used = time.monotonic()
                     return message
+            if self._serves and self._sent_on != self._session.get_seqno():
+                self._sent_on = self._session.get_seqno()
+                self._session.send(self._request)
+            elif self.follows or (self._serves is None and time.monotonic() - self._asked_at > _SAYS_NOTHING):
+                self._session.force_reconnect()  # to the next, with pauses if all have been asked
         return None
 
     def lives(self) -> bool:
@@ -246,7 +334,28 @@ class _Connection:
             pass
         self._session.run()
         self.lost += not self.connected
-        return self.connected
+        return self.connected and not self.follows
+
+    def _ask_for_leader(self) -> None:
+        """Have the server say, now and whenever it changes, whether it leads (ovsdb-server(5), _Server)."""
+        if len(self._remotes) > 1 and self._asked_on != self._session.get_seqno():
+            self._asked_on = self._session.get_seqno()
+            self._asked_at = time.monotonic()
+            self._serves = None
+            columns = {"Database": [{"columns": ["name", "model", "leader", "connected"]}]}
+            request = ovs.jsonrpc.Message.create_request("monitor", ["_Server", None, columns])
+            self._monitor = request.id
+            self._session.send(request)
+
+    def _learn(self, tables: Any) -> None:
+        """What the server says of its databases: a table update (RFC 7047, 4.1.5 and 4.1.6)."""
+        changes = tables.get("Database") if isinstance(tables, dict) else None
+        for change in changes.values() if isinstance(changes, dict) else ():
+            match change:
+                case {"new": {"name": self._database, "model": "relay", "connected": bool(passes_on)}}:
+                    self._serves = passes_on
+                case {"new": {"name": self._database, "leader": bool(leads)}}:
+                    self._serves = leads
 
     def wait(self, seconds: float) -> None:
         """Wait until there is something to do, or for so long."""
@@ -261,31 +370,112 @@ class _Connection:
         self._session.close()
 
     def _receive(self) -> ovs.jsonrpc.Message | None:
-        if self._session.rpc and not self._session.rpc.parser:
-            self._session.rpc.parser = _Parser()
-        return self._session.recv()
+        """The next message, if it is there, that is not about who leads."""
+        while True:
+            if self._session.rpc and not self._session.rpc.parser:
+                self._session.rpc.parser = _Parser()
+            message = self._session.recv()
+            if message is None:
+                return None
+            if message.type == ovs.jsonrpc.Message.T_NOTIFY:
+                self._learn(message.params[-1] if message.method == "update" and message.params else None)
+            elif self._asked_on is not None and message.id == self._monitor:
+                self._serves = True  # unless it says otherwise: old servers have no such database
+                self._learn(message.result)
+            else:
+                return message
+
+
+def _after(remote: str, remotes: Sequence[str]) -> str:
+    return remotes[(remotes.index(remote) + 1) % len(remotes)]
 
 
 def use_tls(tls: Tls | None) -> None:
     """Prove ourselves with these files on every ``ssl:`` connection, and accept only what the CA signed.
 
-    TLS 1.2 or later (ovs.stream). Raises BadRequest if there are none or they cannot be used.
+    TLS 1.2 or later. Raises BadRequest if there are none, they cannot be used, or others may read the key.
     """
     if tls is None:
         raise BadRequest(
             "an ssl: database needs a private key, a certificate and a CA; name their files with: "
             "ovs-vsctl set-ssl PRIVATE-KEY CERTIFICATE CA-CERT"
         )
+    check_private(tls.private_key)
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(tls.ca_cert)
-        context.load_cert_chain(tls.certificate, tls.private_key)
+        _context(tls)
     except (OSError, ValueError) as error:
         files = f"private key {tls.private_key}, certificate {tls.certificate}, CA {tls.ca_cert}"
         raise BadRequest(f"TLS cannot be used with {files}: {error}; name others or mend these") from None
-    ovs.stream.Stream.ssl_set_private_key_file(tls.private_key)
-    ovs.stream.Stream.ssl_set_certificate_file(tls.certificate)
-    ovs.stream.Stream.ssl_set_ca_cert_file(tls.ca_cert)
+    _TlsStream.files = tls
+
+
+def check_private(key: str) -> None:
+    """Raise BadRequest if others than its owner, root and a group that may read it can get at a private key.
+
+    The rule is that of PostgreSQL's server: Debian's group ssl-cert reads keys of mode 0640. A file that is
+    not there is not our business.
+    """
+    try:
+        mode = stat.S_IMODE(Path(key).stat().st_mode)
+    except OSError:
+        return
+    if mode & 0o037:
+        raise BadRequest(
+            f"private key {key} has mode {mode:04o}, others can get at it: type chmod 600 {key}, "
+            "and make a new one if somebody may have seen it"
+        )
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = tls.names
+    context.load_verify_locations(tls.ca_cert)
+    context.load_cert_chain(tls.certificate, tls.private_key)
+    return context
+
+
+class _TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]
+    """``ssl:`` as the ovs package has it, but the certificate must be that of the address.
+
+    Every host's certificate is signed by the same authority: without a look at the address in it
+    (subjectAltName, RFC 6125) each host could pass for the database.
+    """
+
+    files: Tls | None = None
+
+    @staticmethod
+    def _open(suffix: str, dscp: int) -> tuple[int, socket.socket | None]:
+        """Files are read anew for each connection: they may have been renewed."""
+        host, _, port = suffix.rpartition(":")
+        host = host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            if _TlsStream.files is None:
+                return errno.ENOKEY, None
+            context = _context(_TlsStream.files)
+            host.encode("idna")  # or wrap_socket raises, and has not closed the socket
+            address = host, int(port)
+            plain = socket.socket(family, socket.SOCK_STREAM)
+        except ssl.SSLError:
+            return errno.EKEYREJECTED, None  # its own numbers are none of errno(3)
+        except (OSError, ValueError) as error:
+            return getattr(error, "errno", None) or errno.EINVAL, None
+        stream = context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname=host)
+        failure = ovs.socket_util.inet_connect_active(stream, address, family, dscp)
+        if failure:
+            return int(failure), None
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return 0, stream
+
+    def close(self) -> None:
+        """Say so to the server, which would log an error."""
+        with suppress(OSError, ValueError):
+            self.socket.unwrap()
+        super().close()
+
+
+ovs.stream.Stream.register_method("ssl", _TlsStream)
 
 
 class _Parser:
@@ -306,18 +496,26 @@ class _Parser:
 
     def feed(self, text: str) -> int:
         """Take characters in, up to the end of the message; returns how many."""
-        if self._broken is not None:
-            return int(self._broken.feed(text))
+        if self._broken is None and not self._pieces and text.startswith("{"):
+            with suppress(RecursionError, ValueError):  # most come in one piece
+                self._value, end = self._decode(text)
+                self._done = True
+                return end
         before, self._size = self._size, self._size + len(text)
-        self._pieces.append(text)
-        if not self._ends(text) and (before or text.startswith("{")):
-            return len(text)
-        whole = "".join(self._pieces)
         try:
-            self._value, end = self._decode(whole)
-        except ValueError:  # it is no message: that of ovs says what is wrong with it
-            self._broken = ovs.json.Parser()
-            return max(0, int(self._broken.feed(whole)) - before)
+            if self._broken is not None:
+                return int(self._broken.feed(text))
+            self._pieces.append(text)
+            if not self._ends(text) and (before or text.startswith("{")):
+                return len(text)
+            whole = "".join(self._pieces)
+            try:
+                self._value, end = self._decode(whole)
+            except (RecursionError, ValueError):  # it is no message: that of ovs says what is wrong with it
+                self._broken = ovs.json.Parser()
+                return max(0, int(self._broken.feed(whole)) - before)
+        except ValueError as error:  # it has a number of thousands of digits
+            self._broken, self._value, end = None, str(error), self._size
         self._done = True
         return end - before
 
@@ -344,6 +542,16 @@ class _Parser:
         return False
 
 
+def _is_address(remote: str) -> bool:
+    """Whether it is an active connection method (ovsdb(7)); ovs itself raises at a port such as 66410."""
+    method, _, rest = remote.partition(":")
+    if method == "unix":
+        return bool(rest)
+    host, _, port = rest.rpartition(":")
+    is_port = bool(re.fullmatch("[0-9]{1,5}", port)) and 0 < int(port) < 1 << 16
+    return method in {"tcp", "ssl"} and bool(host.strip("[]")) and is_port
+
+
 def _refuses(remote: str) -> bool:
     error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(remote), timeout=500)
     if stream is not None:
@@ -353,11 +561,24 @@ def _refuses(remote: str) -> bool:
 
 def _why_unreachable(remote: str) -> str:
     error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(remote), timeout=500)
+    lasts = stream is not None and _lasts(stream)
     if stream is not None:
         stream.close()
     if remote.startswith("ssl:") and error in (0, errno.EPERM):
         return _why_untrusted(remote)
-    return os.strerror(error) if error > 0 else "the connection keeps breaking"
+    if error > 0:
+        return os.strerror(error)
+    return "it takes connections now: try again" if lasts else "the connection keeps breaking"
+
+
+def _lasts(stream: ovs.stream.Stream) -> bool:
+    """Whether the other end keeps a new connection for a moment."""
+    poller = ovs.poller.Poller()
+    stream.recv_wait(poller)
+    poller.timer_wait(200)
+    poller.block()
+    error, said = stream.recv(1)
+    return error == errno.EAGAIN or bool(said)
 
 
 def _why_untrusted(remote: str) -> str:
@@ -377,17 +598,29 @@ def _why_untrusted(remote: str) -> str:
         except TimeoutError:
             pass
         except OSError as refused:
-            return str(refused.strerror)
+            return f"{refused.strerror}{_NAME_CURE if 'mismatch' in str(refused) else ''}"
     return "the connection keeps breaking"
 
 
-def _results(results: Any, name: str) -> list[Any]:
-    if not isinstance(results, list):
-        raise Unavailable(f"{name} gave an answer that is none: {str(results)[:200]}")
-    for index, result in enumerate(results):
-        if isinstance(result, dict) and "error" in result:
-            raise OperationError(index, str(result["error"]), str(result.get("details", "no details")))
-    return [_decoded(result) for result in results]
+def _results(results: Any, name: str, wanted: int) -> list[Any]:
+    """The result of each of *wanted* operations (RFC 7047, 4.1.3).
+
+    Raises OperationError if one was refused, Unavailable if this is no answer of a database's.
+    """
+    if isinstance(results, list):
+        for index, result in enumerate(results):
+            if isinstance(result, dict) and "error" in result:
+                error, details = str(result["error"])[:200], str(result.get("details", "no details"))[:200]
+                if error == "I/O error":
+                    raise Unavailable(
+                        f"{name} cannot be written: {details}; is the disk of its machine full?"
+                    )
+                raise OperationError(index, error, details, _results(results[:index], name, index))
+        with suppress(AttributeError, RecursionError, TypeError, ValueError):
+            decoded = [_decoded(result) for result in results]
+            if len(decoded) == wanted:
+                return decoded
+    raise Unavailable(f"{name} gave an answer that is none: {repr(results)[:200]}; is it an ovsdb-server?")
 
 
 def _decoded(result: Any) -> Any:
@@ -468,11 +701,11 @@ def delete(table: str, *where: Condition) -> Operation:
     return {"op": "delete", "table": table, "where": list(where)}
 
 
-def require_none(table: str, *where: Condition) -> Operation:
-    """Go on only if no row satisfies *where*; otherwise as require()."""
+def require_none(table: str, *where: Condition, wait: float = 0) -> Operation:
+    """Go on only if no row satisfies *where*, waiting up to *wait* seconds; otherwise as require()."""
     return {
         "op": "wait",
-        "timeout": 0,
+        "timeout": int(wait * 1000),
         "table": table,
         "where": list(where),
         "columns": ["_uuid"],

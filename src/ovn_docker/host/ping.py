@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -36,12 +37,12 @@ class Echo:
 
 def answered(echoes: Collection[Echo], wait: float = 1.0) -> set[Echo]:
     """Which of them are answered within *wait* seconds; each is sent several times. Takes CAP_NET_RAW."""
-    found: set[Echo] = set()
-    for version in (4, 6):
-        ours = [echo for echo in echoes if ip_address(echo.target).version == version]
-        if ours:
-            found |= _ask(version, ours, wait)
-    return found
+    by_version: dict[int, list[Echo]] = {}
+    for echo in echoes:
+        by_version.setdefault(ip_address(echo.target).version, []).append(echo)
+    with ThreadPoolExecutor() as threads:  # they are in the namespace that this thread is in (setns(2))
+        asked = [threads.submit(_ask, version, ours, wait) for version, ours in by_version.items()]
+        return set().union(*(one.result() for one in asked))
 
 
 def in_namespace(pid: int, run: Callable[[], T]) -> T:

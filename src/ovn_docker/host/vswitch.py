@@ -4,6 +4,7 @@ Columns and external_ids: ovs-vswitchd.conf.db(5), ovn-controller(8).
 """
 
 import itertools
+import re
 import time
 from ipaddress import ip_address
 from typing import Any
@@ -32,6 +33,9 @@ RESOLVER = "ovn-docker:resolver"
 OURS = has("external_ids", {OWNER: "ovn-docker"})
 """The condition that a row of Interface is of an endpoint."""
 
+TLS_NAMES = "ovn-docker-tls-names"
+"""Setting of this host; ``off``: a database may show any certificate of the CA, as to OVN's own programs."""
+
 _SET = "ovs-vsctl set Open_vSwitch . external_ids:"
 START = "start it with: ovn-docker host start, or /usr/share/openvswitch/scripts/ovs-ctl start"
 """What to do without Open vSwitch."""
@@ -46,15 +50,17 @@ class Vswitch:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def chassis(self, deadline: Deadline) -> Chassis:
+    def chassis(self, deadline: Deadline, *, without: EndpointId | None = None) -> Chassis:
         """What the guide's one-time setup wrote, and the integration bridge.
 
+        *without*: an endpoint to unplug with the same call, whatever the settings are.
         Raises Unavailable with the command to type if the cluster cannot be reached without it.
         """
-        root, bridges, tls = self._database.transact(
+        root, bridges, tls, *_ = self._database.transact(
             ovsdb.select("Open_vSwitch", columns=["external_ids", "ssl"]),
             ovsdb.select("Bridge", columns=["name", "datapath_type"]),
             ovsdb.select("SSL", columns=["_uuid", "private_key", "certificate", "ca_cert"]),
+            *_unplugging(without),
             deadline=deadline,
         )
         if not root:
@@ -79,7 +85,7 @@ class Vswitch:
             encap_types=_list(ids, "ovn-encap-type") or ("geneve",),
             bridge=bridge,
             datapath={row["name"]: row["datapath_type"] for row in bridges}.get(bridge),
-            tls=_tls(root[0]["ssl"], tls),
+            tls=_tls(root[0]["ssl"], tls, names=ids.get(TLS_NAMES) != "off"),
         )
 
     def check(self, chassis: Chassis) -> None:
@@ -131,54 +137,42 @@ class Vswitch:
 
         Port and Interface rows live only as long as a bridge refers to them.
         """
-        port = [Reference(_port(endpoint))]
-        self._database.transact(
-            ovsdb.mutate(
-                "Bridge", ["ports", "includes", ovsdb.encode(port)], mutations=[["ports", "delete", port]]
-            ),
-            deadline=deadline,
-        )
+        self._database.transact(*_unplugging(endpoint), deadline=deadline)
 
-    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> int | None:
-        """Note the sandbox that the container's end goes to. Raises NotFound if the port is gone.
+    def enter(self, endpoint: EndpointId, sandbox: str, deadline: Deadline) -> tuple[int | None, bool]:
+        """Wait until the port forwards, and note the sandbox that the container's end goes to.
 
-        Returns its turn among those of the sandbox whose network has a resolver, None if it has none.
-        Docker joins the endpoints of one sandbox one after the other.
+        Returns its turn among those of the sandbox whose network has a resolver, None if it has none, and
+        whether it forwards: the note is made even if it does not by *deadline*.
+        Docker joins the endpoints of one sandbox one after the other. Raises NotFound if the port is gone.
         """
         interface, in_sandbox = is_row(_interface(endpoint)), {OWNER: "ovn-docker", "vm-id": sandbox}
-        found, rows, others = self._database.transact(
+        enter = (
             _note(interface, "vm-id", sandbox),
             ovsdb.select("Interface", interface, columns=["external_ids"]),
             ovsdb.select("Interface", has("external_ids", in_sandbox), columns=["external_ids"]),
-            deadline=deadline,
         )
+        patience, forwards = Deadline(deadline.left() + 1), True
+        try:
+            results = self._database.transact(*self._flows(endpoint, deadline), *enter, deadline=patience)
+        except OperationError as error:
+            if error.error != "timed out":
+                raise
+            forwards = False
+            results = self._database.transact(*enter, deadline=Deadline(1))
+        *_, found, rows, others = results
         if not found:
             raise NotFound(
                 f"Open vSwitch has no port for the endpoint {endpoint[:12]}; start the container again"
             )
         turn = rows[0]["external_ids"].get(RESOLVER)
         if turn is None:
-            return None
-        if not turn:
+            return None, forwards
+        if not re.fullmatch("[0-9]{1,4}", turn):
             taken = {row["external_ids"].get(RESOLVER) for row in others}
             turn = next(number for number in map(str, itertools.count()) if number not in taken)
-            self._database.transact(_note(interface, RESOLVER, turn), deadline=deadline)
-        return int(turn)
-
-    def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:
-        """Wait until ovn-controller says that the port's flows are in; False if *deadline* comes first.
-
-        The server watches the row for us: a ``wait`` answers in the moment it becomes true.
-        """
-        flows = has("external_ids", {"ovn-installed": "true"})
-        wait = ovsdb.require("Interface", _interface(endpoint), flows, wait=deadline.left())
-        try:
-            self._database.transact(wait, deadline=Deadline(deadline.left() + 1))
-        except OperationError as error:
-            if error.error == "timed out":
-                return False
-            raise
-        return True
+            self._database.transact(_note(interface, RESOLVER, turn), deadline=patience)
+        return int(turn), forwards
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """What the interface's row says while its flows are missing."""
@@ -225,6 +219,15 @@ class Vswitch:
             for row in rows
         ]
 
+    def _flows(self, endpoint: EndpointId, deadline: Deadline) -> list[Operation]:
+        """What waits until ovn-controller says that the port's flows are in, or the port is gone.
+
+        The server watches the row for us: a ``wait`` answers in the moment it becomes true.
+        """
+        missing = ["external_ids", "excludes", ovsdb.encode({"ovn-installed": "true"})]
+        interface = is_row(_interface(endpoint))
+        return [ovsdb.require_none("Interface", interface, missing, wait=deadline.left())]
+
     def _taken_up(self, interface: str, link: str, deadline: Deadline) -> None:
         number = ["ofport", "!=", ["set", []]]
         wait = deadline.left(at_most=_PLUG_TIME)
@@ -255,10 +258,12 @@ class VmBridge(Vswitch):
         self._bridge = bridge
         self._vif = vif
 
-    def chassis(self, deadline: Deadline) -> Chassis:
+    def chassis(self, deadline: Deadline, *, without: EndpointId | None = None) -> Chassis:
         """The VM, which needs no settings in the database."""
-        (bridges,) = self._database.transact(
-            ovsdb.select("Bridge", ["name", "==", self._bridge], columns=["datapath_type"]), deadline=deadline
+        bridges, *_ = self._database.transact(
+            ovsdb.select("Bridge", ["name", "==", self._bridge], columns=["datapath_type"]),
+            *_unplugging(without),
+            deadline=deadline,
         )
         datapath = bridges[0]["datapath_type"] if bridges else None
         return Chassis(self._vif, bridge=self._bridge, datapath=datapath)
@@ -271,9 +276,18 @@ class VmBridge(Vswitch):
                 f"ovn-docker underlay bridge --interface eth0 --bridge {self._bridge}"
             )
 
-    def installed(self, endpoint: EndpointId, deadline: Deadline) -> bool:  # noqa: ARG002 - plug() has waited
+    def _flows(self, endpoint: EndpointId, deadline: Deadline) -> list[Operation]:  # noqa: ARG002 - see plug()
         """A tagged port forwards as soon as ovs-vswitchd has taken it up."""
-        return True
+        return []
+
+
+def _unplugging(endpoint: EndpointId | None) -> list[Operation]:
+    """Operations that take the endpoint's port off whichever bridge it is on; none is fine."""
+    if endpoint is None:
+        return []
+    port = [Reference(_port(endpoint))]
+    on_it = ["ports", "includes", ovsdb.encode(port)]
+    return [ovsdb.mutate("Bridge", on_it, mutations=[["ports", "delete", port]])]
 
 
 def _note(interface: Condition, key: str, value: str) -> Operation:
@@ -302,8 +316,8 @@ def _missing(ids: dict[str, str], key: str, example: str) -> str:
     return f"the Open_vSwitch database {state}; set it with: {_SET}{key}={example}"
 
 
-def _tls(reference: Any, rows: list[dict[str, str]]) -> Tls | None:
+def _tls(reference: Any, rows: list[dict[str, str]], *, names: bool) -> Tls | None:
     for row in rows:
         if row["_uuid"] == reference:
-            return Tls(row["private_key"], row["certificate"], row["ca_cert"])
+            return Tls(row["private_key"], row["certificate"], row["ca_cert"], names)
     return None

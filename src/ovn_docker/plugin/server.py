@@ -20,10 +20,11 @@ from typing import Any
 
 from waitress import create_server, wasyncore
 
-from ovn_docker.deadline import Deadline
+from ovn_docker.deadline import Deadline, began
 from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.metrics import REQUESTS, Recorder, Unrecorded
 from ovn_docker.plugin import wire
+from ovn_docker.plugin.connections import BODY_BYTES, Connection, Door
 from ovn_docker.plugin.sockets import BoundSocket
 
 log = logging.getLogger("ovn_docker.plugin")
@@ -31,11 +32,11 @@ log = logging.getLogger("ovn_docker.plugin")
 THREADS = 64
 """Calls answered at the same time: one is waiting for OVN most of its time."""
 
-BODY_BYTES = 1 << 20
-"""The largest request; those of Docker have some hundred bytes."""
-
 CONNECTIONS = 512
 """Connections held open; one more, and those that have been silent longest are closed."""
+
+_LOOK = 0.1
+"""Seconds until somebody looks after the connections again while there are calls to answer."""
 
 DRAIN_SECONDS = 20.0
 """How long calls in flight may take after `Server.stop`: longer than any handler gives itself."""
@@ -53,31 +54,14 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the call that this thread answers, for whatever is logged meanwhile; empty outside of calls."""
 
 
-class Tally:
-    """How many calls there were since the start, and how many of them were answered with an error."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.requests = 0
-        self.errors = 0
-
-    def count(self, *, failed: bool) -> None:
-        """One more."""
-        with self._lock:
-            self.requests += 1
-            self.errors += failed
-
-
 def application(
     plugin: wire.Plugin,
-    tally: Tally | None = None,
     record: Recorder | None = None,
     name_of: Callable[[str], str] = lambda _: "",
 ) -> WsgiApplication:
     """WSGI application that answers Docker's calls with *plugin*; every answer is a JSON object.
 
-    *tally* counts them, but for those that only ask what this is. *name_of*: the name of a network, or of an
-    endpoint's container, by its ID; empty if it is not known.
+    *name_of*: the name of a network, or of an endpoint's container, by its ID; empty if it is not known.
     """
     record = record or Unrecorded()
 
@@ -90,13 +74,15 @@ def application(
             body = wire.answer(plugin, path, request)
         except _HttpError as error:
             status, failed, outcome = error.status, str(error), "malformed"
+            if status == HTTPStatus.BAD_REQUEST:  # a call is lost, DeleteEndpoint perhaps: nobody repeats it
+                plugin.suspect()
         except OvnDockerError as error:  # 200: from any other status IpamDriver's own key is not read
             failed, outcome = str(error) or repr(error), error.word()
         except Exception as error:  # noqa: BLE001  it is logged, below
             status, crash, outcome = HTTPStatus.INTERNAL_SERVER_ERROR, error, "crash"
             failed = f"internal error ({type(error).__name__}): see the log of the ovn-docker driver"
         if failed:
-            failed = failed.encode(errors="backslashreplace").decode()  # a file's name may hold no character
+            failed = wire.one_line(failed)
             body = wire.failure(failed)
         seconds = time.monotonic() - start
         known = environ["PATH_INFO"] in wire.METHODS
@@ -116,8 +102,6 @@ def application(
             extra={"call": about},
         )
         request_id.set("")
-        if tally is not None and environ["PATH_INFO"] != "/Plugin.Activate":
-            tally.count(failed=bool(failed))
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(f"{status:d} {status.phrase}", headers)
         return [body]
@@ -157,17 +141,21 @@ def _read(environ: dict[str, Any]) -> tuple[str, wire.Request]:
         raise _HttpError(HTTPStatus.BAD_REQUEST, str(error)) from None
 
 
-class _Calls(deque[Any]):
+class _Calls(deque[Connection]):
     """Connections on which a call has come in whole. What waitress calls a task dispatcher."""
 
-    add_task = deque.append
+    def add_task(self, connection: Connection) -> None:
+        """The next call of a connection: its time runs from now on."""
+        connection.called = time.monotonic()
+        self.append(connection)
 
 
 class Server:
     """Serves *app* on *sock*, a listening Unix socket.
 
     One thread waits on all connections. When a call has come in, it lets another one wait and answers itself:
-    to wake a thread for the answer, as waitress does, takes longer than many an answer.
+    to wake a thread for the answer, as waitress does, takes longer than many an answer. There is one more
+    than may answer, so that somebody hears the calls that have to wait: their time runs.
     """
 
     def __init__(self, app: WsgiApplication, sock: socket.socket) -> None:
@@ -176,6 +164,7 @@ class Server:
         self._stop: SimpleQueue[None] = SimpleQueue()  # may be put into from a signal handler
         self._waits = threading.Lock()
         self._calls = _Calls()
+        self._turns = deque(range(THREADS))  # one for each call that may be answered at the same time
         self._map: dict[int, Any] = {}
         self._http = create_server(
             app,
@@ -185,11 +174,16 @@ class Server:
             backlog=socket.SOMAXCONN,
             connection_limit=CONNECTIONS + THREADS,
             channel_timeout=3600,  # seconds; Docker's connections are for ever, and a call may just be coming
-            max_request_body_size=16 * BODY_BYTES,  # up to here the answer is ours, in JSON
+            max_request_body_size=64 * BODY_BYTES,  # what is read, though not kept
+            inbuf_overflow=2 * BODY_BYTES,  # no request goes to a file
             clear_untrusted_proxy_headers=False,  # there is no proxy, and we read no headers
             ident="ovn-docker",
         )
         self._http.task_dispatcher = self._calls
+        self._http.channel_class = Connection
+        self._door = Door(sock)
+        self._http.accept = self._door.accept
+        self._looked = 0.0
 
     def stop(self) -> None:
         """Make `serve` return soon. May be called from a signal handler or another thread, repeatedly."""
@@ -201,31 +195,41 @@ class Server:
     def serve(self) -> None:
         """Answer calls until `stop`; then finish those in flight. Removes the socket's file if we made it."""
         try:
-            for number in range(THREADS):
+            for number in range(THREADS + 1):
                 threading.Thread(target=self._work, name=f"call-{number}", daemon=True).start()
             self._stop.get()
             with self._waits:
                 self._drain()
         finally:
             wasyncore.close_all(self._map)
+            self._door.close()
 
     def _work(self) -> None:
         while True:
             try:
                 with self._waits:
-                    while not self._calls:
+                    while not (self._calls and self._turns):
                         if self._stopping:
                             return
-                        self._turn(seconds=30)
-                        self._make_room()
-                    call = self._calls.popleft()
-                call.service()
+                        self._look(seconds=30)
+                    if time.monotonic() - self._looked > _LOOK:  # who talks without a pause is not alone here
+                        self._look(seconds=0)
+                    call, turn = self._calls.popleft(), self._turns.pop()
+                try:
+                    began.set(call.called)
+                    call.service()
+                finally:
+                    self._turns.append(turn)
+                    if self._calls:
+                        self._http.pull_trigger()
             except Exception:  # a defect here must not cost us a thread
                 log.exception("a call failed")
                 time.sleep(1)
 
-    def _turn(self, seconds: float) -> None:
+    def _look(self, seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)  # select() ends at 1024
+        self._make_room()
+        self._looked = time.monotonic()
 
     def _make_room(self) -> None:
         channels = self._http.active_channels.values()
@@ -249,7 +253,7 @@ class Server:
                 if time.time() - channel.creation_time > 0.5:  # who has just come gets to say why
                     with suppress(OSError):
                         channel.socket.shutdown(socket.SHUT_RD)
-            self._turn(seconds=0.05)
+            self._look(seconds=0.05)
             while self._calls:
                 threading.Thread(target=self._calls.popleft().service, daemon=True).start()
 

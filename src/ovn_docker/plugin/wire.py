@@ -8,13 +8,14 @@ version of Docker adds some.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from ovn_docker import options
-from ovn_docker.errors import BadRequest
+from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.model import (
     ADDRESS_SPACE,
     Endpoint,
@@ -91,13 +92,15 @@ class Ipam(Protocol):
 class Plugin:
     """What answers. Docker asks for *scope* once in dockerd's life: its answer may need no database.
 
-    *network_options*: those that ``-o`` may have.
+    *network_options*: those that ``-o`` may have; *suspect*: told when something may be left over: what the
+    last dockerd did not finish, what could not be taken back, or what a call was about that got lost.
     """
 
     driver: Driver
     ipam: Ipam
     scope: Callable[[], Literal["local", "global"]] = lambda: "local"
     network_options: tuple[options.Option, ...] = options.OPTIONS
+    suspect: Callable[[], None] = lambda: None
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -287,7 +290,20 @@ def _request_address(plugin: Plugin, request: AddressRequest) -> Answer:
 def _release_address(plugin: Plugin, request: AddressRequest) -> None:
     address = request.address()
     if address is not None:
-        plugin.ipam.release_address(request.PoolID, address)
+        _release(plugin, partial(plugin.ipam.release_address, request.PoolID, address))
+
+
+def _release_pool(plugin: Plugin, request: PoolRequest) -> None:
+    _release(plugin, partial(plugin.ipam.release_pool, request.PoolID))
+
+
+def _release(plugin: Plugin, release: Callable[[], None]) -> None:
+    """Docker has forgotten it whatever we say."""
+    try:
+        release()
+    except OvnDockerError:
+        plugin.suspect()
+        raise
 
 
 def _allocate_network(plugin: Plugin, request: AllocateNetworkRequest) -> Answer:
@@ -316,8 +332,13 @@ def _join(plugin: Plugin, request: JoinRequest) -> Answer:
     }
 
 
+def _activate(plugin: Plugin, _: Request) -> Answer:
+    plugin.suspect()
+    return {"Implements": ["NetworkDriver", "IpamDriver"]}
+
+
 METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]] = {
-    "/Plugin.Activate": (Request, lambda _, __: {"Implements": ["NetworkDriver", "IpamDriver"]}),
+    "/Plugin.Activate": (Request, _activate),
     "/NetworkDriver.GetCapabilities": (
         Request,
         lambda p, _: {"Scope": p.scope(), "ConnectivityScope": "global"},
@@ -354,7 +375,7 @@ METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]]
         },
     ),
     "/IpamDriver.RequestPool": (RequestPoolRequest, _request_pool),
-    "/IpamDriver.ReleasePool": (PoolRequest, lambda p, r: p.ipam.release_pool(r.PoolID)),
+    "/IpamDriver.ReleasePool": (PoolRequest, _release_pool),
     "/IpamDriver.RequestAddress": (AddressRequest, _request_address),
     "/IpamDriver.ReleaseAddress": (AddressRequest, _release_address),
 }
@@ -381,7 +402,14 @@ def answer(plugin: Plugin, path: str, request: Request) -> bytes:
 
 def failure(message: str) -> bytes:
     """An error as JSON: NetworkDriver reads ``Err``, IpamDriver ``Error`` (moby ipams/remote/api/api.go)."""
-    return msgspec.json.encode({"Err": message, "Error": message})
+    line = one_line(message)
+    return msgspec.json.encode({"Err": line, "Error": line})
+
+
+def one_line(message: str) -> str:
+    """*message* as people can read it, whatever it quotes: Docker prints it raw."""
+    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in message[:900])
+    return "".join(shown)
 
 
 def _shown(text: str) -> str:

@@ -14,11 +14,23 @@ NEARLY = 0.95
 def bridge(facts: Facts) -> Iterable[Finding]:
     """The bridge with the VM's interface is there."""
     switch, name = facts.snapshot.vswitch, facts.bridge
-    if switch and name not in {bridge.name for bridge in switch.bridges}:
+    command = (("ovn-docker", "underlay", "bridge", "--interface", "eth0", "--bridge", name),)
+    if switch is None:
+        return
+    if name not in {bridge.name for bridge in switch.bridges}:
         yield Finding(
             f"Open vSwitch has no bridge {name}",
             "make it, with the VM's interface in it (see ovn-docker underlay bridge --help)",
-            (("ovn-docker", "underlay", "bridge", "--interface", "eth0", "--bridge", name),),
+            command,
+        )
+    elif not any(
+        one.bridge == name and one.name != name and "ovn-docker:endpoint" not in one.ids
+        for one in switch.interfaces
+    ):
+        yield Finding(
+            f"no interface of this VM is on the bridge {name}: its containers reach nobody else",
+            "move it there (see ovn-docker underlay bridge --help)",
+            command,
         )
 
 
@@ -54,9 +66,10 @@ def vm_port(facts: Facts) -> Iterable[Finding]:
 def trunk(facts: Facts) -> Iterable[Finding]:
     """The VM's port is a trunk, if it has containers."""
     cloud = _cloud(facts)
-    if cloud.ports and not cloud.trunk:
+    behind = [port for port in cloud.own if port.vlan is None]
+    if behind and not cloud.trunk:
         yield Finding(
-            f"the VM's port {cloud.vif} is the parent of no trunk, and {len(cloud.ports)} ports of "
+            f"the VM's port {cloud.vif} is the parent of no trunk, and {len(behind)} ports of "
             "containers should be behind it",
             "restart the containers: the driver makes the trunk again",
             tuple(("docker", "restart", name) for name in _containers(facts, cloud)),
@@ -91,7 +104,7 @@ def active(facts: Facts) -> Iterable[Finding]:
     """Neutron calls the ports of running containers ACTIVE."""
     names = {endpoint.id: endpoint.name for endpoint in _running(facts)}
     for port in _cloud(facts).ports:
-        if port.endpoint in names and port.vlan is not None and port.status != "ACTIVE":
+        if port.endpoint in names and port.subport and port.status != "ACTIVE":
             yield _restart(
                 facts.cluster.docker[port.endpoint],
                 f"Neutron calls port {port.id} of {names[port.endpoint]} {port.status}: its flows are not "
@@ -141,7 +154,7 @@ def _running(facts: Facts) -> Iterable[DockerEndpoint]:
 
 
 def _containers(facts: Facts, cloud: Cloud) -> list[str]:
-    ours = {port.endpoint for port in cloud.ports}
+    ours = {port.endpoint for port in cloud.own}
     return [endpoint.name for endpoint in _running(facts) if endpoint.id in ours]
 
 

@@ -1,6 +1,7 @@
 """Checks of the cluster: databases, ovn-northd, the other hosts, tunnels. Pure."""
 
 import re
+import shlex
 from collections.abc import Iterable
 from ipaddress import ip_address
 from uuid import NAMESPACE_DNS, uuid5
@@ -240,7 +241,7 @@ def tunnel_traffic(facts: Facts) -> Iterable[Finding]:
             f"{_ips(facts.cluster, name)} of {host} answers, {pair.there} there does not answer {pair.here} "
             f"through the tunnel: most likely a firewall drops {port} ({kind}){here}",
             f"open {port} between the hosts, both ways",
-            tuple(("iptables", "-D", *rule.split()[1:]) for rule in rules if rule.startswith("-A ")),
+            tuple(("iptables", "-D", *shlex.split(rule)[1:]) for rule in rules if rule.startswith("-A ")),
             subject=name,
         )
 

@@ -4,10 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from ipaddress import ip_address
 
-from ovn_docker.host.driver import PROGRAM
 from ovn_docker.model import EndpointId, host_link, tunnel_overhead
-from ovn_docker.view.cluster import leftovers as stray_links
-from ovn_docker.view.health import Facts, Finding, Severity
+from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
 from ovn_docker.view.snapshot import DockerEndpoint, PortRow
 
 GRACE = 15.0
@@ -23,7 +21,7 @@ def networks_stored(facts: Facts) -> Iterable[Finding]:
                 f"network {network.name}: {difference}",
                 "make it again, when no container uses it: docker network rm, then docker network create "
                 "as before",
-                (("docker", "network", "rm", network.name),),
+                (("docker", "network", "rm", network.id[:12] if network.name[:1] == "-" else network.name),),
                 subject=f"network {network.name}",
                 severity=Severity.FAIL if lost else Severity.WARN,
             )
@@ -204,57 +202,28 @@ def addresses_unique(facts: Facts) -> Iterable[Finding]:
         last = next((port for port in also if not port.endpoint), also[-1])
         network = facts.cluster.switches[switch].name[:12] if switch in facts.cluster.switches else switch
         both = " and to ".join(_owner(facts, port) for port in ports)
+        commands: tuple[tuple[str, ...], ...] = (_nbctl(facts, "lsp-del", last.row),)
+        if last.endpoint:  # Docker does not take an endpoint's ID for a container's name
+            named = _container(facts, last) != last.endpoint[:12]
+            commands = (("docker", "restart", _container(facts, last)),) if named else ()
         yield Finding(
             f"on network {network} {word} belongs to {both}",
             f"remove {_owner(facts, last)}, or give it another address",
-            (
-                ("docker", "restart", _container(facts, last))
-                if last.endpoint
-                else _nbctl(facts, "lsp-del", last.row),
-            ),
+            commands,
             where=facts.cluster.host_name(last.host) if last.host != facts.snapshot.system_id else "",
         )
 
 
 def leftovers(facts: Facts) -> Iterable[Finding]:
-    """Nothing is left of containers that are gone."""
-    cluster, snapshot = facts.cluster, facts.snapshot
-    if snapshot.engine is None:
-        return
-    living = {endpoint.id for endpoint in snapshot.engine.endpoints if endpoint.id}
-    waits = f"the driver ({PROGRAM}) clears it within a minute or at its next start; or do it now"
-    for id_, interface in cluster.interfaces.items():
-        name = interface.name
-        if id_ not in living and _old(facts, interface.ids.get("ovn-docker:created", "")):
-            link = (("ip", "link", "delete", name),) if name in cluster.links else ()
-            yield Finding(
-                f"{name} in Open vSwitch is of no container that Docker knows",
-                waits,
-                (("ovs-vsctl", "--if-exists", "del-port", name), *link),
-                subject=id_,
-                safe=True,
-                severity=Severity.WARN,
-            )
-    for id_, port in cluster.ports.items():
-        if id_ in living or id_ in cluster.interfaces or port.host != snapshot.system_id:
-            continue
-        if _old(facts, port.ids.get("ovn-docker:created", "")):
-            yield Finding(
-                f"the logical port {port.name[:12]} ({' '.join(port.addresses)}) of this host is "
-                "of no "
-                "container that Docker knows; it holds its addresses",
-                waits,
-                (_nbctl(facts, "lsp-del", port.row),),
-                subject=id_,
-                safe=True,
-                severity=Severity.WARN,
-            )
-    for name in stray_links(cluster):
+    """Nothing is left of containers and networks that are gone."""
+    if isinstance(facts.leftovers, str):
+        raise NotChecked(facts.leftovers)
+    for one in facts.leftovers:
         yield Finding(
-            f"the link {name} belongs to no endpoint",
-            waits,
-            (("ip", "link", "delete", name),),
-            subject=name,
+            f"{one.kind} {one.shown} ({one.where}): {one.why}",
+            "the driver clears it within a minute or at its next start; or do it now",
+            (("ovn-docker", "gc", "--repair"),),
+            subject=one.endpoint or one.what,
             safe=True,
             severity=Severity.WARN,
         )

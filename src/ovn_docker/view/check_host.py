@@ -1,5 +1,6 @@
 """Checks of this host: Docker, the driver, Open vSwitch and its settings, ovn-controller. Pure."""
 
+import math
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -227,24 +228,12 @@ def tunnel_interface(facts: Facts) -> Iterable[Finding]:
         yield Finding(
             f"{address} is on {link.name}; in user space Open vSwitch sends tunnels through its own "
             "bridges only",
-            f"make {link.name} a port of a bridge, and move its address and routes there",
+            f"make {link.name} a port of a bridge that has its addresses and routes",
             (
-                (
-                    "ovs-vsctl",
-                    "add-br",
-                    bridge,
-                    "--",
-                    "set",
-                    "Bridge",
-                    bridge,
-                    "datapath_type=netdev",
-                    "--",
-                    "add-port",
-                    bridge,
-                    link.name,
-                ),
+                ("ovn-docker", "underlay", "bridge", "--interface", link.name, "--bridge", bridge,
+                 "--datapath", "netdev"),
             ),
-        )
+        )  # fmt: skip
 
 
 def tls(facts: Facts) -> Iterable[Finding]:
@@ -270,7 +259,7 @@ def tls(facts: Facts) -> Iterable[Finding]:
                 )
             elif days < EXPIRY:
                 yield Finding(
-                    f"the {one.what} {one.path} expires in {days:.0f} days",
+                    f"the {one.what} {one.path} expires in {math.floor(days)} days",
                     f"renew it in place, or make another {set_ssl}",
                     severity=Severity.WARN,
                 )

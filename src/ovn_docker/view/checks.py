@@ -73,7 +73,7 @@ CHECKS = (
            "datapath", "northd", "containers-linked", "ports-claimed", "ports-enabled"),
     _check("checksums", check_endpoints.checksums, "docker", "containers-plugged"),
     _check("addresses-unique", check_endpoints.addresses_unique, "northbound"),
-    _check("leftovers", check_endpoints.leftovers, "docker", "vswitch", "containers-plugged"),
+    _check("leftovers", check_endpoints.leftovers, "docker", "vswitch", "northbound", "containers-plugged"),
 )  # fmt: skip
 """Every check depends on earlier ones only."""
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ovn_docker.errors import BadRequest, NotFound
-from ovn_docker.model import HOST_LINK, EndpointId, host_link
+from ovn_docker.errors import BadRequest, NotFound, Unavailable
+from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.snapshot import (
     BindingRow,
     ChassisRow,
@@ -51,7 +51,7 @@ class Endpoint:
     *container*: its name, or the beginning of the endpoint's ID where nobody knows the name; *host*: the name
     of the host that it is on; *state*: Docker's word, empty on other hosts; *chassis*: the host that claims
     its port, as OVN has it; *up*: whether OVN says that it is connected; *link*: this host's end of its veth;
-    *ofport*, *installed*: as Open vSwitch has it here.
+    *ofport*, *installed*: as Open vSwitch has it here; *vlan*: instead of *installed*, in the underlay mode.
     """
 
     id: str
@@ -69,6 +69,7 @@ class Endpoint:
     installed: bool | None = None
     switch: str = ""
     differences: tuple[str, ...] = ()
+    vlan: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +147,20 @@ class Cluster:
         return {link.name: link for link in self.snapshot.links}
 
     def host_name(self, system_id: str) -> str:
-        """How people call a host: its host name if OVN knows it, else its system-id."""
-        chassis = self.chassis.get(system_id)
-        return (chassis.hostname if chassis else "") or system_id
+        """How people call a host: its host name if OVN knows it and no other has it, else its system-id."""
+        chassis, snapshot = self.chassis.get(system_id), self.snapshot
+        here = snapshot.host if snapshot.underlay and system_id == snapshot.system_id else ""
+        hostname = chassis.hostname if chassis else ""
+        return (hostname if self._hostnames[hostname] < 2 else "") or here or system_id
+
+    @cached_property
+    def _hostnames(self) -> Counter[str]:
+        return Counter(row.hostname for row in self.chassis.values())
+
+    @property
+    def store(self) -> str:
+        """Where networks and ports are stored, in words."""
+        return "Neutron" if self.snapshot.underlay else "the northbound database"
 
     # Views
 
@@ -181,13 +193,14 @@ class Cluster:
                         here=here is not None,
                         hosts=tuple(sorted(self.host_name(host) for host in hosts[row] if host)),
                         endpoints=of_switch[row],
-                        differences=_different_network(switch, here.subnets) if here else (),
+                        differences=self._different_network(switch, here.subnets) if here else (),
                     )
                 )
-        lost = ("Docker has it, the northbound database does not",) if northbound else ()
+        lost = (f"Docker has it, {self.store} does not",) if northbound else ()
         me = (self.host_name(self.snapshot.system_id),)
+        on = Counter(endpoint.network for endpoint in self.docker.values())
         found += [
-            Network(one.name, one.id, "", one.subnets, None, bool(one.shared), True, me, 0, lost)
+            Network(one.name, one.id, "", one.subnets, None, bool(one.shared), True, me, on[one.id], lost)
             for rest in of_docker.values()
             for one in rest
         ]
@@ -219,7 +232,9 @@ class Cluster:
 
     @cached_property
     def tunnels(self) -> tuple[Tunnel, ...]:
-        """From this host to every other, by name."""
+        """From this host to every other, by name; in a cloud they are the cloud's."""
+        if self.snapshot.underlay:
+            return ()
         vswitch = self.snapshot.vswitch
         by_ip = {i.options["remote_ip"]: i for i in vswitch.tunnels} if vswitch else {}
         found = []
@@ -242,22 +257,36 @@ class Cluster:
     def find(self, name: str) -> tuple[Endpoint, ...]:
         """Endpoints of a container: its name, ``HOST/NAME``, an address, or the beginning of an ID.
 
-        Raises NotFound, with what is there, or BadRequest if containers of several hosts have the name.
+        Raises NotFound, with what is there, BadRequest if containers of several hosts have the name, or
+        Unavailable if it may be on a host that cannot be asked for.
         """
         host, _, plain = name.rpartition("/")
-        found = [e for e in self.endpoints if _called(e, plain) and host in ("", e.host)]
-        container_ids = {e.id for e in self.docker.values() if _begins(e.container, plain)}
-        found += [e for e in self.endpoints if e.id in container_ids and e not in found]
+        there = [e for e in self.endpoints if host in ("", e.host)]
+        found = [e for e in there if plain in (e.container, *e.addresses)]
+        if not found:  # a name may look like the beginning of an ID
+            container_ids = {e.id for e in self.docker.values() if _begins(e.container, plain)}
+            found = [e for e in there if _begins(e.id, plain) or e.id in container_ids]
         if not found:
+            self._explain_absence(plain)
             known = sorted({e.container for e in self.endpoints})
-            there = (
+            those = (
                 f"there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else "none is"
             )
-            raise NotFound(f"no container {name!r} on our networks: {there}")
+            raise NotFound(f"no container {name!r} on our networks: {those}")
         if len(hosts := {e.host for e in found}) > 1:
             either = " or ".join(f"{host}/{plain}" for host in sorted(hosts))
             raise BadRequest(f"{len(hosts)} hosts have a container {plain}: say {either}")
         return tuple(found)
+
+    def _explain_absence(self, name: str) -> None:
+        """Raises NotFound or Unavailable if there is more to say of it than that it is not there."""
+        for one in self.snapshot.engine.endpoints if self.snapshot.engine else ():
+            if name == one.name and not one.id:
+                raise NotFound(
+                    f"container {name} is {one.state}, so it has no port; start it: docker start {name}"
+                )
+        if reason := self.snapshot.missing.get("northbound"):
+            raise Unavailable(f"no container {name!r} as far as can be seen from here: {reason}")
 
     def _endpoint(self, id_: str) -> Endpoint:
         docker, port, interface = self.docker.get(id_), self.ports.get(id_), self.interfaces.get(id_)
@@ -280,8 +309,9 @@ class Cluster:
             up=binding.up if binding else None,
             link=link.name if link else "",
             ofport=interface.ofport if interface else None,
-            installed=interface.installed if interface else None,
+            installed=interface.installed if interface and not self.snapshot.underlay else None,
             switch=port.switch if port else "",
+            vlan=interface.tag if interface else None,
             differences=tuple(self._differences(docker, port, binding, interface, link))
             if here
             else tuple(self._unclaimed(port, binding, port.host if port else "")),
@@ -326,7 +356,7 @@ class Cluster:
         if snapshot.engine and docker is None:
             yield "Docker does not know it"
         if snapshot.northbound and port is None:
-            yield "no port in the northbound database"
+            yield f"no port in {self.store}"
         if snapshot.vswitch and interface is None:
             yield "no port in Open vSwitch"
         if link is None:
@@ -335,45 +365,46 @@ class Cluster:
             known = port.addresses[0].lower().split()
             wanted = [address.lower() for address in (docker.mac, *docker.addresses) if address]
             if strange := [address for address in wanted if address not in known]:
-                yield f"Docker gave it {', '.join(strange)}, its port in OVN has {port.addresses[0]}"
+                where = "Neutron" if snapshot.underlay else "OVN"
+                yield f"Docker gave it {', '.join(strange)}, its port in {where} has {port.addresses[0]}"
         if port and interface:
             yield from self._unclaimed(port, binding, snapshot.system_id)
+            yield from self._mistagged(port, interface)
         if interface and interface.error:
             yield f"Open vSwitch: {interface.error}"
         elif interface and not interface.installed and not snapshot.underlay:
             yield "its flows are not installed"
 
+    def _different_network(self, switch: SwitchRow, subnets: tuple[str, ...]) -> tuple[str, ...]:
+        stored = _subnets(switch.ids)
+        if switch.ours and sorted(stored) != sorted(subnets):
+            return (f"Docker has {', '.join(subnets) or 'no subnet'}, {self.store} {', '.join(stored)}",)
+        return ()
+
+    def _mistagged(self, port: PortRow, interface: Interface) -> Iterable[str]:
+        """In the underlay mode, the VLAN on the bridge is the subport's."""
+        if self.snapshot.underlay and port.tag not in (None, interface.tag):
+            yield f"VLAN {interface.tag or 'none'} on {interface.bridge}, its subport has VLAN {port.tag}"
+
     def _unclaimed(self, port: PortRow | None, binding: BindingRow | None, wanted: str) -> Iterable[str]:
         if port is None or not self.snapshot.southbound:
             return
-        if binding is None:
+        if self.snapshot.underlay:
+            if port.tag is None:
+                yield f"its port is no subport of the trunk of {self.host_name(wanted)}"
+            elif not port.enabled:
+                yield "its port is disabled in Neutron"
+            elif binding and binding.up is False:
+                yield "Neutron calls its port DOWN"
+        elif binding is None:
             yield "not in the southbound database"
         elif binding.chassis != wanted:
             claimed = self.host_name(binding.chassis) if binding.chassis else "no host"
             yield f"{claimed} has claimed it, not {self.host_name(wanted)}"
 
 
-def leftovers(cluster: Cluster) -> tuple[str, ...]:
-    """Links of ours on this host that belong to no endpoint."""
-    used = {host_link(EndpointId(id_)) for id_ in (*cluster.docker, *cluster.interfaces, *cluster.ports)}
-    return tuple(
-        link.name
-        for link in cluster.snapshot.links
-        if link.name.startswith(HOST_LINK) and link.name not in used and not link.joined
-    )
-
-
 def _subnets(ids: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(ids[key] for key in ("subnet", "subnet6") if key in ids)
-
-
-def _different_network(switch: SwitchRow, subnets: tuple[str, ...]) -> tuple[str, ...]:
-    stored = _subnets(switch.ids)
-    if switch.ours and sorted(stored) != sorted(subnets):
-        return (
-            f"Docker has {', '.join(subnets) or 'no subnet'}, the northbound database {', '.join(stored)}",
-        )
-    return ()
 
 
 def _tunnel_state(port: Interface) -> str:
@@ -384,10 +415,6 @@ def _tunnel_state(port: Interface) -> str:
     if port.bfd and port.bfd.get("state") not in (None, "up"):
         return f"BFD {port.bfd['state']}"
     return "down" if port.link_state == "down" else "up"
-
-
-def _called(endpoint: Endpoint, name: str) -> bool:
-    return name in (endpoint.container, *endpoint.addresses) or _begins(endpoint.id, name)
 
 
 def _begins(id_: str, name: str) -> bool:

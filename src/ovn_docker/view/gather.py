@@ -6,15 +6,16 @@ Rows are asked for with conditions, and by UUID where it is known; how much is r
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from ovn_docker.backends.northbound import ENDPOINT, HOST, OURS, SWITCH
+from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
@@ -22,9 +23,11 @@ from ovn_docker.host.driver import PROGRAM, SOCKET, Driver, find
 from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
-from ovn_docker.host.vswitch import START
+from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
 from ovn_docker.options import SHARED_NAME
+from ovn_docker.view import cloud, ml2_ovn
+from ovn_docker.view.printable import printable
 from ovn_docker.view.snapshot import (
     BindingRow,
     Bridge,
@@ -119,15 +122,9 @@ class Sources:
         taken = time.time()
         vswitch = self._read("vswitch", self._vswitch)
         engine = self._read("docker", self._engine)
-        northbound = southbound = None
-        if vswitch is not None:
-            northbound = self._read("northbound", lambda: self._northbound(scope, vswitch, engine))
-            southbound = self._read("southbound", lambda: self._southbound(scope, vswitch, northbound))
-        else:
-            self.missing |= dict.fromkeys(("northbound", "southbound"), self.missing["vswitch"])
-        links = Links().all()
         driver = self._read("driver", lambda: find(self.places.plugin, self.places.vswitch))
-        return Snapshot(
+        links = Links().all()
+        seen = Snapshot(
             taken=taken,
             host=socket.gethostname(),
             scope=scope,
@@ -136,10 +133,33 @@ class Sources:
             driver=driver,
             engine=engine,
             vswitch=vswitch,
-            northbound=northbound,
-            southbound=southbound,
             missing=self.missing,
         )
+        variables = cloud.environment(os.environ)
+        seen = replace(seen, vif=variables.get(VIF, ""))
+        return self._in_cloud(seen, variables) if seen.underlay else self._in_ovn(replace(seen, vif=""))
+
+    def _in_ovn(self, seen: Snapshot) -> Snapshot:
+        """With OVN's databases."""
+        scope, vswitch, engine, northbound, southbound = seen.scope, seen.vswitch, seen.engine, None, None
+        if vswitch is not None:
+            northbound = self._read("northbound", lambda: self._northbound(scope, vswitch, engine))
+            southbound = self._read("southbound", lambda: self._southbound(scope, vswitch, northbound))
+        else:
+            self.missing |= dict.fromkeys(("northbound", "southbound"), self.missing["vswitch"])
+        return replace(seen, northbound=northbound, southbound=southbound)
+
+    def _in_cloud(self, seen: Snapshot, variables: Mapping[str, str]) -> Snapshot:
+        """With what Neutron has, in the underlay mode; it is not asked for a glance at this host."""
+        if seen.scope is Scope.HOST:
+            return seen
+        docker = [network.id for network in seen.engine.networks] if seen.engine else []
+        found = cloud.ask(variables, docker if seen.scope is Scope.NETWORKS else None)
+        if problem := found.problem or ("" if found.mac else f"Neutron has no port {found.vif}: see {VIF}"):
+            self.missing |= dict.fromkeys(("northbound", "southbound"), problem)
+            return replace(seen, cloud=found)
+        north, south = ml2_ovn.northbound(found, docker), ml2_ovn.southbound(found)
+        return replace(seen, cloud=found, northbound=north, southbound=south)
 
     def _read(self, part: str, read: Callable[[], T]) -> T | None:
         try:
@@ -162,7 +182,8 @@ class Sources:
     def _engine(self) -> Engine:
         version, info = self.docker.read("/version"), self.docker.read("/info")
         filters = quote(f'{{"driver":["{DRIVER}"]}}')
-        networks = tuple(_docker_network(row) for row in self.docker.read(f"/networks?filters={filters}"))
+        rows = printable(self.docker.read(f"/networks?filters={filters}"))  # a network's name may be anything
+        networks = tuple(map(_docker_network, rows))
         ours = {network.id for network in networks}
         return Engine(
             version=str(version.get("Version", "")),
@@ -359,7 +380,7 @@ class Sources:
         """Rows, as they may be shown: other hosts write to these databases too."""
         if not operations:
             return []
-        return [_printable(result) for result in database.transact(*operations, deadline=Deadline(_LARGE))]
+        return [printable(result) for result in database.transact(*operations, deadline=Deadline(_LARGE))]
 
 
 def _wanted_bindings(
@@ -382,7 +403,8 @@ def _wanted_bindings(
 
 def _use_tls(vswitch: Vswitch, setting: str) -> None:
     if "ssl:" in vswitch.ids.get(setting, ""):
-        ovsdb.use_tls(Tls(*vswitch.tls) if vswitch.tls else None)
+        names = vswitch.ids.get(TLS_NAMES) != "off"
+        ovsdb.use_tls(Tls(*vswitch.tls, names) if vswitch.tls else None)
 
 
 def _remotes(vswitch: Vswitch, setting: str) -> list[str]:
@@ -482,25 +504,6 @@ def _processes(places: Places, driver: Driver | None) -> tuple[Process, ...]:
         else:
             found.append(Process(name, pid, boot + ticks / os.sysconf("SC_CLK_TCK")))
     return tuple(found)
-
-
-def _printable(value: Any) -> Any:
-    """Without control characters, which could make a terminal show something else."""
-    if _is_printable(value):
-        return value  # no copy: it may be large
-    if isinstance(value, str):
-        return "".join(c if c.isprintable() else "?" for c in value)
-    if isinstance(value, dict):
-        return {_printable(key): _printable(item) for key, item in value.items()}
-    return [_printable(item) for item in value]
-
-
-def _is_printable(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.isprintable()
-    if isinstance(value, dict):
-        return all(map(_is_printable, value)) and all(map(_is_printable, value.values()))
-    return all(map(_is_printable, value)) if isinstance(value, list) else True
 
 
 def _list(column: Any) -> list[Any]:

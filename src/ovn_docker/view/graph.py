@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, log
 
+from ovn_docker.view.cloud import Machine
 from ovn_docker.view.cluster import Cluster, Endpoint, Host, Network, Tunnel
 
 COLOURS = 10
@@ -91,12 +92,16 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A host. *tunnel*: from the host where the picture was taken, ``None`` for that one itself."""
+    """A host. *tunnel*: from the host where the picture was taken, ``None`` for that one itself.
+
+    *machine*: in the underlay mode, the host as Neutron has it.
+    """
 
     box: Box
     host: Host
     containers: int
     tunnel: Tunnel | None
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,7 @@ class _Plan:
         self._faults = tuple(_faults(cluster))
         self._fault_of = {id_: number for number, (id_, _) in enumerate(self._faults, start=1) if id_}
         self._tunnels = {tunnel.host: tunnel for tunnel in cluster.tunnels}
+        self._machines = cluster.snapshot.cloud.machines if cluster.snapshot.cloud else {}
 
     def drawn(self, hosts: int, columns: int) -> Picture:
         """With so many hosts in a row, and so many columns of containers in a card."""
@@ -218,7 +224,8 @@ class _Plan:
         for host in row:
             box = Box(left[host.name], top + RAIL, width, bottom - top - RAIL)
             containers = sum(len(found) for (name, _), found in self._on.items() if name == host.name)
-            drawing.cards.append(Card(box, host, containers, self._tunnels.get(host.name)))
+            machine = self._machines.get(host.system_id)
+            drawing.cards.append(Card(box, host, containers, self._tunnels.get(host.name), machine))
         return bottom
 
     def _draw_cell(
@@ -313,6 +320,10 @@ def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
     for tunnel in cluster.tunnels:
         if tunnel.state != "up":
             yield "", f"tunnel to {tunnel.host} ({tunnel.remote_ip}): {tunnel.state}"
+    for machine in cluster.snapshot.cloud.machines.values() if cluster.snapshot.cloud else ():
+        if not machine.enabled or machine.status != "ACTIVE":
+            state = machine.status if machine.enabled else "switched off"
+            yield "", f"VM {machine.name}: its port {machine.vif} is {state} in Neutron"
     for network in cluster.networks:
         for difference in network.differences:
             yield "", f"network {network.name}: {difference}"

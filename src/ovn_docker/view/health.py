@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ovn_docker.model import Difference
 from ovn_docker.view.cloud import Cloud
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.probes import Probes
@@ -25,6 +26,8 @@ class Facts:
     """In the underlay mode."""
     bridge: str = "breth0"
     """There, the bridge with the VM's interface."""
+    leftovers: Sequence[Difference] | str = ()
+    """What should not be (reconcile.py), or why nobody can tell."""
 
     @property
     def snapshot(self) -> Snapshot:

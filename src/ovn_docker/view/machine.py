@@ -1,5 +1,6 @@
 """How this machine is set up, besides what its databases say: kernel, Docker, systemd, TLS, firewall."""
 
+import re
 import ssl
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -64,6 +65,7 @@ def certificates(snapshot: Snapshot) -> Iterable[Certificate]:
 def firewall() -> tuple[str, ...]:
     """Rules of this host that name a tunnel's port and drop or reject (iptables-save(8), nft(8))."""
     found = []
+    a_port = re.compile(rf" ({'|'.join(map(str, PORTS.values()))})\b")
     for command in (("iptables-save",), ("nft", "list", "ruleset")):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
@@ -72,8 +74,7 @@ def firewall() -> tuple[str, ...]:
         found += [
             line.strip()
             for line in done.stdout.splitlines()
-            if any(f" {port}" in line for port in PORTS.values())
-            and any(word in line.lower() for word in ("drop", "reject"))
+            if a_port.search(line) and any(word in line.lower() for word in ("drop", "reject"))
         ]
     return tuple(found)
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from ovn_docker.backends.northbound import CREATED, ENDPOINT, HOST, NETWORK, OURS, SWITCH
 from ovn_docker.host.driver import UNDERLAY, Driver
+from ovn_docker.view.cloud import Cloud
 
 
 class Scope(StrEnum):
@@ -298,18 +299,23 @@ class Snapshot:
     southbound: Southbound | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     """Why a part could not be read: ``driver``, ``docker``, ``vswitch``, ``northbound``, ``southbound``."""
+    vif: str = ""
+    """UUID of this virtual machine's own port, if it is one in a cloud and that is set."""
+    cloud: Cloud | None = None
+    """What *northbound* and *southbound* were made of there (ml2_ovn.py)."""
 
     @property
     def system_id(self) -> str:
-        """How OVN calls this host; empty if it does not."""
-        return self.vswitch.system_id if self.vswitch else ""
+        """How OVN calls this host, or Neutron this VM's port; empty if they do not."""
+        return self.vif or (self.vswitch.system_id if self.vswitch else "")
 
     @property
     def underlay(self) -> bool:
         """Whether containers are ports of a cloud, behind this virtual machine's: their ports have VLANs."""
         if self.driver and self.driver.program:
             return self.driver.program == UNDERLAY
-        return any(i.endpoint and i.tag for i in self.vswitch.interfaces) if self.vswitch else False
+        plugged = self.vswitch.interfaces if self.vswitch else ()
+        return bool(self.vif) or any(i.endpoint and i.tag for i in plugged)
 
     def process(self, name: str) -> Process:
         """The daemon of this name, running or not."""

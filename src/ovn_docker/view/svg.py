@@ -59,6 +59,7 @@ def svg(picture: Picture) -> str:
     """The whole file."""
     size = f"{picture.width:.0f}", f"{picture.height:.0f}"
     hues = "".join(f".n{number} {{ fill: {hue}; stroke: {hue}; }} " for number, hue in enumerate(_HUES))
+    store = "Neutron" if picture.cluster.snapshot.underlay else "OVN"
     parts = [
         f"<title>{_safe(_summary(picture))}</title>",
         f"<style>{STYLE}{hues}\n@media (prefers-color-scheme: dark) {{{DARK}}}</style>",
@@ -69,7 +70,7 @@ def svg(picture: Picture) -> str:
         *(part for cell in picture.cells for part in _cell(cell)),
         *(part for lane in picture.lanes for part in _lane_name(lane)),
         *(part for rail in picture.rails for part in _rail(picture, rail)),
-        *(part for tile in picture.tiles for part in _tile(tile, compact=picture.compact)),
+        *(part for tile in picture.tiles for part in _tile(tile, store, compact=picture.compact)),
         *_faults(picture),
         *_legend(picture),
     ]
@@ -80,26 +81,29 @@ def svg(picture: Picture) -> str:
     return "\n".join([opening, *parts, "</svg>", ""])
 
 
-def details(endpoint: Endpoint) -> list[str]:
-    """All that is known of an endpoint, a line each."""
+def details(endpoint: Endpoint, store: str = "OVN") -> list[str]:
+    """All that is known of an endpoint, a line each; *store*: who says where it is."""
     ovn = {True: "up", False: "down", None: "unknown"}[endpoint.up]
+    flows = {True: "flows installed", False: "flows not installed"}
+    switch = f"VLAN {endpoint.vlan}" if endpoint.vlan else "no port"
     lines = [
         f"{endpoint.container} on {endpoint.host}",
         f"network {endpoint.network}",
         f"addresses {', '.join(endpoint.addresses) or 'none'}",
         f"MAC {endpoint.mac or 'unknown'}",
         f"endpoint {endpoint.id[:12]}",
-        f"OVN: {f'{ovn}, on {endpoint.chassis}' if endpoint.chassis else 'claimed by no host'}",
+        f"{store}: {f'{ovn}, on {endpoint.chassis}' if endpoint.chassis else 'claimed by no host'}",
     ]
     if endpoint.here:
-        flows = {True: "flows installed", False: "flows not installed", None: "no port"}[endpoint.installed]
-        lines += [f"Docker: {endpoint.state or 'does not know it'}", f"Open vSwitch: {flows}"]
+        switch = switch if endpoint.installed is None else flows[endpoint.installed]
+        lines += [f"Docker: {endpoint.state or 'does not know it'}", f"Open vSwitch: {switch}"]
     return [*lines, *(f"! {difference}" for difference in endpoint.differences)]
 
 
 def _summary(picture: Picture) -> str:
     cluster = picture.cluster
-    hosts, networks = _count(len(picture.cards), "host"), _count(len(cluster.networks), "network")
+    host = "VM" if cluster.snapshot.underlay else "host"
+    hosts, networks = _count(len(picture.cards), host), _count(len(cluster.networks), "network")
     return f"{hosts}, {networks}, {_count(len(cluster.endpoints), 'container')}"
 
 
@@ -169,11 +173,13 @@ def _rail(picture: Picture, rail: Box) -> Iterator[str]:
     """Tunnels hang on a rail above the cards, as hosts hang on a network."""
     y = rail.y + 10
     row = [(card, card.box.x + PAD + 12) for card in picture.cards if card.box.y == rail.y + rail.height]
-    yield _label("soft s", MARGIN, y + 4, _cut(f"tunnels of {picture.cards[0].host.name}", 24))
+    underlay = picture.cluster.snapshot.underlay
+    words = "trunks in Neutron" if underlay else f"tunnels of {picture.cards[0].host.name}"
+    yield _label("soft s", MARGIN, y + 4, _cut(words, 24))
     if len(picture.cards) > 1:
         yield _line("rail", MARGIN + GUTTER - 14, y, f"H{row[-1][1]:.1f}")
     for card, x in row:
-        yield from _tunnel(card, x, y)
+        yield from _trunk(card, x, y) if card.machine else _tunnel(card, x, y)
 
 
 def _tunnel(card: Card, x: float, top: float) -> Iterator[str]:
@@ -197,12 +203,29 @@ def _tunnel(card: Card, x: float, top: float) -> Iterator[str]:
     yield _label(f"s {tone}", x + 12, bottom - 10, _cut(words, int((card.box.width - 40) / 6.2))) + "</g>"
 
 
+def _trunk(card: Card, x: float, top: float) -> Iterator[str]:
+    """In the underlay mode, what a VM's containers hang on: the trunk of its port."""
+    machine, bottom = card.machine, card.box.y
+    if machine is None:
+        return
+    if machine.enabled and machine.status == "ACTIVE":
+        line, dot, tone, words = "tunnel", "up", "ok-text", f"port {machine.vif[:8]} is {machine.status}"
+        if not machine.trunk:
+            line, dot, tone, words = "rail", "unknown", "soft", f"port {machine.vif[:8]} has no trunk"
+    else:
+        state = machine.status if machine.enabled else "switched off"
+        line, dot, tone, words = "tunnel broken", "fault", "bad-text", f"port {machine.vif[:8]} is {state}"
+    yield "<g>" + _title(f"port {machine.vif}\ntrunk {machine.trunk or 'none'}")
+    yield _line(line, x, top, f"V{bottom:.1f}") + _dot(dot, x, top, 6)
+    yield _label(f"s {tone}", x + 12, bottom - 10, _cut(words, int((card.box.width - 40) / 6.2))) + "</g>"
+
+
 def _counted(tunnel: Tunnel) -> str:
     sent, received = tunnel.tx_packets, tunnel.rx_packets
     return f"tunnel to {tunnel.host}: {tunnel.state}; {sent} packets sent, {received} received"
 
 
-def _tile(tile: Tile, *, compact: bool) -> Iterator[str]:
+def _tile(tile: Tile, store: str, *, compact: bool) -> Iterator[str]:
     box, endpoint, wrong = tile.box, tile.endpoint, tile.fault is not None
     right = box.x + box.width - 6 - (22 if wrong else 0)
     address = endpoint.addresses[0].partition("/")[0] if endpoint.addresses else ""
@@ -212,7 +235,7 @@ def _tile(tile: Tile, *, compact: bool) -> Iterator[str]:
         network=endpoint.network,
         host=endpoint.host,
         state=tile.state,
-    ) + _title("\n".join(details(endpoint)))
+    ) + _title("\n".join(details(endpoint, store)))
     yield _rect("tile wrong" if wrong else "tile", box, 5)
     yield _dot(tile.state, box.x + 11, box.y + (11 if compact else 15), 4)
     if compact:
@@ -254,16 +277,19 @@ def _faults(picture: Picture) -> Iterator[str]:
 
 def _legend(picture: Picture) -> Iterator[str]:
     y, x = picture.height - 22, MARGIN
+    underlay = picture.cluster.snapshot.underlay
     words = {
         "up": "connected",
         "down": "not connected",
-        "fault": "Docker, OVN and the host differ",
-        "unknown": "OVN does not say",
+        "fault": "Docker, Neutron, VM differ" if underlay else "Docker, OVN and the host differ",
+        "unknown": "Neutron does not say" if underlay else "OVN does not say",
     }
     for kind, text in words.items():
         yield _dot(kind, x + 5, y - 4, 4.5) + _label("soft s", x + 15, y, text)
         x += 34 + 6.2 * len(text)
-    yield _line("wire sample", x, y - 4, "h26") + _label("soft s", x + 34, y, "one network, on several hosts")
+    yield _line("wire sample", x, y - 4, "h26") + _label(
+        "soft s", x + 34, y, f"one network, {'in several VMs' if underlay else 'on several hosts'}"
+    )
 
 
 def _rect(kind: str, box: Box, radius: float) -> str:

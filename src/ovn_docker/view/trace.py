@@ -13,13 +13,14 @@ from ovn_docker.errors import BadRequest, NotFound
 from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.cluster import Cluster, Endpoint
 
-_CLIENT = 40000
+CLIENT = 40000
 """Source port of the traced packet."""
 
 _ECHO = {4: ("icmp4", 8, 0), 6: ("icmp6", 128, 129)}
 """By IP version: the protocol, and the types of request and reply (RFC 792, RFC 4443)."""
 
 _TABLE = re.compile(r"\s*\d+\. (\w+)(?: \([^)]*\))?: (.*?)(?:, priority (\d+), uuid ([0-9a-f]+))?$")
+_PAUSED = re.compile(r"^ +controller\(.*\bpause\)$", re.MULTILINE)
 _OPENFLOW = re.compile(r"\s*(\d+)\. (.*?)(?:, priority (\d+))?(?:, cookie 0x([0-9a-f]+))?$")
 
 
@@ -103,8 +104,14 @@ def on_one_network(
 ) -> tuple[Endpoint, Endpoint] | None:
     """The endpoints of two containers on a network that both are on; ``None`` if there is none.
 
-    Raises NotFound if that is not *network*, though it was asked for.
+    Raises NotFound if that is not *network*, though it was asked for, BadRequest if both are one container,
+    or one is several (an address is unique on its network alone).
     """
+    for ends in (one, other):
+        if len(names := sorted({end.container for end in ends})) > 1:
+            raise BadRequest(f"that may be {' or '.join(names)}: name one of them")
+    if {end.id for end in one} & {end.id for end in other}:
+        raise BadRequest(f"{one[0].container} is one container: name another one as the target")
     pairs = [(a, b) for a in one for b in other if a.switch and a.switch == b.switch and a.id != b.id]
     if network:
         pairs = [(a, b) for a, b in pairs if network in (a.network, b.network)]
@@ -136,7 +143,7 @@ def microflow(packet: Packet, source: Endpoint, target: Endpoint, *, reply: bool
     ]
     if packet.port:
         client, server = ("dst", "src") if reply else ("src", "dst")
-        parts += [f"{packet.protocol}.{client} == {_CLIENT}", f"{packet.protocol}.{server} == {packet.port}"]
+        parts += [f"{packet.protocol}.{client} == {CLIENT}", f"{packet.protocol}.{server} == {packet.port}"]
     else:
         protocol, request, answer = _ECHO[version]
         parts += [f"{protocol}.type == {answer if reply else request}", f"{protocol}.code == 0"]
@@ -162,8 +169,8 @@ def openflow(packet: Packet, source: Endpoint, target: Endpoint, *, reply: bool)
         "nw_ttl=64",
     ]
     if packet.port:
-        client, server = ("tp_dst", "tp_src") if reply else ("tp_src", "tp_dst")
-        parts += [f"{client}={_CLIENT}", f"{server}={packet.port}"]
+        client, server = ("dst", "src") if reply else ("src", "dst")  # tp_src and tp_dst are TCP's alone here
+        parts += [f"{packet.protocol}_{client}={CLIENT}", f"{packet.protocol}_{server}={packet.port}"]
     else:
         _, request, answer = _ECHO[version]
         kind = answer if reply else request
@@ -186,7 +193,14 @@ def read_logical(text: str, port: str) -> Logical:
 
 
 def read_physical(text: str) -> Physical:
-    """What ofproto/trace printed. A packet that meets several drops is dropped by the last one."""
+    """What ofproto/trace printed. A packet that meets several drops is dropped by the last one.
+
+    Where Open vSwitch waits for ovn-controller (ovs-actions(7), "pause"), which looks into what may be a
+    question for a name, the trace ends, but the packet does not. In user space a tunnel that was silent for
+    a while has to ask for the other host's MAC first, which a trace does not do.
+    """
+    if _PAUSED.search(text) or "neighbor cache miss" in text:
+        return Physical(dropped=False)
     actions = re.findall(r"^Datapath actions: (.*)$", text, re.MULTILINE)
     if actions and any(
         action != "drop" and not re.fullmatch(r"ct\(.*\),recirc\(\w+\)", action) for action in actions
@@ -228,8 +242,8 @@ def _hops(
     physical: Physical | None,
     owner: str,
 ) -> Iterator[Hop]:
-    yield from _end(cluster, source)
-    yield from _port(cluster, source)
+    yield from at_container(cluster, source)
+    yield from at_port(cluster, source)
     yield from _security(cluster, source)
     yield _switch(source, target, logical, owner)
     yield _claimed(cluster, target)
@@ -238,11 +252,11 @@ def _hops(
         yield Hop(source.host, f"Open vSwitch drops it ({physical.why})", passes=False, by=cookie)
     if source.chassis != target.chassis:
         yield _tunnel(cluster, source, target)
-    yield from _port(cluster, target)
-    yield from _end(cluster, target)
+    yield from at_port(cluster, target)
+    yield from at_container(cluster, target)
 
 
-def _end(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
+def at_container(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
     """The container and its link, where it is on this host."""
     if not end.here:
         return
@@ -260,7 +274,7 @@ def _end(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
         yield Hop(end.container, f"its link {name} is up, MTU {link.mtu}")
 
 
-def _port(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
+def at_port(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
     """Its port in Open vSwitch, where it is on this host."""
     interface = cluster.interfaces.get(end.id)
     if not end.here:
@@ -272,6 +286,9 @@ def _port(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
         yield Hop(
             end.host, f"port {interface.name} does not work: {why}", passes=False, by=f"port {interface.name}"
         )
+    elif cluster.snapshot.underlay:
+        tag = f"VLAN {interface.tag}" if interface.tag else "without a VLAN"
+        yield Hop(end.host, f"port {interface.ofport} ({interface.name}) of {interface.bridge}, {tag}")
     elif not interface.installed:
         yield Hop(end.host, f"the flows of port {interface.name} are not installed", passes=False,
                   by="ovn-controller")  # fmt: skip

@@ -1,6 +1,5 @@
 """Commands that tell all about their failure, and waits that end."""
 
-import contextlib
 import subprocess
 import sys
 import time
@@ -84,15 +83,22 @@ def begin(
     return process, words
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout: float = 10) -> None:
-    """Return as soon as `condition()` is true; until then it may raise OSError.  `timeout` in seconds."""
+def wait_for(condition: Callable[[], T], what: str, timeout: float = 60) -> T:
+    """Return what `condition()` does as soon as that is true; until then it may raise OSError or LabError.
+
+    `timeout` is in seconds: so many that only what never happens takes all of them, on a slow machine too.
+    """
     deadline = time.monotonic() + timeout
+    trouble: Exception | None = None
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            if condition():
-                return
+        try:
+            if result := condition():
+                return result
+            trouble = None
+        except (OSError, LabError) as error:
+            trouble = error
         time.sleep(0.02)
-    raise LabError(f"waited {timeout:g} s in vain for {what}")
+    raise LabError(f"waited {timeout:g} s in vain for {what}") from trouble
 
 
 def at_once(function: Callable[[T], object], subjects: Iterable[T]) -> None:

@@ -8,8 +8,9 @@ from typing import Self
 
 from e2e.lab import images
 from e2e.lab.command import ENVIRONMENT, at_once, begin, run
-from e2e.lab.host import Host
+from e2e.lab.host import TLS, Host
 
+PKI = "/root/pki"
 PROGRAMS = (
     *("bridge", "ip", "mount", "nsenter", "pivot_root", "tini", "unshare"),
     *("ovn-controller", "ovn-northd", "ovs-vswitchd", "ovsdb-server"),
@@ -84,19 +85,28 @@ class Fabric:
         self.hosts += hosts
         at_once(Host.power_on, hosts)
 
-    def cluster(self, *names: str, engine: str = "20.10", store: bool = False) -> list[Host]:
+    def cluster(
+        self, *names: str, engine: str = "20.10", store: bool = False, raft: bool = False
+    ) -> list[Host]:
         """New hosts on which everything but the driver runs; the first is also OVN's central host.
 
-        With `store`, Docker keeps its global networks in an etcd on the first host.
+        With `store`, Docker keeps its global networks in an etcd on the first host; with `raft`, all hosts
+        keep OVN's databases together.
         """
         hosts = self.add_hosts(*names, engine=engine)
         at_once(Host.start_switch, hosts)
-        hosts[0].start_central()
+        if raft:
+            self.start_members(hosts)
+        else:
+            hosts[0].start_central()
         if store:
             hosts[0].etcd.start()
 
         def complete(host: Host) -> None:
-            host.join(hosts[0].address)
+            if raft:
+                host.join_members()
+            else:
+                host.join(hosts[0].address)
             host.start_docker(*(host.cluster_store(hosts[0].address) if store else ()))
             host.load("busybox")
 
@@ -104,6 +114,21 @@ class Fabric:
         if self.userspace:
             at_once(lambda host: host.meet(hosts), hosts)
         return hosts
+
+    def start_members(self, hosts: list[Host]) -> None:
+        """Have hosts keep OVN's databases together. The first has the authority of their certificates."""
+        first, *others = hosts
+        first.run("ovn-docker", "pki", "init", f"--directory={PKI}")
+        for host in hosts:
+            issue = ("ovn-docker", "pki", "central", host.name, f"--address={host.address}")
+            first.run(*issue, f"--directory={PKI}")
+            host.run("mkdir", "-p", "--mode=700", TLS)
+            for file in ("key.pem", "cert.pem", "ca.pem"):  # as with scp
+                text = first.path(f"{PKI}/{host.name}/{file}").read_text()
+                host.run("sh", "-c", f"umask 077; cat >{TLS}/{file}", stdin=text)
+        first.start_member("--create")
+        for host in others:
+            host.start_member()
 
     def run(self, *argv: str, check: bool = True, timeout: float = 30, stdin: str = "") -> str:
         """What a command prints that runs in the fabric's network, on the machine's own file system."""

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from e2e.lab.fabric import Fabric
 
 SCRIPT = Path(__file__).parent / "host.sh"
+TLS = "/etc/ovn-docker/tls"
 OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
 OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 
@@ -119,10 +121,14 @@ class Host:
             self.set_addresses("eth1", self.tunnel_address, self.tunnel_address6)
 
     def lay_cable(self, port: str, device: str, bridge: str) -> None:
-        """Connect a device, which appears, with a port of one of the fabric's switches."""
+        """Connect a device, which appears, with a port of one of the fabric's switches.
+
+        It has the same MAC address after every boot, as a real one has: the other hosts remember it.
+        """
+        mac = f"06:{zlib.crc32(f'{self.name} {device}'.encode()).to_bytes(5).hex(':')}"
         self.fabric.run(
             *("ip", "-batch", "-"),
-            stdin=f"link add {port} type veth peer name {device} netns {self.pid}\n"
+            stdin=f"link add {port} type veth peer name {device} address {mac} netns {self.pid}\n"
             f"link set {port} master {bridge} up\n",
         )
 
@@ -179,7 +185,7 @@ class Host:
         """Send a signal to a process, by its process id inside."""
         self.run("kill", f"-{number.value}", str(pid))
 
-    def docker(self, *args: str, timeout: float = 60, stdin: str | IO[bytes] = "") -> str:
+    def docker(self, *args: str, timeout: float = 120, stdin: str | IO[bytes] = "") -> str:
         """What the distribution's docker client prints."""
         return self.run("docker", *args, timeout=timeout, stdin=stdin)
 
@@ -212,6 +218,23 @@ class Host:
         self.run("ovn-nbctl", "set-connection", "ptcp:6641")
         self.run("ovn-sbctl", "set-connection", "ptcp:6642")
 
+    def start_member(self, *options: str) -> str:
+        """Its part of OVN's databases, which all hosts keep together; returns what our command says."""
+        start = ("ovn-docker", "central", "start", f"--cluster={self._members}", f"--tls={TLS}", "--rbac")
+        return self.run(*start, *options, timeout=100)
+
+    def join_members(self) -> None:
+        """What `join` does, by our command, for databases that all hosts keep together."""
+        self.run(
+            *("ovn-docker", "host", "setup", f"--central={self._members}", f"--tls={TLS}"),
+            *(f"--encap-ip={self.tunnel_address}", "--encap-type=geneve"),
+        )
+        self.controller.start()
+
+    @property
+    def _members(self) -> str:
+        return ",".join(host.address for host in self.fabric.hosts)
+
     def start_switch(self) -> None:
         """Open vSwitch."""
         self.ovsdb.start()
@@ -232,13 +255,13 @@ class Host:
             if host is not self:
                 wait_for(lambda host=host: met(host), f"{self.name} to meet {host.name}")
 
-    def join(self, central: str, encap_type: str = "geneve") -> None:
+    def join(self, central: str) -> None:
         """The guide's one-time set-up, with the central components at an address, and then ovn-controller."""
         settings = {
             "ovn-remote": f"tcp:{central}:6642",
             "ovn-nb": f"tcp:{central}:6641",
             "ovn-encap-ip": self.tunnel_address,
-            "ovn-encap-type": encap_type,
+            "ovn-encap-type": "geneve",
         }
         if self.fabric.userspace:
             settings["ovn-bridge-datapath-type"] = "netdev"

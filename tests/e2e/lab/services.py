@@ -46,7 +46,7 @@ class Service:
 
     def await_ready(self) -> None:
         """Returns when it is ready."""
-        wait_for(lambda: not self.pid or self.ready(), f"{self} to be ready", timeout=20)
+        wait_for(lambda: not self.pid or self.ready(), f"{self} to be ready", timeout=90)
         if not self.pid:
             raise LabError(f"{self} ended at once:\n{self.host.tail(self.log)}")
 
@@ -83,7 +83,7 @@ class Service:
         self.signal(signal.SIGTERM)
 
     def _await_end(self) -> None:
-        wait_for(lambda: not self.pid, f"{self} to end", timeout=20)
+        wait_for(lambda: not self.pid, f"{self} to end")
 
 
 class Dockerd(Service):

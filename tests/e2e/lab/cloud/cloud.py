@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from e2e.lab.cloud.control import TENANTS, ControlNode
 from e2e.lab.cloud.machines import VM, Hypervisor
-from e2e.lab.command import at_once
+from e2e.lab.command import at_once, wait_for
 
 if TYPE_CHECKING:
     from e2e.lab.fabric import Fabric
@@ -112,15 +112,21 @@ class Cloud:
         if network is self.management:
             port = {"fixed_ips": [{"ip_address": f"172.31.0.{number}"}]} | port
         made = self.admin.create_port(network_id=network.id, project_id=tenant.project, name=name, **port)
-        bound = self.admin.update_port(
-            made.id, binding_host_id=hypervisor.name, device_owner="compute:nova", device_id=str(uuid4())
-        )
+        bound = self._bind(made, hypervisor)
         (first, *_) = bound.fixed_ips
         prefix = ip_network(self.admin.get_subnet(first["subnet_id"]).cidr).prefixlen
         interface = ip_interface(f"{first['ip_address']}/{prefix}")
         vm = VM(*(hypervisor, name, number), account=tenant, port=bound, interface=interface, mtu=network.mtu)
         self.fabric.power_on(vm)
         return vm
+
+    def boot_three(self) -> tuple[VM, VM, VM]:
+        """Virtual machines of demo on which all but the driver runs: two on hv1, the third on hv2."""
+        hv1, hv2 = self.hypervisors
+        places = {"vm1": hv1, "vm2": hv1, "vm3": hv2}
+        vm1, vm2, vm3 = (self.boot(name, place, self.demo) for name, place in places.items())
+        at_once(VM.prepare, (vm1, vm2, vm3))
+        return vm1, vm2, vm3
 
     def delete(self, vm: VM) -> None:
         """Switch a virtual machine off for good, and delete its port, with the trunk if it has become one."""
@@ -129,6 +135,24 @@ class Cloud:
         for trunk in self.admin.trunks(port_id=vm.port.id):
             self.admin.delete_trunk(trunk.id)
         self.admin.delete_port(vm.port.id)
+
+    def _bind(self, port: Any, hypervisor: Hypervisor) -> Any:
+        """A port with its place on a hypervisor, as Nova asks for it.
+
+        Neutron refuses, in the port's binding only, while it does not know yet that the hypervisor lives and
+        which networks its bridges lead to; then the port could not be a trunk's. It tries at each update.
+        """
+        place = {
+            "binding_host_id": hypervisor.name,
+            "device_owner": "compute:nova",
+            "device_id": str(uuid4()),
+        }
+
+        def bound() -> Any:
+            port_ = self.admin.update_port(port.id, **place)
+            return None if port_.binding_vif_type == "binding_failed" else port_
+
+        return wait_for(bound, f"Neutron to bind {port.name} to {hypervisor.name}", timeout=60)
 
     def _join(self, hypervisor: Hypervisor) -> None:
         hypervisor.start_switch()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,8 +115,7 @@ class ControlNode(Host):
         )
         self.database.start()
         for name in ("keystone", "neutron"):
-            create = f"create database {name} character set utf8mb3"
-            self.run("mariadb", "--no-defaults", f"--socket={SOCKET}", "--user=root", f"--execute={create}")
+            self.query(f"create database {name} character set utf8mb3")
         with ThreadPoolExecutor() as pool:
             schema = ("neutron-db-manage", "--config-file=/etc/neutron/neutron.conf", "upgrade", "heads")
             upgrade = pool.submit(self._openstack, *schema)
@@ -133,9 +133,14 @@ class ControlNode(Host):
             )
             upgrade.result()
         self.keystone.start()
-        self.run(f"{self.environment}/bin/python", "-c", ACCOUNTS, self.address, *TENANTS)
+        self.run(f"{self.environment}/bin/python", "-c", ACCOUNTS, self.address, *TENANTS, timeout=120)
         self.keystone.stop()
         self.database.stop()
+
+    def query(self, statement: str, *options: str) -> str:
+        """What the databases' server answers to a statement of SQL."""
+        client = ("mariadb", "--no-defaults", f"--socket={SOCKET}", "--user=root")
+        return self.run(*client, f"--execute={statement}", *options)
 
     def _configure(self) -> None:
         for program in ("keystone", "neutron"):
@@ -154,6 +159,8 @@ class Api(Service):
     """One of OpenStack's HTTP services, under uWSGI: ready when its page `at` tells of versions.
 
     uWSGI closes each connection without saying so unless it is told to: clients would run into that.
+    Its buffer holds an address twice: it takes some 8 kB, as what is in front of Neutron elsewhere (Apache's
+    LimitRequestLine, eventlet's url_length_limit).
     """
 
     def __init__(self, host: ControlNode, name: str, module: str, at: str) -> None:
@@ -163,10 +170,19 @@ class Api(Service):
             *("--virtualenv", str(host.environment), "--module", f"{module}:application"),
             *("--http-socket", f"{host.address}:{at.partition('/')[0]}", "--add-header", "Connection: close"),
             *("--master", "--die-on-term", "--need-app", "--lazy-apps", "--disable-logging"),
-            *("--enable-threads", "--threads", "4", "--processes", "1", "--buffer-size", "65535"),
+            *("--enable-threads", "--threads", "4", "--processes", "1", "--buffer-size", "18432"),
             listens=f"http://{host.address}:{at}",
             name=name,
         )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Its workers too, which are in its process group."""
+        if pid := self.pid:
+            self.host.run("kill", f"-{number.value}", "--", f"-{pid}")
+
+    def _ask_to_end(self) -> None:
+        if pid := self.pid:
+            self.host.kill(pid, signal.SIGTERM)
 
     def ready(self) -> bool:
         return '"version' in self.host.run("busybox", "wget", "-q", "-O-", self.listens, check=False)

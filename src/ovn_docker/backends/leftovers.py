@@ -1,0 +1,260 @@
+"""What of our rows in the OVN northbound database belongs to nothing, and what a host has there as a whole.
+
+A row of a host is that host's to delete; what carries no host anybody may delete, but one at a time.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ovn_docker.backends import dns, shared
+from ovn_docker.backends.addresses import POOL, RELEASED, STATE, SUBNET
+from ovn_docker.backends.northbound import (
+    CONTAINER,
+    CREATED,
+    ENCAP,
+    ENDPOINT,
+    HOST,
+    NAME,
+    NETWORK,
+    NOTE,
+    OURS,
+    SWITCH,
+    Connect,
+    claim_row,
+)
+from ovn_docker.deadline import Deadline
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import (
+    Database,
+    Locked,
+    OperationError,
+    Reference,
+    Row,
+    has,
+    is_row,
+    require,
+    require_none,
+)
+from ovn_docker.model import (
+    Chassis,
+    Difference,
+    EndpointId,
+    Kind,
+    NetworkId,
+    StoredNetwork,
+    age,
+    row_uuid,
+    since,
+)
+
+_UNUSED = 600.0
+"""Seconds after which a pool without a network, or a lease without an endpoint, is nobody's."""
+
+_LATELY = 3600.0
+"""Seconds for which what belongs to no host is not looked at again."""
+
+_LOCK = "ovn_docker"
+"""Name of the lock that who clears what belongs to no host holds (RFC 7047, 4.1.8)."""
+
+_CLEARED = "ovn-docker:cleared"
+"""When that was done last, in seconds of the epoch: on the generation's row (shared.py), if there is one."""
+
+_TABLES = {Kind.NAMES: "DNS", Kind.RESOLVER: "Logical_Router", Kind.NETWORK: "Logical_Switch"}
+"""Where a stray is; all others are in DHCP_Options."""
+
+
+class Leftovers:
+    """Our rows of the northbound database, looked at as a whole: searches through whole tables."""
+
+    place = "OVN northbound"
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+
+    def hosts(self, chassis: Chassis, deadline: Deadline) -> set[str]:
+        """Every host that has a port, a network, or a note of one."""
+        mine = has("external_ids", OURS)
+        found = self._connect(chassis).transact(
+            ovsdb.select("Logical_Switch", mine, columns=["external_ids"]),
+            ovsdb.select("Logical_Switch_Port", mine, columns=["external_ids"]),
+            ovsdb.select("DHCP_Options", mine, has("external_ids", NOTE), columns=["external_ids"]),
+            deadline=deadline,
+        )
+        return {ids[HOST] for rows in found for row in rows if HOST in (ids := row["external_ids"])}
+
+    def mine(self, chassis: Chassis, deadline: Deadline) -> tuple[list[StoredNetwork], list[Difference]]:
+        """The networks and the strays of this host.
+
+        Networks are the switches that it has made and its notes of others'; strays are other rows of its that
+        belong to nothing, such as claims without a port, or leases that nobody uses. Docker gives back
+        what it does not need, unless it dies in the middle.
+        """
+        of_host = has("external_ids", {**OURS, HOST: chassis.system_id})
+        columns = ["_uuid", "_version", "external_ids"]
+        options, names, ports, own, switches = self._connect(chassis).transact(
+            ovsdb.select("DHCP_Options", of_host, columns=[*columns, "cidr"]),
+            ovsdb.select("DNS", of_host, columns=columns),
+            ovsdb.select("Logical_Switch_Port", of_host, columns=["_uuid"]),
+            ovsdb.select("Logical_Switch", of_host, columns=["external_ids"]),
+            ovsdb.select("Logical_Switch", columns=["_uuid"]),
+            deadline=deadline,
+        )
+        notes = [row for row in options if NOTE.items() <= row["external_ids"].items()]
+        there = {row["_uuid"] for row in (*options, *ports, *switches)}
+        strays = [_stray(row, there) for row in (*options, *names)]
+        made = [
+            ids
+            for ids in (row["external_ids"] for row in (*own, *notes))
+            if chassis.made(ids[HOST], ids.get(ENCAP, ""))
+        ]
+        return [_network(ids) for ids in made], [one for one in strays if one]
+
+    def clear(self, stray: Difference, chassis: Chassis, deadline: Deadline) -> bool:
+        """Delete a row, if it is as it was when it was found, and what it should belong to is not there."""
+        uuid, version, belongs_to = stray.row.split()
+        table = _TABLES.get(stray.kind, "DHCP_Options")
+        unchanged = ["_version", "==", ovsdb.encode(Reference(version))]
+        of_table = {Kind.CLAIM: "Logical_Switch_Port", Kind.NAMES: "Logical_Switch_Port"}
+        conditions = [require(table, uuid, unchanged)]
+        if belongs_to != "-":
+            conditions.append(require_none(of_table.get(stray.kind, "DHCP_Options"), is_row(belongs_to)))
+        return _done(
+            self._connect(chassis), *conditions, ovsdb.delete(table, is_row(uuid)), deadline=deadline
+        )
+
+    def common(self, chassis: Chassis, deadline: Deadline) -> list[Difference]:
+        """Addresses that were released long ago, resolvers without a switch, networks that no host has.
+
+        As many rows as there are networks, and addresses whose driver ended within a minute of their release.
+        """
+        return [difference for difference, _ in _common(self._connect(chassis), deadline)]
+
+    def clear_common(self, chassis: Chassis, deadline: Deadline, *, unless_lately: bool) -> list[Difference]:
+        """Delete that, holding the lock; every transaction asserts it."""
+        database = self._connect(chassis)
+        if unless_lately and _cleared_lately(database, deadline):
+            return []
+        cleared = []
+        with database.lock(_LOCK, deadline) as locked:
+            if locked is None or (unless_lately and _cleared_lately(database, deadline)):
+                return []
+            for difference, operations in _common(database, deadline):
+                if _done(locked, *operations, deadline=deadline):
+                    cleared.append(difference)
+            locked.transact(_cleared_now(), deadline=deadline)
+        return cleared
+
+
+def _network(ids: dict[str, str]) -> StoredNetwork:
+    shared = ""
+    if SWITCH in ids:
+        shared = f"network {ids[NAME]}" if NAME in ids else "your logical switch"
+    return StoredNetwork(NetworkId(ids.get(NETWORK, "")), shared, age(ids.get(CREATED, "")))
+
+
+def _stray(row: Row, there: set[str]) -> Difference | None:
+    """What is wrong with a row of DHCP_Options or DNS, if something is; *there*: UUIDs of other rows."""
+    ids, place = row["external_ids"], Leftovers.place
+    switch, old = ids.get(SWITCH, ""), age(ids.get(CREATED, ""))
+    endpoint = row_uuid("endpoint", EndpointId(ids.get(ENDPOINT, "")))
+    kind, what, belongs_to, why = None, row.get("cidr", ""), "-", ""
+    if ENDPOINT in ids and endpoint not in there:
+        kind, belongs_to = (Kind.CLAIM if "cidr" in row else Kind.NAMES), endpoint
+        why = "the port that it goes with has gone"
+        what = what or ids.get(CONTAINER, ids[ENDPOINT])
+    elif ids.get(STATE) == "leased":
+        claim = claim_row(switch, row["cidr"])
+        if claim not in there and old > _UNUSED:
+            kind, belongs_to, why = Kind.LEASE, claim, "Docker asked for it and no endpoint has it"
+    elif SUBNET in ids and POOL in ids:
+        if ids.get(STATE) == "free" and old > _UNUSED:
+            kind, why = Kind.POOL, "Docker asked for it and no network has it"
+        elif switch and switch not in there and old > _UNUSED:
+            kind, why = Kind.POOL, "its network has gone"
+    if kind is None:
+        return None
+    row_and_version = f"{row['_uuid']} {row['_version']} {belongs_to}"
+    return Difference(kind, what, place, since(old), why, "delete it", row_and_version, ids.get(ENDPOINT, ""))
+
+
+def _common(database: Database, deadline: Deadline) -> list[tuple[Difference, list[ovsdb.Operation]]]:
+    """What belongs to no host and to nothing, and what deletes it."""
+    released, routers, switches, notes = database.transact(
+        ovsdb.select("DHCP_Options", has("external_ids", {**OURS, STATE: "released"}),
+                     columns=["_uuid", "_version", "cidr", "external_ids"]),
+        ovsdb.select("Logical_Router", has("external_ids", OURS), columns=["_uuid", "name"]),
+        ovsdb.select("Logical_Switch", has("external_ids", OURS), columns=["_uuid", "external_ids", "ports"]),
+        ovsdb.select("DHCP_Options", has("external_ids", {**OURS, **NOTE}), columns=["external_ids"]),
+        deadline=deadline,
+    )  # fmt: skip
+    found = [*_released(released)]
+    there = {row["_uuid"] for row in switches}
+    for row in routers:
+        switch = row["name"].removeprefix("resolver-")
+        if switch not in there and row["_uuid"] == dns.resolver(switch):
+            what = Difference(
+                Kind.RESOLVER, row["name"], Leftovers.place, None, "its switch has gone", "delete it"
+            )
+            nowhere = require_none("Logical_Switch", is_row(switch))
+            found.append((what, [nowhere, ovsdb.delete("Logical_Router", is_row(row["_uuid"]))]))
+    noted = {row["external_ids"].get(SWITCH) for row in notes}
+    for row in switches:
+        ids = row["external_ids"]
+        used = row["_uuid"] in noted or set(_several(row["ports"])) - {dns.resolver_port(row["_uuid"])}
+        if NAME in ids and not used and shared.useless(ids):
+            what = Difference(Kind.NETWORK, ids[NAME], Leftovers.place, None,
+                              "no host has it, and none will make it", "delete it")  # fmt: skip
+            found.append((what, shared.delete_operations(row["_uuid"])))
+    return found
+
+
+def _released(rows: Iterable[Row]) -> Iterable[tuple[Difference, list[ovsdb.Operation]]]:
+    for row in rows:
+        ids = row["external_ids"]
+        with contextlib.suppress(ValueError):
+            released = float(ids.get(RELEASED, "0"))
+            if time.time() - released > _UNUSED:
+                unchanged = ["_version", "==", ovsdb.encode(Reference(row["_version"]))]
+                what = Difference(
+                    Kind.LEASE,
+                    row["cidr"],
+                    Leftovers.place,
+                    round(released),
+                    "it was released long ago",
+                    "delete it",
+                )
+                yield what, [ovsdb.delete("DHCP_Options", is_row(row["_uuid"]), unchanged)]
+
+
+def _cleared_lately(database: Database, deadline: Deadline) -> bool:
+    (rows,) = database.transact(
+        ovsdb.select("DHCP_Options", is_row(shared.GENERATION_ROW), columns=["external_ids"]),
+        deadline=deadline,
+    )
+    text = rows[0]["external_ids"].get(_CLEARED, "") if rows else ""
+    return text.isdigit() and abs(time.time() - int(text)) < _LATELY
+
+
+def _cleared_now() -> ovsdb.Operation:
+    now: list[list[Any]] = [
+        ["external_ids", "delete", [_CLEARED]],
+        ["external_ids", "insert", {_CLEARED: str(int(time.time()))}],
+    ]
+    return ovsdb.mutate("DHCP_Options", is_row(shared.GENERATION_ROW), mutations=now)
+
+
+def _done(database: Database | Locked, *operations: ovsdb.Operation, deadline: Deadline) -> bool:
+    """Whether the conditions among the operations held, and the rest was done."""
+    try:
+        database.transact(*operations, deadline=deadline)
+    except OperationError as error:
+        if error.error != "timed out":
+            raise
+        return False
+    return True
+
+
+def _several(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else [column]

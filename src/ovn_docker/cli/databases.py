@@ -1,0 +1,85 @@
+"""OVN's two databases on this machine: their files, processes and connections."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovn_docker.cli.steps import rows, run, run_directory, running, succeeds
+
+OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
+
+
+@dataclass(frozen=True)
+class Database:
+    """One of OVN's two databases on this machine."""
+
+    title: str
+    schema: str
+    """What OVSDB calls it."""
+    short: str
+    """What ovn-ctl(8) calls it in its options and commands."""
+    control: str
+    """Its command-line tool."""
+    root: str
+    """The table whose only row lists the connections."""
+    port: int
+    """TCP port of the guide and of ovn-nb(5), ovn-sb(5)."""
+    peer_port: int
+    """TCP port at which the members of a cluster speak with each other (ovn-ctl(8))."""
+
+    @property
+    def name(self) -> str:
+        """What its file, pidfile and sockets are called."""
+        return f"ovn{self.short}_db"
+
+    @property
+    def log(self) -> str:
+        """Where it writes what happens."""
+        return f"/var/log/ovn/ovsdb-server-{self.short}.log"
+
+    @property
+    def file(self) -> Path:
+        """Where it is kept (ovn-ctl(8), OVN_DBDIR)."""
+        return Path(os.environ.get("OVN_DBDIR") or "/var/lib/ovn") / f"{self.name}.db"
+
+    @property
+    def schema_file(self) -> str:
+        """Where OVN has its schema."""
+        return f"/usr/share/ovn/ovn-{self.short}.ovsschema"
+
+    @property
+    def tool(self) -> tuple[str, ...]:
+        """The command that changes it: a member of a cluster passes changes on, if it is not the leader."""
+        return (self.control, "--no-leader-only") if self.clustered() else (self.control,)
+
+    def clustered(self) -> bool:
+        """Whether its file is that of a member of a cluster."""
+        return self.file.exists() and succeeds("ovsdb-tool", "db-is-clustered", str(self.file))
+
+    def pid(self) -> int | None:
+        """The process that serves it, if any."""
+        return running(run_directory("ovn") / f"{self.name}.pid", "ovsdb-server")
+
+    def bound(self) -> bool:
+        """Whether its process, and no other, has the port (ss(8))."""
+        return f"pid={self.pid()}," in run(("ss", "-Hltnp", f"sport = :{self.port}"))
+
+    def answers(self) -> bool:
+        """Whether it answers on its Unix socket."""
+        return succeeds(*self.tool, "--timeout=2", "get-connection")
+
+    def connections(self) -> list[tuple[str, str, str]]:
+        """UUID, target and role of every Connection row; the role is empty, or that of access control."""
+        role = "role," if self.short == "sb" else ""
+        found = rows(*self.tool, "--timeout=10", f"--columns=_uuid,{role}target", "list", "Connection")
+        return [(row["_uuid"], row["target"], row.get("role", "")) for row in found]
+
+    def listening(self) -> tuple[str, str, str] | None:
+        """UUID, target and role of the connection that listens on our port, or None."""
+        return next((c for c in self.connections() if re.match(rf"p(tcp|ssl):{self.port}(:|$)", c[1])), None)
+
+
+NORTHBOUND = Database("northbound database", "OVN_Northbound", "nb", "ovn-nbctl", "NB_Global", 6641, 6643)
+SOUTHBOUND = Database("southbound database", "OVN_Southbound", "sb", "ovn-sbctl", "SB_Global", 6642, 6644)
+DATABASES = (NORTHBOUND, SOUTHBOUND)

@@ -1,0 +1,57 @@
+"""What there has to be after a round: networks, and containers on them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network: typed on the hosts `homes`, whereupon `hosts` have it; if it is `shared` it is one for all.
+
+    Its `number`, 1 to 255, determines its subnets; with `leases` its addresses come from our IPAM driver.
+    """
+
+    name: str
+    number: int
+    homes: tuple[str, ...]
+    hosts: tuple[str, ...]
+    shared: bool
+    leases: bool
+    dual_stack: bool
+    internal: bool
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What `docker network create` is told."""
+        said = [f"--subnet=10.{self.number}.0.0/24"]
+        if self.leases:
+            said.append("--ipam-driver=openvswitch")
+        if self.shared:
+            said += ["-o", f"ovn.network={self.name}"]
+        if self.dual_stack:
+            said += ["--ipv6", f"--subnet=fd0a:{self.number:x}::/64"]
+        if self.internal:
+            said.append("--internal")
+        return tuple(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container that runs on a host, on one network or more."""
+
+    name: str
+    host: str
+    networks: tuple[str, ...]
+    restart: str
+
+
+@dataclass(slots=True)
+class Wanted:
+    """Networks and containers by name; `gone`: networks that are removed, and where that is typed."""
+
+    networks: dict[str, Network] = field(default_factory=dict)
+    containers: dict[str, Container] = field(default_factory=dict)
+    gone: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def users(self, network: str) -> list[Container]:
+        """The containers on a network."""
+        return [container for container in self.containers.values() if network in container.networks]

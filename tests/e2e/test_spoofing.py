@@ -1,0 +1,183 @@
+"""A container sends what it likes by raw sockets: nothing under another's MAC, IPv4 or IPv6 gets through."""
+
+import ipaddress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from e2e.lab import Host, wait_for
+
+Hosts = tuple[Host, Host, Host]
+
+LISTEN = """
+import socket, sys, time
+tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+tap.bind((sys.argv[1], 0))
+tap.settimeout(0.2)
+print("listening", flush=True)
+heard, end = set(), time.monotonic() + 60
+while "the end" not in heard and time.monotonic() < end:
+    try:
+        frame = tap.recv(2048)
+    except TimeoutError:
+        continue
+    if b"<" in frame and b">" in frame:
+        heard.add(frame.rpartition(b"<")[2].partition(b">")[0].decode(errors="replace"))
+print(*sorted(heard), sep="\\n")
+"""
+"""What comes in on an interface: the words between < and > in it, until "the end" does."""
+
+SEND = """
+import socket, struct, sys
+from ipaddress import ip_address
+tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+tap.bind((sys.argv[1], 0))
+WHOSE = ("mine", "theirs", "nobodys")
+packed = [bytes.fromhex(word.replace(":", "")) for word in sys.argv[2:6]]
+packed += [ip_address(word).packed for word in sys.argv[6:]]
+MACS, V4, V6 = (dict(zip(WHOSE, packed[at : at + 3])) for at in (0, 4, 8))
+to_mac, to_v4, to_v6 = packed[3::4]
+ALL = b"\\xff" * 6
+
+
+def total(data):
+    data += b"\\0" * (len(data) % 2)
+    value = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while value >> 16:
+        value = (value & 0xFFFF) + (value >> 16)
+    return value ^ 0xFFFF
+
+
+def send(word, destination, source, ethertype, packet):
+    end = f"<{word}>".encode().ljust(46, b".")
+    tap.send(destination + source + struct.pack("!H", ethertype) + packet + end)
+
+
+def ipv4(word, mac, address, destination=to_mac):
+    payload = f"<{word}>".encode()
+    udp = struct.pack("!4H", 7, 7, 8 + len(payload), 0) + payload
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, V4[address], to_v4)
+    head = head[:10] + struct.pack("!H", total(head)) + head[12:]
+    send(word, destination, MACS[mac], 0x800, head + udp)
+
+
+def ipv6(word, mac, address, protocol, payload, target=to_v6, destination=to_mac):
+    pseudo = V6[address] + target + struct.pack("!II", len(payload), protocol)
+    at = 6 if protocol == 17 else 2
+    payload = payload[:at] + struct.pack("!H", total(pseudo + payload)) + payload[at + 2 :]
+    head = struct.pack("!IHBB", 6 << 28, len(payload), protocol, 255) + V6[address] + target
+    send(word, destination, MACS[mac], 0x86DD, head + payload)
+
+
+def udp6(word, mac, address):
+    payload = f"<{word}>".encode()
+    ipv6(word, mac, address, 17, struct.pack("!4H", 7, 7, 8 + len(payload), 0) + payload)
+
+
+def arp(word, operation, mac, hardware, address):
+    body = struct.pack("!HHBBH", 1, 0x800, 6, 4, operation)
+    send(word, ALL, MACS[mac], 0x806, body + MACS[hardware] + V4[address] + to_mac + to_v4)
+
+
+def neighbour(word, mac, source, hardware, target):
+    body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + V6[target] + b"\\x02\\x01" + MACS[hardware]
+    ipv6(word, mac, source, 58, body)
+
+
+for _ in range(3):  # in user space a tunnel may lose a packet
+    ipv4("honest 4", "mine", "mine")
+    udp6("honest 6", "mine", "mine")
+    arp("honest arp", 2, "mine", "mine", "mine")
+    neighbour("honest nd", "mine", "mine", "mine", "mine")
+    for whose in ("theirs", "nobodys"):
+        ipv4(f"4: {whose} mac", whose, "mine")
+        ipv4(f"4: {whose} address", "mine", whose)
+        ipv4(f"4: {whose} all", whose, whose)
+        udp6(f"6: {whose} mac", whose, "mine")
+        udp6(f"6: {whose} address", "mine", whose)
+        for operation in (1, 2):
+            arp(f"arp {operation}: {whose} frame", operation, whose, "mine", "mine")
+            arp(f"arp {operation}: {whose} hardware", operation, "mine", whose, "mine")
+            arp(f"arp {operation}: {whose} address", operation, "mine", "mine", whose)
+        neighbour(f"nd: {whose} source", "mine", whose, "mine", "mine")
+        neighbour(f"nd: {whose} hardware", "mine", "mine", whose, "mine")
+        neighbour(f"nd: {whose} target", "mine", "mine", "mine", whose)
+for _ in range(5):
+    ipv4("the end", "mine", "mine")
+"""
+"""Frames of all kinds, honest and forged, with what they are between < and > at their end."""
+
+NOBODYS_MAC = "02:66:66:66:66:66"
+HONEST = {"honest 4", "honest 6", "honest arp", "honest nd", "the end"}
+
+
+@pytest.fixture
+def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
+    """The hosts, with a network of both families, `foo`."""
+    create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", "-o", "ovn.network=foo")
+    three_hosts[0].docker(*create, "--ipv6", "--subnet=10.1.0.0/24", "--subnet=fd01::/64", "foo")
+    for host in three_hosts[:2]:
+        wait_for(lambda host=host: "foo" in host.docker("network", "ls"), "foo")  # type: ignore[misc]
+        host.load("tools")
+    yield three_hosts
+    for host in three_hosts[:2]:
+        if containers := host.docker("ps", "--all", "--quiet").split():
+            host.docker("rm", "--force", *containers)
+    three_hosts[0].docker("network", "rm", "foo")
+
+
+class Container:
+    """A container on `foo` and its addresses."""
+
+    def __init__(self, host: Host, name: str) -> None:
+        self.host, self.name = host, name
+        host.docker("run", "-d", "--net=foo", f"--name={name}", "--stop-signal=KILL", "tools", "sleep", "999")
+        shown = "{{.MacAddress}} {{.IPAddress}} {{.GlobalIPv6Address}} {{.EndpointID}}"
+        shown = "--format={{with .NetworkSettings.Networks.foo}}" + shown + "{{end}}"
+        self.mac, self.v4, self.v6, self.port = host.docker("inspect", shown, name).split()
+        links = self.exec("ip", "-oneline", "link")
+        self.link = next(line for line in links.splitlines() if self.mac in line).split()[1].partition("@")[0]
+
+    def exec(self, *argv: str, stdin: str = "") -> str:
+        return self.host.docker("exec", "-i", self.name, *argv, timeout=90, stdin=stdin)
+
+    def python(self, code: str, *argv: str) -> str:
+        return self.exec("python3", "-", *argv, stdin=code)
+
+
+def test_no_frame_under_anothers_name_gets_through(hosts: Hosts) -> None:
+    host1, host2, _ = hosts
+    mallory, near, far, bystander = (
+        Container(*where)
+        for where in ((host1, "mallory"), (host1, "near"), (host2, "far"), (host2, "bystander"))
+    )
+    host1.run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
+    for victim in (near, far):  # both know the bystander as it is
+        victim.exec("ping", "-c", "3", "-W", "2", bystander.v4)
+        victim.exec("ping", "-c", "3", "-W", "2", bystander.v6)
+    for victim in (near, far):
+        assert heard(mallory, victim, bystander) == HONEST, f"by {victim.name}"
+        neighbours = victim.exec("ip", "neighbour")
+        for address in (bystander.v4, bystander.v6):
+            assert f"{address} dev {victim.link} lladdr {bystander.mac}" in neighbours
+        assert NOBODYS_MAC not in neighbours
+    # Without port security all of it would: the forgeries are good.
+    host1.run("ovn-nbctl", "--wait=hv", "--timeout=20", "lsp-set-port-security", mallory.port)
+    assert len(heard(mallory, near, bystander)) > 20
+
+
+def heard(mallory: Container, victim: Container, bystander: Container) -> set[str]:
+    """What the victim hears of mallory, who claims to be itself, the bystander, or nobody that is."""
+    others = [str(ipaddress.ip_address(one) + 100) for one in (bystander.v4, bystander.v6)]
+    claims = (
+        *(mallory.link, mallory.mac, bystander.mac, NOBODYS_MAC, victim.mac),
+        *(mallory.v4, bystander.v4, others[0], victim.v4, mallory.v6, bystander.v6, others[1], victim.v6),
+    )
+    with ThreadPoolExecutor() as pool:
+        listening = pool.submit(victim.python, LISTEN, victim.link)
+        wait_for(
+            lambda: len(victim.exec("cat", "/proc/net/packet").splitlines()) > 1, "the listener's socket"
+        )
+        mallory.python(SEND, *claims)
+        return set(listening.result().splitlines()) - {"listening"}

@@ -1,0 +1,46 @@
+"""Docker's own API on its Unix socket, played by a test."""
+
+import http.server
+import json
+import socketserver
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Serves until it is closed; *answer*: what there is at a path, None if nothing. It has no events."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path, answer: Callable[[str], Any]) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path.startswith("/events"):
+                    self.send_response(200)
+                    self.send_header("Transfer-Encoding", "chunked")
+                    self.end_headers()
+                    self.rfile.read(1)  # until the driver goes
+                    return
+                body = json.dumps(answer(self.path)).encode()
+                self.send_response(200 if body != b"null" else 404)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def address_string(self) -> str:
+                return "driver"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(str(path), Handler)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        """Nobody answers any more."""
+        self.shutdown()
+        self.server_close()

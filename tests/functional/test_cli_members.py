@@ -1,0 +1,238 @@
+"""`ovn-docker pki`, and `ovn-docker central start --cluster` on a machine that is a cluster of its own.
+
+Three machines: e2e/test_database_cluster.py.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from functional.machine import Machine
+
+TLS = "/etc/ovn/tls"
+CLUSTER = ("central", "start", "--cluster=127.0.0.1", f"--tls={TLS}")
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The directory of one with a certificate of a central machine, to be copied."""
+    directory, machine = str(tmp_path_factory.mktemp("pki")), Machine()
+    pki(machine, "init", directory=directory)
+    pki(machine, "central", "db1", "--address=127.0.0.1", directory=directory)
+    machine.close()
+    return directory
+
+
+@pytest.fixture
+def certified(machine: Machine, authority: str) -> Machine:
+    """A machine with an authority in /run/pki and files of its own in TLS."""
+    machine.out("cp", "-a", authority, "/run/pki")
+    machine.out("cp", "-r", "/run/pki/db1", TLS)
+    return machine
+
+
+def pki(machine: Machine, *argv: str, directory: str = "/run/pki") -> str:
+    """What must succeed, and find nothing to do the second time."""
+    return machine.changes("pki", *argv, f"--directory={directory}")
+
+
+def x509(machine: Machine, name: str, *shown: str) -> str:
+    return machine.out("openssl", "x509", "-noout", "-in", f"/run/pki/{name}/cert.pem", *shown)
+
+
+# pki
+
+
+def test_certificates_say_who_may_be_what(certified):
+    pki(certified, "host", "host1")
+    said = x509(certified, "host1", "-subject", "-ext", "extendedKeyUsage,basicConstraints")
+    assert "CN = host1" in said
+    assert "TLS Web Client Authentication" in said
+    assert "Server" not in said
+    assert "CA:FALSE" in said
+    said = x509(certified, "db1", "-ext", "extendedKeyUsage,subjectAltName")
+    assert "TLS Web Server Authentication, TLS Web Client Authentication" in said
+    assert "IP Address:127.0.0.1" in said
+    for name in ("db1", "host1"):
+        certified.out("openssl", "verify", "-CAfile", f"/run/pki/{name}/ca.pem", f"/run/pki/{name}/cert.pem")
+    assert set(certified.out("sh", "-c", "stat -c %a /run/pki/*key.pem /run/pki/*/key.pem").split()) == {
+        "600"
+    }
+    assert set(certified.out("sh", "-c", "stat -c %a /run/pki /run/pki/*/").split()) == {"700"}
+
+
+def test_a_certificate_is_renewed_when_it_is_due_and_keeps_its_key(certified):
+    before = certified.out("cat", "/run/pki/db1/key.pem")
+    said = pki(certified, "central", "db1", "--address=127.0.0.1,fd00::1")
+    assert "renew the certificate of db1: its addresses were 127.0.0.1" in said
+    assert "IP Address:FD00:0:0:0:0:0:0:1" in x509(certified, "db1", "-ext", "subjectAltName")
+    assert certified.out("cat", "/run/pki/db1/key.pem") == before
+    certified.ovn_docker("pki", "host", "short", "--days=20", "--directory=/run/pki")
+    assert "renew the certificate of short: 19 days are left" in pki(certified, "host", "short")
+    certified.out("mv", "/run/pki/ca.pem", "/run/old.pem")
+    pki(certified, "init")
+    assert "the authority is another one" in pki(certified, "host", "short")
+    certified.out("openssl", "verify", "-CAfile", "/run/pki/short/ca.pem", "/run/pki/short/cert.pem")
+
+
+def test_what_a_killed_run_has_left_is_no_harm(certified):
+    certified.out("mkdir", "/run/pki/.host1.partial")
+    pki(certified, "host", "host1")
+    assert certified.out("ls", "-A", "/run/pki").split() == ["ca-key.pem", "ca.pem", "db1", "host1"]
+
+
+def test_certificates_are_listed(certified):
+    pki(certified, "host", "host1")
+    listed = json.loads(certified.ovn_docker("pki", "list", "--json", "--directory=/run/pki").stdout)
+    assert [(one["kind"], one["days_left"]) for one in listed] == [
+        ("authority", 3649), ("central", 824), ("host", 824),
+    ]  # fmt: skip
+    assert listed[1]["addresses"] == ["127.0.0.1"]
+    assert re.search(
+        r"(?m)^host1 +host +824$", certified.ovn_docker("pki", "list", "--directory=/run/pki").stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("host", "../host1"), "is no name"),
+        (("host", "a" * 65), "is no name"),
+        (("host", "x/CN=y"), "is no name"),
+        (("central", "db1", "--address=db1"), "'db1' is not an IP address"),
+        (("host", "h", "--days=0"), "give 1 to 3650 days"),
+        (("host", "h"), "there is no authority in /run/pki; make one with `ovn-docker pki init`"),
+        (("list",), "there is no certificate in /run/pki"),
+        (("list", "--json"), "there is no certificate in /run/pki"),
+    ],
+)
+def test_pki_refuses_what_cannot_be_meant(machine, argv, why):
+    _, said = machine.refuses("pki", *argv, "--directory=/run/pki")
+    assert why in said
+
+
+# central start --cluster
+
+
+def test_a_cluster_keeps_the_networks_of_the_machine_that_makes_it(certified):
+    certified.does("central", "start", "--address=127.0.0.1")
+    certified.out("ovn-nbctl", "ls-add", "web")
+    code, said = certified.refuses(*CLUSTER)
+    assert code == 3
+    assert "nobody to join" in said
+    assert "--create" in said
+    said = certified.changes(*CLUSTER, "--create", "--rbac")
+    assert "ptcp:6641:127.0.0.1 -> pssl:6641" in said
+    assert "let hosts change only their own rows" in said
+    assert certified.out("ovn-nbctl", "--bare", "--columns=name", "list", "Logical_Switch") == "web"
+    files = [f"--{option}={TLS}/{file}.pem" for option, file in PEM.items()]
+    assert "web" in certified.out("ovn-nbctl", "--db=ssl:127.0.0.1:6641", *files, "ls-list")
+    assert certified.out("ls", "/var/lib/ovn").count("standalone") == 2
+
+
+PEM = {"private-key": "key", "certificate": "cert", "ca-cert": "ca"}
+
+
+@pytest.mark.slow
+def test_networks_outlive_a_cluster_that_is_lost(certified):
+    """By the steps of docs/security.md for a member that is left alone."""
+    certified.changes(*CLUSTER, "--create")
+    certified.out("ovn-nbctl", "ls-add", "web")
+    certified.changes("central", "stop")
+    for database in ("nb", "sb"):
+        file = f"/var/lib/ovn/ovn{database}_db.db"
+        certified.out("ovsdb-tool", "cluster-to-standalone", "/run/alone.db", file)
+        certified.out("mv", "/run/alone.db", file)
+    certified.changes(*CLUSTER, "--create")
+    assert "web" in certified.out("ovn-nbctl", "ls-list")
+
+
+@pytest.mark.slow
+def test_a_member_starts_again_as_what_it_was(certified):
+    """Whatever other options its daemons have."""
+    certified.out("sh", "-c", "echo 'OVN_CTL_OPTS=\"--ovn-northd-n-threads=2\"' >/etc/default/ovn-central")
+    certified.changes(*CLUSTER, "--create")
+    status = certified.ovn_docker("central", "status")
+    assert status.returncode == 0, status
+    assert "northbound database  ssl:127.0.0.1:6643" in status.stdout
+    assert status.stdout.count("leader") == 2
+    certified.changes("central", "stop")
+    assert certified.ovn_docker("central", "status").returncode == 3
+    certified.changes("central", "start")
+    command = certified.out("sh", "-c", "tr '\\0' ' ' </proc/$(cat /run/ovn/ovn-northd.pid)/cmdline")
+    assert "--n-threads=2" in command
+    assert "--ovnnb-db=ssl:127.0.0.1:6641 --ovnsb-db=unix:" in command
+    cluster = json.loads(certified.ovn_docker("central", "status", "--json").stdout)["clusters"]
+    assert cluster["OVN_Southbound"]["role"] == "leader"
+    assert "nothing to change" in certified.ovn_docker(*CLUSTER).stdout
+    assert "nothing to change" in certified.ovn_docker(*CLUSTER, "--create").stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("--cluster=10.9.9.9", f"--tls={TLS}"), "give one address of each member, one of them this host's"),
+        (("--cluster=127.0.0.1",), "a cluster needs TLS"),
+        (("--cluster=127.0.0.1", "--tls=/nowhere"), "/nowhere/key.pem is not a readable file"),
+        (("--create",), "--create is for --cluster"),
+        (("--rbac",), "--rbac needs TLS"),
+        (("--cluster=127.0.0.1", "--address=127.0.0.1"), "not allowed with argument"),
+    ],
+)
+def test_central_refuses_a_cluster_that_cannot_be(certified, argv, why):
+    _, said = certified.refuses("central", "start", *argv)
+    assert why in said
+    assert certified.listening() == set()
+
+
+def test_a_key_that_others_can_read_is_refused(certified):
+    certified.out("chmod", "644", f"{TLS}/key.pem")
+    _, said = certified.refuses(*CLUSTER, "--create")
+    assert f"private key {TLS}/key.pem has mode 0644" in said
+
+
+def permission_error(machine: Machine) -> bool:
+    """Whether host1, with its own certificate, may not change what is another's."""
+    files = [f"--{option}=/run/pki/host1/{file}.pem" for option, file in PEM.items()]
+    change = ("set", "SB_Global", ".", "external_ids:tried=yes")
+    done = machine.run("ovn-sbctl", "--timeout=5", "--db=ssl:127.0.0.1:6642", *files, *change)
+    assert done.returncode == 0 or "permission error" in done.stderr, done
+    machine.out("ovn-sbctl", "remove", "SB_Global", ".", "external_ids", "tried")
+    return done.returncode != 0
+
+
+@pytest.mark.slow
+def test_access_control_is_in_force_when_we_say_so(certified):
+    pki(certified, "host", "host1")
+    certified.changes("central", "start", f"--tls={TLS}")
+    assert not permission_error(certified)
+    # The row alone does nothing to a server that listens already.
+    uuid = certified.out("ovn-sbctl", "--bare", "--columns=_uuid", "list", "Connection")
+    certified.out("ovn-sbctl", "set", "Connection", uuid, "role=ovn-controller")
+    status = certified.ovn_docker("central", "status")
+    assert (status.returncode, "NOT restricted" in status.stdout) == (3, not permission_error(certified))
+    certified.changes("central", "start", "--rbac")
+    assert permission_error(certified)
+    status = certified.ovn_docker("central", "status")
+    assert (status.returncode, "hosts are restricted" in status.stdout) == (0, True)
+    assert "nothing to change" in certified.ovn_docker("central", "start").stdout
+    assert permission_error(certified)
+    certified.changes("central", "start", "--no-rbac")
+    assert not permission_error(certified)
+
+
+def test_a_dry_run_makes_no_cluster(certified):
+    done = certified.ovn_docker(*CLUSTER, "--create", "--rbac", "--dry-run")
+    assert done.returncode == 0, done
+    assert "would make a cluster of the northbound database" in done.stdout
+    assert certified.out("ls", "/var/lib/ovn") == ""
+    assert certified.listening() == set()

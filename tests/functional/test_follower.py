@@ -1,0 +1,107 @@
+"""Networks of the cluster, followed by a host while others remove them and make them again."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from functional.hosts import Host
+from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.cluster import Follower
+from ovn_docker.deadline import Deadline
+from ovn_docker.driver import Driver
+from ovn_docker.model import LocalNetwork, Network, NetworkId, SharedNetwork, Subnet
+from ovn_docker.options import NetworkOptions
+
+HERE, THERE, ANEW, AGAIN = (NetworkId(letter * 64) for letter in "1234")
+
+
+def soon() -> Deadline:
+    return Deadline(10)
+
+
+def foo(id_: NetworkId) -> Network:
+    return Network(
+        id_, (Subnet(ip_network("10.7.0.0/24"), ip_address("10.7.0.1")),), options=NetworkOptions(name="foo")
+    )
+
+
+class Docker:
+    """Of the host that follows. *meanwhile*: what others do while it makes or removes a network."""
+
+    driver: Driver
+
+    def __init__(self, meanwhile: Callable[[], None], *have: LocalNetwork) -> None:
+        self.have = list(have)
+        self._meanwhile = meanwhile
+
+    def networks(self) -> list[LocalNetwork]:
+        return self.have
+
+    def create_network(self, definition: dict[str, object]) -> None:
+        self._meanwhile()
+        self.driver.create_network(foo(ANEW))
+        self.have = [LocalNetwork(ANEW, str(definition["Name"]), definition)]
+
+    def remove_network(self, network: LocalNetwork) -> None:
+        self._meanwhile()
+        self.driver.delete_network(network.id)
+        self.have.remove(network)
+
+
+class Cluster:
+    """The host of the tests, with the Docker above, and another one. *meanwhile*: see Docker."""
+
+    def __init__(self, host: Host, meanwhile: Callable[["Cluster"], None], *have: LocalNetwork) -> None:
+        self.here = host.vswitch.chassis(soon())
+        self._there = replace(self.here, system_id="host2", encap_ips=(ip_address("10.0.0.2"),))
+        self._shared = SharedNetworks(lambda _: host.database)
+        self.docker = Docker(lambda: meanwhile(self), *have)
+        self.follower = Follower(self._shared, host.vswitch.chassis, self.docker)
+        self._overlay = Overlay(lambda _: host.database)
+        host.overlay = Overlay(lambda _: host.database, followed=self.follower.makes)
+        self.docker.driver = host.driver(removed_elsewhere=self.follower.removes)
+
+    def make(self, id_: NetworkId) -> None:
+        """``docker network create`` on the other host, which tells how."""
+        self._overlay.create_network(foo(id_), self._there, soon())
+        self._shared.define("foo", {"Name": "foo"}, self._there, soon())
+
+    def remove(self, id_: NetworkId) -> None:
+        """``docker network rm`` there."""
+        self._overlay.delete_network(id_, self._there, soon())
+
+    def networks(self) -> list[SharedNetwork]:
+        return self._shared.networks(self.here, soon())
+
+
+def test_a_network_that_is_removed_and_made_again_at_once_stays(host: Host) -> None:
+    """``docker network rm foo && docker network create -o ovn.network=foo``, followed by another host."""
+    cluster = Cluster(host, lambda cluster: cluster.make(AGAIN), LocalNetwork(HERE, "foo", {"Name": "foo"}))
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    stored = cluster.networks()
+    cluster.remove(THERE)
+    assert [network.removed for network in cluster.networks()] == [True]
+    cluster.follower.follow()
+    assert cluster.networks() == stored
+    assert cluster.docker.have == []
+    cluster.follower.follow()
+    assert [network.id for network in cluster.docker.have] == [ANEW]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_network_that_is_removed_while_another_host_makes_it_does_not_come_back(
+    host: Host, *, elsewhere: bool
+) -> None:
+    """*elsewhere*: a third host has it still, so that it is only marked."""
+    cluster = Cluster(host, lambda cluster: cluster.remove(THERE))
+    if elsewhere:
+        cluster.make(AGAIN)
+    cluster.make(THERE)
+    assert not cluster.follower.follow()
+    assert [network.removed for network in cluster.networks()] == [True] * elsewhere
+    cluster.follower.follow()
+    assert cluster.docker.have == []

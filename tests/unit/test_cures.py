@@ -1,0 +1,91 @@
+"""What the doctor tells to type does what it says when it is typed."""
+
+import argparse
+import shlex
+from dataclasses import replace
+
+from ovn_docker.cli.main import make_parser
+from ovn_docker.view import check_cluster, check_endpoints, check_host
+from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.health import Facts
+from ovn_docker.view.machine import Certificate
+from ovn_docker.view.probes import HostPath, Pair, Probes
+from ovn_docker.view.snapshot import DockerNetwork, Link, Snapshot
+from unit.clusters import cluster
+
+
+def facts(seen: Cluster, probes: Probes | None = None, **changed: object) -> Facts:
+    snapshot: Snapshot = replace(seen.snapshot, **changed)  # type: ignore[arg-type]
+    return Facts(Cluster(snapshot), probes or Probes())
+
+
+def parsed(command: tuple[str, ...]) -> argparse.Namespace:
+    program, *argv = command
+    assert program == "ovn-docker"
+    return make_parser(argv[:1]).parse_args(argv)
+
+
+def test_an_interface_is_moved_into_a_bridge_with_its_addresses() -> None:
+    seen = cluster(2, 0)
+    assert seen.snapshot.vswitch
+    ids = {"system-id": "host1", "ovn-bridge-datapath-type": "netdev", "ovn-encap-ip": "10.0.0.1"}
+    (found,) = check_host.tunnel_interface(
+        facts(
+            seen,
+            vswitch=replace(seen.snapshot.vswitch, ids=ids),
+            links=(Link("eth0", 1500, up=True, carrier=True, addresses=("10.0.0.1",)),),
+        )
+    )
+    (command,) = found.commands
+    args = parsed(command)
+    assert (args.interface, args.bridge, args.datapath) == ("eth0", "breth0", "netdev")
+
+
+def test_a_rule_of_the_firewall_is_deleted_as_it_is() -> None:
+    rule = '-A INPUT -p udp -m udp --dport 6081 -m comment --comment "no tunnels here" -j DROP'
+    probes = Probes(
+        paths={"host2": HostPath(small=True, full=True, size=1500)},
+        pairs={"host2": Pair("web", "db", small=False, full=False, size=1442)},
+        firewall=(rule,),
+    )
+    (found,) = check_cluster.tunnel_traffic(facts(cluster(2, 0), probes))
+    (command,) = found.commands
+    assert shlex.join(command) == (
+        "iptables -D INPUT -p udp -m udp --dport 6081 -m comment --comment 'no tunnels here' -j DROP"
+    )
+
+
+def test_a_container_that_nobody_knows_the_name_of_is_not_restarted_by_another_id() -> None:
+    seen = cluster(2, 14)
+    northbound = seen.snapshot.northbound
+    assert northbound
+    first, *_, last = [port for port in northbound.ports if port.switch == "switch0"]
+    ports = (first, replace(last, addresses=first.addresses, ids={**last.ids, "ovn-docker:created": "1"}))
+    for names, commands in (
+        ({last.endpoint: "web"}, (("docker", "restart", "web"),)),
+        ({}, ()),
+    ):
+        (found,) = check_endpoints.addresses_unique(
+            facts(seen, northbound=replace(northbound, ports=ports, names=names), engine=None)
+        )
+        assert found.commands == commands
+
+
+def test_a_network_that_is_called_like_an_option_is_removed_by_its_id() -> None:
+    engine = cluster(1, 0).snapshot.engine
+    assert engine
+    lost = DockerNetwork("a1" * 32, "-f", "openvswitch", "default", False, (), ())
+    (found,) = check_endpoints.networks_stored(facts(cluster(1, 0), engine=replace(engine, networks=(lost,))))
+    assert found.commands == (("docker", "network", "rm", "a1" * 6),)
+
+
+def test_a_certificate_has_the_days_that_pki_list_says() -> None:
+    seen = cluster(1, 0)
+    assert seen.snapshot.vswitch
+    switch = replace(
+        seen.snapshot.vswitch, ids={"ovn-nb": "ssl:10.0.0.1:6641"}, tls=("key.pem", "cert.pem", "ca.pem")
+    )
+    ends = seen.snapshot.taken + 29.7 * 86400
+    probes = Probes(certificates=(Certificate("certificate", "cert.pem", ends),))
+    (found,) = check_host.tls(facts(seen, probes, vswitch=switch))
+    assert found.evidence == "the certificate cert.pem expires in 29 days"

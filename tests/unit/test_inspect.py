@@ -1,0 +1,25 @@
+"""What `ls` and `inspect` say while a database does not answer: nothing that they do not know."""
+
+from dataclasses import replace
+
+from ovn_docker.cli.inspect import endpoint_lines, network_lines
+from ovn_docker.view.cluster import Cluster
+from unit.clusters import cluster
+
+REASONS = {"northbound": "cannot reach it", "southbound": "nor it"}
+
+
+def test_what_cannot_be_read_is_not_called_missing() -> None:
+    whole = cluster(2, 20)
+    seen = Cluster(replace(whole.snapshot, northbound=None, southbound=None, missing=REASONS))
+    lines = dict(endpoint_lines(seen, seen.endpoints[0]))
+    assert lines["logical port"] == "not known: cannot reach it"
+    assert lines["claimed by"] == "not known: nor it"
+    assert dict(network_lines(seen, seen.networks[0]))["logical switch"] == "not known"
+
+
+def test_the_containers_of_this_host_are_counted_without_the_databases_too() -> None:
+    whole = cluster(1, 20)
+    seen = Cluster(replace(whole.snapshot, northbound=None, southbound=None, missing=REASONS))
+    assert sorted(n.endpoints for n in seen.networks) == sorted(n.endpoints for n in whole.networks)
+    assert sum(network.endpoints for network in seen.networks) == 20
