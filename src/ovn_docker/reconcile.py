@@ -41,8 +41,8 @@ _SOON = 5.0
 """Seconds until the next look after something failed; twice that after it failed again, and so on."""
 
 _LOOKS = 2
-"""How often to look at the store after a start or a failure: at the first look Docker may not have let go
-yet of what it could not delete."""
+"""How often to look at the store after a start or a failure, and after the calls of that moment: at the first
+look Docker may not have let go yet of what it could not delete."""
 
 _STALE = 660.0
 """Seconds from a start or a failure to one more look at the store: by then what a call had asked for that was
@@ -335,16 +335,18 @@ class Reconciler:
 
     def _run(self) -> None:
         looks, due = _LOOKS, time.monotonic() + _STALE  # what was before us may have left anything
+        busy = set[str]()  # since before the last failure: who may leave something behind yet
         pause = _SOON
         while True:
             if self._driver.leftovers.is_set():
                 looks, due = _LOOKS, time.monotonic() + _STALE
                 self._driver.leftovers.clear()
+                busy = self._driver.busy()
             elif time.monotonic() > due:
                 looks, due = 1, time.monotonic() + _STORE_INTERVAL
             try:
                 self._turn(store_too=looks > 0)
-                looks = max(0, looks - 1)
+                looks -= bool(looks and not busy)
                 pause = _SOON
             except Unavailable as error:
                 log.info("could not look for leftovers, will try again: %s", error)
@@ -354,8 +356,9 @@ class Reconciler:
             except OvnDockerError as error:  # nothing that time mends
                 log.warning("could not clear all that is left over: %s", error)
                 self._record.add(UNCLEARED)
-                looks = max(0, looks - 1)
+                looks -= bool(looks and not busy)
             except Exception:
                 log.exception("looking for leftovers failed")
+            busy &= self._driver.busy()
             if self._driver.leftovers.wait(self._interval):
                 time.sleep(min(self._interval, pause))  # what was missing may be back in a moment

@@ -257,6 +257,18 @@ class TestTheThread:
         host.docker.endpoints.clear()
         until(lambda: host.state() == before)
 
+    def test_looks_again_when_the_calls_of_a_docker_that_died_are_over(
+        self, host: Host, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Docker died before it had the answer; another one runs already and asks the plugin to activate."""
+        before = host.state()
+        driver = host.driver()
+        driver.create_network(replace(NETWORK, id=NetworkId("f" * 64)))
+        monkeypatch.setattr("ovn_docker.driver._FOLLOWS", 2.0)
+        driver.leftovers.set()
+        host.reconciler(driver, interval=0.1).start()
+        until(lambda: host.state() == before)
+
 
 def test_without_a_database_it_fails_and_later_it_works(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     before = host.state()
