@@ -674,7 +674,7 @@ class TestLeftOver:
         assert everything(cloud) == before
 
     def test_a_pool_whose_network_has_gone_is_nobodys_at_once(self, cloud: Cloud, here: Vm) -> None:
-        """Docker has given it back in vain; of a pool that no network has yet only time tells."""
+        """Somebody has deleted it; of a pool that no network has yet only time tells."""
         pools = []
         for subnet in ("10.3.0.0/24", "10.4.0.0/24"):
             pools.append(run(cloud, here.ipam.request_pool, ip_network(subnet), None, 4))
@@ -682,7 +682,8 @@ class TestLeftOver:
         network = new_network(Subnet(pools[0].subnet, pools[0].gateway, ours=True))
         run(cloud, here.underlay.create_network, network, here.chassis, soon())
         assert run(cloud, here.underlay.mine, here.chassis, soon())[1] == []
-        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+        (gone,) = cloud.demo.networks(name=network.id)
+        cloud.demo.delete_network(gone.id)
         (stray,) = run(cloud, here.underlay.mine, here.chassis, soon())[1]
         assert (stray.kind, stray.what) == (Kind.POOL, "10.3.0.0/24")
         assert run(cloud, here.underlay.clear, stray, here.chassis, soon())

@@ -237,6 +237,18 @@ class BackendContract:
         assert stored.state() == before
         stored.backend.delete_network(here.id, stored.host, soon())
 
+    def test_a_pool_that_was_given_back_in_vain_goes_with_its_network(self, stored: Stored) -> None:
+        """Docker gives it back first, and then says that the network goes, which the other still has."""
+        there = new_network(name="contract4")
+        stored.other_backend.create_network(there, stored.other, soon())
+        pool = stored.ipam.request_pool(SUBNET.pool, None, 4)
+        here = new_network(replace(SUBNET, ours=True), name="contract4")
+        stored.backend.create_network(here, stored.host, soon())
+        stored.backend.drop_network(here.id, stored.host, soon())
+        with pytest.raises(NotFound, match="pool"):
+            stored.ipam.request_address(pool.id, None, gateway=False)
+        stored.other_backend.delete_network(there.id, stored.other, soon())
+
     def test_addresses_of_our_own_ipam_come_from_the_same_place(self, stored: Stored) -> None:
         before = stored.state()
         pool = stored.ipam.request_pool(ip_network("10.3.0.0/24"), ip_network("10.3.0.64/28"), 4)

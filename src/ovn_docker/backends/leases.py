@@ -13,7 +13,18 @@ from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.backends.trunk import Parent, remove
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError
-from ovn_docker.model import Chassis, Difference, IpAddress, IpNetwork, Kind, Pool, PoolId, Subnet, since
+from ovn_docker.model import (
+    Chassis,
+    Difference,
+    IpAddress,
+    IpNetwork,
+    Kind,
+    NetworkId,
+    Pool,
+    PoolId,
+    Subnet,
+    since,
+)
 
 IpInterface = IPv4Interface | IPv6Interface
 
@@ -21,6 +32,7 @@ _RANGE = "docker:range="
 _RESERVED = "docker:reserved="
 _SUBNET = "docker:subnet="
 _NETWORK = "docker:network="
+_OF = "docker:of="
 """Tags of a subnet pool: what the user and Docker said of it, and what it is bound to."""
 
 _SLASH = "_"
@@ -70,6 +82,12 @@ class Leases:
             for port in self._neutron.all("ports", deadline, **filters):
                 remove(self._neutron, self._parent, port, deadline)
             self._neutron.delete("subnetpools", row["id"], deadline)
+
+    def remove_pools_of(self, network: NetworkId, deadline: Deadline) -> None:
+        """Forget the pools of a Docker network, which gave them back when nobody listened, perhaps."""
+        for pool in self._pools(deadline):
+            if f"{_OF}{network[:12]}" in pool["tags"]:
+                self._neutron.delete("subnetpools", pool["id"], deadline)
 
     def reserve(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Note the gateway or an auxiliary address, which no container gets."""
@@ -221,10 +239,10 @@ def waiting_pool(neutron: Neutron, vif: str, subnet: Subnet, deadline: Deadline)
     return min(waiting, key=age, default=None)
 
 
-def bind(neutron: Neutron, pool: Resource, subnet: Resource, deadline: Deadline) -> None:
-    """Note which subnet a pool's addresses come from. It has the tag of the subnet last."""
-    neutron.tag("subnetpools", pool["id"], f"{_NETWORK}{subnet['network_id']}", deadline)
-    neutron.tag("subnetpools", pool["id"], f"{_SUBNET}{subnet['id']}", deadline)
+def bind(neutron: Neutron, pool: Resource, network: NetworkId, subnet: Resource, deadline: Deadline) -> None:
+    """Note for which Docker network a pool is, and from which subnet its addresses come: that last."""
+    for tag in (f"{_OF}{network[:12]}", f"{_NETWORK}{subnet['network_id']}", f"{_SUBNET}{subnet['id']}"):
+        neutron.tag("subnetpools", pool["id"], tag, deadline)
 
 
 def allocation_pools(subnet: Subnet, pool: Resource | None) -> list[dict[str, str]]:

@@ -284,7 +284,7 @@ class Networks:
                     **({"allocation_pools": ranges} if ranges else {}),
                 )
             if pool is not None:
-                leases.bind(self._neutron, pool, made, deadline)
+                leases.bind(self._neutron, pool, network.id, made, deadline)
 
     def _attach(
         self, network: Network, wanted: str, groups: tuple[str, ...], mtu: int, deadline: Deadline
@@ -326,7 +326,7 @@ class Networks:
             if subnet.ours:
                 pool = leases.waiting_pool(self._neutron, self._vif, subnet, deadline)
                 if pool is not None:
-                    leases.bind(self._neutron, pool, by_cidr[subnet.pool], deadline)
+                    leases.bind(self._neutron, pool, network.id, by_cidr[subnet.pool], deadline)
 
     def _compare(self, network: Network, name: str, there: list[Resource], *, complete: bool = False) -> None:
         for subnet in network.subnets:

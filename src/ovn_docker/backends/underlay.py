@@ -178,6 +178,7 @@ class Underlay:
         for ours in (endpoint_of(self._vif), of_vm(self._vif)) if alone else ():
             for port in self._neutron.all("ports", deadline, network_id=found.id, description=ours):
                 remove(self._neutron, self._parent, port, deadline)
+        self.leases.remove_pools_of(network, deadline)
         self._networks.forget(found, network, deadline)
 
     def _port(self, endpoint: Endpoint, found: Found, deadline: Deadline) -> Resource:
