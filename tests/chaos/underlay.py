@@ -165,22 +165,29 @@ def _port(port: Any, networks: Mapping[str, str], vms: Mapping[str, str]) -> Ite
     fixed = sorted((ip_address(one["ip_address"]) for one in port.fixed_ips), key=lambda ip: (ip.version, ip))
     held = " ".join(map(str, (port.mac_address, *fixed)))
     what, _, vif = port.description.rpartition(" of ")
-    if what == "ovn-docker address" and age(port) < views.UNUSED:
+    if _may_be_asked_for(port):
         return
     name = f"{what} {port.name}" if what == "ovn-docker address" else f"port {port.name}"
     yield f"{name} of {vms.get(vif)} on {networks.get(port.network_id)}: {held} {port.status}"
 
 
+def _may_be_asked_for(port: Any) -> bool:
+    """Whether a port keeps an address, for a while; on the trunk if an endpoint was about to adopt it."""
+    return bool(port.description.startswith("ovn-docker address of ") and age(port) < views.UNUSED)
+
+
 def _vlans(demo: Account, vms: Iterable[VM]) -> Iterator[str]:
     """The subports of the VMs' trunks, and whether their links in the VM are on the same VLAN."""
-    ports = {port.id: port.name for port in demo.ports()}
+    ports = list(demo.ports())
+    endpoints = {port.id: port.name for port in ports}
+    waiting = {port.id for port in ports if _may_be_asked_for(port)}
     for vm in vms:
         rows = views.read("Open_vSwitch", [vm.path("/run/openvswitch/db.sock")], {"Port": ["name", "tag"]})
         tags = {row["name"]: row["tag"] for row in rows["Port"]}
         for trunk in demo.trunks(port_id=vm.port.id):
             yield f"trunk of {vm.name}"
-            for subport in trunk.sub_ports:
-                endpoint, vlan = ports.get(subport["port_id"], ""), subport["segmentation_id"]
+            for subport in (one for one in trunk.sub_ports if one["port_id"] not in waiting):
+                endpoint, vlan = endpoints.get(subport["port_id"], ""), subport["segmentation_id"]
                 link = f"odh{endpoint[:12]}"
                 where = "the VLAN" if tags.get(link) == vlan else f"VLAN {tags.get(link)}, and not {vlan},"
                 yield f"{vm.name}: {link} on {where} of subport {endpoint}"
