@@ -190,7 +190,7 @@ def test_a_tunnel_that_was_silent_is_traced(town: Town) -> None:
 
 
 def test_a_packet_is_captured_and_the_capture_ends(town: Town) -> None:
-    town.host1.spawn("ovn-docker", "tcpdump", "--count", "2", "web2", "icmp", log="/tmp/capture")
+    town.host1.spawn("ovn-docker", "tcpdump", "web2", "-c", "2", "icmp", log="/tmp/capture")
     wait_for(lambda: "listening" in town.host1.path("/tmp/capture").read_text(), "the capture")
     assert town.reaches("web1", "web2", "icmp")
     wait_for(lambda: "2 packets captured" in town.host1.path("/tmp/capture").read_text(), "its end")
@@ -200,6 +200,8 @@ def test_a_packet_is_captured_and_the_capture_ends(town: Town) -> None:
     wait_for(lambda: town.host1.run(*gone, check=False) == "", "the end of tcpdump itself")
     with pytest.raises(CommandError, match="is on host2: run this there"):
         town.host1.run("ovn-docker", "tcpdump", town.address("far"))
+    with pytest.raises(CommandError, match="web2 is not on network bar, but on foo"):
+        town.host1.run("ovn-docker", "tcpdump", "web2", "--network", "bar")
 
 
 def test_ls_and_inspect_show_all_sides(town: Town) -> None:

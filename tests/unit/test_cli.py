@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ovn_docker.cli import arguments, central, main, setup, steps
+from ovn_docker.cli import arguments, central, main, setup, steps, tcpdump
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 
 COMMANDS = [
@@ -63,7 +63,7 @@ def test_every_command_that_looks_has_examples_exit_codes_and_json(capsys, comma
         ((), ["required: COMMAND", "ovn-docker --help"]),
         (("nosuch",), ["'nosuch'", "central", "host"]),
         (("host", "setup"), ["--central", "--encap-ip", "--encap-type", "ovn-docker host setup --help"]),
-        (("host", "start", "--nosuch"), ["--nosuch"]),
+        (("host", "start", "--nosuch"), ["--nosuch", "ovn-docker host start --help"]),
         (("host", "start", "--dry"), ["--dry"]),  # no abbreviations: they break when an option is added
         (("central", "start", "--address", "ten"), ["'ten' is not an IP address"]),
         (("host", "setup", "--central", "1.2.3"), ["'1.2.3' is not an IP address"]),
@@ -71,12 +71,31 @@ def test_every_command_that_looks_has_examples_exit_codes_and_json(capsys, comma
         (("host", "setup", "--encap-type", "gre"), ["'gre'", "geneve", "vxlan", "stt"]),
         (("tcpdump", "--count", "0", "web"), ["--count: '0' is no number of packets: give one from 1 on"]),
         (("tcpdump",), ["required: CONTAINER (see", "ovn-docker tcpdump --help"]),
+        (("tcpdump", "web", "--count", "x", "icmp"), ["--count: 'x' is no", "ovn-docker tcpdump --help"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(capsys, argv, words):
     code, out, err = call(capsys, *argv)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize(
+    ("typed", "run"),
+    [
+        ("web", "-l -e"),
+        ("web -c 3 icmp", "-l -e -c 3 icmp"),
+        ("web icmp -c 3 -vv", "-l -e icmp -c 3 -vv"),
+        ("-c 3 web --immediate-mode -- icmp", "-c 3 -l -e --immediate-mode -- icmp"),
+        ("-w FILE web -s 96 tcp port 80", "-w FILE -s 96 tcp port 80"),
+        ("web --network foo -s 96 --count=3 tcp", "-c 3 -l -e -s 96 tcp"),
+    ],
+)
+def test_what_stands_behind_the_container_is_tcpdumps_but_for_our_long_options(typed, run):
+    args = main.make_parser(["tcpdump"]).parse_args(["tcpdump", *typed.split()])
+    assert args.container == "web"
+    assert args.network == ("foo" if "foo" in typed else "")
+    assert tcpdump.command(args, "odh1") == ["tcpdump", "-n", "-i", "odh1", *run.split()]
 
 
 @pytest.mark.parametrize(

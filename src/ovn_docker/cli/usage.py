@@ -119,8 +119,8 @@ def _argument(action: argparse.Action) -> Argument:
         value="" if options and action.nargs == 0 else value,
         choices=choices,
         help=text,
-        required=action.required if options else action.nargs not in ("?", "*"),
-        many=action.nargs in ("*", "+"),
+        required=action.required if options else action.nargs not in ("?", "*", argparse.REMAINDER),
+        many=action.nargs in ("*", "+", argparse.REMAINDER),
         optional=bool(options) and action.nargs == "?",
     )
 
