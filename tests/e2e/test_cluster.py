@@ -1,5 +1,6 @@
 """One network on many hosts, without a key-value store: made on one, it is there on all."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -44,6 +45,8 @@ def test_a_network_made_on_one_host_is_there_on_all_and_goes_from_all(hosts: Hos
         wait_for(lambda host=host: networks(host) == ["foo"], f"foo on {host.name}")  # type: ignore[misc]
         assert "10.1.0.0/16" in host.docker("network", "inspect", "foo")
         assert "net" in host.docker("network", "inspect", "--format={{.Labels.team}}", "foo")
+    (seen,) = json.loads(host1.run("ovn-docker", "inspect", "foo", "--json"))
+    assert seen["hosts"] == ["host1", "host2", "host3"]
     addresses = []
     for host in hosts:
         host.docker("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "600")

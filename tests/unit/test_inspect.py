@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
-from ovn_docker.cli.inspect import endpoint_lines, network_lines
+import pytest
+
+from ovn_docker.cli.inspect import endpoint_lines, find, network_lines
+from ovn_docker.errors import NotFound
 from ovn_docker.view.cluster import Cluster
 from unit.clusters import cluster
 
@@ -16,6 +19,21 @@ def test_what_cannot_be_read_is_not_called_missing() -> None:
     assert lines["logical port"] == "not known: cannot reach it"
     assert lines["claimed by"] == "not known: nor it"
     assert dict(network_lines(seen, seen.networks[0]))["logical switch"] == "not known"
+
+
+def test_without_docker_nobody_says_that_docker_does_not_know_it() -> None:
+    whole = cluster(1, 20)
+    seen = Cluster(replace(whole.snapshot, engine=None, missing={"docker": "it is silent"}))
+    assert dict(endpoint_lines(seen, seen.endpoints[0]))["Docker"] == "not known: it is silent"
+    assert dict(network_lines(seen, seen.networks[0]))["Docker ID"] == "not known: it is silent"
+
+
+def test_a_wrong_name_is_answered_with_containers_and_networks() -> None:
+    containers = "there are api, api-1, auth, blog, cache, cache-1, cron, db, ..."
+    with pytest.raises(NotFound, match=f"'wbe' on our networks: {containers}; no such network: .*shop"):
+        find(cluster(1, 20), "wbe")
+    with pytest.raises(NotFound, match="there is none; no such network: there is none"):
+        find(Cluster(replace(cluster(1, 0).snapshot, engine=None, northbound=None)), "web")
 
 
 def test_the_containers_of_this_host_are_counted_without_the_databases_too() -> None:

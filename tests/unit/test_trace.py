@@ -160,6 +160,18 @@ def on(container: str, network: str, host: str, cluster: Cluster) -> Endpoint:
     return replace(end_, host=host, here=host == "host1")
 
 
+def test_the_address_of_a_tunnel_stands_with_the_host_that_has_it() -> None:
+    seen = cluster(2, 20)
+    web = next(end for end in seen.endpoints if end.host == "host1" and end.network == "shop")
+    db = next(end for end in seen.endpoints if end.host == "host2" and end.network == "shop")
+    for source, target, says in (
+        (web, db, "geneve from host1 to host2 (10.0.0.2) is up"),
+        (db, web, "geneve from host2 (10.0.0.2) to host1 is up"),
+    ):
+        way = trace.way(seen, source, target, "icmp", trace.Logical(delivered=True), None, "")
+        assert [hop.what for hop in way.hops if hop.place == "tunnel"] == [says]
+
+
 def test_what_connects_two_containers_is_a_command_that_works_where_it_is_to_be_typed() -> None:
     seen = cluster(2, 20)  # build is on host2 alone, lab on host1
     web, db = on("web", "shop", "host1", seen), on("db", "build", "host2", seen)

@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from ovn_docker.cli.arguments import describe, print_json, require_root
 from ovn_docker.cli.steps import print_table
 from ovn_docker.errors import NotFound
-from ovn_docker.view.cluster import Cluster, Endpoint, Network
+from ovn_docker.view.cluster import Cluster, Endpoint, Network, listed
 from ovn_docker.view.gather import Sources
 from ovn_docker.view.snapshot import PortRow, Scope
 
@@ -34,13 +35,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Looks on the networks of this host first, then in the whole cluster."""
+    """Looks on the networks of this host first, then in the whole cluster.
+
+    What networks the other hosts have is only there.
+    """
     require_root()
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.NETWORKS))
-        try:
+        found: Sequence[Network | Endpoint] = ()
+        with suppress(NotFound):
             found = find(cluster, args.name)
-        except NotFound:
+        if not any(isinstance(one, Endpoint) for one in found):
             cluster = Cluster(sources.gather(Scope.CLUSTER))
             found = find(cluster, args.name)
     if args.json:
@@ -61,7 +66,8 @@ def find(cluster: Cluster, name: str) -> Sequence[Network | Endpoint]:
         for network in cluster.networks
         if name in (network.name, network.switch) or (len(name) >= 4 and network.id.startswith(name))
     ]
-    return networks or cluster.find(name)
+    there = [network.name for network in cluster.networks]
+    return networks or cluster.find(name, f"no such network: {listed(there)}")
 
 
 def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str]]:
@@ -70,7 +76,8 @@ def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str
     underlay = cluster.snapshot.underlay
     everywhere = "by this name in VMs of the project" if underlay else "by this name on every host"
     yield "in the cluster", everywhere if network.shared else "of the hosts below"
-    yield "Docker ID", network.id if network.here else "not in this host's Docker"
+    unknown = _docker_says(cluster, "not in this host's Docker")
+    yield "Docker ID", network.id if network.here else unknown
     none = "none" if cluster.snapshot.northbound else "not known"
     yield "Neutron network" if underlay else "logical switch", network.switch or none
     yield "subnets", ", ".join(network.subnets)
@@ -83,6 +90,12 @@ def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str
         yield "! differs", difference
 
 
+def _docker_says(cluster: Cluster, no: str) -> str:
+    """*no*, if Docker could be asked."""
+    missing = cluster.snapshot.missing
+    return f"not known: {missing['docker']}" if "docker" in missing else no
+
+
 def endpoint_lines(cluster: Cluster, endpoint: Endpoint) -> Iterable[tuple[str, str]]:
     """A container on a network, from all sides."""
     port, interface = cluster.ports.get(endpoint.id), cluster.interfaces.get(endpoint.id)
@@ -91,7 +104,7 @@ def endpoint_lines(cluster: Cluster, endpoint: Endpoint) -> Iterable[tuple[str, 
     yield "network", endpoint.network
     yield "endpoint", endpoint.id
     yield "addresses", f"{', '.join(endpoint.addresses)}, MAC {endpoint.mac}"
-    known = endpoint.state or "does not know it"
+    known = endpoint.state or _docker_says(cluster, "does not know it")
     yield "Docker", known if endpoint.here else f"asked on {endpoint.host} alone"
     yield from (
         neutron_lines(cluster, endpoint) if cluster.snapshot.cloud else ovn_lines(cluster, endpoint, port)

@@ -203,7 +203,8 @@ class Engine:
             text = response.read()
             answer = json.loads(text) if text.strip() else None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Unavailable(f"Docker does not answer on {self._path}: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise Unavailable(f"Docker does not answer on {self._path}: {why}") from None
         finally:
             connection.close()
         if response.status == http.HTTPStatus.NOT_FOUND and method == "DELETE":

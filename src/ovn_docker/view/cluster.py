@@ -5,7 +5,7 @@ plain words. Docker's and the host's side is known of this host alone.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -254,8 +254,10 @@ class Cluster:
                 )  # fmt: skip
         return tuple(found)
 
-    def find(self, name: str) -> tuple[Endpoint, ...]:
+    def find(self, name: str, besides: str = "") -> tuple[Endpoint, ...]:
         """Endpoints of a container: its name, ``HOST/NAME``, an address, or the beginning of an ID.
+
+        *besides*: what else there is that the name could have been meant for.
 
         Raises NotFound, with what is there, BadRequest if containers of several hosts have the name, or
         Unavailable if it may be on a host that cannot be asked for.
@@ -269,10 +271,8 @@ class Cluster:
         if not found:
             self._explain_absence(plain)
             known = sorted({e.container for e in self.endpoints})
-            those = (
-                f"there are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" if known else "none is"
-            )
-            raise NotFound(f"no container {name!r} on our networks: {those}")
+            why = [f"no container {name!r} on our networks: {listed(known)}", besides]
+            raise NotFound("; ".join(filter(None, [*why, self.snapshot.missing.get("docker")])))
         if len(hosts := {e.host for e in found}) > 1:
             either = " or ".join(f"{host}/{plain}" for host in sorted(hosts))
             raise BadRequest(f"{len(hosts)} hosts have a container {plain}: say {either}")
@@ -401,6 +401,12 @@ class Cluster:
         elif binding.chassis != wanted:
             claimed = self.host_name(binding.chassis) if binding.chassis else "no host"
             yield f"{claimed} has claimed it, not {self.host_name(wanted)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """What there is, for who has asked for something else; not more than a line has room for."""
+    first = ", ".join([*names[:8], *(["..."] if names[8:] else [])])
+    return f"there are {first}" if names else "there is none"
 
 
 def _subnets(ids: Mapping[str, str]) -> tuple[str, ...]:

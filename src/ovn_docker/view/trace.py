@@ -360,7 +360,11 @@ def _tunnel(cluster: Cluster, source: Endpoint, target: Endpoint) -> Hop:
         return Hop("tunnel", f"{source.chassis} to {target.chassis}, of which this host knows nothing")
     for tunnel in cluster.tunnels:
         if tunnel.host == far:
-            what = f"{tunnel.type or 'tunnel'} from {source.chassis} to {target.chassis} ({tunnel.remote_ip})"
+            one, other = (
+                f"{name} ({tunnel.remote_ip})" if name == far else name
+                for name in (source.chassis, target.chassis)
+            )
+            what = f"{tunnel.type or 'tunnel'} from {one} to {other}"
             up = tunnel.state == "up"
             return Hop(
                 "tunnel", f"{what} is {tunnel.state}", passes=up, by="" if up else f"port {tunnel.port}"
