@@ -14,6 +14,7 @@ import pytest
 from e2e.lab import CommandError, Fabric, Host, wait_for
 from e2e.lab.command import at_once
 from e2e.test_database_cluster import nb
+from e2e.test_names import NAME_SERVER
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 LINES = 24
@@ -21,12 +22,14 @@ LINES = 24
 
 
 def prepared(fabric: Fabric, *names: str) -> dict[str, Host]:
-    """Hosts with Open vSwitch and Docker, which asks OVN for names."""
+    """Hosts with Open vSwitch and Docker, which asks OVN for names, and then the first of them."""
     hosts = fabric.add_hosts(*names)
+    hosts[0].spawn("python3", "-c", NAME_SERVER, hosts[0].address)
 
     def prepare(host: Host) -> None:
         host.start_switch()
-        host.start_docker("--dns=169.254.53.1", "--dns=169.254.53.2")
+        servers = ("169.254.53.1", "169.254.53.2", hosts[0].address)
+        host.start_docker(*(f"--dns={server}" for server in servers))
         host.load("busybox")
 
     at_once(prepare, hosts)

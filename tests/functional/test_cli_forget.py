@@ -89,6 +89,12 @@ def test_the_question_is_not_in_the_json(lost: Machine) -> None:
     assert done.returncode == 1
 
 
+def test_who_types_another_name_than_the_system_id_reads_so(lost: Machine) -> None:
+    done = lost.ovn_docker("host", "forget", "lost.example", "--yes")
+    assert (done.returncode, done.stdout) == (0, "nothing to change\n")
+    assert "nothing is stored of a host with the system-id lost.example; `ovn-sbctl show`" in done.stderr
+
+
 def test_this_host_is_not_forgotten(lost: Machine) -> None:
     assert "here is this host; run this on another one" in refusal(lost, "host", "forget", "here", "--yes")
 

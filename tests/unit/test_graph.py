@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from ovn_docker.cli.graph import format_of, write
-from ovn_docker.errors import OvnDockerError
+from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.dot import dot
 from ovn_docker.view.graph import Box, Picture, State, picture
@@ -185,6 +185,14 @@ def test_dot_has_hosts_networks_and_containers() -> None:
 )
 def test_format(given: str | None, name: str | None, means: str, tmp_path) -> None:
     assert format_of(given, tmp_path / name if name else None) == means
+
+
+def test_a_picture_that_we_do_not_draw_is_refused(tmp_path) -> None:
+    with pytest.raises(
+        BadRequest, match=r"a\.PNG would be no png, .*: ovn-docker graph --format dot \| dot -Tpng"
+    ):
+        format_of(None, tmp_path / "a.PNG")
+    assert format_of("svg", tmp_path / "a.png") == "svg"
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path) -> None:

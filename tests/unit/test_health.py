@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ovn_docker.view.check_host import docker_dns
 from ovn_docker.view.checks import CHECKS, UNDERLAY
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Check, Facts, Finding, NotChecked, Severity, examine
+from ovn_docker.view.machine import Machine
 from ovn_docker.view.probes import Probes
 from ovn_docker.view.snapshot import Scope, Snapshot
 
@@ -79,6 +81,19 @@ def test_with_nothing_there_the_causes_are_few() -> None:
     results = examine(Facts(Cluster(empty), Probes()), CHECKS)
     found = [result.check.name for result in results if result.findings]
     assert found == ["docker", "driver", "vswitch"]
+
+
+@pytest.mark.parametrize(
+    ("dns", "warns"),
+    [
+        ((), False),
+        (("169.254.53.1", "169.254.53.2"), True),
+        (("169.254.53.1", "169.254.53.2", "10.0.0.53"), False),
+    ],
+)
+def test_dockers_name_servers_are_not_ours_alone(dns: tuple[str, ...], *, warns: bool) -> None:
+    findings = list(docker_dns(Facts(FACTS.cluster, Probes(machine=Machine(dns=dns)))))
+    assert [finding.severity for finding in findings] == [Severity.WARN] * warns
 
 
 def test_every_check_is_in_the_guide() -> None:

@@ -28,6 +28,16 @@ def test_without_docker_nobody_says_that_docker_does_not_know_it() -> None:
     assert dict(network_lines(seen, seen.networks[0]))["Docker ID"] == "not known: it is silent"
 
 
+def test_without_open_vswitch_this_host_has_its_name_and_nobody_speaks_of_its_ports() -> None:
+    why = dict.fromkeys(("vswitch", "northbound", "southbound"), "it is silent")
+    whole = cluster(1, 20).snapshot
+    seen = Cluster(replace(whole, vswitch=None, northbound=None, southbound=None, missing=why))
+    endpoint = seen.endpoints[0]
+    assert dict(endpoint_lines(seen, endpoint))["container"] == f"{endpoint.container} on {whole.host}"
+    assert dict(endpoint_lines(seen, endpoint))["Open vSwitch"] == "not known: it is silent"
+    assert {network.hosts for network in seen.networks} == {(whole.host,)}
+
+
 def test_a_wrong_name_is_answered_with_containers_and_networks() -> None:
     containers = "there are api, api-1, auth, blog, cache, cache-1, cron, db, ..."
     with pytest.raises(NotFound, match=f"'wbe' on our networks: {containers}; no such network: .*shop"):

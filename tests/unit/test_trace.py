@@ -8,6 +8,7 @@ from ovn_docker.cli.trace import apart
 from ovn_docker.errors import BadRequest
 from ovn_docker.view import trace
 from ovn_docker.view.cluster import Cluster, Endpoint
+from ovn_docker.view.snapshot import Process
 from unit.clusters import cluster
 
 DROPPED_BY_ACL = """\
@@ -170,6 +171,15 @@ def test_the_address_of_a_tunnel_stands_with_the_host_that_has_it() -> None:
     ):
         way = trace.way(seen, source, target, "icmp", trace.Logical(delivered=True), None, "")
         assert [hop.what for hop in way.hops if hop.place == "tunnel"] == [says]
+
+
+def test_a_switch_that_does_not_run_drops_what_it_should_switch() -> None:
+    seen = cluster(2, 60)
+    seen = Cluster(replace(seen.snapshot, processes=(Process("ovs-vswitchd"),)))
+    web, api, *_ = (end for end in seen.endpoints if end.host == "host1" and end.network == "shop")
+    way = trace.way(seen, web, api, "icmp", trace.Logical(delivered=True), None, "")
+    assert way.hops[-1].what.startswith("ovs-vswitchd does not run")
+    assert not way.delivered
 
 
 def test_what_connects_two_containers_is_a_command_that_works_where_it_is_to_be_typed() -> None:

@@ -76,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
             print_json({"found": found})
         elif found:
             print_table([("WHAT", "", "LOGICAL SWITCH"), *map(line, found)])
+        if not found:  # as when a host name is typed that is not the system-id
+            whose = f"nothing is stored of a host with the system-id {args.host}"
+            print(f"note: {whose}; `ovn-sbctl show` has those that OVN knows", file=sys.stderr)
         if args.dry_run:
             print(f"would remove {count(found)}" if found else "nothing to change", file=people)
             return 0

@@ -3,12 +3,13 @@
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
 
 from ovn_docker.cli.arguments import describe, print_json, require_root
-from ovn_docker.errors import OvnDockerError
+from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.dot import dot
 from ovn_docker.view.gather import Sources
@@ -31,6 +32,8 @@ examples:
 """
 
 FORMATS = {"svg": svg, "html": page, "dot": dot}
+OTHERS = ("gif", "jpeg", "jpg", "pdf", "png", "ps", "webp")
+"""Endings of files that would have to be something else: Graphviz can make it."""
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -43,19 +46,25 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws."""
     require_root()
+    kind = format_of(args.format, args.output)
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.CLUSTER))
     drawn = picture(cluster)
     if args.json:
         print_json(drawn_as_json(cluster))
     else:
-        write(FORMATS[format_of(args.format, args.output)](drawn), args.output)
+        write(FORMATS[kind](drawn), args.output)
     return 1 if drawn.faults else 0
 
 
 def format_of(given: str | None, output: Path | None) -> str:
-    """The format that was named, or that the file's name means."""
+    """The format that was named, or that the file's name means. Raises BadRequest if it is none of ours."""
     suffix = output.suffix.lower().lstrip(".") if output else ""
+    if not given and suffix in OTHERS:
+        raise BadRequest(
+            f"{output} would be no {suffix}, but {', '.join(FORMATS)} is what there is; "
+            f"try: ovn-docker graph --format dot | dot -T{suffix} >{shlex.quote(str(output))}"
+        )
     return given or {"htm": "html", "gv": "dot"}.get(suffix, suffix if suffix in FORMATS else "svg")
 
 

@@ -76,7 +76,7 @@ def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str
     underlay = cluster.snapshot.underlay
     everywhere = "by this name in VMs of the project" if underlay else "by this name on every host"
     yield "in the cluster", everywhere if network.shared else "of the hosts below"
-    unknown = _docker_says(cluster, "not in this host's Docker")
+    unknown = _says(cluster, "docker", "not in this host's Docker")
     yield "Docker ID", network.id if network.here else unknown
     none = "none" if cluster.snapshot.northbound else "not known"
     yield "Neutron network" if underlay else "logical switch", network.switch or none
@@ -90,10 +90,10 @@ def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str
         yield "! differs", difference
 
 
-def _docker_says(cluster: Cluster, no: str) -> str:
-    """*no*, if Docker could be asked."""
+def _says(cluster: Cluster, part: str, no: str) -> str:
+    """*no*, if that part could be asked."""
     missing = cluster.snapshot.missing
-    return f"not known: {missing['docker']}" if "docker" in missing else no
+    return f"not known: {missing[part]}" if part in missing else no
 
 
 def endpoint_lines(cluster: Cluster, endpoint: Endpoint) -> Iterable[tuple[str, str]]:
@@ -104,14 +104,14 @@ def endpoint_lines(cluster: Cluster, endpoint: Endpoint) -> Iterable[tuple[str, 
     yield "network", endpoint.network
     yield "endpoint", endpoint.id
     yield "addresses", f"{', '.join(endpoint.addresses)}, MAC {endpoint.mac}"
-    known = endpoint.state or _docker_says(cluster, "does not know it")
+    known = endpoint.state or _says(cluster, "docker", "does not know it")
     yield "Docker", known if endpoint.here else f"asked on {endpoint.host} alone"
     yield from (
         neutron_lines(cluster, endpoint) if cluster.snapshot.cloud else ovn_lines(cluster, endpoint, port)
     )
     if endpoint.here:
         if interface is None:
-            yield "Open vSwitch", "no port"
+            yield "Open vSwitch", _says(cluster, "vswitch", "no port")
         else:
             where = f"{interface.name} on {interface.bridge}, port {interface.ofport}"
             flows = "installed" if endpoint.installed else "not installed"

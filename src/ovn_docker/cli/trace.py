@@ -139,7 +139,8 @@ def direction(
     logical = trace.read_logical(logical_text, target.id) if logical_text else None
     physical_text, physical = "", None
     interface = cluster.interfaces.get(source.id)
-    if source.here and interface and interface.ofport and interface.installed:
+    switched = cluster.snapshot.process("ovs-vswitchd").pid is not None
+    if switched and source.here and interface and interface.ofport and interface.installed:
         flow = trace.openflow(packet, source, target, reply=reply)
         physical_text = ofproto_trace(interface.bridge, flow, reply=reply)
         physical = trace.read_physical(physical_text)
@@ -158,7 +159,8 @@ def direction_in_cloud(
     """One way between virtual machines, and what Open vSwitch here said."""
     text, physical = "", None
     interface = cluster.interfaces.get(source.id)
-    if source.here and interface and interface.ofport:
+    switched = cluster.snapshot.process("ovs-vswitchd").pid is not None
+    if switched and source.here and interface and interface.ofport:
         text = ofproto_trace(
             interface.bridge, trace.openflow(packet, source, target, reply=reply), reply=reply
         )
@@ -217,7 +219,7 @@ def ovn_trace(cluster: Cluster, datapath: str, flow: str, *, reply: bool) -> str
 def ofproto_trace(bridge: str, flow: str, *, reply: bool) -> str:
     """What Open vSwitch on this host does with a packet."""
     ct = "trk,est,rpl" if reply else "trk,new"
-    return run(("ovs-appctl", "ofproto/trace", bridge, flow, *("--ct-next", ct) * 3))
+    return run(("ovs-appctl", "--timeout=10", "ofproto/trace", bridge, flow, *("--ct-next", ct) * 3))
 
 
 def detraced(cluster: Cluster, text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from uuid import NAMESPACE_DNS, uuid5
 
+from ovn_docker.model import NAMESERVERS
 from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
 
 START = ("ovn-docker", "host", "start")
@@ -51,7 +52,15 @@ def docker_version(facts: Facts) -> Iterable[Finding]:
 
 def docker_dns(facts: Facts) -> Iterable[Finding]:
     """Docker's resolver asks servers that containers reach."""
-    for server in facts.probes.machine.dns:
+    servers = facts.probes.machine.dns
+    if servers and set(servers) <= set(map(str, NAMESERVERS)):
+        yield Finding(
+            f"{_DNS} has none but OVN's servers: no name outside the cluster is found, and for what OVN does "
+            "not know, such as that a name has no IPv6 address, a container waits for seconds",
+            "name a server that containers reach as the third, and restart Docker",
+            severity=Severity.WARN,
+        )
+    for server in servers:
         try:
             loopback = ip_address(server).is_loopback
         except ValueError:

@@ -153,6 +153,11 @@ class Cluster:
         hostname = chassis.hostname if chassis else ""
         return (hostname if self._hostnames[hostname] < 2 else "") or here or system_id
 
+    @property
+    def _me(self) -> str:
+        """This host, which has a name though it has no system-id that could be read."""
+        return self.host_name(self.snapshot.system_id) or self.snapshot.host
+
     @cached_property
     def _hostnames(self) -> Counter[str]:
         return Counter(row.hostname for row in self.chassis.values())
@@ -197,10 +202,11 @@ class Cluster:
                     )
                 )
         lost = (f"Docker has it, {self.store} does not",) if northbound else ()
-        me = (self.host_name(self.snapshot.system_id),)
         on = Counter(endpoint.network for endpoint in self.docker.values())
         found += [
-            Network(one.name, one.id, "", one.subnets, None, bool(one.shared), True, me, on[one.id], lost)
+            Network(
+                one.name, one.id, "", one.subnets, None, bool(one.shared), True, (self._me,), on[one.id], lost
+            )
             for rest in of_docker.values()
             for one in rest
         ]
@@ -300,7 +306,7 @@ class Cluster:
             id=id_,
             container=name or id_[:12],
             network=self._network_name(docker, port, interface),
-            host=self.host_name(port.host if port else system_id),
+            host=self.host_name(port.host) if port else self._me,
             here=here,
             addresses=docker.addresses if docker and docker.addresses else tuple(addresses),
             mac=docker.mac if docker and docker.mac else mac,

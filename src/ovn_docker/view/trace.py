@@ -279,7 +279,10 @@ def at_port(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
     interface = cluster.interfaces.get(end.id)
     if not end.here:
         return
-    if interface is None:
+    if any(one.name == "ovs-vswitchd" and one.pid is None for one in cluster.snapshot.processes):
+        what = "ovs-vswitchd does not run, so no packet is switched here: `ovn-docker host start`"
+        yield Hop(end.host, what, passes=False)
+    elif interface is None:
         yield Hop(end.host, f"{end.container} has no port in Open vSwitch", passes=False)
     elif interface.error or interface.ofport in (None, -1):
         why = interface.error or "ovs-vswitchd has not taken it up"
