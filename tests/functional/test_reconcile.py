@@ -479,6 +479,15 @@ class TestWhatIsNoHosts:
         assert settled(host.northbound.contents()) == settled(common)
         assert host.reconciler().look_everywhere() == []
 
+    def test_an_address_that_its_driver_may_still_forget_is_not_shown(self, host: Host) -> None:
+        """It forgets one as it releases the next, which on a quiet host may be hours later."""
+        host.northbound.insert("DHCP_Options", cidr="10.0.0.9", external_ids=["map", [
+            ["ovn-docker:owner", "overlay"], ["ovn-docker:state", "released"],
+            ["ovn-docker:released", str(time.time() - 3600)],
+        ]])  # fmt: skip
+        assert host.reconciler().look_everywhere() == []
+        assert [one.kind for one in host.reconciler().repair_everywhere()] == [Kind.LEASE]
+
     def test_is_cleared_by_one_host_at_a_time(self, host: Host, common: Contents, connect: Connect) -> None:
         with connect(host.northbound).lock("ovn_docker", Deadline(5)) as mine:
             assert mine

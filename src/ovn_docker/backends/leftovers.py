@@ -52,6 +52,12 @@ from ovn_docker.model import (
 _UNUSED = 600.0
 """Seconds after which a pool without a network, or a lease without an endpoint, is nobody's."""
 
+_RESTED = 172_800.0
+"""Seconds after which a released address is one that no driver forgets; each clears such ones once a day.
+
+It forgets what was released when it releases the next one: on a quiet host that may be long after.
+"""
+
 _LATELY = 3600.0
 """Seconds for which what belongs to no host is not looked at again."""
 
@@ -127,9 +133,9 @@ class Leftovers:
     def common(self, chassis: Chassis, deadline: Deadline) -> list[Difference]:
         """Addresses that were released long ago, resolvers without a switch, networks that no host has.
 
-        As many rows as there are networks, and addresses whose driver ended within a minute of their release.
+        As many rows as there are networks, and addresses that their drivers have not forgotten yet.
         """
-        return [difference for difference, _ in _common(self._connect(chassis), deadline)]
+        return [difference for difference, _ in _common(self._connect(chassis), deadline, _RESTED)]
 
     def clear_common(self, chassis: Chassis, deadline: Deadline, *, unless_lately: bool) -> list[Difference]:
         """Delete that, holding the lock; every transaction asserts it."""
@@ -140,7 +146,7 @@ class Leftovers:
         with database.lock(_LOCK, deadline) as locked:
             if locked is None or (unless_lately and _cleared_lately(database, deadline)):
                 return []
-            for difference, operations in _common(database, deadline):
+            for difference, operations in _common(database, deadline, _UNUSED):
                 if _done(locked, *operations, deadline=deadline):
                     cleared.append(difference)
             locked.transact(_cleared_now(), deadline=deadline)
@@ -179,8 +185,10 @@ def _stray(row: Row, there: set[str]) -> Difference | None:
     return Difference(kind, what, place, since(old), why, "delete it", row_and_version, ids.get(ENDPOINT, ""))
 
 
-def _common(database: Database, deadline: Deadline) -> list[tuple[Difference, list[ovsdb.Operation]]]:
-    """What belongs to no host and to nothing, and what deletes it."""
+def _common(
+    database: Database, deadline: Deadline, rested: float
+) -> list[tuple[Difference, list[ovsdb.Operation]]]:
+    """What belongs to no host and to nothing, addresses after *rested* seconds; and what deletes it."""
     released, routers, switches, notes = database.transact(
         ovsdb.select("DHCP_Options", has("external_ids", {**OURS, STATE: "released"}),
                      columns=["_uuid", "_version", "cidr", "external_ids"]),
@@ -189,7 +197,7 @@ def _common(database: Database, deadline: Deadline) -> list[tuple[Difference, li
         ovsdb.select("DHCP_Options", has("external_ids", {**OURS, **NOTE}), columns=["external_ids"]),
         deadline=deadline,
     )  # fmt: skip
-    found = [*_released(released)]
+    found = [*_released(released, rested)]
     there = {row["_uuid"] for row in switches}
     for row in routers:
         switch = row["name"].removeprefix("resolver-")
@@ -210,12 +218,12 @@ def _common(database: Database, deadline: Deadline) -> list[tuple[Difference, li
     return found
 
 
-def _released(rows: Iterable[Row]) -> Iterable[tuple[Difference, list[ovsdb.Operation]]]:
+def _released(rows: Iterable[Row], rested: float) -> Iterable[tuple[Difference, list[ovsdb.Operation]]]:
     for row in rows:
         ids = row["external_ids"]
         with contextlib.suppress(ValueError):
             released = float(ids.get(RELEASED, "0"))
-            if time.time() - released > _UNUSED:
+            if time.time() - released > rested:
                 unchanged = ["_version", "==", ovsdb.encode(Reference(row["_version"]))]
                 what = Difference(
                     Kind.LEASE,
