@@ -42,7 +42,8 @@ else
 fi
 
 say "Create a logical switch"
-NID=$(create_network foo 192.168.1.0/24) || fail "the network could not be created; see \`ovn-docker host status\`"
+NID=$(create_network foo 192.168.1.0/24) ||
+    fail "the network could not be created; see \`.venv/bin/ovn-docker doctor\`"
 echo "NID=$NID"
 
 say "Create a logical port: run two containers"
@@ -54,7 +55,7 @@ run_container busybox2 || fail "Docker says above why; so may /var/log/openvswit
 
 say "Ping one from the other"
 peer=$(docker inspect --format '{{.NetworkSettings.Networks.foo.IPAddress}}' busybox2)
-show docker exec busybox ping -c 3 "$peer" || fail "no answer from $peer; see \`ovn-docker host status\`"
+show docker exec busybox ping -c 3 "$peer" || fail "no answer from $peer; see \`.venv/bin/ovn-docker doctor\`"
 
 say "List all logical switches"
 show docker network ls
@@ -80,6 +81,7 @@ cat <<END
 Ready. Containers busybox and busybox2 are on network foo; make your own:
     docker network create -d openvswitch --subnet=192.168.3.0/24 mine
     docker run -it --rm --net=mine busybox
-See what runs:   .venv/bin/ovn-docker host status
+See what runs:   .venv/bin/ovn-docker status
+Is all well?     .venv/bin/ovn-docker doctor
 Undo it all:     make stop
 END
