@@ -629,6 +629,14 @@ network:
 # What cannot be meant
 
 
+def test_the_bridge_of_ovn_controller_is_not_taken(crowded: Vm) -> None:
+    of_ovn = ("Open_vSwitch", ".", "external_ids")
+    crowded.out("ovs-vsctl", "set", *of_ovn[:2], "external_ids:ovn-remote=tcp:10.7.0.9:6642")
+    code, said = crowded.refuses("underlay", "bridge", "--interface", "eth0", "--bridge", "br-int")
+    crowded.out("ovs-vsctl", "remove", *of_ovn, "ovn-remote")
+    assert (code, "br-int is ovn-controller's own" in said) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("interface", "bridge", "code", "words"),
     [

@@ -54,7 +54,12 @@ def describe(parser: argparse.ArgumentParser, text: str, run: Callable[[argparse
 
 
 def print_json(what: object) -> None:
-    """Prints dataclasses, and collections of them, as JSON: tuples are lists, sets are sorted lists."""
+    """Prints it as JSON."""
+    print(as_json(what))
+
+
+def as_json(what: object) -> str:
+    """Dataclasses, and collections of them, as JSON: tuples are lists, sets are sorted lists."""
 
     def plain(value: Any) -> Any:
         if is_dataclass(value) and not isinstance(value, type):
@@ -63,7 +68,7 @@ def print_json(what: object) -> None:
             return sorted(value)
         return str(value)
 
-    print(json.dumps(what, default=plain, indent=2))
+    return json.dumps(what, default=plain, indent=2)
 
 
 def add_tls_files(parser: argparse.ArgumentParser, whose: str, **tls: Any) -> None:

@@ -144,6 +144,7 @@ def still_listed(host: str, northbound: Database, southbound: Database) -> bool:
 
 def confirmed(what: str) -> bool:
     """Whether the user says yes; without a user it is no. Asks on standard error: the output may be JSON."""
+    sys.stdout.flush()  # what is asked for stands there
     print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline() if sys.stdin else ""  # closed by the shell: <&-
     if not answer.endswith("\n"):

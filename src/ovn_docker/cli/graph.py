@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ovn_docker.cli.arguments import describe, print_json, require_root
+from ovn_docker.cli.arguments import as_json, describe, require_root
 from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.dot import dot
@@ -46,14 +46,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws."""
     require_root()
-    kind = format_of(args.format, args.output)
+    kind = "" if args.json else format_of(args.format, args.output)
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.CLUSTER))
     drawn = picture(cluster)
-    if args.json:
-        print_json(drawn_as_json(cluster))
-    else:
-        write(FORMATS[kind](drawn), args.output)
+    write(FORMATS[kind](drawn) if kind else f"{as_json(drawn_as_json(cluster))}\n", args.output)
     return 1 if drawn.faults else 0
 
 

@@ -235,6 +235,11 @@ def require_usable(args: argparse.Namespace, link: dict[str, Any]) -> None:
     bridges = run((*VSCTL, "list-br")).split()
     if name in bridges:
         raise BadRequest(f"--interface {name} is an Open vSwitch bridge; give the interface that it is for")
+    ids = setup.open_vswitch("external_ids")["external_ids"]
+    if "ovn-remote" in ids and args.bridge == ids.get("ovn-bridge", "br-int") and not args.undo:
+        raise BadRequest(
+            f"--bridge {args.bridge} is ovn-controller's own: it would cut {name} off; take another"
+        )
     master = link.get("master")
     if master not in {None, "ovs-system"}:
         raise Conflict(f"{name} is a part of {master}; give that one, or `ip link set {name} nomaster` first")

@@ -300,7 +300,7 @@ def controller_connected(facts: Facts) -> Iterable[Finding]:
     elif said != "connected":
         yield Finding(
             f"ovn-controller is {said} to the southbound database, which answers us",
-            "see /var/log/ovn/ovn-controller.log; restart it",
+            "it tries again within 8 s; if it stays so, see /var/log/ovn/ovn-controller.log, and restart it",
             (("ovn-docker", "host", "stop"), START),
         )
 
