@@ -6,7 +6,7 @@ import pytest
 
 from ovn_docker.cli.inspect import endpoint_lines, find, network_lines
 from ovn_docker.errors import NotFound
-from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.cluster import Cluster, Network
 from unit.clusters import cluster
 
 REASONS = {"northbound": "cannot reach it", "southbound": "nor it"}
@@ -36,6 +36,18 @@ def test_without_open_vswitch_this_host_has_its_name_and_nobody_speaks_of_its_po
     assert dict(endpoint_lines(seen, endpoint))["container"] == f"{endpoint.container} on {whole.host}"
     assert dict(endpoint_lines(seen, endpoint))["Open vSwitch"] == "not known: it is silent"
     assert {network.hosts for network in seen.networks} == {(whole.host,)}
+
+
+def test_a_network_that_was_removed_elsewhere_is_not_there_on_every_host() -> None:
+    whole = cluster(2, 20).snapshot
+    assert whole.northbound
+    switches = tuple(
+        replace(one, ids={**one.ids, "ovn-docker:removed": "host2"}) for one in whole.northbound.switches
+    )
+    seen = Cluster(replace(whole, northbound=replace(whole.northbound, switches=switches)))
+    (shop,) = find(seen, "shop")
+    assert isinstance(shop, Network)
+    assert dict(network_lines(seen, shop))["in the cluster"].startswith("removed on host2: ")
 
 
 def test_a_wrong_name_is_answered_with_containers_and_networks() -> None:
