@@ -751,9 +751,10 @@ def test_a_guard_whose_mover_is_dead_ends_nobody_else(static: Vm) -> None:
     static.changes(*BRIDGE)
     guard = " ".join((*OVN_DOCKER, "underlay", "guard", "/run/ovn-docker/journal", "60"))
     journal = (
-        "from ovn_docker.cli.underlay import *; journal = Journal('eth0', 'breth0', True, "
-        "uplink.read('breth0'), []); STATE.mkdir(exist_ok=True); journal.write(); "
-        "journal_path('eth0').rename(STATE / 'journal')"
+        "from ovn_docker.cli import guard, uplink; from ovn_docker.cli.bridge import Journal; "
+        "guard.STATE.mkdir(exist_ok=True); "
+        "guard.write(Journal('eth0', 'breth0', True, uplink.read('breth0'), [])); "
+        "guard.journal_path('eth0').rename(guard.STATE / 'journal')"
     )
     static.out(OVN_DOCKER[0], "-c", journal)
     assert static.out("sh", "-c", f"{guard} </dev/null >/dev/null; echo alive") == "alive"

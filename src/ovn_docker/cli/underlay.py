@@ -1,41 +1,23 @@
 """``ovn-docker underlay``: a virtual machine of a cloud whose containers are on the cloud's networks.
 
-``bridge`` is the second step of OVN's guide, done safely: the operator is often logged in over the very
-interface that is moved. Before the first change the state is written to a file, the journal, and a *guard* is
-started, a process of its own: if the journal is still there when this process ends, however it ends, the
-guard restores what is in it.
+``bridge`` is the second step of OVN's guide, done safely: what is moved is put back unless it proves good.
 """
 
 import argparse
-import fcntl
-import json
-import os
-import select
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ovn_docker.cli import clients, persistence, setup, uplink
+from ovn_docker.cli import clients, guard, persistence, reach, setup, uplink
 from ovn_docker.cli.arguments import add_command, address, require_root
-from ovn_docker.cli.clients import Client
+from ovn_docker.cli.bridge import VSCTL, Careful, Journal, Salvage, bridge_of, made_for, perform, restore
 from ovn_docker.cli.host import vswitch_running
-from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, run
-from ovn_docker.cli.uplink import Uplink
+from ovn_docker.cli.steps import require, run
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.model import HOST_LINK
-
-STATE = Path("/run/ovn-docker")
-VSCTL = ("ovs-vsctl", "--timeout=10")
-MADE_FOR = "ovn-docker:interface"
-"""Key in external_ids of a bridge that we made: the interface that it was made for."""
 
 BASELINE = 2.0
 """Seconds that a host has to answer before anything is changed."""
@@ -70,7 +52,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     hidden = commands.add_parser("guard")
     hidden.add_argument("journal", type=Path)
     hidden.add_argument("patience", type=float)
-    hidden.set_defaults(run=guard)
+    hidden.set_defaults(run=guard.watch)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,64 +110,6 @@ def seconds(text: str) -> float:
     return value
 
 
-class Careful(Steps):
-    """Steps that go on when nobody reads what they say: the terminal may be gone."""
-
-    def note(self, what: str, command: str) -> None:
-        """Says a change."""
-        with suppress(OSError):
-            super().note(what, command)
-
-
-class Salvage(Careful):
-    """Steps of a restoration: one that fails does not keep the others from being done."""
-
-    def __init__(self, *, dry_run: bool = False) -> None:
-        super().__init__(dry_run=dry_run)
-        self.failures: list[str] = []
-
-    def change(self, what: str, *argv: str) -> None:
-        """Does what it can."""
-        try:
-            super().change(what, *argv)
-        except OvnDockerError as error:
-            self.failures.append(str(error))
-
-
-@dataclass(frozen=True)
-class Journal:
-    """What has to be on the interface when the bridge is gone."""
-
-    interface: str
-    bridge: str
-    ours: bool
-    """Whether the bridge was made by us, and goes."""
-    uplink: Uplink
-    clients: list[Client]
-
-    def write(self) -> None:
-        """Returns when it is where the guard finds it."""
-        path = journal_path(self.interface)
-        unfinished = path.with_suffix(".new")
-        unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        unfinished.replace(path)
-
-    @classmethod
-    def read(cls, path: Path) -> "Journal":
-        """Raises OSError, ValueError, TypeError or KeyError when there is none that can be used."""
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        known = {
-            "uplink": Uplink(**fields["uplink"]),
-            "clients": [Client(**one) for one in fields["clients"]],
-        }
-        return cls(**(fields | known))
-
-
-def journal_path(interface: str) -> Path:
-    """Where the journal of a move in progress is; it goes with a reboot, as addresses and routes do."""
-    return STATE / f"underlay-{interface}.json"
-
-
 def bridge(args: argparse.Namespace) -> int:
     """Moves the interface, or does what was asked for instead."""
     require_root()
@@ -202,12 +126,12 @@ def bridge(args: argparse.Namespace) -> int:
         return persist(args, link)
     if args.dry_run:
         return undo(args) if args.undo else move(args, link)
-    with lock(args.interface) as held:
+    with guard.lock(args.interface) as held:
         with suppress(FileNotFoundError):
-            left = Journal.read(journal_path(args.interface))
+            left = guard.read(guard.journal_path(args.interface))
             print(f"an earlier move of {args.interface} was cut off; putting back what it had")
-            put_back(left)
-        confirmation_path(args.interface).unlink(missing_ok=True)
+            guard.put_back(left)
+        guard.confirmation_path(args.interface).unlink(missing_ok=True)
         return undo(args, held) if args.undo else move(args, uplink.description(args.interface), held)
 
 
@@ -250,52 +174,10 @@ def require_usable(args: argparse.Namespace, link: dict[str, Any]) -> None:
         raise Conflict(f"--bridge {args.bridge}: a link of that name exists that is no Open vSwitch bridge")
     if args.bridge in bridges and owner is None and not (args.undo or args.persistent):
         taken = [words[1] for words in uplink.read(args.bridge).addresses if "link" not in words]
-        if taken and not journal_path(name).exists():
+        if taken and not guard.journal_path(name).exists():
             raise Conflict(
                 f"--bridge {args.bridge} has addresses of its own ({', '.join(taken)}); take another"
             )
-
-
-def bridge_of(port: str) -> str | None:
-    """The Open vSwitch bridge that has the port, if any."""
-    try:
-        return run((*VSCTL, "port-to-br", port)).strip()
-    except StepFailed:
-        return None
-
-
-def made_for(name: str) -> str:
-    """The interface that we made a bridge for; empty for bridges of others and those that are not there."""
-    try:
-        value = run((*VSCTL, "--if-exists", "get", "Bridge", name, f'external_ids:"{MADE_FOR}"'))
-    except StepFailed:
-        return ""
-    return value.strip().strip('"')
-
-
-@contextmanager
-def lock(interface: str) -> Iterator[int]:
-    """Be the only one at work on an interface; the guard holds the lock too, as long as it lives.
-
-    Raises:
-        Conflict: somebody else is.
-
-    """
-    STATE.mkdir(mode=0o755, exist_ok=True)
-    held = os.open(STATE / f"underlay-{interface}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(
-                f"a move of {interface} is under way, or is being put back; wait a minute, or add --confirm"
-            ) from None
-        yield held
-    finally:
-        os.close(held)
-
-
-# The move
 
 
 def move(args: argparse.Namespace, link: dict[str, Any], held: int | None = None) -> int:
@@ -315,7 +197,7 @@ def move(args: argparse.Namespace, link: dict[str, Any], held: int | None = None
         advise(args)
         return 0
     wanted = reachable_before(args, journal, attached=attached)
-    with guarded(journal, held, GUARD + args.timeout):
+    with guard.guarded(journal, held, GUARD + args.timeout):
         perform(steps, journal, link, datapath, attached=attached)
         if not (args.yes or proven(args, wanted)):
             raise Unavailable(
@@ -324,96 +206,6 @@ def move(args: argparse.Namespace, link: dict[str, Any], held: int | None = None
             )
     advise(args)
     return 0
-
-
-def perform(steps: Steps, journal: Journal, link: dict[str, Any], datapath: str, *, attached: bool) -> None:
-    """The steps of the move.
-
-    The host answers on its addresses all the time: they are on the bridge before packets come in there, and
-    stay on the interface until the routes lead over the bridge.
-    """
-    name, bridge, had = journal.interface, journal.bridge, journal.uplink
-    bare = any(client.wants_bare_link for client in journal.clients)
-    early = [words for words in had.addresses if words[0] == "-6" or not bare]
-    if not attached or uplink.description(bridge)["address"] != link["address"]:
-        make_bridge(steps, journal, link, datapath)
-    if not attached:
-        uplink.set_sysctls(steps, had.sysctls, bridge, None if uplink.exists(bridge) else "default")
-    # The kernel gives a link that comes up a link-local address, after looking whether others have it.
-    local = [words for words in had.addresses if words[0] == "-6" and "link" in words]
-    uplink.add_addresses(steps, replace(had, addresses=local), bridge)
-    if not uplink.is_up(bridge):
-        steps.change(f"set {bridge} up", "ip", "link", "set", "dev", bridge, "up")
-    rest = [words for words in early if words not in local]
-    uplink.add_addresses(steps, replace(had, addresses=rest), bridge)
-    for client in journal.clients:
-        clients.stop(steps, client, name)
-    if not attached:
-        add_port(steps, journal)
-    for client in journal.clients:
-        clients.start(steps, client, name, bridge)
-    # Of a DHCP client nothing is missing by now; its copies would outlive its lease.
-    late = [words for words in had.addresses if not steps.dry_run or words not in early]
-    uplink.add_addresses(steps, replace(had, addresses=late), bridge)
-    uplink.add_routes(steps, had, bridge)
-    uplink.remove_all(steps, had, name)
-    uplink.silence(steps, name)
-    move_dns(steps, name, bridge)
-
-
-def make_bridge(steps: Steps, journal: Journal, link: dict[str, Any], datapath: str) -> None:
-    """Make the bridge, with the MAC and MTU of the interface; one that is there keeps its settings."""
-    mac, bridge = link["address"], journal.bridge
-    settings = [f'other_config:hwaddr="{mac}"']
-    if journal.ours:
-        settings += [f"datapath_type={datapath}", f'external_ids:"{MADE_FOR}"={journal.interface}']
-    steps.change(
-        f"make bridge {bridge}",
-        *VSCTL, "--may-exist", "add-br", bridge, "--", "set", "Bridge", bridge, *settings,
-        "--", "set", "Interface", bridge, f"mtu_request={link['mtu']}",
-    )  # fmt: skip
-    steps.wait(
-        f"the link {bridge}",
-        lambda: uplink.exists(bridge) and uplink.description(bridge)["address"] == mac,
-        seconds=10,
-        hint="see /var/log/openvswitch/ovs-vswitchd.log",
-    )
-
-
-def add_port(steps: Steps, journal: Journal) -> None:
-    """Make the interface the bridge's port: from now on its packets come in on the bridge.
-
-    Raises:
-        StepFailed: Open vSwitch cannot take it.
-
-    """
-    name = journal.interface
-    # Where the distribution clears transient ports at boot, a machine on which this is not made persistent
-    # starts as it did before (ovs-ctl(8), delete-transient-ports).
-    steps.change(
-        f"make {name} a port of {journal.bridge}",
-        *VSCTL, "--may-exist", "add-port", journal.bridge, name, "--", "set", "Port", name,
-        "other_config:transient=true",
-    )  # fmt: skip
-    if not steps.dry_run:
-        problem = run((*VSCTL, "--if-exists", "get", "Interface", name, "error")).strip()
-        if problem not in {"", "[]"}:
-            raise StepFailed(f"Open vSwitch cannot take {name} as a port: {problem}")
-
-
-def move_dns(steps: Steps, old: str, new: str) -> None:
-    """What systemd-resolved knows for the interface; systemd-networkd brings its own (resolvectl(1))."""
-    for what in ("dns", "domain"):
-        try:
-            values = run(("resolvectl", what, old)).partition("):")[2].split()
-        except OvnDockerError:
-            return  # no systemd-resolved: /etc/resolv.conf belongs to no interface
-        if values:
-            with suppress(StepFailed):  # systemd-networkd has set it
-                steps.change(f"let {new} have the {what} settings of {old}", "resolvectl", what, new, *values)
-
-
-# Proof, and the way back
 
 
 def reachable_before(args: argparse.Namespace, journal: Journal, *, attached: bool) -> set[str]:
@@ -426,19 +218,19 @@ def reachable_before(args: argparse.Namespace, journal: Journal, *, attached: bo
     name = args.interface
     if args.reach:
         asked = {str(ip) for ip in args.reach}
-        silent = asked - uplink.answering(asked, name, BASELINE) if not attached else set()
+        silent = asked - reach.answering(asked, name, BASELINE) if not attached else set()
         if silent:
             raise Unavailable(
                 f"--reach {', '.join(sorted(silent))} does not answer on {name} as it is; nothing was changed"
             )
         return asked
-    usual = set(uplink.gateways(journal.uplink))
-    session = uplink.remote_of_session()
-    if session and "%" not in session and uplink.goes_through(session, name):
+    usual = set(reach.gateways(journal.uplink))
+    session = reach.remote_of_session()
+    if session and "%" not in session and reach.goes_through(session, name):
         usual.add(session)
-    usual = usual or set(uplink.neighbours(name))
+    usual = usual or set(reach.neighbours(name))
     usual = {target for target in usual if ip_address(target)}
-    return usual if attached else uplink.answering(usual, name, BASELINE)
+    return usual if attached else reach.answering(usual, name, BASELINE)
 
 
 def proven(args: argparse.Namespace, wanted: set[str]) -> bool:
@@ -454,11 +246,11 @@ def proven(args: argparse.Namespace, wanted: set[str]) -> bool:
             )
     end = time.monotonic() + args.timeout
     while time.monotonic() < end:
-        if confirmation_path(args.interface).exists():
+        if guard.confirmation_path(args.interface).exists():
             return True
         if wanted:
             with suppress(OvnDockerError):
-                if uplink.answering(wanted, args.bridge, 1) == wanted:
+                if reach.answering(wanted, args.bridge, 1) == wanted:
                     with suppress(OSError):
                         print(f"{', '.join(sorted(wanted))} answered through {args.bridge}", flush=True)
                     return True
@@ -466,170 +258,15 @@ def proven(args: argparse.Namespace, wanted: set[str]) -> bool:
     return False
 
 
-def confirmation_path(interface: str) -> Path:
-    """The file that says yes."""
-    return STATE / f"underlay-{interface}.confirmed"
-
-
 def confirm(args: argparse.Namespace) -> int:
     """Keeps a move that waits for it."""
-    if not journal_path(args.interface).exists():
+    if not guard.journal_path(args.interface).exists():
         raise Conflict(
             f"no move of {args.interface} waits for a confirmation; it is kept or put back already"
         )
-    confirmation_path(args.interface).touch()
+    guard.confirmation_path(args.interface).touch()
     print(f"confirmed: {args.interface} stays in {args.bridge}")
     return 0
-
-
-@contextmanager
-def guarded(journal: Journal, held: int, patience: float) -> Iterator[None]:
-    """Whatever happens inside, the host has a network afterwards: kept as it is at the end, or put back.
-
-    It may take *patience* seconds.
-
-    While it lasts, the end of the session (SIGHUP) does not end this process.
-    """
-    journal.write()
-    try:
-        protection, lifeline = start_guard(journal, held, patience)
-    except BaseException:
-        journal_path(journal.interface).unlink(missing_ok=True)
-        raise
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        try:
-            yield
-        except BaseException as error:
-            with suppress(OSError):
-                print(f"putting back what {journal.interface} had: {_cause(error)}", flush=True)
-            put_back(journal)
-            raise
-        journal_path(journal.interface).unlink(missing_ok=True)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(lifeline)
-        protection.wait()
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise OvnDockerError("terminated; all is as it was before")
-
-
-def _cause(error: BaseException) -> str:
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-
-
-def start_guard(journal: Journal, held: int, patience: float) -> tuple["subprocess.Popen[bytes]", int]:
-    """Start the process that puts everything back should this one die: it watches a pipe, the lifeline.
-
-    It is in a session of its own, and where systemd runs the machine in a scope of its own: logind may end
-    all processes of a login session (logind.conf(5), KillUserProcesses).
-    Raises Unavailable if it does not start.
-    """
-    scope = ["systemd-run", "--scope", "--collect", "--quiet"] if booted_with_systemd() else []
-    argv = [sys.executable, "-m", "ovn_docker.cli.main", "underlay", "guard"]
-    watched, lifeline = os.pipe()
-    ready, answer = os.pipe()
-    with (STATE / f"underlay-{journal.interface}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*scope, *argv, str(journal_path(journal.interface)), str(patience)],
-            stdin=watched,
-            stdout=answer,
-            stderr=log,
-            pass_fds=[held],
-            start_new_session=True,
-        )
-    os.close(watched)
-    os.close(answer)
-    with os.fdopen(ready, "rb") as said:
-        if said.readline() == b"ready\n":
-            return process, lifeline
-    os.close(lifeline)
-    raise Unavailable(f"the guard of this move did not start, so nothing was changed; see {log.name}")
-
-
-def guard(args: argparse.Namespace) -> int:
-    """Waits for the end of its parent, or loses patience with it; then restores, if there is a journal."""
-    parent = os.pidfd_open(os.getppid())
-    journal = Journal.read(args.journal)
-    os.write(1, b"ready\n")
-    os.dup2(2, 1)
-    over, _, _ = select.select([0], [], [], args.patience)
-    if args.journal.exists():
-        if not over:  # it hangs; if it is over, it is dead, and whoever is our parent by now is somebody else
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(parent, signal.SIGKILL)
-        put_back(journal)
-    return 0
-
-
-def put_back(journal: Journal) -> None:
-    """Restores what the journal says, as far as it can, and forgets it."""
-    steps = Salvage()
-    restore(steps, journal)
-    journal_path(journal.interface).unlink(missing_ok=True)
-    for failure in steps.failures:
-        print(f"warning: {failure}", file=sys.stderr, flush=True)
-
-
-def restore(steps: Salvage, journal: Journal) -> None:
-    """The steps back; each may have been done already, and none depends on that another one worked."""
-    name, bridge, had = journal.interface, journal.bridge, journal.uplink
-    on_bridge = running(steps, bridge) if uplink.exists(bridge) else []
-    for client in on_bridge:
-        clients.stop(steps, client, bridge)
-    if any(client.wants_bare_link for client in journal.clients):
-        # A client that finds its address does not renew its lifetime; it removes it when the lease ends.
-        had = replace(had, addresses=[_without_lifetime(words) for words in had.addresses])
-    salvage(steps, lambda: uplink.set_sysctls(steps, uplink.speech(had.sysctls), name))
-    steps.change(f"set {name} up", "ip", "link", "set", "dev", name, "up")
-    salvage(steps, lambda: uplink.add_addresses(steps, had, name))
-    salvage(steps, lambda: uplink.add_routes(steps, had, name))
-    salvage(steps, lambda: move_dns(steps, bridge, name))
-    if journal.ours:
-        steps.change(f"remove bridge {bridge}", *VSCTL, "--if-exists", "del-br", bridge)
-        salvage(steps, lambda: uplink.remove_rules(steps, had, bridge))
-    else:
-        if bridge_of(name) == bridge:
-            steps.change(f"take {name} out of {bridge}", *VSCTL, "--if-exists", "del-port", bridge, name)
-        if uplink.exists(bridge):
-            salvage(steps, lambda: uplink.remove_all(steps, had, bridge))
-    there = {client.program for client in running(steps, name)}
-    for client in journal.clients:
-        if client.program not in there or client.program == "systemd-networkd":
-            salvage(steps, partial(clients.start, steps, client, bridge, name, back=True))
-    if journal.clients:
-        salvage(steps, lambda: uplink.add_addresses(steps, had, name))
-        salvage(steps, lambda: uplink.add_routes(steps, had, name))
-
-
-def salvage(steps: Salvage, act: Callable[[], None]) -> None:
-    """Do it; what goes wrong is said at the end."""
-    try:
-        act()
-    except OvnDockerError as error:
-        steps.failures.append(str(error))
-
-
-def running(steps: Salvage, link: str) -> list[Client]:
-    """The clients on a link, as far as they can be found."""
-    found: list[Client] = []
-    salvage(steps, lambda: found.extend(clients.running_on(link)))
-    return found
-
-
-def _without_lifetime(words: list[str]) -> list[str]:
-    if words[0] == "-6" or "valid_lft" not in words:
-        return words
-    at = words.index("valid_lft")
-    return words[:at] + words[at + 4 :]
-
-
-# What may be asked for instead
 
 
 def undo(args: argparse.Namespace, held: int | None = None) -> int:
@@ -654,7 +291,7 @@ def undo(args: argparse.Namespace, held: int | None = None) -> int:
     if held is None:
         restore(steps, journal)
         return steps.finish()
-    with guarded(journal, held, GUARD):
+    with guard.guarded(journal, held, GUARD):
         restore(steps, journal)
     if steps.failures:
         raise OvnDockerError(f"{name} is out of {bridge}, but: {'; '.join(steps.failures)}")
