@@ -19,6 +19,7 @@ from ovn_docker.host.ping import Echo, answered, in_namespace
 from ovn_docker.model import Chassis, NetworkId, host_link, row_uuid
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Places, Sources
+from ovn_docker.view.probes import probe
 from ovn_docker.view.snapshot import Scope, Snapshot
 
 OTHER = NetworkId("b" * 64)
@@ -137,6 +138,15 @@ def test_a_setting_that_is_no_address_is_told(host: Host, sources: Sources) -> N
     missing = sources.gather(Scope.HOST).missing
     assert "'nonsense' is no database address" in missing["northbound"]
     assert "cannot reach OVN_Southbound at tcp:127.0.0.1:1: Connection refused" in missing["southbound"]
+
+
+def test_a_tunnel_address_that_is_none_is_passed_over(sources: Sources, southbound: OvsdbServer) -> None:
+    """ovn-controller writes down whatever ovn-encap-ip says on its host."""
+    of_host2, row = [["ip", "==", "10.0.0.2"]], {"ip": "host2.example"}
+    southbound.transact({"op": "update", "table": "Encap", "where": of_host2, "row": row})
+    found = probe(sources, Cluster(sources.gather(Scope.NETWORKS)))
+    assert found.sync is not None
+    assert found.paths == {}
 
 
 def test_containers_are_found_by_what_people_call_them(

@@ -10,7 +10,7 @@ from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Facts
 from ovn_docker.view.machine import Certificate
 from ovn_docker.view.probes import HostPath, Pair, Probes
-from ovn_docker.view.snapshot import DockerNetwork, Link, Snapshot
+from ovn_docker.view.snapshot import DockerNetwork, Encap, Link, Snapshot
 from unit.clusters import cluster
 
 
@@ -39,6 +39,25 @@ def test_an_interface_is_moved_into_a_bridge_with_its_addresses() -> None:
     (command,) = found.commands
     args = parsed(command)
     assert (args.interface, args.bridge, args.datapath) == ("eth0", "breth0", "netdev")
+
+
+def test_a_tunnel_address_is_proposed_though_another_host_has_none() -> None:
+    """ovn-controller writes down whatever ovn-encap-ip says on its host."""
+    seen = cluster(3, 0)
+    assert seen.snapshot.vswitch
+    assert seen.snapshot.southbound
+    here, other, broken = seen.snapshot.southbound.chassis
+    broken = replace(broken, encaps=(Encap("geneve", "host3.example"),))
+    link = Link("eth0", 1500, up=True, carrier=True, addresses=("172.31.0.1", "10.0.0.1"))
+    (found,) = check_host.encap_ip(
+        facts(
+            seen,
+            southbound=replace(seen.snapshot.southbound, chassis=(here, other, broken)),
+            vswitch=replace(seen.snapshot.vswitch, ids={"system-id": "host1", "ovn-encap-ip": "10.0.0.9"}),
+            links=(link,),
+        )
+    )
+    assert found.commands == (check_host.set_external_id("ovn-encap-ip", "10.0.0.1"),)
 
 
 def test_a_rule_of_the_firewall_is_deleted_as_it_is() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ovn_docker.cli.trace import apart
-from ovn_docker.errors import BadRequest
+from ovn_docker.errors import BadRequest, NotFound
 from ovn_docker.view import trace
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.snapshot import Process
@@ -195,3 +195,9 @@ def test_what_connects_two_containers_is_a_command_that_works_where_it_is_to_be_
     assert said(alone, db).endswith("; connect both with a network that host1 and host2 have")
     same = replace(db, network="lab")
     assert said(alone, same).startswith("web is on lab of host1, db on another network lab of host2, and ")
+
+
+def test_what_is_no_address_is_not_traced() -> None:
+    """``ovn-nbctl lsp-set-addresses`` takes the word dynamic too."""
+    with pytest.raises(NotFound, match="no addresses of one IP version"):
+        trace.addresses(A, end("cc" * 32, "02:42:0a:01:00:04", "dynamic"))

@@ -8,6 +8,7 @@ from uuid import NAMESPACE_DNS, uuid5
 
 from ovn_docker.model import NAMESERVERS
 from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
+from ovn_docker.view.snapshot import ip_version
 
 START = ("ovn-docker", "host", "start")
 SETUP = "`ovn-docker host setup` sets all of the guide's settings"
@@ -368,7 +369,7 @@ def _likely(facts: Facts, own: list[str]) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    return ip_address(one).version == ip_address(other).version
+    return ip_version(one) == ip_version(other)
 
 
 def _number(address: str) -> int:

@@ -22,7 +22,7 @@ from ovn_docker.model import EndpointId, host_link, tunnel_overhead
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources
 from ovn_docker.view.machine import Certificate, Machine, certificates, firewall, look
-from ovn_docker.view.snapshot import Snapshot
+from ovn_docker.view.snapshot import Snapshot, ip_version
 
 SMALL = 100
 """Bytes of a packet that fits everywhere."""
@@ -249,7 +249,7 @@ def _paths(cluster: Cluster) -> dict[str, HostPath]:
         for host in cluster.hosts
         if not host.here
         for encap in cluster.chassis[host.system_id].encaps
-        if _version(encap.ip) == version
+        if ip_version(encap.ip) == version
     }
     size = largest_outer(cluster)
     small = {name: Echo(ip, SMALL, source) for name, ip in targets.items()}
@@ -331,7 +331,7 @@ def _pairs(cluster: Cluster, pids: Mapping[str, int], silent: Iterable[str]) -> 
     asked: dict[str, dict[str, tuple[Endpoint, Endpoint]]] = defaultdict(dict)
     for host, there in theirs.items():
         here = ours[there.switch]
-        if set(map(_version, here.addresses)) & set(map(_version, there.addresses)):
+        if _versions(here) & _versions(there):
             asked[here.id][host] = (here, there)
     found: dict[str, Pair] = {}
     for id_, pairs in asked.items():
@@ -342,9 +342,9 @@ def _pairs(cluster: Cluster, pids: Mapping[str, int], silent: Iterable[str]) -> 
 
 
 def _ping_pairs(pid: int, mtu: int, pairs: Mapping[str, tuple[Endpoint, Endpoint]]) -> dict[str, Pair]:
-    versions = {_version(address) for here, _ in pairs.values() for address in here.addresses}
+    versions = {version for here, _ in pairs.values() for version in _versions(here)}
     target = {
-        host: next(address for address in there.addresses if _version(address) in versions)
+        host: next(address for address in there.addresses if ip_version(address) in versions)
         for host, (_, there) in pairs.items()
     }
     echoes = [Echo(ip, size) for ip in target.values() for size in (SMALL, mtu)]
@@ -359,6 +359,10 @@ def _ping_pairs(pid: int, mtu: int, pairs: Mapping[str, tuple[Endpoint, Endpoint
     }  # fmt: skip
 
 
+def _versions(endpoint: Endpoint) -> set[int]:
+    return set(map(ip_version, endpoint.addresses)) - {0}
+
+
 def _works(cluster: Cluster, endpoint: Endpoint) -> bool:
     """Whether an endpoint of this host can reach others, as far as it is concerned itself."""
     link = cluster.links.get(endpoint.link)
@@ -370,10 +374,6 @@ def _allowed(cluster: Cluster, endpoint: Endpoint) -> bool:
     """Whether its port in OVN lets it send what it has."""
     port = cluster.ports.get(endpoint.id)
     return port is not None and port.enabled and port.port_security in ((), port.addresses)
-
-
-def _version(address: str) -> int:
-    return ip_address(address).version
 
 
 def _offload(cluster: Cluster, pids: Mapping[str, int]) -> dict[str, tuple[int, str, bool]]:

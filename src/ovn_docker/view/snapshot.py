@@ -7,6 +7,7 @@ could not be read is ``None``, and ``missing`` says why.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address
 
 from ovn_docker.backends.northbound import CREATED, ENDPOINT, HOST, NETWORK, OURS, SWITCH
 from ovn_docker.host.driver import UNDERLAY, Driver
@@ -320,6 +321,14 @@ class Snapshot:
     def process(self, name: str) -> Process:
         """The daemon of this name, running or not."""
         return next((p for p in self.processes if p.name == name), Process(name))
+
+
+def ip_version(address: str) -> int:
+    """4 or 6; 0 if it is no address: OVN's databases have what other hosts wrote."""
+    try:
+        return ip_address(address).version
+    except ValueError:
+        return 0
 
 
 def note(ids: Mapping[str, str]) -> Note:

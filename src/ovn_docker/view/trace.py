@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from ovn_docker.errors import BadRequest, NotFound
 from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.cluster import Cluster, Endpoint
+from ovn_docker.view.snapshot import ip_version
 
 CLIENT = 40000
 """Source port of the traced packet."""
@@ -123,7 +124,7 @@ def on_one_network(
 def addresses(source: Endpoint, target: Endpoint) -> tuple[str, str]:
     """An address of each, of the same IP version. Raises NotFound if there are none."""
     for version in (4, 6):
-        pair = [[a for a in e.addresses if ip_address(a).version == version] for e in (source, target)]
+        pair = [[a for a in e.addresses if ip_version(a) == version] for e in (source, target)]
         if pair[0] and pair[1]:
             return pair[0][0], pair[1][0]
     raise NotFound(f"{source.container} and {target.container} have no addresses of one IP version")
