@@ -26,6 +26,7 @@ LAYERS = {
         "host.controller",
         "host.driver",
         "host.engine",
+        "host.environment",
         "host.links",
         "host.nameservers",
         "host.netlink",

@@ -7,6 +7,7 @@ import pytest
 
 from ovn_docker import settings
 from ovn_docker.errors import BadRequest
+from ovn_docker.host.environment import environment
 from ovn_docker.settings import Settings
 
 
@@ -15,9 +16,16 @@ def test_without_any_the_defaults_hold() -> None:
 
 
 def test_the_command_line_comes_before_the_environment() -> None:
-    environment = {"OVN_DOCKER_LATE_FLOWS": "fail", "OVN_DOCKER_SCOPE": "global"}
-    read = settings.read(Settings, {"late_flows": "warn", "scope": None}, environment)
+    variables = {"OVN_DOCKER_LATE_FLOWS": "fail", "OVN_DOCKER_SCOPE": "global"}
+    read = settings.read(Settings, {"late_flows": "warn", "scope": None}, variables)
     assert (read.late_flows, read.scope) == ("warn", "global")
+
+
+def test_the_tool_knows_the_variables_of_the_drivers_unit(tmp_path: Path) -> None:
+    file = tmp_path / "ovn-docker"
+    file.write_text('# OS_REGION_NAME=one\nexport OS_USERNAME=demo\nOS_PASSWORD="a=b"\n')
+    assert environment({"OS_USERNAME": "me"}, file) == {"OS_USERNAME": "me", "OS_PASSWORD": "a=b"}
+    assert environment({"OS_USERNAME": "me"}, tmp_path / "nosuch") == {"OS_USERNAME": "me"}
 
 
 def test_an_empty_variable_is_none() -> None:

@@ -14,6 +14,7 @@ from ovn_docker.backends.openrc import VIF
 from ovn_docker.cli import gc
 from ovn_docker.cli.arguments import describe, print_json, require_root
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.host.environment import environment
 from ovn_docker.model import Difference
 from ovn_docker.view import cloud
 from ovn_docker.view.checks import CHECKS, UNDERLAY
@@ -68,7 +69,7 @@ def look() -> tuple[Result, ...]:
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.NETWORKS))
         left = leftovers(cluster)
-        variables = cloud.environment(os.environ)
+        variables = environment(os.environ)
         if not (cluster.snapshot.underlay or variables.get(VIF)):
             return examine(Facts(cluster, probe(sources, cluster), leftovers=left), CHECKS)
         bridge = variables.get("OVN_DOCKER_BRIDGE") or "breth0"

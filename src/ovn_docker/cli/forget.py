@@ -14,10 +14,10 @@ from ovn_docker.cli.arguments import print_json, require_root
 from ovn_docker.cli.steps import print_table, run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
+from ovn_docker.host.environment import environment
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.settings import Settings
-from ovn_docker.view.cloud import environment
 
 TEXT = """\
 Removes what a host that is gone for good has left in the northbound database: the ports of its containers,

@@ -22,13 +22,13 @@ from ovn_docker.driver import Backend, Driver, Patience
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
 from ovn_docker.host.driver import SOCKET, order
 from ovn_docker.host.engine import Engine
+from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import VmBridge, Vswitch
 from ovn_docker.model import Chassis, Difference, Kind
 from ovn_docker.reconcile import Reconciler, Store
 from ovn_docker.settings import Common, Settings, UnderlaySettings
-from ovn_docker.view import cloud
 
 TEXT = """\
 Compares what should be on this host (the networks of its Docker, the containers that run) with what is in
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.host is not None:
         if args.repair:
             raise BadRequest("--repair is for this host, --host for one that is gone: leave one of them out")
-        variables = cloud.environment(os.environ)
+        variables = environment(os.environ)
         return forget_vm(args, variables) if variables.get(VIF) else forget.run(args)
     cleared = differences(repair=True) if args.repair and not args.dry_run else []
     found = differences()
@@ -108,7 +108,7 @@ def differences(*, repair: bool = False, patience: float = PATIENCE) -> list[Dif
 @contextmanager
 def reconciler() -> Iterator[Reconciler]:
     """The driver's own comparison, without a driver. Raises OvnDockerError if it cannot be made."""
-    variables = cloud.environment(os.environ)
+    variables = environment(os.environ)
     with ExitStack() as connections:
         local = forget.local_database()
         connections.callback(local.close)
@@ -161,7 +161,7 @@ def forget_vm(args: argparse.Namespace, variables: Mapping[str, str]) -> int:
 
 def absent_hosts() -> list[str]:
     """Hosts that have something in the northbound database and are not up, as far as OVN can tell now."""
-    if cloud.environment(os.environ).get(VIF):
+    if environment(os.environ).get(VIF):
         return []
     with ExitStack() as connections:
         try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovn_docker.backends.openrc import VIF, login, vif
@@ -12,9 +11,6 @@ from ovn_docker.view.printable import printable
 
 if TYPE_CHECKING:
     from ovn_docker.backends.neutron import Neutron, Resource
-
-SETTINGS = Path("/etc/default/ovn-docker")
-"""Where the driver's unit has login and settings (packaging/systemd)."""
 
 _PATIENCE = 20.0
 """Seconds that OpenStack gets for all questions."""
@@ -125,17 +121,6 @@ class Cloud:
     def own(self) -> tuple[CloudPort, ...]:
         """Ports of this VM's containers."""
         return tuple(port for port in self.ports if port.vm == self.vif)
-
-
-def environment(given: Mapping[str, str], settings: Path = SETTINGS) -> dict[str, str]:
-    """Variables as the driver has them: its unit's, and those that were *given* here."""
-    try:
-        lines = settings.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    pairs = (line.strip().removeprefix("export ").partition("=") for line in lines if "=" in line)
-    found = {key: value.strip().strip("\"'") for key, _, value in pairs if not key.startswith("#")}
-    return {**found, **given}
 
 
 def ask(variables: Mapping[str, str], docker: Collection[str] | None = None) -> Cloud:

@@ -21,6 +21,7 @@ from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.driver import PROGRAM, SOCKET, Driver, find
 from ovn_docker.host.engine import Engine as DockerApi
+from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
 from ovn_docker.host.vswitch import START, TLS_NAMES
@@ -135,7 +136,7 @@ class Sources:
             vswitch=vswitch,
             missing=self.missing,
         )
-        variables = cloud.environment(os.environ)
+        variables = environment(os.environ)
         seen = replace(seen, vif=variables.get(VIF, ""))
         return self._in_cloud(seen, variables) if seen.underlay else self._in_ovn(replace(seen, vif=""))
 
