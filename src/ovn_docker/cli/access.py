@@ -10,7 +10,7 @@ import re
 from ovn_docker.cli import members
 from ovn_docker.cli.arguments import TlsFiles, current_tls
 from ovn_docker.cli.databases import SOUTHBOUND
-from ovn_docker.cli.steps import Steps, run_directory
+from ovn_docker.cli.steps import Steps
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
@@ -102,10 +102,10 @@ def _own_remote(target: str) -> str:
 
 def _listen_anew(steps: Steps) -> None:
     """Hosts connect again at once."""
-    socket = str(run_directory("ovn") / f"{SOUTHBOUND.name}.ctl")
     remote = f"db:{SOUTHBOUND.schema},{SOUTHBOUND.root},connections"
     for what in ("remove", "add"):
         steps.change(
             f"have the {SOUTHBOUND.title} listen anew: {what} its listeners",
-            *("ovs-appctl", "-T", "5", "-t", socket, f"ovsdb-server/{what}-remote", remote),
+            *("ovs-appctl", "-T", "5", "-t", SOUTHBOUND.control_socket),
+            *(f"ovsdb-server/{what}-remote", remote),
         )

@@ -5,12 +5,13 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovn_docker.cli.steps import rows, run
 from ovn_docker.errors import BadRequest, OvnDockerError
+from ovn_docker.model import IpAddress
 
 
 class TlsFiles(NamedTuple):
@@ -119,7 +120,7 @@ def current_tls(control: str) -> TlsFiles | None:
     return TlsFiles(**found[0]) if found else None
 
 
-def address(text: str) -> IPv4Address | IPv6Address:
+def address(text: str) -> IpAddress:
     """An IP address, IPv6 with or without brackets; an argparse type."""
     try:
         return ip_address(text.removeprefix("[").removesuffix("]"))
@@ -129,17 +130,17 @@ def address(text: str) -> IPv4Address | IPv6Address:
         ) from None
 
 
-def addresses(text: str) -> list[IPv4Address | IPv6Address]:
+def addresses(text: str) -> list[IpAddress]:
     """IP addresses separated by commas; an argparse type."""
     return [address(part.strip()) for part in text.split(",")]
 
 
-def in_url(ip: IPv4Address | IPv6Address) -> str:
+def in_url(ip: IpAddress) -> str:
     """An address as OVSDB connection methods write it: IPv6 in brackets (ovsdb(7))."""
     return f"[{ip}]" if ip.version == 6 else str(ip)
 
 
-def require_own(option: str, ip: IPv4Address | IPv6Address) -> str:
+def require_own(option: str, ip: IpAddress) -> str:
     """The interface of this host that has the address; raises BadRequest when none has."""
     own = own_addresses()
     if str(ip) not in own:

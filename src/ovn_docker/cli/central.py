@@ -7,7 +7,6 @@ ovn-northd turns one into the other. Hosts reach the first on port 6641 and the 
 import argparse
 import re
 import sys
-from ipaddress import IPv4Address, IPv6Address
 
 from ovn_docker.cli import access, members
 from ovn_docker.cli.arguments import (
@@ -36,6 +35,7 @@ from ovn_docker.cli.steps import (
     succeeds,
 )
 from ovn_docker.errors import BadRequest, Unavailable
+from ovn_docker.model import IpAddress
 
 UNITS = ("ovn-central", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
 """Debian's units; the last three too, because ovn-central counts as active when one of them is dead."""
@@ -139,9 +139,7 @@ def _start_member(steps: Steps, cluster: members.Cluster, *, create: bool, rbac:
         listen(steps, database, cluster.target(database), known=known, rbac=rbac)
 
 
-def _start_alone(
-    steps: Steps, ip: IPv4Address | IPv6Address | None, files: TlsFiles | None, *, rbac: bool | None
-) -> None:
+def _start_alone(steps: Steps, ip: IpAddress | None, files: TlsFiles | None, *, rbac: bool | None) -> None:
     """Starts databases of this machine alone; those of a cluster's member stay what they are."""
     clustered = any(database.clustered() for database in DATABASES)
     if clustered and (ip or files):
@@ -249,7 +247,7 @@ def listen(steps: Steps, database: Database, new: str, *, known: bool, rbac: boo
     )
 
 
-def wanted_target(port: int, old: str | None, ip: IPv4Address | IPv6Address | None, *, tls: bool) -> str:
+def wanted_target(port: int, old: str | None, ip: IpAddress | None, *, tls: bool) -> str:
     """The connection method to listen with (ovsdb(7), "Passive Connection Methods").
 
     What is not asked for stays as it is: TLS is never turned off, and no address is widened.

@@ -136,13 +136,17 @@ def stop(steps: Steps, client: Client, link: str) -> None:
     elif client.program != "systemd-networkd":
         for process in _in_this_namespace():
             if _arguments(process) == client.argv:
-                steps.change(f"stop {client} on {link}", "kill", process.name)
-                steps.wait(
-                    f"end of {client}",
-                    lambda gone=process: not _arguments(gone),  # type: ignore[misc]
-                    seconds=5,
-                    hint=f"try `kill -9 {process.name}`",
-                )
+                _kill(steps, client, link, process)
+
+
+def _kill(steps: Steps, client: Client, link: str, process: Path) -> None:
+    steps.change(f"stop {client} on {link}", "kill", process.name)
+    steps.wait(
+        f"end of {client}",
+        lambda: not _arguments(process),
+        seconds=5,
+        hint=f"try `kill -9 {process.name}`",
+    )
 
 
 def start(steps: Steps, client: Client, old: str, new: str, *, back: bool = False) -> None:

@@ -34,6 +34,11 @@ class Database:
         return f"ovn{self.short}_db"
 
     @property
+    def control_socket(self) -> str:
+        """Where its server takes commands (ovs-appctl(8))."""
+        return str(run_directory("ovn") / f"{self.name}.ctl")
+
+    @property
     def log(self) -> str:
         """Where it writes what happens."""
         return f"/var/log/ovn/ovsdb-server-{self.short}.log"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ovn_docker.cli import forget, names, setup
 from ovn_docker.cli.arguments import add_command, require_root
+from ovn_docker.cli.databases import OVN_CTL
 from ovn_docker.cli.steps import (
     Steps,
     booted_with_systemd,
@@ -54,8 +55,8 @@ VSWITCH = Part(
 CONTROLLER = Part(
     "ovn-controller",
     ("ovn-host", "ovn-controller"),
-    ("/usr/share/ovn/scripts/ovn-ctl", "start_controller"),
-    ("/usr/share/ovn/scripts/ovn-ctl", "stop_controller"),
+    (OVN_CTL, "start_controller"),
+    (OVN_CTL, "stop_controller"),
     "/var/log/ovn",
 )
 

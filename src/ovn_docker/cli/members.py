@@ -14,17 +14,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from ovn_docker.cli import pki
 from ovn_docker.cli.arguments import TlsFiles, in_url, own_addresses
 from ovn_docker.cli.databases import DATABASES, NORTHBOUND, Database
-from ovn_docker.cli.steps import Steps, rows, run, run_directory
+from ovn_docker.cli.steps import Steps, rows, run
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.model import Tls
+from ovn_docker.model import IpAddress, Tls
 
 DEFAULTS = Path("/etc/default/ovn-central")
 """Options of ovn-ctl(8) that Debian's units take, and so do we."""
@@ -40,18 +39,16 @@ _ASK_TIME = 3.0
 
 _MARK = "# Written by `ovn-docker central start`; it has the options of the lines above too."
 
-Address = IPv4Address | IPv6Address
-
 
 @dataclass(frozen=True)
 class Cluster:
     """The machines of a cluster as this one sees them."""
 
-    me: Address
-    others: tuple[Address, ...]
+    me: IpAddress
+    others: tuple[IpAddress, ...]
     tls: TlsFiles
 
-    def peer(self, database: Database, address: Address) -> str:
+    def peer(self, database: Database, address: IpAddress) -> str:
         """Where a member speaks with the others."""
         return f"ssl:{in_url(address)}:{database.peer_port}"
 
@@ -147,7 +144,7 @@ class Membership:
         return server.heard is not None and server.heard < _ABSENT
 
 
-def plan(addresses: Sequence[Address], files: TlsFiles | None) -> Cluster:
+def plan(addresses: Sequence[IpAddress], files: TlsFiles | None) -> Cluster:
     """The cluster that ``--cluster`` and ``--tls`` mean.
 
     Raises:
@@ -218,29 +215,33 @@ def settle(steps: Steps, cluster: Cluster) -> None:
 
     """
     for database in DATABASES:
-        steps.wait(
-            f"membership in the cluster of the {database.title}",
-            lambda database=database: joined(database),  # type: ignore[misc]
-            seconds=_JOIN_TIME,
-            hint="more than half of the members have to be up, and to reach each other at TCP ports 6643 and "
-            f"6644; see `ovn-docker central status` and {database.log}",
+        _settle(steps, cluster, database)
+
+
+def _settle(steps: Steps, cluster: Cluster, database: Database) -> None:
+    steps.wait(
+        f"membership in the cluster of the {database.title}",
+        lambda: joined(database),
+        seconds=_JOIN_TIME,
+        hint="more than half of the members have to be up, and to reach each other at TCP ports 6643 and "
+        f"6644; see `ovn-docker central status` and {database.log}",
+    )
+    if steps.dry_run and not database.pid():
+        return
+    if not rows(*database.tool, "--timeout=10", "--columns=_uuid", "list", database.root):
+        steps.change(f"initialize the {database.title}", *database.tool, "init")
+    for server in _former_selves(database, cluster):
+        steps.change(
+            f"remove what this machine was in the cluster of the {database.title} before",
+            *("ovs-appctl", "-T", "10", "-t", database.control_socket),
+            *("cluster/kick", database.schema, server.sid),
         )
-        if steps.dry_run and not database.pid():
-            continue
-        if not rows(*database.tool, "--timeout=10", "--columns=_uuid", "list", database.root):
-            steps.change(f"initialize the {database.title}", *database.tool, "init")
-        for server in _former_selves(database, cluster):
-            steps.change(
-                f"remove what this machine was in the cluster of the {database.title} before",
-                *("ovs-appctl", "-T", "10", "-t", str(_control_socket(database))),
-                *("cluster/kick", database.schema, server.sid),
-            )
-        steps.wait(
-            "that removal",
-            lambda database=database: not _former_selves(database, cluster),  # type: ignore[misc]
-            seconds=_JOIN_TIME,
-            hint="more than half of the members have to be up",
-        )
+    steps.wait(
+        "that removal",
+        lambda: not _former_selves(database, cluster),
+        seconds=_JOIN_TIME,
+        hint="more than half of the members have to be up",
+    )
 
 
 def joined(database: Database) -> bool:
@@ -251,7 +252,7 @@ def joined(database: Database) -> bool:
 
 def membership(database: Database) -> Membership | None:
     """What this machine's server says of its cluster; None if it does not run or is in none."""
-    command = ("ovs-appctl", "-T", "2", "-t", str(_control_socket(database)), "cluster/status")
+    command = ("ovs-appctl", "-T", "2", "-t", database.control_socket, "cluster/status")
     try:
         return parse_status(run((*command, database.schema)))
     except OvnDockerError:
@@ -343,10 +344,10 @@ def _check_address(database: Database, cluster: Cluster) -> None:
         )
 
 
-def _members(cluster: Cluster, database: Database) -> dict[Address, str]:
+def _members(cluster: Cluster, database: Database) -> dict[IpAddress, str]:
     """The other machines that are members already, and the ID of their cluster."""
     ovsdb.use_tls(Tls(*cluster.tls, names=False))  # as members know each other too
-    found: dict[Address, str] = {}
+    found: dict[IpAddress, str] = {}
     for ip in cluster.others:
         connection = ovsdb.Database("_Server", [f"ssl:{in_url(ip)}:{database.port}"])
         asked = ovsdb.select("Database", ["name", "==", database.schema], columns=["model", "cid"])
@@ -362,7 +363,7 @@ def _members(cluster: Cluster, database: Database) -> dict[Address, str]:
     return found
 
 
-def _check_joinable(database: Database, cluster: Cluster, found: dict[Address, str]) -> None:
+def _check_joinable(database: Database, cluster: Cluster, found: dict[IpAddress, str]) -> None:
     others = ", ".join(map(str, cluster.others)) or "nobody"
     if not found:
         raise Unavailable(
@@ -419,7 +420,3 @@ def _former_selves(database: Database, cluster: Cluster) -> list[Server]:
     found = membership(database)
     mine = cluster.peer(database, cluster.me)
     return [one for one in found.servers if one.address == mine and not one.me] if found else []
-
-
-def _control_socket(database: Database) -> Path:
-    return run_directory("ovn") / f"{database.name}.ctl"

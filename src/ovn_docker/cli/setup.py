@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import uuid
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ovn_docker.cli.arguments import (
 )
 from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, rows, succeeds
 from ovn_docker.errors import BadRequest, Unavailable
+from ovn_docker.model import IpAddress
 
 VSWITCH_START = ("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=random")
 """How Debian's own units start Open vSwitch."""
@@ -191,7 +191,7 @@ def advise_bridge(interface: str) -> None:
     )
 
 
-def remotes(method: str, central: list[IPv4Address | IPv6Address], port: int) -> str:
+def remotes(method: str, central: list[IpAddress], port: int) -> str:
     """Connection methods for ``ovn-remote`` and ``ovn-nb``, one for each machine (ovsdb(7))."""
     return ",".join(f"{method}:{in_url(ip)}:{port}" for ip in central)
 

@@ -1,6 +1,6 @@
 """Steps of a set-up command: run OVS' and OVN's own tools and say what changes.
 
-Every command of ``ovn-docker`` first looks (`Steps.read`), then changes what differs (`Steps.change`).
+A command first looks (`run`, `rows`), then changes what differs (`Steps.change`).
 With ``--dry-run`` the changes are printed and not made.
 """
 

@@ -7,13 +7,13 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
 from ovn_docker.host import netlink
 from ovn_docker.host.netlink import attribute, attributes
-from ovn_docker.model import IpNetwork
+from ovn_docker.model import IpAddress, IpNetwork
 
 _NEWLINK, _DELLINK, _GETLINK, _GETADDR, _GETROUTE = 16, 17, 18, 22, 26  # linux/rtnetlink.h, RTM_*
 _CREATE = 0x600  # NLM_F_CREATE | NLM_F_EXCL
@@ -85,7 +85,7 @@ class Links:
                 found[name] = _LINK_NETNSID in link
         return found
 
-    def mtu_of(self, address: IPv4Address | IPv6Address) -> int:
+    def mtu_of(self, address: IpAddress) -> int:
         """MTU in bytes of the link that has *address*. Raises Unavailable if none has."""
         for link, found in _links_with_ipv4() if address.version == 4 else _links_with_ipv6():
             if found == address.packed:
