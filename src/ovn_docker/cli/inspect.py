@@ -25,9 +25,6 @@ examples:
 """
 
 
-UP = {True: "up", False: "down", None: "unknown"}
-
-
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``ovn-docker inspect``."""
     describe(parser, TEXT, run)
@@ -145,7 +142,7 @@ def ovn_lines(cluster: Cluster, endpoint: Endpoint, port: PortRow | None) -> Ite
     if "southbound" in missing:
         yield "claimed by", f"not known: {missing['southbound']}"
     else:
-        yield "claimed by", f"{endpoint.chassis} ({UP[endpoint.up]})" if endpoint.chassis else "no host"
+        yield "claimed by", f"{endpoint.chassis} ({endpoint.connection})" if endpoint.chassis else "no host"
 
 
 def neutron_lines(cluster: Cluster, endpoint: Endpoint) -> Iterable[tuple[str, str]]:

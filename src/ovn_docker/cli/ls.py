@@ -43,13 +43,8 @@ def run(args: argparse.Namespace) -> int:
         rows = [row for row in rows if row.here]
     if args.json:
         print_json(rows)
-    elif args.what == "networks":
-        print_table([NETWORKS, *map(network_line, rows)])  # type: ignore[arg-type]
     else:
-        heads = [
-            {"OVN": "NEUTRON"}.get(head, head) if cluster.snapshot.underlay else head for head in ENDPOINTS
-        ]
-        print_table([heads, *map(endpoint_line, rows)])  # type: ignore[arg-type]
+        print_table([heads(args.what, underlay=cluster.snapshot.underlay), *map(line, rows)])
     if reason := cluster.snapshot.missing.get("northbound"):
         raise Unavailable(f"what is shown is of this host alone: {reason}")
     return 1 if any(row.differences for row in rows) else 0
@@ -57,6 +52,18 @@ def run(args: argparse.Namespace) -> int:
 
 NETWORKS = ("", "NETWORK", "DOCKER ID", "SUBNETS", "MTU", "HOSTS", "CONTAINERS", "")
 ENDPOINTS = ("", "CONTAINER", "NETWORK", "ADDRESSES", "MAC", "HOST", "DOCKER", "OVN", "OPEN VSWITCH", "")
+
+
+def heads(what: str, *, underlay: bool) -> tuple[str, ...]:
+    """The table's first line."""
+    if what == "networks":
+        return NETWORKS
+    return tuple("NEUTRON" if underlay and head == "OVN" else head for head in ENDPOINTS)
+
+
+def line(row: Network | Endpoint) -> tuple[str, ...]:
+    """One of the others."""
+    return network_line(row) if isinstance(row, Network) else endpoint_line(row)
 
 
 def network_line(network: Network) -> tuple[str, ...]:
@@ -78,7 +85,7 @@ def network_line(network: Network) -> tuple[str, ...]:
 
 def endpoint_line(endpoint: Endpoint) -> tuple[str, ...]:
     """A container on a network: Docker's word, OVN's or Neutron's, Open vSwitch's."""
-    ovn = endpoint.chassis and {True: "up", False: "down", None: "unknown"}[endpoint.up]
+    ovn = endpoint.chassis and endpoint.connection
     if endpoint.installed is None:
         switch = f"VLAN {endpoint.vlan}" if endpoint.vlan else "none"
     else:

@@ -131,7 +131,7 @@ def direction(
     sources: Sources, cluster: Cluster, source: Endpoint, target: Endpoint, packet: Packet, *, reply: bool
 ) -> tuple[Way, list[tuple[str, str]]]:
     """One way, and what OVN's and Open vSwitch's tools said."""
-    label = f"{packet}, the answer" if reply else str(packet)
+    label = packet.label(reply=reply)
     southbound = cluster.snapshot.southbound
     datapath, _ = southbound.datapaths.get(source.switch, ("", 0)) if southbound else ("", 0)
     flow = trace.microflow(packet, source, target, reply=reply)

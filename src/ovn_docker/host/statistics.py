@@ -10,7 +10,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, Row
-from ovn_docker.host.vswitch import OURS
+from ovn_docker.host.vswitch import ENDPOINT, NETWORK, OURS
 from ovn_docker.metrics import (
     ENDPOINTS,
     INFO,
@@ -76,7 +76,7 @@ class Statistics:
 
     def _of_container(self, row: Row) -> Iterator[Sample]:
         ids, counted = row["external_ids"], row["statistics"]
-        endpoint, network = ids.get("ovn-docker:endpoint", ""), ids.get("ovn-docker:network", "")
+        endpoint, network = ids.get(ENDPOINT, ""), ids.get(NETWORK, "")
         labels = (endpoint[:12], self._name_of(network) or network[:12], self._name_of(endpoint))
         for metric, keys in STATISTICS.items():
             yield Sample(metric, sum(counted.get(key, 0) for key in keys), labels)

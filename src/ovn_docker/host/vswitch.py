@@ -27,6 +27,9 @@ from ovn_docker.model import (
 )
 
 OWNER = "ovn-docker:owner"
+NETWORK = "ovn-docker:network"
+ENDPOINT = "ovn-docker:endpoint"
+CREATED = "ovn-docker:created"
 RESOLVER = "ovn-docker:resolver"
 """On interfaces of networks that have a resolver: their turn in their sandbox, empty until they are in it."""
 
@@ -104,9 +107,9 @@ class Vswitch:
         port, interface, link = _port(endpoint.id), _interface(endpoint.id), host_link(endpoint.id)
         ids = {
             OWNER: "ovn-docker",
-            "ovn-docker:network": endpoint.network,
-            "ovn-docker:endpoint": endpoint.id,
-            "ovn-docker:created": str(int(time.time())),
+            NETWORK: endpoint.network,
+            ENDPOINT: endpoint.id,
+            CREATED: str(int(time.time())),
             "iface-id": attachment.iface_id,
             "iface-status": "active",
             "attached-mac": endpoint.mac or "",
@@ -211,10 +214,10 @@ class Vswitch:
         host = root[0]["external_ids"].get("system-id", "") if root else ""
         return [
             StoredEndpoint(
-                EndpointId(row["external_ids"].get("ovn-docker:endpoint", "")),
-                NetworkId(row["external_ids"].get("ovn-docker:network", "")),
+                EndpointId(row["external_ids"].get(ENDPOINT, "")),
+                NetworkId(row["external_ids"].get(NETWORK, "")),
                 host,
-                age(row["external_ids"].get("ovn-docker:created", "")),
+                age(row["external_ids"].get(CREATED, "")),
             )
             for row in rows
         ]

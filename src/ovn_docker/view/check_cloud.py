@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ovn_docker.backends.openrc import FIND_VIF, VIF
+from ovn_docker.view.check_endpoints import restart
 from ovn_docker.view.cloud import Cloud
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
 from ovn_docker.view.snapshot import DockerEndpoint, Interface
@@ -23,10 +24,7 @@ def bridge(facts: Facts) -> Iterable[Finding]:
             "make it, with the VM's interface in it (see ovn-docker underlay bridge --help)",
             command,
         )
-    elif not any(
-        one.bridge == name and one.name != name and "ovn-docker:endpoint" not in one.ids
-        for one in switch.interfaces
-    ):
+    elif not any(one.bridge == name and one.name != name and not one.endpoint for one in switch.interfaces):
         yield Finding(
             f"no interface of this VM is on the bridge {name}: its containers reach nobody else",
             "move it there (see ovn-docker underlay bridge --help)",
@@ -95,9 +93,9 @@ def stored(facts: Facts) -> Iterable[Finding]:
     for endpoint in _running(facts):
         port = ports.get(endpoint.id)
         if port is None:
-            yield _restart(endpoint, f"{endpoint.name} has no port in Neutron")
+            yield restart(endpoint, f"{endpoint.name} has no port in Neutron")
         elif port.vlan is None and _cloud(facts).trunk:
-            yield _restart(endpoint, f"port {port.id} of {endpoint.name} is no subport of the VM's trunk")
+            yield restart(endpoint, f"port {port.id} of {endpoint.name} is no subport of the VM's trunk")
 
 
 def active(facts: Facts) -> Iterable[Finding]:
@@ -105,11 +103,10 @@ def active(facts: Facts) -> Iterable[Finding]:
     names = {endpoint.id: endpoint.name for endpoint in _running(facts)}
     for port in _cloud(facts).ports:
         if port.endpoint in names and port.subport and port.status != "ACTIVE":
-            yield _restart(
+            yield restart(
                 facts.cluster.docker[port.endpoint],
                 f"Neutron calls port {port.id} of {names[port.endpoint]} {port.status}: its flows are not "
-                "in where "
-                "the VM runs",
+                "in where the VM runs",
             )
 
 
@@ -134,9 +131,9 @@ def plugged(facts: Facts) -> Iterable[Finding]:
     for endpoint in _running(facts):
         interface: Interface | None = facts.cluster.interfaces.get(endpoint.id)
         if interface is None:
-            yield _restart(endpoint, f"{endpoint.name} has no port in Open vSwitch")
+            yield restart(endpoint, f"{endpoint.name} has no port in Open vSwitch")
         elif vlans.get(endpoint.id) not in (None, interface.tag):
-            yield _restart(
+            yield restart(
                 endpoint,
                 f"{endpoint.name} has VLAN {interface.tag} on {interface.bridge}, and its subport "
                 f"has {vlans[endpoint.id]}",
@@ -156,8 +153,3 @@ def _running(facts: Facts) -> Iterable[DockerEndpoint]:
 def _containers(facts: Facts, cloud: Cloud) -> list[str]:
     ours = {port.endpoint for port in cloud.own}
     return [endpoint.name for endpoint in _running(facts) if endpoint.id in ours]
-
-
-def _restart(endpoint: DockerEndpoint, evidence: str) -> Finding:
-    command = ("docker", "restart", endpoint.name)
-    return Finding(evidence, "restart the container: it gets a new port", (command,), subject=endpoint.id)

@@ -3,11 +3,9 @@
 import re
 import shlex
 from collections.abc import Iterable
-from ipaddress import ip_address
 from uuid import NAMESPACE_DNS, uuid5
 
-from ovn_docker.model import tunnel_overhead
-from ovn_docker.view.check_host import START, set_external_id
+from ovn_docker.view.check_host import RESTART, START, set_external_id
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
 from ovn_docker.view.machine import PORTS
@@ -96,17 +94,16 @@ def registered(facts: Facts) -> Iterable[Finding]:
         yield Finding(
             f"there is no chassis {system_id} in the southbound database",
             "see /var/log/ovn/ovn-controller.log; restart it",
-            (("ovn-docker", "host", "stop"), START),
+            RESTART,
         )
 
 
 def system_id_unique(facts: Facts) -> Iterable[Finding]:
     """No two hosts have one system-id."""
     snapshot, sync = facts.snapshot, _sync(facts)
-    ids = snapshot.vswitch.ids if snapshot.vswitch else {}
+    ours = snapshot.vswitch.encap_ip if snapshot.vswitch else ""
     for name, seen in sync.seen.items():
         me = name == snapshot.system_id
-        ours = ids.get("ovn-encap-ip", "").partition(",")[0].strip()
         strange = me and name not in sync.ahead and not any(ours in text for text in seen)
         if len({text.partition(" ")[0] for text in seen}) > 1 or strange:
             hosts = sorted(seen | ({f"{snapshot.host} ({ours})"} if me else set()))
@@ -129,8 +126,7 @@ def hosts_answer(facts: Facts) -> Iterable[Finding]:
                 f"ovn-controller of {host.name} does not answer: the host is down or cut off, or it does "
                 "not run",
                 f"start it there; if {host.name} is gone for good: ovn-docker host forget "
-                f"{host.system_id}, and "
-                f"ovn-sbctl chassis-del {host.system_id}",
+                f"{host.system_id}, and ovn-sbctl chassis-del {host.system_id}",
                 (START,),
                 subject=host.system_id,
                 where=host.name,
@@ -208,7 +204,7 @@ def tunnels(facts: Facts) -> Iterable[Finding]:
                 f"{what} {tunnel.host} ({tunnel.remote_ip}){state}",
                 "see /var/log/ovn/ovn-controller.log and /var/log/openvswitch/ovs-vswitchd.log; restart "
                 "ovn-controller",
-                (("ovn-docker", "host", "stop"), START),
+                RESTART,
                 subject=tunnel.system_id,
             )
 
@@ -253,25 +249,17 @@ def path_mtu(facts: Facts) -> Iterable[Finding]:
         if (not path.small or path.full) and (pair is None or not pair.small or pair.full):
             continue
         carried = f", only up to {path.carries}" if path.carries else ""
-        overhead = _overhead(facts)
+        overhead = facts.snapshot.vswitch.overhead if facts.snapshot.vswitch else 0
         cure = f"raise the MTU in between to {path.size}"
         if path.carries > overhead:
             most = path.carries - overhead
             cure += f", or make the networks with -o com.docker.network.driver.mtu={most} or less"
         yield Finding(
             f"the network to {host} ({_ips(facts.cluster, name)}) does not carry the {path.size} bytes of "
-            "a full "
-            f"packet in its tunnel{carried}: pings work, large transfers hang",
+            f"a full packet in its tunnel{carried}: pings work, large transfers hang",
             cure,
             subject=name,
         )
-
-
-def _overhead(facts: Facts) -> int:
-    ids = facts.snapshot.vswitch.ids if facts.snapshot.vswitch else {}
-    ip = ids.get("ovn-encap-ip", "").partition(",")[0].strip()
-    types = tuple(ids.get("ovn-encap-type", "geneve").split(","))
-    return tunnel_overhead(types, ip_address(ip))
 
 
 def _sync(facts: Facts) -> Sync:

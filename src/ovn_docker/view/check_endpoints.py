@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from ipaddress import ip_address
 
-from ovn_docker.model import EndpointId, host_link, tunnel_overhead
+from ovn_docker.backends.northbound import CREATED
+from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
 from ovn_docker.view.snapshot import DockerEndpoint, PortRow
 
@@ -31,7 +31,7 @@ def stored(facts: Facts) -> Iterable[Finding]:
     """Every running container has its ports in the northbound database."""
     for endpoint in _running(facts):
         if endpoint.id not in facts.cluster.ports and facts.snapshot.northbound:
-            yield _restart(endpoint, f"{_name(facts, endpoint)} has no port in the northbound database")
+            yield restart(endpoint, f"{_name(facts, endpoint)} has no port in the northbound database")
 
 
 def plugged(facts: Facts) -> Iterable[Finding]:
@@ -40,9 +40,9 @@ def plugged(facts: Facts) -> Iterable[Finding]:
     for endpoint in _running(facts):
         interface = facts.cluster.interfaces.get(endpoint.id)
         if interface is None:
-            yield _restart(endpoint, f"{_name(facts, endpoint)} has no port in Open vSwitch")
+            yield restart(endpoint, f"{_name(facts, endpoint)} has no port in Open vSwitch")
         elif switch and interface.bridge != switch.integration:
-            yield _restart(
+            yield restart(
                 endpoint,
                 f"{_name(facts, endpoint)} is on bridge {interface.bridge}, and ovn-controller looks after "
                 f"{switch.integration}",
@@ -56,7 +56,7 @@ def linked(facts: Facts) -> Iterable[Finding]:
         link, interface = facts.cluster.links.get(name), facts.cluster.interfaces.get(endpoint.id)
         if link is None:
             said = f": {interface.error}" if interface and interface.error else ""
-            yield _restart(endpoint, f"{_name(facts, endpoint)} has lost its link {name}{said}")
+            yield restart(endpoint, f"{_name(facts, endpoint)} has lost its link {name}{said}")
         elif not link.up:
             yield Finding(
                 f"the link {name} of {_name(facts, endpoint)} is down",
@@ -66,7 +66,7 @@ def linked(facts: Facts) -> Iterable[Finding]:
                 safe=True,
             )
         elif not link.carrier:
-            yield _restart(endpoint, f"{_name(facts, endpoint)} has its end of the link {name} down")
+            yield restart(endpoint, f"{_name(facts, endpoint)} has its end of the link {name} down")
 
 
 def enabled(facts: Facts) -> Iterable[Finding]:
@@ -109,8 +109,7 @@ def claimed(facts: Facts) -> Iterable[Finding]:
         if by and by != facts.snapshot.system_id:
             yield Finding(
                 f"the port of {_name(facts, endpoint)} is claimed by {facts.cluster.host_name(by)} as "
-                "well: a port "
-                "with this iface-id is there too",
+                "well: a port with this iface-id is there too",
                 "remove it there",
                 (("ovs-vsctl", "--if-exists", "del-port", host_link(EndpointId(endpoint.id))),),
                 subject=endpoint.id,
@@ -132,7 +131,7 @@ def installed(facts: Facts) -> Iterable[Finding]:
         wrong = interface.ids.get("iface-id") != endpoint.id
         if wrong:
             why = f"its iface-id is {interface.ids.get('iface-id', 'missing')}"
-        yield _restart(endpoint, f"the flows of {_name(facts, endpoint)} are not installed: {why}")
+        yield restart(endpoint, f"the flows of {_name(facts, endpoint)} are not installed: {why}")
 
 
 def checksums(facts: Facts) -> Iterable[Finding]:
@@ -147,8 +146,7 @@ def checksums(facts: Facts) -> Iterable[Finding]:
         if on:
             yield Finding(
                 f"{_name(facts, endpoint)} leaves TCP and UDP checksums to the network card, and in user "
-                "space there "
-                "is none: pings work, connections do not",
+                "space there is none: pings work, connections do not",
                 "turn that off",
                 (("nsenter", f"--net=/proc/{pid}/ns/net", "ethtool", "-K", link, "tx", "off"),),
                 subject=endpoint.id,
@@ -159,13 +157,11 @@ def checksums(facts: Facts) -> Iterable[Finding]:
 def network_mtu(facts: Facts) -> Iterable[Finding]:
     """Containers send no larger packets than the tunnels' interface takes."""
     cluster, switch = facts.cluster, facts.snapshot.vswitch
-    address = switch.ids.get("ovn-encap-ip", "").partition(",")[0].strip() if switch else ""
+    address = switch.encap_ip if switch else ""
     outer = next((link.mtu for link in facts.snapshot.links if address in link.addresses), None)
     if not switch or outer is None or len(cluster.hosts) < 2:
         return
-    carries = outer - tunnel_overhead(
-        tuple(switch.ids.get("ovn-encap-type", "geneve").split(",")), ip_address(address)
-    )
+    carries = outer - switch.overhead
     large: dict[str, tuple[int, list[str]]] = defaultdict(lambda: (0, []))
     for endpoint in _running(facts):
         link = cluster.links.get(host_link(EndpointId(endpoint.id)))
@@ -173,13 +169,12 @@ def network_mtu(facts: Facts) -> Iterable[Finding]:
             most, names = large[endpoint.network]
             large[endpoint.network] = (max(most, link.mtu), [*names, endpoint.name])
     for network, (mtu, names) in large.items():
-        name = next((n.name for n in cluster.networks if n.id == network), network[:12])
+        name = cluster.network_name(network)
         yield Finding(
             f"network {name} has MTU {mtu}, and the tunnels of this host carry {carries}: larger packets of "
             f"{', '.join(names[:3])}{' and others' if names[3:] else ''} to other hosts are lost",
             f"make it again with -o com.docker.network.driver.mtu={carries}, or raise the MTU of the "
-            "interface with "
-            f"{address} to {mtu + outer - carries}",
+            f"interface with {address} to {mtu + outer - carries}",
             subject=f"network {name}",
         )
 
@@ -233,7 +228,7 @@ def _running(facts: Facts) -> Iterable[DockerEndpoint]:
     """Endpoints of containers that run, and have had the time to get there."""
     for endpoint in facts.cluster.docker.values():
         interface, port = facts.cluster.interfaces.get(endpoint.id), facts.cluster.ports.get(endpoint.id)
-        created = [row.ids.get("ovn-docker:created", "") for row in (interface, port) if row]
+        created = [row.ids.get(CREATED, "") for row in (interface, port) if row]
         settled = (interface and interface.installed) or all(_old(facts, text) for text in created)
         if endpoint.running and settled:
             yield endpoint
@@ -250,13 +245,11 @@ def _old(facts: Facts, created: str) -> bool:
 
 
 def _name(facts: Facts, endpoint: DockerEndpoint) -> str:
-    network = next(
-        (n.name for n in facts.cluster.networks if n.id == endpoint.network), endpoint.network[:12]
-    )
-    return f"{endpoint.name} on {network}"
+    return f"{endpoint.name} on {facts.cluster.network_name(endpoint.network)}"
 
 
-def _restart(endpoint: DockerEndpoint, evidence: str) -> Finding:
+def restart(endpoint: DockerEndpoint, evidence: str) -> Finding:
+    """What a new port mends."""
     return Finding(
         evidence,
         "restart the container: it gets a new port",

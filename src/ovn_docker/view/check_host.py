@@ -11,6 +11,7 @@ from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
 from ovn_docker.view.snapshot import ip_version
 
 START = ("ovn-docker", "host", "start")
+RESTART = (("ovn-docker", "host", "stop"), START)
 SETUP = "`ovn-docker host setup` sets all of the guide's settings"
 
 OLDEST, NEWEST = (20, 10), (29, 99)
@@ -231,12 +232,11 @@ def tunnel_interface(facts: Facts) -> Iterable[Finding]:
         or len(facts.cluster.hosts) < 2
     ):
         return
-    address = switch.ids.get("ovn-encap-ip", "").partition(",")[0].strip()
-    link = next((link for link in facts.snapshot.links if address in link.addresses), None)
+    link = next((link for link in facts.snapshot.links if switch.encap_ip in link.addresses), None)
     if link and link.name not in {bridge.name for bridge in switch.bridges}:
         bridge = f"br{link.name}"[:15]
         yield Finding(
-            f"{address} is on {link.name}; in user space Open vSwitch sends tunnels through its own "
+            f"{switch.encap_ip} is on {link.name}; in user space Open vSwitch sends tunnels through its own "
             "bridges only",
             f"make {link.name} a port of a bridge that has its addresses and routes",
             (
@@ -296,13 +296,13 @@ def controller_connected(facts: Facts) -> Iterable[Finding]:
         yield Finding(
             "ovn-controller does not answer on its control socket: it hangs, or has much to do",
             "see /var/log/ovn/ovn-controller.log; restart it",
-            (("ovn-docker", "host", "stop"), START),
+            RESTART,
         )
     elif said != "connected":
         yield Finding(
             f"ovn-controller is {said} to the southbound database, which answers us",
             "it tries again within 8 s; if it stays so, see /var/log/ovn/ovn-controller.log, and restart it",
-            (("ovn-docker", "host", "stop"), START),
+            RESTART,
         )
 
 
@@ -313,7 +313,7 @@ def integration_bridge(facts: Facts) -> Iterable[Finding]:
         yield Finding(
             f"Open vSwitch has no bridge {switch.integration}, which ovn-controller makes at its start",
             "restart ovn-controller",
-            (("ovn-docker", "host", "stop"), START),
+            RESTART,
             safe=True,
         )
 
@@ -325,8 +325,7 @@ def fail_mode(facts: Facts) -> Iterable[Finding]:
         if switch and bridge.name == switch.integration and bridge.fail_mode != "secure":
             yield Finding(
                 f"{bridge.name} has fail mode {bridge.fail_mode or 'standalone'}: without ovn-controller "
-                "it connects "
-                "all networks with each other",
+                "it connects all networks with each other",
                 "set it to secure",
                 (("ovs-vsctl", "set-fail-mode", bridge.name, "secure"),),
                 safe=True,

@@ -8,10 +8,7 @@ def _check(name: str, look: Look, *depends_on: str, about: str = "") -> Check:
     return Check(name, about or (look.__doc__ or "").strip(), depends_on, look)
 
 
-_TUNNELS = ("registered", "encap-type", "encap-ip", "vswitchd", "system-id-unique", "hosts-answer")
-
-CHECKS = (
-    # this host
+_MACHINE = (
     _check("docker", check_host.docker),
     _check("docker-version", check_host.docker_version, "docker"),
     _check("docker-dns", check_host.docker_dns),
@@ -20,6 +17,13 @@ CHECKS = (
     _check("driver-at-boot", check_host.driver_at_boot),
     _check("vswitch", check_host.vswitch),
     _check("vswitchd", check_host.vswitchd, "vswitch"),
+)
+"""Of both modes."""
+
+_TUNNELS = ("registered", "encap-type", "encap-ip", "vswitchd", "system-id-unique", "hosts-answer")
+
+CHECKS = (
+    *_MACHINE,
     _check("system-id", check_host.system_id, "vswitch"),
     _check("ovn-remote", check_host.remote("ovn-remote", 6642, "ovn-nb", 6641), "vswitch",
            about="The southbound database is named."),
@@ -78,14 +82,7 @@ CHECKS = (
 """Every check depends on earlier ones only."""
 
 UNDERLAY = (
-    _check("docker", check_host.docker),
-    _check("docker-version", check_host.docker_version, "docker"),
-    _check("docker-dns", check_host.docker_dns),
-    _check("old-driver", check_host.old_driver),
-    _check("driver", check_host.driver),
-    _check("driver-at-boot", check_host.driver_at_boot),
-    _check("vswitch", check_host.vswitch),
-    _check("vswitchd", check_host.vswitchd, "vswitch"),
+    *_MACHINE,
     _check("bridge", check_cloud.bridge, "vswitch"),
     _check("cloud-login", check_cloud.login),
     _check("vm-port", check_cloud.vm_port, "cloud-login"),

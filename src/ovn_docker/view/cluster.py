@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ovn_docker.backends.northbound import MTU, NAME, NETWORK
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.snapshot import (
@@ -70,6 +71,11 @@ class Endpoint:
     switch: str = ""
     differences: tuple[str, ...] = ()
     vlan: int | None = None
+
+    @property
+    def connection(self) -> str:
+        """``up``, ``down`` or ``unknown``: *up* in words."""
+        return {True: "up", False: "down", None: "unknown"}[self.up]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,10 @@ class Cluster:
         """This host, which has a name though it has no system-id that could be read."""
         return self.host_name(self.snapshot.system_id) or self.snapshot.host
 
+    def network_name(self, network: str) -> str:
+        """How people call a network of this host's Docker, by its ID; else the beginning of that."""
+        return self._network_names.get(network) or network[:12]
+
     @cached_property
     def _hostnames(self) -> Counter[str]:
         return Counter(row.hostname for row in self.chassis.values())
@@ -189,12 +199,12 @@ class Cluster:
                 ids = switch.ids
                 found.append(
                     Network(
-                        name=here.name if here else ids.get("ovn-docker:name") or switch.name[:12],
-                        id=here.id if here else ids.get("ovn-docker:network", ""),
+                        name=here.name if here else ids.get(NAME) or switch.name[:12],
+                        id=here.id if here else ids.get(NETWORK, ""),
                         switch=row,
                         subnets=_subnets(ids) or (here.subnets if here else ()),
-                        mtu=int(mtu) if (mtu := ids.get("ovn-docker:mtu", "")).isdigit() else None,
-                        shared="ovn-docker:name" in ids,
+                        mtu=int(mtu) if (mtu := ids.get(MTU, "")).isdigit() else None,
+                        shared=NAME in ids,
                         here=here is not None,
                         hosts=tuple(sorted(self.host_name(host) for host in hosts[row] if host)),
                         endpoints=of_switch[row],
@@ -305,7 +315,7 @@ class Cluster:
         return Endpoint(
             id=id_,
             container=name or id_[:12],
-            network=self._network_name(docker, port, interface),
+            network=self._network_of(docker, port, interface),
             host=self.host_name(port.host) if port else self._me,
             here=here,
             addresses=docker.addresses if docker and docker.addresses else tuple(addresses),
@@ -323,12 +333,10 @@ class Cluster:
             else tuple(self._unclaimed(port, binding, port.host if port else "")),
         )
 
-    def _network_name(
+    def _network_of(
         self, docker: DockerEndpoint | None, port: PortRow | None, interface: Interface | None
     ) -> str:
-        network = (
-            docker.network if docker else interface.ids.get("ovn-docker:network", "") if interface else ""
-        )
+        network = docker.network if docker else interface.ids.get(NETWORK, "") if interface else ""
         switch = port.switch if port else self._switch_of(network)
         return self._network_names.get(network) or self._network_names.get(switch) or network[:12]
 
@@ -345,7 +353,7 @@ class Cluster:
             if note.network == network:
                 return note.switch
         return next(
-            (row for row, switch in self.switches.items() if switch.ids.get("ovn-docker:network") == network),
+            (row for row, switch in self.switches.items() if switch.ids.get(NETWORK) == network),
             "",
         )
 

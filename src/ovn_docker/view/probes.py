@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from functools import partial
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError
@@ -18,11 +18,11 @@ from ovn_docker.host.controller import ask
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.ping import Echo, answered, in_namespace
-from ovn_docker.model import EndpointId, host_link, tunnel_overhead
+from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources
 from ovn_docker.view.machine import Certificate, Machine, certificates, firewall, look
-from ovn_docker.view.snapshot import Snapshot, ip_version
+from ovn_docker.view.snapshot import Snapshot, Vswitch, ip_version
 
 SMALL = 100
 """Bytes of a packet that fits everywhere."""
@@ -240,10 +240,10 @@ def _member(name: str, remote: str) -> Member:
 def _paths(cluster: Cluster) -> dict[str, HostPath]:
     """From our tunnel address to those of the others, as the hosts themselves, without a tunnel."""
     vswitch = cluster.snapshot.vswitch
-    source = vswitch.ids.get("ovn-encap-ip", "").partition(",")[0].strip() if vswitch else ""
-    if not source or not any(source in link.addresses for link in cluster.snapshot.links):
+    source = vswitch.encap_ip if vswitch else ""
+    if vswitch is None or not source or not any(source in link.addresses for link in cluster.snapshot.links):
         return {}
-    version = ip_address(source).version
+    version = ip_version(source)
     targets = {
         host.system_id: encap.ip
         for host in cluster.hosts
@@ -251,7 +251,7 @@ def _paths(cluster: Cluster) -> dict[str, HostPath]:
         for encap in cluster.chassis[host.system_id].encaps
         if ip_version(encap.ip) == version
     }
-    size = largest_outer(cluster)
+    size = largest_outer(cluster, vswitch)
     small = {name: Echo(ip, SMALL, source) for name, ip in targets.items()}
     full = {name: Echo(ip, size, source) for name, ip in targets.items()}
     found = answered([*small.values(), *full.values()])
@@ -279,25 +279,19 @@ def _carried(target: str, source: str, size: int) -> int:
     return low
 
 
-def largest_outer(cluster: Cluster) -> int:
+def largest_outer(cluster: Cluster, vswitch: Vswitch) -> int:
     """Bytes of the largest packet that this host's tunnels have to carry, outer header included.
 
     Not more than the tunnels' interface takes; what is larger is another matter (check network-mtu).
     """
-    vswitch = cluster.snapshot.vswitch
-    ids = vswitch.ids if vswitch else {}
-    source = ids.get("ovn-encap-ip", "").partition(",")[0].strip()
     links = cluster.links
+    outer = next((link.mtu for link in links.values() if vswitch.encap_ip in link.addresses), 1500)
     mtus = [
         links[name].mtu
         for e in cluster.interfaces.values()
         if (name := host_link(EndpointId(e.endpoint))) in links
     ]
-    if not mtus:
-        return next((link.mtu for link in links.values() if source in link.addresses), 1500)
-    types = tuple(ids.get("ovn-encap-type", "geneve").split(","))
-    outer = next((link.mtu for link in links.values() if source in link.addresses), 1500)
-    return min(outer, max(mtus) + tunnel_overhead(types, ip_address(source)))
+    return min(outer, max(mtus) + vswitch.overhead) if mtus else outer
 
 
 def _pids(sources: Sources, cluster: Cluster) -> dict[str, int]:
@@ -383,7 +377,7 @@ def _offload(cluster: Cluster, pids: Mapping[str, int]) -> dict[str, tuple[int, 
         if pid is None or not endpoint.mac:
             continue
         try:
-            link, on = in_namespace(pid, lambda mac=endpoint.mac: Links().tx_checksums(mac))  # type: ignore[misc]
+            link, on = in_namespace(pid, partial(Links().tx_checksums, endpoint.mac))
         except OSError:
             continue
         if link:

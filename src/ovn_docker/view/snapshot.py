@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 from ovn_docker.backends.northbound import CREATED, ENDPOINT, HOST, NETWORK, OURS, SWITCH
 from ovn_docker.host.driver import UNDERLAY, Driver
+from ovn_docker.model import tunnel_overhead
 from ovn_docker.view.cloud import Cloud
 
 
@@ -150,6 +151,17 @@ class Vswitch:
     def integration(self) -> str:
         """Name of the integration bridge (ovn-controller(8))."""
         return self.ids.get("ovn-bridge", "br-int")
+
+    @property
+    def encap_ip(self) -> str:
+        """The address of this host's tunnels, the first if there are several; empty if it is not set."""
+        return self.ids.get("ovn-encap-ip", "").partition(",")[0].strip()
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that its tunnels add to a packet. Raises ValueError if *encap_ip* is no address."""
+        types = self.ids.get("ovn-encap-type", "geneve").split(",")
+        return tunnel_overhead(tuple(map(str.strip, types)), ip_address(self.encap_ip))
 
     @property
     def tunnels(self) -> tuple[Interface, ...]:

@@ -83,7 +83,7 @@ def svg(picture: Picture) -> str:
 
 def details(endpoint: Endpoint, store: str = "OVN") -> list[str]:
     """All that is known of an endpoint, a line each; *store*: who says where it is."""
-    ovn = {True: "up", False: "down", None: "unknown"}[endpoint.up]
+    claimed = f"{endpoint.connection}, on {endpoint.chassis}" if endpoint.chassis else "claimed by no host"
     flows = {True: "flows installed", False: "flows not installed"}
     switch = f"VLAN {endpoint.vlan}" if endpoint.vlan else "no port"
     lines = [
@@ -92,7 +92,7 @@ def details(endpoint: Endpoint, store: str = "OVN") -> list[str]:
         f"addresses {', '.join(endpoint.addresses) or 'none'}",
         f"MAC {endpoint.mac or 'unknown'}",
         f"endpoint {endpoint.id[:12]}",
-        f"{store}: {f'{ovn}, on {endpoint.chassis}' if endpoint.chassis else 'claimed by no host'}",
+        f"{store}: {claimed}",
     ]
     if endpoint.here:
         switch = switch if endpoint.installed is None else flows[endpoint.installed]

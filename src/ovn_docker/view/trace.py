@@ -5,7 +5,7 @@ module writes their questions, reads their answers, and puts them between what t
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -34,6 +34,10 @@ class Packet:
 
     def __str__(self) -> str:
         return f"{self.protocol}/{self.port}" if self.port else self.protocol
+
+    def label(self, *, reply: bool) -> str:
+        """For people: the packet, or its answer."""
+        return f"{self}, the answer" if reply else str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +231,18 @@ def way(
     owner: str = "",
 ) -> Way:
     """One direction, up to the hop that drops. *owner*: the row of OVN behind the flow that drops."""
-    hops: list[Hop] = []
-    for hop in _hops(cluster, source, target, logical, physical, owner):
-        hops.append(hop)
+    hops = _hops(cluster, source, target, logical, physical, owner)
+    return Way(source.container, target.container, packet, up_to_drop(hops))
+
+
+def up_to_drop(hops: Iterable[Hop]) -> tuple[Hop, ...]:
+    """As far as the packet comes."""
+    passed: list[Hop] = []
+    for hop in hops:
+        passed.append(hop)
         if not hop.passes:
             break
-    return Way(source.container, target.container, packet, tuple(hops))
+    return tuple(passed)
 
 
 def _hops(

@@ -11,7 +11,17 @@ from ipaddress import ip_address, ip_network
 
 from ovn_docker.view.cloud import Cloud, CloudPort, Group, Machine, Rule
 from ovn_docker.view.cluster import Cluster, Endpoint
-from ovn_docker.view.trace import CLIENT, Hop, Packet, Physical, Way, addresses, at_container, at_port
+from ovn_docker.view.trace import (
+    CLIENT,
+    Hop,
+    Packet,
+    Physical,
+    Way,
+    addresses,
+    at_container,
+    at_port,
+    up_to_drop,
+)
 
 _ECHO = {4: ("icmp", 8, 0), 6: ("icmpv6", 128, 129)}
 """By IP version: the protocol as rules name it, types of request and reply (RFC 792, RFC 4443)."""
@@ -59,13 +69,8 @@ def way(
     cloud = cluster.snapshot.cloud or Cloud("")
     ports = {port.endpoint: port for port in cloud.ports}
     flow = Flow(packet, source, target, ports.get(source.id), ports.get(target.id), reply)
-    hops: list[Hop] = []
-    for hop in _hops(cluster, cloud, flow, physical):
-        hops.append(hop)
-        if not hop.passes:
-            break
-    label = f"{packet}, the answer" if reply else str(packet)
-    return Way(source.container, target.container, label, tuple(hops))
+    hops = up_to_drop(_hops(cluster, cloud, flow, physical))
+    return Way(source.container, target.container, packet.label(reply=reply), hops)
 
 
 def _hops(cluster: Cluster, cloud: Cloud, flow: Flow, physical: Physical | None) -> Iterator[Hop]:
