@@ -55,8 +55,8 @@ class Patient:
         port = Interface("odh", "breth0", ofport=1, tag=self.vlan, ids={"ovn-docker:endpoint": C1})
         snapshot = Snapshot(
             time.time(), "vm", Scope.NETWORKS, (), (),
-            engine=Engine("28.5", False, False, (), (container,)),
-            vswitch=Vswitch("3.1", {}, (), (), (), (port,)),
+            engine=Engine("28.5", False, (), (container,)),
+            vswitch=Vswitch("3.1", {}, (), (port,)),
         )  # fmt: skip
         return Facts(Cluster(snapshot), Probes(macs=frozenset({seen.mac})), seen)
 

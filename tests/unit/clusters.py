@@ -2,6 +2,7 @@
 
 import random
 
+from ovn_docker.host.links import Link
 from ovn_docker.view import ml2_ovn
 from ovn_docker.view.cloud import Cloud, CloudNetwork, CloudPort, Group, Machine, Rule
 from ovn_docker.view.cluster import Cluster
@@ -14,7 +15,6 @@ from ovn_docker.view.snapshot import (
     Encap,
     Engine,
     Interface,
-    Link,
     Northbound,
     Note,
     PortRow,
@@ -52,12 +52,12 @@ def cluster(hosts: int, containers: int, *, faults: bool = False, names: tuple[s
         ids = {**OURS, "ovn-docker:endpoint": id_, "ovn-docker:host": host, "ovn-docker:network": networks[n]}
         ports.append(PortRow(f"row{number}", id_, f"switch{n}", addresses=(f"{mac} {address}",), ids=ids))
         lost = faults and number % 31 == 9
-        bindings.append(BindingRow(id_, f"datapath{n}", number, "" if lost else host, not lost))
+        bindings.append(BindingRow(id_, "" if lost else host, not lost))
         if host == "host1":
             docker.append(DockerEndpoint(id_, networks[n], "", known[id_], "running", (address,), mac))
             installed = {"ovn-installed": "false" if lost else "true"}
             interfaces.append(Interface(f"odh{id_[:12]}", "br-int", ofport=number, ids={**ids, **installed}))
-            links.append(Link(f"odh{id_[:12]}", 1442, up=True, carrier=True, joined=True))
+            links.append(Link(f"odh{id_[:12]}", 1442, up=True, carrier=True))
     for number in range(1, hosts):
         bfd = {"state": "down"} if faults and number == hosts - 1 else {}
         remote = {"remote_ip": f"10.0.0.{number + 1}"}
@@ -78,25 +78,24 @@ def cluster(hosts: int, containers: int, *, faults: bool = False, names: tuple[s
             processes=(),
             links=tuple(links),
             engine=Engine(
-                "26.1.5", False, False,
+                "26.1.5", False,
                 tuple(
-                    DockerNetwork(networks[n], name, "openvswitch", "openvswitch", False,
-                                  (f"10.10.{n}.0/24",), ())
+                    DockerNetwork(networks[n], name, (f"10.10.{n}.0/24",))
                     for n, (name, shared) in enumerate(NETWORKS) if shared or n % hosts == 0
                 ),
                 tuple(docker),
             ),
-            vswitch=Vswitch("3.1.0", {"system-id": "host1"}, (), (), (Bridge("br-int", "system", "secure"),),
+            vswitch=Vswitch("3.1.0", {"system-id": "host1"}, (Bridge("br-int", "system", "secure"),),
                             tuple(interfaces)),
             northbound=Northbound(
-                "tcp:10.0.0.1:6641", 7, 7, 7, 0, 0, 0, tuple(switches), tuple(ports),
+                "tcp:10.0.0.1:6641", 7, tuple(switches), tuple(ports),
                 tuple(Note(networks[n], f"switch{n}", host)
                       for n, (_, shared) in enumerate(NETWORKS) if shared for host in system_ids),
                 known,
             ),
             southbound=Southbound(
                 "tcp:10.0.0.1:6642", 7,
-                tuple(ChassisRow(f"c{n}", name, name, (Encap("geneve", f"10.0.0.{n}"),), {}, 7)
+                tuple(ChassisRow(name, name, (Encap("geneve", f"10.0.0.{n}"),), 7)
                       for n, name in enumerate(system_ids, start=1)),
                 tuple(bindings), {},
             ),
@@ -141,7 +140,7 @@ def cloud(vms: int, containers: int, *, faults: bool = False) -> Cluster:
             docker.append(DockerEndpoint(id_, f"{n:048x}{n:016x}", "", name, "running", (address,), mac))
             ids = {**OURS, "ovn-docker:endpoint": id_}
             interfaces.append(Interface(f"odh{id_[:12]}", "breth0", ofport=number, tag=vlan, ids=ids))
-            links.append(Link(f"odh{id_[:12]}", 1442, up=True, carrier=True, joined=True))
+            links.append(Link(f"odh{id_[:12]}", 1442, up=True, carrier=True))
     seen = Cloud("vif1", "", "fa:16:3e:ff:ff:01", "ACTIVE", True, tuple(ports), 7, 500, networks, machines,
                  {DEFAULT.id: DEFAULT})  # fmt: skip
     ids = [f"{n:048x}{n:016x}" for n in range(len(networks))]
@@ -153,12 +152,11 @@ def cloud(vms: int, containers: int, *, faults: bool = False) -> Cluster:
             processes=(),
             links=tuple(links),
             engine=Engine(
-                "26.1.5", False, False,
-                tuple(DockerNetwork(id_, NETWORKS[n][0], "openvswitch", "openvswitch", False,
-                                    (f"10.10.{n}.0/24",), ()) for n, id_ in enumerate(ids)),
+                "26.1.5", False,
+                tuple(DockerNetwork(id_, NETWORKS[n][0], (f"10.10.{n}.0/24",)) for n, id_ in enumerate(ids)),
                 tuple(docker),
             ),
-            vswitch=Vswitch("3.1.0", {"system-id": "x"}, (), (), (Bridge("breth0", "system", ""),),
+            vswitch=Vswitch("3.1.0", {"system-id": "x"}, (Bridge("breth0", "system", ""),),
                             tuple(interfaces)),
             northbound=ml2_ovn.northbound(seen, ids),
             southbound=ml2_ovn.southbound(seen),

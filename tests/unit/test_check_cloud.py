@@ -26,7 +26,7 @@ def test_the_bridge_needs_the_interface_of_the_vm(
     interfaces: tuple[Interface, ...], evidence: list[str]
 ) -> None:
     bridges = (Bridge("breth0", "system", "standalone"),)
-    switch = Vswitch("3.1", {}, (), (), bridges, interfaces)
+    switch = Vswitch("3.1", {}, bridges, interfaces)
     snapshot = Snapshot(time.time(), "vm", Scope.NETWORKS, (), (), vswitch=switch)
     found = list(check_cloud.bridge(Facts(Cluster(snapshot), Probes(), bridge="breth0")))
     assert [finding.evidence.partition(":")[0] for finding in found] == evidence

@@ -5,12 +5,13 @@ import shlex
 from dataclasses import replace
 
 from ovn_docker.cli.main import make_parser
+from ovn_docker.host.links import Link
 from ovn_docker.view import check_cluster, check_endpoints, check_host
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Facts
 from ovn_docker.view.machine import Certificate
 from ovn_docker.view.probes import HostPath, Pair, Probes
-from ovn_docker.view.snapshot import DockerNetwork, Encap, Link, Snapshot
+from ovn_docker.view.snapshot import DockerNetwork, Encap, Snapshot
 from unit.clusters import cluster
 
 
@@ -93,7 +94,7 @@ def test_a_container_that_nobody_knows_the_name_of_is_not_restarted_by_another_i
 def test_a_network_that_is_called_like_an_option_is_removed_by_its_id() -> None:
     engine = cluster(1, 0).snapshot.engine
     assert engine
-    lost = DockerNetwork("a1" * 32, "-f", "openvswitch", "default", False, (), ())
+    lost = DockerNetwork("a1" * 32, "-f", ())
     (found,) = check_endpoints.networks_stored(facts(cluster(1, 0), engine=replace(engine, networks=(lost,))))
     assert found.commands == (("docker", "network", "rm", "a1" * 6),)
 

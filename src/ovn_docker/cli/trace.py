@@ -133,7 +133,7 @@ def direction(
     """One way, and what OVN's and Open vSwitch's tools said."""
     label = packet.label(reply=reply)
     southbound = cluster.snapshot.southbound
-    datapath, _ = southbound.datapaths.get(source.switch, ("", 0)) if southbound else ("", 0)
+    datapath = southbound.datapaths.get(source.switch, "") if southbound else ""
     flow = trace.microflow(packet, source, target, reply=reply)
     logical_text = ovn_trace(cluster, datapath, flow, reply=reply) if datapath else ""
     logical = trace.read_logical(logical_text, target.id) if logical_text else None

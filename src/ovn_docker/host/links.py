@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -29,6 +30,17 @@ _DESTINATION, _TABLE, _MAIN = 1, 15, 254  # RTA_DST, RTA_TABLE, RT_TABLE_MAIN
 
 _SIOCGIFCONF, _SIOCGIFMTU, _SIOCGIFINDEX, _SIOCETHTOOL = 0x8912, 0x8921, 0x8933, 0x8946  # linux/sockios.h
 _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17  # linux/ethtool.h
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of this network namespace; *mtu* in bytes."""
+
+    name: str
+    mtu: int
+    up: bool
+    carrier: bool
+    addresses: tuple[str, ...] = ()
 
 
 class Links:
@@ -80,7 +92,7 @@ class Links:
         found = {}
         for message in netlink.dump(_GETLINK, _ANY):
             link = attributes(message[_INFO.size :])
-            name = link[_IFNAME].rstrip(b"\0").decode()
+            name = _name_of(link)
             if name.startswith(prefix):
                 found[name] = _LINK_NETNSID in link
         return found
@@ -97,8 +109,8 @@ class Links:
             "ovs-vsctl set Open_vSwitch . external_ids:ovn-encap-ip=LOCAL_IP"
         )
 
-    def all(self) -> list[tuple[str, int, bool, bool, bool, list[str]]]:
-        """Every link: name, MTU in bytes, up, has a carrier, joined (see there), its addresses."""
+    def all(self) -> list[Link]:
+        """Every link, with its addresses."""
         addresses: dict[int, list[str]] = {}
         for message in netlink.dump(_GETADDR, _OF_LINK.pack(0)):
             found = attributes(message[_OF_LINK.size :])
@@ -109,9 +121,8 @@ class Links:
             index, flags, _ = _INFO.unpack_from(message)
             link = attributes(message[_INFO.size :])
             (mtu,) = struct.unpack("I", link[_MTU])
-            name = link[_IFNAME].rstrip(b"\0").decode()
-            up, carrier, joined = bool(flags & _UP), bool(flags & _LOWER_UP), _LINK_NETNSID in link
-            links.append((name, mtu, up, carrier, joined, addresses.get(index, [])))
+            up, carrier = bool(flags & _UP), bool(flags & _LOWER_UP)
+            links.append(Link(_name_of(link), mtu, up, carrier, tuple(addresses.get(index, []))))
         return links
 
     def tx_checksums(self, mac: str) -> tuple[str, bool]:
@@ -122,7 +133,7 @@ class Links:
         for message in netlink.dump(_GETLINK, _ANY):
             link = attributes(message[_INFO.size :])
             if link.get(_ADDRESS) == bytes.fromhex(mac.replace(":", "")):
-                name = link[_IFNAME].rstrip(b"\0").decode()
+                name = _name_of(link)
                 return name, bool(_ethtool(name, _ETHTOOL_GTXCSUM, 0))
         return "", False
 
@@ -193,6 +204,10 @@ def _links_with_ipv6() -> Iterator[tuple[bytes, bytes]]:
 
 def _name(link: str) -> bytes:
     return attribute(_IFNAME, link.encode() + b"\0")
+
+
+def _name_of(link: dict[int, bytes]) -> str:
+    return link[_IFNAME].rstrip(b"\0").decode()
 
 
 def _explained(error: OSError, what: str) -> OvnDockerError:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from ovn_docker.backends.northbound import MTU, NAME, NETWORK
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
+from ovn_docker.host.links import Link
 from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.snapshot import (
     BindingRow,
@@ -18,7 +19,6 @@ from ovn_docker.view.snapshot import (
     DockerEndpoint,
     DockerNetwork,
     Interface,
-    Link,
     PortRow,
     Snapshot,
     SwitchRow,

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-from ovn_docker.backends.northbound import ENDPOINT, HOST, OURS, SWITCH
+from ovn_docker.backends.northbound import ENDPOINT, HOST, NOTE, OURS, SWITCH
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError, Unavailable
@@ -38,7 +38,6 @@ from ovn_docker.view.snapshot import (
     Encap,
     Engine,
     Interface,
-    Link,
     Northbound,
     Note,
     PortRow,
@@ -62,10 +61,7 @@ PATIENCE = 3.0
 _LARGE = 30.0
 """Seconds for what may be large; who does not answer at all is found out before (`Sources._connected`)."""
 
-_PORT_COLUMNS = (
-    *("_uuid", "name", "type", "addresses", "port_security", "enabled", "up"),
-    *("parent_name", "tag", "external_ids"),
-)
+_PORT_COLUMNS = (*("_uuid", "name", "addresses", "port_security", "enabled", "tag", "external_ids"),)
 _SWITCH_COLUMNS = ("_uuid", "name", "external_ids")
 
 
@@ -124,13 +120,12 @@ class Sources:
         vswitch = self._read("vswitch", self._vswitch)
         engine = self._read("docker", self._engine)
         driver = self._read("driver", lambda: find(self.places.plugin, self.places.vswitch))
-        links = Links().all()
         seen = Snapshot(
             taken=taken,
             host=socket.gethostname(),
             scope=scope,
             processes=_processes(self.places, driver),
-            links=tuple(Link(*link[:5], addresses=tuple(link[5])) for link in links),
+            links=tuple(Links().all()),
             driver=driver,
             engine=engine,
             vswitch=vswitch,
@@ -189,7 +184,6 @@ class Sources:
         return Engine(
             version=str(version.get("Version", "")),
             swarm=(info.get("Swarm") or {}).get("LocalNodeState") == "active",
-            live_restore=bool(info.get("LiveRestoreEnabled")),
             networks=networks,
             endpoints=tuple(
                 endpoint
@@ -205,12 +199,11 @@ class Sources:
         if self.vswitch is None:
             self.vswitch = self._connected("Open_vSwitch", "Open_vSwitch", [self.places.database], START)
         roots, bridges, ports, interfaces, tls = self.vswitch.transact(
-            ovsdb.select("Open_vSwitch", columns=["ovs_version", "external_ids", "datapath_types",
-                                                  "iface_types", "ssl"]),
+            ovsdb.select("Open_vSwitch", columns=["ovs_version", "external_ids", "ssl"]),
             ovsdb.select("Bridge", columns=["name", "datapath_type", "fail_mode", "ports"]),
             ovsdb.select("Port", columns=["_uuid", "tag", "interfaces"]),
             ovsdb.select("Interface", columns=["_uuid", "name", "type", "ofport", "error", "link_state",
-                                               "mtu", "external_ids", "options", "bfd_status", "statistics"]),
+                                               "external_ids", "options", "bfd_status", "statistics"]),
             ovsdb.select("SSL", columns=["_uuid", "private_key", "certificate", "ca_cert"]),
             deadline=Deadline(PATIENCE),
         )  # fmt: skip
@@ -222,8 +215,6 @@ class Sources:
         return Vswitch(
             version=_text(root["ovs_version"]),
             ids=root["external_ids"],
-            datapath_types=tuple(_list(root["datapath_types"])),
-            iface_types=tuple(_list(root["iface_types"])),
             bridges=tuple(Bridge(b["name"], b["datapath_type"], _text(b["fail_mode"])) for b in bridges),
             interfaces=tuple(
                 _interface(row, port, bridge_of.get(port["_uuid"], ""))
@@ -245,8 +236,7 @@ class Sources:
             self.northbound = self._connected(
                 "OVN_Northbound", "NB_Global", _remotes(vswitch, "ovn-nb"), cure
             )
-        columns = ["nb_cfg", "sb_cfg", "hv_cfg", "nb_cfg_timestamp", "sb_cfg_timestamp", "hv_cfg_timestamp"]
-        (root,) = self._ask(self.northbound, ovsdb.select("NB_Global", columns=columns))
+        (root,) = self._ask(self.northbound, ovsdb.select("NB_Global", columns=["nb_cfg"]))
         if scope is Scope.CLUSTER:
             switches, ports, notes, names = self._all_of_ours(self.northbound)
         else:
@@ -254,7 +244,7 @@ class Sources:
             switches, ports, notes, names = self._of_host(self.northbound, scope, vswitch.system_id, networks)
         return Northbound(
             remote=self.northbound.remote,
-            **{column: root[0][column] if root else 0 for column in columns},
+            nb_cfg=root[0]["nb_cfg"] if root else 0,
             switches=tuple(SwitchRow(row["_uuid"], row["name"], row["external_ids"]) for row in switches),
             ports=tuple(ports),
             notes=tuple(notes),
@@ -264,7 +254,7 @@ class Sources:
     def _all_of_ours(self, database: Database) -> tuple[list[Row], list[PortRow], list[Note], list[Row]]:
         """Whole tables are searched, but only our rows are sent, and no claims or leases."""
         ours = has("external_ids", OURS)
-        note_ids = has("external_ids", {**OURS, "ovn-docker:note": "true"})
+        note_ids = has("external_ids", OURS | NOTE)
         switches, ports, notes, names = self._ask(
             database,
             ovsdb.select("Logical_Switch", columns=_SWITCH_COLUMNS),
@@ -330,25 +320,21 @@ class Sources:
         root, chassis, private, encaps, *datapaths = self._ask(
             database,
             ovsdb.select("SB_Global", columns=["nb_cfg"]),
-            ovsdb.select("Chassis", columns=["_uuid", "name", "hostname", "encaps", "other_config"]),
-            ovsdb.select("Chassis_Private", columns=["name", "nb_cfg", "nb_cfg_timestamp"]),
+            ovsdb.select("Chassis", columns=["_uuid", "name", "hostname", "encaps"]),
+            ovsdb.select("Chassis_Private", columns=["name", "nb_cfg"]),
             ovsdb.select("Encap", columns=["_uuid", "type", "ip"]),
             *(ovsdb.select("Datapath_Binding", has("external_ids", {"logical-switch": switch.row}),
-                           columns=["_uuid", "tunnel_key"]) for switch in switches),
+                           columns=["_uuid"]) for switch in switches),
         )  # fmt: skip
         name_of = {row["_uuid"]: row["name"] for row in chassis}
         keys = {
-            switch.row: (row["_uuid"], row["tunnel_key"])
-            for switch, rows in zip(switches, datapaths, strict=True)
-            for row in rows
+            switch.row: row["_uuid"] for switch, rows in zip(switches, datapaths, strict=True) for row in rows
         }
         wanted = _wanted_bindings(scope, vswitch, name_of, keys)
-        columns = ["logical_port", "datapath", "tunnel_key", "chassis", "up"]
+        columns = ["logical_port", "chassis", "up"]
         bindings = {
             row["logical_port"]: BindingRow(
                 port=row["logical_port"],
-                datapath=row["datapath"],
-                key=row["tunnel_key"],
                 chassis=name_of.get(_text(row["chassis"]), ""),
                 up=_maybe(row["up"]),
             )
@@ -358,18 +344,16 @@ class Sources:
             for row in rows
         }
         encap_of = {row["_uuid"]: Encap(row["type"], row["ip"]) for row in encaps}
-        current = {row["name"]: (row["nb_cfg"], row["nb_cfg_timestamp"]) for row in private}
+        current = {row["name"]: row["nb_cfg"] for row in private}
         return Southbound(
             remote=database.remote,
             nb_cfg=root[0]["nb_cfg"] if root else 0,
             chassis=tuple(
                 ChassisRow(
-                    row["_uuid"],
                     row["name"],
                     row["hostname"],
                     tuple(encap_of[encap] for encap in _list(row["encaps"]) if encap in encap_of),
-                    row["other_config"],
-                    *current.get(row["name"], (0, 0)),
+                    current.get(row["name"], 0),
                 )
                 for row in sorted(chassis, key=lambda row: str(row["name"]))
             ),
@@ -385,7 +369,7 @@ class Sources:
 
 
 def _wanted_bindings(
-    scope: Scope, vswitch: Vswitch, name_of: dict[str, str], keys: dict[str, tuple[str, int]]
+    scope: Scope, vswitch: Vswitch, name_of: dict[str, str], keys: dict[str, str]
 ) -> list[list[ovsdb.Condition]]:
     """Conditions of one select each."""
     if scope is Scope.CLUSTER:
@@ -397,7 +381,7 @@ def _wanted_bindings(
     ]
     if scope is Scope.NETWORKS:
         wanted += [
-            [["datapath", "==", ovsdb.encode(ovsdb.Reference(datapath))]] for datapath, _ in keys.values()
+            [["datapath", "==", ovsdb.encode(ovsdb.Reference(datapath))]] for datapath in keys.values()
         ]
     return wanted
 
@@ -416,18 +400,12 @@ def _remotes(vswitch: Vswitch, setting: str) -> list[str]:
 
 
 def _docker_network(row: dict[str, Any]) -> DockerNetwork:
-    options, ipam = row.get("Options") or {}, row.get("IPAM") or {}
-    pools = ipam.get("Config") or []
+    pools = (row.get("IPAM") or {}).get("Config") or []
     return DockerNetwork(
         id=row["Id"],
         name=row["Name"],
-        driver=row["Driver"],
-        ipam=ipam.get("Driver") or "default",
-        internal=bool(row.get("Internal")),
         subnets=tuple(pool["Subnet"] for pool in pools if pool.get("Subnet")),
-        gateways=tuple(pool["Gateway"] for pool in pools if pool.get("Gateway")),
-        options=options,
-        shared=options.get(SHARED_NAME, ""),
+        shared=(row.get("Options") or {}).get(SHARED_NAME, ""),
     )
 
 
@@ -453,7 +431,6 @@ def _interface(row: Row, port: Row, bridge: str) -> Interface:
         ofport=_maybe(row["ofport"]),
         error=_text(row["error"]),
         link_state=_text(row["link_state"]),
-        mtu=_maybe(row["mtu"]),
         tag=_maybe(port["tag"]),
         ids=row["external_ids"],
         options=row["options"],
@@ -467,12 +444,9 @@ def _port(row: Row, switch: str) -> PortRow:
         row=row["_uuid"],
         name=row["name"],
         switch=switch,
-        type=row["type"],
         addresses=tuple(_list(row["addresses"])),
         port_security=tuple(_list(row["port_security"])),
         enabled=_maybe(row["enabled"]) is not False,
-        up=_maybe(row["up"]),
-        parent=_text(row["parent_name"]),
         tag=_maybe(row["tag"]),
         ids=row["external_ids"],
     )

@@ -24,7 +24,8 @@ from ovn_docker.view.snapshot import (
 def northbound(cloud: Cloud, docker: Collection[str]) -> Northbound:
     """Networks and ports; *docker*: IDs of the networks of this VM's Docker."""
     return Northbound(
-        "Neutron", 0, 0, 0, 0, 0, 0,
+        "Neutron",
+        0,
         switches=tuple(map(_switch, cloud.networks.values())),
         ports=tuple(map(_logical_port, cloud.ports)),
         notes=tuple(
@@ -33,7 +34,7 @@ def northbound(cloud: Cloud, docker: Collection[str]) -> Northbound:
             for id_ in docker
             if network.members and id_.startswith(network.members)
         ),
-    )  # fmt: skip
+    )
 
 
 def southbound(cloud: Cloud) -> Southbound:
@@ -42,14 +43,11 @@ def southbound(cloud: Cloud) -> Southbound:
         "Neutron",
         0,
         chassis=tuple(
-            ChassisRow(vm.vif, vm.vif, vm.name, (Encap("VM", vm.address),), {})
-            for vm in cloud.machines.values()
+            ChassisRow(vm.vif, vm.name, (Encap("VM", vm.address),)) for vm in cloud.machines.values()
         ),
         bindings=tuple(
             BindingRow(
                 port.id,
-                port.network,
-                port.vlan or 0,
                 port.vm if port.vlan is not None else "",
                 port.status == "ACTIVE" if port.subport else None,
             )
@@ -76,8 +74,6 @@ def _logical_port(port: CloudPort) -> PortRow:
         addresses=(addresses,),
         port_security=allowed,
         enabled=port.enabled,
-        up=port.status == "ACTIVE",
-        parent=port.vm,
         tag=port.vlan,
         ids={**OURS, ENDPOINT: port.endpoint, HOST: port.vm},
     )

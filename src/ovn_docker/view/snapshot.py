@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 from ovn_docker.backends.northbound import CREATED, ENDPOINT, HOST, NETWORK, OURS, SWITCH
 from ovn_docker.host.driver import UNDERLAY, Driver
+from ovn_docker.host.links import Link
 from ovn_docker.model import tunnel_overhead
 from ovn_docker.view.cloud import Cloud
 
@@ -37,29 +38,12 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """A link of this host's network namespace; *joined*: its other end is in another one (a container)."""
-
-    name: str
-    mtu: int
-    up: bool
-    carrier: bool
-    joined: bool = False
-    addresses: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class DockerNetwork:
     """A network of this host's Docker whose driver is ours; *shared*: its name in the cluster, if any."""
 
     id: str
     name: str
-    driver: str
-    ipam: str
-    internal: bool
     subnets: tuple[str, ...]
-    gateways: tuple[str, ...]
-    options: Mapping[str, str] = field(default_factory=dict)
     shared: str = ""
 
 
@@ -87,7 +71,6 @@ class Engine:
 
     version: str
     swarm: bool
-    live_restore: bool
     networks: tuple[DockerNetwork, ...]
     endpoints: tuple[DockerEndpoint, ...]
 
@@ -111,7 +94,6 @@ class Interface:
     ofport: int | None = None
     error: str = ""
     link_state: str = ""
-    mtu: int | None = None
     tag: int | None = None
     ids: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
@@ -135,8 +117,6 @@ class Vswitch:
 
     version: str
     ids: Mapping[str, str]
-    datapath_types: tuple[str, ...]
-    iface_types: tuple[str, ...]
     bridges: tuple[Bridge, ...]
     interfaces: tuple[Interface, ...]
     tls: tuple[str, str, str] | None = None
@@ -185,17 +165,14 @@ class SwitchRow:
 
 @dataclass(frozen=True, slots=True)
 class PortRow:
-    """A row of Logical_Switch_Port. *switch* is a row's UUID; *up* is ``None`` where OVN does not say."""
+    """A row of Logical_Switch_Port. *switch* is a row's UUID."""
 
     row: str
     name: str
     switch: str
-    type: str = ""
     addresses: tuple[str, ...] = ()
     port_security: tuple[str, ...] = ()
     enabled: bool = True
-    up: bool | None = None
-    parent: str = ""
     tag: int | None = None
     ids: Mapping[str, str] = field(default_factory=dict)
 
@@ -208,11 +185,6 @@ class PortRow:
     def host(self) -> str:
         """The system-id of the host that made it."""
         return self.ids.get(HOST, "")
-
-    @property
-    def network(self) -> str:
-        """Docker's ID of the network on that host."""
-        return self.ids.get(NETWORK, "")
 
     @property
     def created(self) -> float | None:
@@ -232,18 +204,13 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Northbound:
-    """OVN_Northbound, as far as the scope goes. Times in milliseconds, as in NB_Global (ovn-nb(5)).
+    """OVN_Northbound, as far as the scope goes.
 
     *names*: endpoint to the container's name, where the host has told.
     """
 
     remote: str
     nb_cfg: int
-    sb_cfg: int
-    hv_cfg: int
-    nb_cfg_timestamp: int
-    sb_cfg_timestamp: int
-    hv_cfg_timestamp: int
     switches: tuple[SwitchRow, ...]
     ports: tuple[PortRow, ...]
     notes: tuple[Note, ...]
@@ -260,24 +227,22 @@ class Encap:
 
 @dataclass(frozen=True, slots=True)
 class ChassisRow:
-    """A row of Chassis and its companion in Chassis_Private; *timestamp* in milliseconds."""
+    """A row of Chassis and its companion in Chassis_Private."""
 
-    row: str
     name: str
     hostname: str
     encaps: tuple[Encap, ...]
-    config: Mapping[str, str]
     nb_cfg: int = 0
-    timestamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class BindingRow:
-    """A row of Port_Binding; *chassis* is a chassis' name, empty when nobody has claimed the port."""
+    """A row of Port_Binding; *chassis* is a chassis' name, empty when nobody has claimed the port.
+
+    *up* is ``None`` where OVN does not say.
+    """
 
     port: str
-    datapath: str
-    key: int
     chassis: str
     up: bool | None
 
@@ -286,14 +251,14 @@ class BindingRow:
 class Southbound:
     """OVN_Southbound: all chassis, and the bindings that the scope asks for.
 
-    *datapaths*: UUID of a logical switch to (UUID, tunnel key) of its Datapath_Binding.
+    *datapaths*: UUID of a logical switch to that of its Datapath_Binding.
     """
 
     remote: str
     nb_cfg: int
     chassis: tuple[ChassisRow, ...]
     bindings: tuple[BindingRow, ...]
-    datapaths: Mapping[str, tuple[str, int]]
+    datapaths: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
