@@ -209,6 +209,13 @@ def test_a_failed_step_says_command_code_and_last_line():
         steps.run(("ls", "/nosuch"))
 
 
+def test_a_command_that_may_not_be_run_is_told(tmp_path):
+    (tmp_path / "ovs-vsctl").touch(mode=0o644)
+    tool = str(tmp_path / "ovs-vsctl")
+    with pytest.raises(Unavailable, match=f"cannot run {tool}: Permission denied"):
+        steps.run((tool, "show"))
+
+
 def test_a_missing_program_is_named_with_its_package():
     for tool, package in {
         "ovs-nosuch": "openvswitch-switch",

@@ -56,7 +56,7 @@ class Steps:
         Raises:
             StepFailed: it ended with an error.
             TimedOut: it did not end within TOOL_TIMEOUT.
-            Unavailable: the program is not installed.
+            Unavailable: the program is not installed, or cannot be run.
 
         """
         self.note(what, shlex.join(argv))
@@ -108,6 +108,8 @@ def run(argv: Sequence[str]) -> str:
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
+        except OSError as error:
+            raise Unavailable(f"cannot run {argv[0]}: {error.strerror}") from None
         except subprocess.TimeoutExpired:
             raise TimedOut(f"`{shlex.join(argv)}` did not end within {TOOL_TIMEOUT:g} seconds") from None
         printed, said = (_text(file) for file in (output, errors))
