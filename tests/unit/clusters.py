@@ -4,7 +4,7 @@ import random
 
 from ovn_docker.host.links import Link
 from ovn_docker.view import ml2_ovn
-from ovn_docker.view.cloud import Cloud, CloudNetwork, CloudPort, Group, Machine, Rule
+from ovn_docker.view.cloud import Cloud, CloudNetwork, CloudPort, Group, Rule, VirtualMachine
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.snapshot import (
     BindingRow,
@@ -116,7 +116,7 @@ def cloud(vms: int, containers: int, *, faults: bool = False) -> Cluster:
     """
     chance = random.Random(vms * 1000 + containers)
     machines = {
-        f"vif{n}": Machine(f"vif{n}", f"vm{n}", f"172.31.0.{n}",
+        f"vif{n}": VirtualMachine(f"vif{n}", f"vm{n}", f"172.31.0.{n}",
                            "DOWN" if faults and n == vms else "ACTIVE", True, f"trunk{n}")
         for n in range(1, vms + 1)
     }  # fmt: skip

@@ -78,14 +78,16 @@ def in_force(target: str) -> bool:
     raise Unavailable(f"the {SOUTHBOUND.title} did not do as it was told")
 
 
-def described(target: str, role: str) -> str:
-    """For the operator: whether hosts are restricted; empty if that is not wanted."""
+def described(target: str, role: str) -> tuple[bool, str]:
+    """Whether hosts are restricted if they should be, and that in words; none if they should not."""
     if not role:
-        return ""
+        return True, ""
     try:
-        return "restricted" if in_force(target) else "NOT restricted: run `ovn-docker central start --rbac`"
+        if in_force(target):
+            return True, "hosts are restricted"
     except OvnDockerError as error:
-        return f"whether restricted is not known: {error}"
+        return False, f"whether hosts are restricted is not known: {error}"
+    return False, "hosts are NOT restricted: run `ovn-docker central start --rbac`"
 
 
 def _use(files: TlsFiles) -> None:

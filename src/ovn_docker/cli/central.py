@@ -332,10 +332,9 @@ def database_status(database: Database) -> tuple[bool, str, str, str]:
     _, target, role = connection
     up = database.bound()
     text = f"listens on {target}" if up else f"should listen on {target} but cannot; see {database.log}"
-    if restricted := access.described(target, role):
-        text += f"; hosts are {restricted}"
-        up = up and restricted == "restricted"
-    return up, database.title, f"running (pid {pid})", text
+    as_wanted, restricted = access.described(target, role)
+    text = "; ".join(filter(None, (text, restricted)))
+    return up and as_wanted, database.title, f"running (pid {pid})", text
 
 
 def northd_status() -> tuple[bool, str, str, str]:

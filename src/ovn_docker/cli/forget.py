@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         if found:
             if not args.force:
-                southbound = Database("OVN_Southbound", southbound_remotes(), CURE)
+                southbound = southbound_database()
                 connections.callback(southbound.close)
                 if still_listed(args.host, northbound, southbound):
                     tail = f"OVN lists it until you type: ovn-sbctl chassis-del {args.host}"
@@ -119,15 +119,15 @@ def count(found: list[Belonging]) -> str:
     return ", ".join(f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in kinds.items())
 
 
-def southbound_remotes() -> list[str]:
-    """Where the southbound database is, as ovn-controller finds it."""
+def southbound_database() -> Database:
+    """The connection to the southbound database, where ovn-controller finds it."""
     ids = setup.open_vswitch("external_ids")["external_ids"]
     remotes = [remote.strip() for remote in ids.get("ovn-remote", "").split(",")]
     if not any(remotes):
         raise Unavailable(
             "the Open_vSwitch database does not have ovn-remote; run `ovn-docker host setup`, or say --force"
         )
-    return remotes
+    return Database("OVN_Southbound", remotes, CURE)
 
 
 def still_listed(host: str, northbound: Database, southbound: Database) -> bool:

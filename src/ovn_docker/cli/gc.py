@@ -24,7 +24,6 @@ from ovn_docker.host.driver import SOCKET, order
 from ovn_docker.host.engine import Engine
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
-from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import VmBridge, Vswitch
 from ovn_docker.model import Chassis, Difference, Kind
 from ovn_docker.reconcile import Reconciler, Store
@@ -171,7 +170,7 @@ def absent_hosts() -> list[str]:
             chassis = Vswitch(local).chassis(Deadline(forget.PATIENCE))
             northbound = forget.northbound_database()
             hosts = Leftovers(northbound).hosts(chassis, Deadline(forget.PATIENCE))
-            southbound = Database("OVN_Southbound", forget.southbound_remotes(), forget.CURE)
+            southbound = forget.southbound_database()
             connections.callback(southbound.close)
             return absent(southbound, hosts, Deadline(forget.PATIENCE))
         except OvnDockerError:

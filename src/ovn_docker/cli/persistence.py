@@ -11,6 +11,8 @@ from ovn_docker.cli.uplink import Uplink
 
 KINDS = ("netplan", "ifupdown", "systemd-networkd")
 
+_EVERYWHERE = {"-4": "0.0.0.0/0", "-6": "::/0"}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -157,8 +159,7 @@ def _netplan(layout: Layout, static: Static) -> str:
     if static.routes:
         lines.append("      routes:")
     for route in static.routes:
-        everywhere = {"-4": "0.0.0.0/0", "-6": "::/0"}[route.family]
-        to = everywhere if route.to == "default" else _prefix(route)
+        to = _EVERYWHERE[route.family] if route.to == "default" else _prefix(route)
         lines.append(f"        - to: {json.dumps(to)}")
         for key, word in (("via", "via"), ("metric", "metric"), ("from", "src"), ("mtu", "mtu")):
             if word in route.words:
@@ -240,8 +241,7 @@ def _networkd(layout: Layout, static: Static) -> str:
     ]
     for route in static.routes:
         own += ["", "[Route]"]
-        everywhere = {"-4": "0.0.0.0/0", "-6": "::/0"}[route.family]
-        own.append(f"Destination={everywhere if route.to == 'default' else route.to}")
+        own.append(f"Destination={_EVERYWHERE[route.family] if route.to == 'default' else route.to}")
         names = {"via": "Gateway", "metric": "Metric", "src": "PreferredSource", "mtu": "MTUBytes"}
         own += [f"{name}={route.words[word]}" for word, name in names.items() if word in route.words]
         if route.onlink:

@@ -60,17 +60,13 @@ def parts(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
     """Lines of the table: a part, how it is, a remark."""
     snapshot, missing = cluster.snapshot, cluster.snapshot.missing
     switch = snapshot.vswitch
-    called = "Neutron port" if snapshot.underlay else "system-id"
-    yield (
-        "host",
-        snapshot.host,
-        f"{called} {(snapshot.vif if snapshot.underlay else snapshot.system_id) or 'unknown'}",
-    )
-    engine = snapshot.engine
-    yield ("docker", f"version {engine.version}", "in swarm mode" if engine.swarm else "") if engine else (
-        "docker", "down", missing["docker"])  # fmt: skip
-    driver = snapshot.driver
-    if driver:
+    called, id_ = ("Neutron port", snapshot.vif) if snapshot.underlay else ("system-id", snapshot.system_id)
+    yield "host", snapshot.host, f"{called} {id_ or 'unknown'}"
+    if engine := snapshot.engine:
+        yield "docker", f"version {engine.version}", "in swarm mode" if engine.swarm else ""
+    else:
+        yield "docker", "down", missing["docker"]
+    if driver := snapshot.driver:
         since = next((p.since for p in snapshot.processes if p.pid == driver.pid and driver.pid), None)
         remark = ", ".join(filter(None, (_since(since, snapshot.taken), driver.requests)))
         yield "driver", f"version {driver.version}" if driver.version else "up", remark
@@ -93,16 +89,11 @@ def databases(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
     """Lines of OVN's databases, and of this host in them."""
     snapshot, missing = cluster.snapshot, cluster.snapshot.missing
     northbound, southbound = snapshot.northbound, snapshot.southbound
-    yield (
-        ("northbound", "up", northbound.remote)
-        if northbound
-        else ("northbound", "down", missing["northbound"])
-    )
-    yield (
-        ("southbound", "up", southbound.remote)
-        if southbound
-        else ("southbound", "down", missing["southbound"])
-    )
+    for name, database in (("northbound", northbound), ("southbound", southbound)):
+        if database:
+            yield name, "up", database.remote
+        else:
+            yield name, "down", missing[name]
     if northbound and southbound:
         behind = next((host.behind for host in cluster.hosts if host.here), None)
         yield "changes", *_lag(northbound.nb_cfg - southbound.nb_cfg, behind)

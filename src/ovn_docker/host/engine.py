@@ -19,6 +19,9 @@ from ovn_docker.options import SHARED_NAME
 
 CONFIG = Path("/etc/docker/daemon.json")
 
+OUR_NETWORKS = "/networks?filters=" + quote(json.dumps({"driver": ["openvswitch"]}))
+"""Asks Docker for the networks that have our driver."""
+
 
 def has_cluster_store(proc: Path = Path("/proc"), config: Path = CONFIG) -> bool:
     """Whether dockerd was started with ``--cluster-store``, which engines before 24 know.
@@ -82,8 +85,7 @@ class Engine:
 
     def networks(self) -> list[LocalNetwork]:
         """The networks of our driver that have a name in the cluster. Raises Unavailable."""
-        filters = quote(json.dumps({"driver": ["openvswitch"]}))
-        networks = self._ask("GET", f"/networks?filters={filters}")
+        networks = self._ask("GET", OUR_NETWORKS)
         for network in networks:
             self._learn(network["Id"], network["Name"])
         return [

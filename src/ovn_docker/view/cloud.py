@@ -86,7 +86,7 @@ class CloudNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class VirtualMachine:
     """The port of a virtual machine that containers are behind. *trunk*: UUID, empty if it has none."""
 
     vif: str
@@ -114,7 +114,7 @@ class Cloud:
     used: int = 0
     quota: int = -1
     networks: Mapping[str, CloudNetwork] = field(default_factory=dict)
-    machines: Mapping[str, Machine] = field(default_factory=dict)
+    machines: Mapping[str, VirtualMachine] = field(default_factory=dict)
     groups: Mapping[str, Group] = field(default_factory=dict)
 
     @property
@@ -264,9 +264,9 @@ def _port(port: "Resource", vlan: int | None) -> CloudPort:
     )
 
 
-def _machine(port: "Resource", trunk: "Resource | None") -> Machine:
+def _machine(port: "Resource", trunk: "Resource | None") -> VirtualMachine:
     address = next((str(fixed["ip_address"]) for fixed in port["fixed_ips"]), "")
-    return Machine(
+    return VirtualMachine(
         vif=port["id"],
         name=port["name"] or address or port["id"],
         address=address,

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 from ovn_docker.backends.northbound import ENDPOINT, HOST, NOTE, OURS, SWITCH
 from ovn_docker.backends.openrc import VIF
@@ -20,6 +19,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.driver import PROGRAM, SOCKET, Driver, find
+from ovn_docker.host.engine import OUR_NETWORKS
 from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
@@ -51,9 +51,6 @@ from ovn_docker.view.snapshot import (
 )
 
 T = TypeVar("T")
-
-DRIVER = "openvswitch"
-"""What our networks have as their driver in Docker."""
 
 PATIENCE = 3.0
 """Seconds that one source may take."""
@@ -173,12 +170,19 @@ class Sources:
         database.transact(ovsdb.select(root, columns=["_uuid"]), deadline=Deadline(PATIENCE))
         return database
 
+    def _connected_to_ovn(self, name: str, root: str, vswitch: Vswitch, setting: str) -> Database:
+        """One of OVN's databases, which *setting* in Open_vSwitch names."""
+        if "ssl:" in vswitch.ids.get(setting, ""):
+            names = vswitch.ids.get(TLS_NAMES) != "off"
+            ovsdb.use_tls(Tls(*vswitch.tls, names) if vswitch.tls else None)
+        cure = "start it on that host with: ovn-docker central start"
+        return self._connected(name, root, _remotes(vswitch, setting), cure)
+
     # Docker
 
     def _engine(self) -> Engine:
         version, info = self.docker.read("/version"), self.docker.read("/info")
-        filters = quote(f'{{"driver":["{DRIVER}"]}}')
-        rows = printable(self.docker.read(f"/networks?filters={filters}"))  # a network's name may be anything
+        rows = printable(self.docker.read(OUR_NETWORKS))  # a network's name may be anything
         networks = tuple(map(_docker_network, rows))
         ours = {network.id for network in networks}
         return Engine(
@@ -231,11 +235,7 @@ class Sources:
 
     def _northbound(self, scope: Scope, vswitch: Vswitch, engine: Engine | None) -> Northbound:
         if self.northbound is None:
-            _use_tls(vswitch, "ovn-nb")
-            cure = "start it on that host with: ovn-docker central start"
-            self.northbound = self._connected(
-                "OVN_Northbound", "NB_Global", _remotes(vswitch, "ovn-nb"), cure
-            )
+            self.northbound = self._connected_to_ovn("OVN_Northbound", "NB_Global", vswitch, "ovn-nb")
         (root,) = self._ask(self.northbound, ovsdb.select("NB_Global", columns=["nb_cfg"]))
         if scope is Scope.CLUSTER:
             switches, ports, notes, names = self._all_of_ours(self.northbound)
@@ -311,11 +311,7 @@ class Sources:
 
     def _southbound(self, scope: Scope, vswitch: Vswitch, northbound: Northbound | None) -> Southbound:
         if self.southbound is None:
-            _use_tls(vswitch, "ovn-remote")
-            cure = "start it on that host with: ovn-docker central start"
-            self.southbound = self._connected(
-                "OVN_Southbound", "SB_Global", _remotes(vswitch, "ovn-remote"), cure
-            )
+            self.southbound = self._connected_to_ovn("OVN_Southbound", "SB_Global", vswitch, "ovn-remote")
         database, switches = self.southbound, northbound.switches if northbound else ()
         root, chassis, private, encaps, *datapaths = self._ask(
             database,
@@ -384,12 +380,6 @@ def _wanted_bindings(
             [["datapath", "==", ovsdb.encode(ovsdb.Reference(datapath))]] for datapath in keys.values()
         ]
     return wanted
-
-
-def _use_tls(vswitch: Vswitch, setting: str) -> None:
-    if "ssl:" in vswitch.ids.get(setting, ""):
-        names = vswitch.ids.get(TLS_NAMES) != "off"
-        ovsdb.use_tls(Tls(*vswitch.tls, names) if vswitch.tls else None)
 
 
 def _remotes(vswitch: Vswitch, setting: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, log
 
-from ovn_docker.view.cloud import Machine
+from ovn_docker.view.cloud import VirtualMachine
 from ovn_docker.view.cluster import Cluster, Endpoint, Host, Network, Tunnel
 
 COLOURS = 10
@@ -101,7 +101,7 @@ class Card:
     host: Host
     containers: int
     tunnel: Tunnel | None
-    machine: Machine | None = None
+    machine: VirtualMachine | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from ovn_docker.view.cloud import Cloud, CloudPort, Group, Machine, Rule
+from ovn_docker.view.cloud import Cloud, CloudPort, Group, Rule, VirtualMachine
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.trace import (
     CLIENT,
@@ -126,7 +126,7 @@ def _behind(cluster: Cluster, cloud: Cloud, end: Endpoint, port: CloudPort | Non
         yield Hop("trunk", f"VLAN {port.vlan} {how} of {end.host} is {end.container}'s")
 
 
-def _machine(end: Endpoint, machine: Machine) -> Iterator[Hop]:
+def _machine(end: Endpoint, machine: VirtualMachine) -> Iterator[Hop]:
     """Whether the VM runs. Its own port's admin_state_up is for what the VM itself sends and gets."""
     if machine.enabled and machine.status != "ACTIVE":
         what = f"Neutron calls the port of the VM {end.host} {machine.status}: does the VM run?"
