@@ -18,6 +18,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, OperationError, Reference, has, is_row, require
+from ovn_docker.host.tls import use_tls
 from ovn_docker.model import Tls, row_uuid
 
 SWITCH = row_uuid("test", "switch")
@@ -633,7 +634,7 @@ class TestTls:
     @pytest.fixture
     def read(self, port: int, connect: Connect) -> Read:
         def read(tls: Tls) -> list[object]:
-            ovsdb.use_tls(tls)
+            use_tls(tls)
             return connect("OVN_Northbound", f"ssl:127.0.0.1:{port}").transact(READ, deadline=Deadline(3))
 
         return read
@@ -652,16 +653,16 @@ class TestTls:
             *(f"--certificate={files.certificate}", f"--ca-cert={files.ca_cert}"),
         )
         remote = f"ssl:127.0.0.1:{port}"
-        ovsdb.use_tls(ours.sign("client"))
+        use_tls(ours.sign("client"))
         with pytest.raises(Unavailable, match=r"not valid for '127\.0\.0\.1'.*ovn-docker pki; or trust all"):
             connect("OVN_Northbound", remote).transact(READ, deadline=Deadline(3))
-        ovsdb.use_tls(replace(ours.sign("client"), names=False))
+        use_tls(replace(ours.sign("client"), names=False))
         assert connect("OVN_Northbound", remote).transact(READ, deadline=Deadline(SOON)) == [[]]
 
     def test_a_name_that_cannot_be_in_a_certificate_is_one_clear_line(
         self, ours: Authority, connect: Connect
     ) -> None:
-        ovsdb.use_tls(ours.sign("client"))
+        use_tls(ours.sign("client"))
         with pytest.raises(Unavailable, match=r"cannot reach OVN_Northbound at ssl:a\.\.b:6641: Invalid arg"):
             connect("OVN_Northbound", "ssl:a..b:6641").transact(READ, deadline=Deadline(0.2))
 
@@ -670,9 +671,9 @@ class TestTls:
         files = ours.sign("loose")
         Path(files.private_key).chmod(mode)
         with pytest.raises(BadRequest, match=rf"loose\.key has mode {mode:04o}.* type chmod 600 /"):
-            ovsdb.use_tls(files)
+            use_tls(files)
         Path(files.private_key).chmod(0o640)
-        ovsdb.use_tls(files)
+        use_tls(files)
 
     def test_a_server_that_another_ca_signed_is_refused(self, read: Read, foreign: Authority) -> None:
         with pytest.raises(Unavailable, match=r"ssl:127\.0\.0\.1:\d+: .*certificate verify failed"):
@@ -691,14 +692,14 @@ class TestTls:
 
     def test_without_files_we_say_how_to_name_them(self) -> None:
         with pytest.raises(BadRequest, match="name their files with: ovs-vsctl set-ssl PRIVATE-KEY"):
-            ovsdb.use_tls(None)
+            use_tls(None)
 
     @pytest.mark.parametrize("file", ["private_key", "certificate", "ca_cert"])
     def test_a_file_that_is_missing_is_named(self, ours: Authority, file: str) -> None:
         files = replace(ours.sign("client"), **{file: "/nowhere/x.pem"})
         with pytest.raises(BadRequest, match=r"/nowhere/x\.pem.*No such file"):
-            ovsdb.use_tls(files)
+            use_tls(files)
 
     def test_a_key_of_another_certificate_is_refused(self, ours: Authority, server_files: Tls) -> None:
         with pytest.raises(BadRequest, match="KEY_VALUES_MISMATCH"):
-            ovsdb.use_tls(replace(ours.sign("client"), private_key=server_files.private_key))
+            use_tls(replace(ours.sign("client"), private_key=server_files.private_key))

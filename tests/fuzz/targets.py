@@ -20,6 +20,7 @@ from ovn_docker import options, settings
 from ovn_docker.cli import arguments
 from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.host import ovsdb
+from ovn_docker.host.parser import Parser
 from ovn_docker.plugin import server, sockets, wire
 from recordings.requests import REQUESTS
 from unit.test_wire import Ledger
@@ -168,7 +169,7 @@ def _refused(how: type[Exception], parse: Callable[[], object]) -> None:
 def database(data: bytes) -> None:
     """What a database server sends, in pieces of a size that the first byte says."""
     size, text = (data[0] + 1 if data else 1), data[1:].decode(errors="replace")
-    parser = ovsdb._Parser()
+    parser = Parser()
     for start in range(0, len(text), size):
         piece = text[start : start + size]
         used = parser.feed(piece)

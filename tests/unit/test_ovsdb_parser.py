@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovn_docker.host.ovsdb import _Parser
+from ovn_docker.host.parser import Parser
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('\\"{}[],:ab\u00e4\n', max_size=8),
@@ -21,7 +21,7 @@ MESSAGES = st.dictionaries(st.text('\\"{}ab', max_size=4), VALUES, max_size=4)
 
 def read(text: str, size: int) -> tuple[Any, int]:
     """The first message in a text that comes in pieces, and how many characters it took."""
-    parser, taken = _Parser(), 0
+    parser, taken = Parser(), 0
     for start in range(0, len(text), size):
         piece = text[start : start + size]
         used = parser.feed(piece)

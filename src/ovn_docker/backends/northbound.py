@@ -6,8 +6,8 @@ Which rows there are, and why: docs/architecture.md.
 import threading
 from collections.abc import Callable
 
-from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.tls import use_tls
 from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, age, row_uuid
 
 OWNER = "ovn-docker:owner"
@@ -60,7 +60,7 @@ class Northbound:
         with self._lock:
             if self._database is None or self._for != wanted:
                 if any(remote.startswith("ssl:") for remote in chassis.northbound):
-                    ovsdb.use_tls(tls)
+                    use_tls(tls)
                 before, self._database = self._database, Database("OVN_Northbound", chassis.northbound, _CURE)
                 self._for = wanted
                 if before is not None:

@@ -8,12 +8,13 @@ is no proof, so we try.
 import re
 
 from ovn_docker.cli import members
-from ovn_docker.cli.arguments import TlsFiles, current_tls
+from ovn_docker.cli.arguments import current_tls
 from ovn_docker.cli.databases import SOUTHBOUND
 from ovn_docker.cli.steps import Steps
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
+from ovn_docker.host.tls import use_tls
 from ovn_docker.model import Tls
 
 ROLE = "ovn-controller"
@@ -66,7 +67,7 @@ def in_force(target: str) -> bool:
     files = members.tls() or current_tls(SOUTHBOUND.control)
     if files is None:
         raise Unavailable(f"the {SOUTHBOUND.title} has no key; give --tls DIRECTORY")
-    _use(files)
+    use_tls(Tls(*files, names=False))  # we know where the server is: here
     database = ovsdb.Database(SOUTHBOUND.schema, [_own_remote(target)])
     forbidden = {"op": "insert", "table": SOUTHBOUND.root, "row": {}}
     try:
@@ -88,10 +89,6 @@ def described(target: str, role: str) -> tuple[bool, str]:
     except OvnDockerError as error:
         return False, f"whether hosts are restricted is not known: {error}"
     return False, "hosts are NOT restricted: run `ovn-docker central start --rbac`"
-
-
-def _use(files: TlsFiles) -> None:
-    ovsdb.use_tls(Tls(*files, names=False))  # we know where the server is: here
 
 
 def _own_remote(target: str) -> str:

@@ -94,7 +94,7 @@ def tls_files(args: argparse.Namespace) -> TlsFiles | None:
         BadRequest: one or two are given, a file cannot be read, or others can read the key.
 
     """
-    from ovn_docker.host.ovsdb import check_private
+    from ovn_docker.host.tls import check_private
 
     directory = args.tls if isinstance(args.tls, str) else None
     given = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in TlsFiles._fields]

@@ -9,32 +9,26 @@ follower reads to us may be older than what we have just written through another
 """
 
 import errno
-import json
 import logging
 import os
 import random
 import re
-import socket
-import ssl
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from select import poll
 from typing import Any
 
-import ovs.json
 import ovs.jsonrpc
 import ovs.poller
-import ovs.socket_util
 import ovs.stream
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
-from ovn_docker.model import Tls
+from ovn_docker.host.parser import Parser
+from ovn_docker.host.tls import why_untrusted
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +52,6 @@ _SAYS_NOTHING = 2.0
 _LOOK, _KEEP, _UNUSED = 0.5, 2.0, 60.0
 """Seconds between a waiting call's looks at whether we close; between two looks after idle connections; until
 one that is not needed is closed. Servers ask whether we live after 5 s, and give up after another 5."""
-
-_NAME_CURE = (
-    " Make certificates that have addresses with: ovn-docker pki; or trust all that the CA has signed: "
-    "ovs-vsctl set Open_vSwitch . external_ids:ovn-docker-tls-names=off"
-)
 
 ovs.poller.SelectPoll = poll  # as its source advises: select() ends at 1024 files
 
@@ -373,7 +362,7 @@ class _Connection:
         """The next message, if it is there, that is not about who leads."""
         while True:
             if self._session.rpc and not self._session.rpc.parser:
-                self._session.rpc.parser = _Parser()
+                self._session.rpc.parser = Parser()
             message = self._session.recv()
             if message is None:
                 return None
@@ -388,158 +377,6 @@ class _Connection:
 
 def _after(remote: str, remotes: Sequence[str]) -> str:
     return remotes[(remotes.index(remote) + 1) % len(remotes)]
-
-
-def use_tls(tls: Tls | None) -> None:
-    """Prove ourselves with these files on every ``ssl:`` connection, and accept only what the CA signed.
-
-    TLS 1.2 or later. Raises BadRequest if there are none, they cannot be used, or others may read the key.
-    """
-    if tls is None:
-        raise BadRequest(
-            "an ssl: database needs a private key, a certificate and a CA; name their files with: "
-            "ovs-vsctl set-ssl PRIVATE-KEY CERTIFICATE CA-CERT"
-        )
-    check_private(tls.private_key)
-    try:
-        _context(tls)
-    except (OSError, ValueError) as error:
-        files = f"private key {tls.private_key}, certificate {tls.certificate}, CA {tls.ca_cert}"
-        raise BadRequest(f"TLS cannot be used with {files}: {error}; name others or mend these") from None
-    _TlsStream.files = tls
-
-
-def check_private(key: str) -> None:
-    """Raise BadRequest if others than its owner, root and a group that may read it can get at a private key.
-
-    The rule is that of PostgreSQL's server: Debian's group ssl-cert reads keys of mode 0640. A file that is
-    not there is not our business.
-    """
-    try:
-        mode = stat.S_IMODE(Path(key).stat().st_mode)
-    except OSError:
-        return
-    if mode & 0o037:
-        raise BadRequest(
-            f"private key {key} has mode {mode:04o}, others can get at it: type chmod 600 {key}, "
-            "and make a new one if somebody may have seen it"
-        )
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = tls.names
-    context.load_verify_locations(tls.ca_cert)
-    context.load_cert_chain(tls.certificate, tls.private_key)
-    return context
-
-
-class _TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]
-    """``ssl:`` as the ovs package has it, but the certificate must be that of the address.
-
-    Every host's certificate is signed by the same authority: without a look at the address in it
-    (subjectAltName, RFC 6125) each host could pass for the database.
-    """
-
-    files: Tls | None = None
-
-    @staticmethod
-    def _open(suffix: str, dscp: int) -> tuple[int, socket.socket | None]:
-        """Files are read anew for each connection: they may have been renewed."""
-        host, _, port = suffix.rpartition(":")
-        host = host.strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            if _TlsStream.files is None:
-                return errno.ENOKEY, None
-            context = _context(_TlsStream.files)
-            host.encode("idna")  # or wrap_socket raises, and has not closed the socket
-            address = host, int(port)
-            plain = socket.socket(family, socket.SOCK_STREAM)
-        except ssl.SSLError:
-            return errno.EKEYREJECTED, None  # its own numbers are none of errno(3)
-        except (OSError, ValueError) as error:
-            return getattr(error, "errno", None) or errno.EINVAL, None
-        stream = context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname=host)
-        failure = ovs.socket_util.inet_connect_active(stream, address, family, dscp)
-        if failure:
-            return int(failure), None
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return 0, stream
-
-    def close(self) -> None:
-        """Say so to the server, which would log an error."""
-        with suppress(OSError, ValueError):
-            self.socket.unwrap()
-        super().close()
-
-
-ovs.stream.Stream.register_method("ssl", _TlsStream)
-
-
-class _Parser:
-    """A parser for ovs.jsonrpc that has Python's own read a message: that of ovs is fifty times slower.
-
-    A large message comes in pieces of 4096 characters; it is complete when its braces outside of strings are.
-    """
-
-    _decode = json.JSONDecoder().raw_decode
-
-    def __init__(self) -> None:
-        self._value: Any = None
-        self._done = False
-        self._pieces: list[str] = []
-        self._size = 0
-        self._depth, self._quoted, self._escape = 0, False, ""
-        self._broken: ovs.json.Parser | None = None
-
-    def feed(self, text: str) -> int:
-        """Take characters in, up to the end of the message; returns how many."""
-        if self._broken is None and not self._pieces and text.startswith("{"):
-            with suppress(RecursionError, ValueError):  # most come in one piece
-                self._value, end = self._decode(text)
-                self._done = True
-                return end
-        before, self._size = self._size, self._size + len(text)
-        try:
-            if self._broken is not None:
-                return int(self._broken.feed(text))
-            self._pieces.append(text)
-            if not self._ends(text) and (before or text.startswith("{")):
-                return len(text)
-            whole = "".join(self._pieces)
-            try:
-                self._value, end = self._decode(whole)
-            except (RecursionError, ValueError):  # it is no message: that of ovs says what is wrong with it
-                self._broken = ovs.json.Parser()
-                return max(0, int(self._broken.feed(whole)) - before)
-        except ValueError as error:  # it has a number of thousands of digits
-            self._broken, self._value, end = None, str(error), self._size
-        self._done = True
-        return end - before
-
-    def is_done(self) -> bool:
-        """Whether the message is complete, or will never be."""
-        return self._done if self._broken is None else bool(self._broken.is_done())
-
-    def finish(self) -> Any:
-        """The message, or a string that says what is wrong with it."""
-        return self._value if self._broken is None else self._broken.finish()
-
-    def _ends(self, text: str) -> bool:
-        """Whether the first brace of the message is closed in this piece of it."""
-        text = self._escape + text
-        self._escape = "\\" if (len(text) - len(text.rstrip("\\"))) % 2 else ""
-        text = text.removesuffix(self._escape)
-        quoted = text.replace("\\\\", "").replace('\\"', "").split('"')
-        outside = "".join(quoted[int(self._quoted) :: 2])
-        self._quoted ^= len(quoted) % 2 == 0
-        for brace in re.findall("[{}]", outside):
-            self._depth += 1 if brace == "{" else -1
-            if self._depth == 0:
-                return True
-        return False
 
 
 def _is_address(remote: str) -> bool:
@@ -565,7 +402,7 @@ def _why_unreachable(remote: str) -> str:
     if stream is not None:
         stream.close()
     if remote.startswith("ssl:") and error in (0, errno.EPERM):
-        return _why_untrusted(remote)
+        return why_untrusted(remote)
     if error > 0:
         return os.strerror(error)
     return "it takes connections now: try again" if lasts else "the connection keeps breaking"
@@ -579,27 +416,6 @@ def _lasts(stream: ovs.stream.Stream) -> bool:
     poller.block()
     error, said = stream.recv(1)
     return error == errno.EAGAIN or bool(said)
-
-
-def _why_untrusted(remote: str) -> str:
-    """What TLS itself says: of its errors ovs.stream keeps EPERM at most."""
-    error, stream = ovs.stream.Stream.open(remote)
-    if stream is None:
-        return os.strerror(error)
-    with stream.socket as connection:
-        poller = ovs.poller.Poller()
-        poller.fd_wait(connection, ovs.poller.POLLOUT)
-        poller.timer_wait(500)
-        poller.block()
-        connection.settimeout(0.5)
-        try:
-            connection.do_handshake()
-            connection.recv(1)  # in TLS 1.3 the server's word on our certificate comes after the handshake
-        except TimeoutError:
-            pass
-        except OSError as refused:
-            return f"{refused.strerror}{_NAME_CURE if 'mismatch' in str(refused) else ''}"
-    return "the connection keeps breaking"
 
 
 def _results(results: Any, name: str, wanted: int) -> list[Any]:

@@ -24,6 +24,7 @@ from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
+from ovn_docker.host.tls import use_tls
 from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
 from ovn_docker.options import SHARED_NAME
@@ -174,7 +175,7 @@ class Sources:
         """One of OVN's databases, which *setting* in Open_vSwitch names."""
         if "ssl:" in vswitch.ids.get(setting, ""):
             names = vswitch.ids.get(TLS_NAMES) != "off"
-            ovsdb.use_tls(Tls(*vswitch.tls, names) if vswitch.tls else None)
+            use_tls(Tls(*vswitch.tls, names) if vswitch.tls else None)
         cure = "start it on that host with: ovn-docker central start"
         return self._connected(name, root, _remotes(vswitch, setting), cure)
 

@@ -1,0 +1,130 @@
+"""``ssl:`` connections of the ovs package: who we are, and whom we believe."""
+
+import errno
+import os
+import socket
+import ssl
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+import ovs.poller
+import ovs.socket_util
+import ovs.stream
+
+from ovn_docker.errors import BadRequest
+from ovn_docker.model import Tls
+
+_NAME_CURE = (
+    " Make certificates that have addresses with: ovn-docker pki; or trust all that the CA has signed: "
+    "ovs-vsctl set Open_vSwitch . external_ids:ovn-docker-tls-names=off"
+)
+
+
+def use_tls(tls: Tls | None) -> None:
+    """Prove ourselves with these files on every ``ssl:`` connection, and accept only what the CA signed.
+
+    TLS 1.2 or later. Raises BadRequest if there are none, they cannot be used, or others may read the key.
+    """
+    if tls is None:
+        raise BadRequest(
+            "an ssl: database needs a private key, a certificate and a CA; name their files with: "
+            "ovs-vsctl set-ssl PRIVATE-KEY CERTIFICATE CA-CERT"
+        )
+    check_private(tls.private_key)
+    try:
+        _context(tls)
+    except (OSError, ValueError) as error:
+        files = f"private key {tls.private_key}, certificate {tls.certificate}, CA {tls.ca_cert}"
+        raise BadRequest(f"TLS cannot be used with {files}: {error}; name others or mend these") from None
+    _TlsStream.files = tls
+
+
+def check_private(key: str) -> None:
+    """Raise BadRequest if others than its owner, root and a group that may read it can get at a private key.
+
+    The rule is that of PostgreSQL's server: Debian's group ssl-cert reads keys of mode 0640. A file that is
+    not there is not our business.
+    """
+    try:
+        mode = stat.S_IMODE(Path(key).stat().st_mode)
+    except OSError:
+        return
+    if mode & 0o037:
+        raise BadRequest(
+            f"private key {key} has mode {mode:04o}, others can get at it: type chmod 600 {key}, "
+            "and make a new one if somebody may have seen it"
+        )
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = tls.names
+    context.load_verify_locations(tls.ca_cert)
+    context.load_cert_chain(tls.certificate, tls.private_key)
+    return context
+
+
+class _TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]
+    """``ssl:`` as the ovs package has it, but the certificate must be that of the address.
+
+    Every host's certificate is signed by the same authority: without a look at the address in it
+    (subjectAltName, RFC 6125) each host could pass for the database.
+    """
+
+    files: Tls | None = None
+
+    @staticmethod
+    def _open(suffix: str, dscp: int) -> tuple[int, socket.socket | None]:
+        """Files are read anew for each connection: they may have been renewed."""
+        host, _, port = suffix.rpartition(":")
+        host = host.strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            if _TlsStream.files is None:
+                return errno.ENOKEY, None
+            context = _context(_TlsStream.files)
+            host.encode("idna")  # or wrap_socket raises, and has not closed the socket
+            address = host, int(port)
+            plain = socket.socket(family, socket.SOCK_STREAM)
+        except ssl.SSLError:
+            return errno.EKEYREJECTED, None  # its own numbers are none of errno(3)
+        except (OSError, ValueError) as error:
+            return getattr(error, "errno", None) or errno.EINVAL, None
+        stream = context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname=host)
+        failure = ovs.socket_util.inet_connect_active(stream, address, family, dscp)
+        if failure:
+            return int(failure), None
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return 0, stream
+
+    def close(self) -> None:
+        """Say so to the server, which would log an error."""
+        with suppress(OSError, ValueError):
+            self.socket.unwrap()
+        super().close()
+
+
+ovs.stream.Stream.register_method("ssl", _TlsStream)
+
+
+def why_untrusted(remote: str) -> str:
+    """What TLS itself says: of its errors ovs.stream keeps EPERM at most."""
+    error, stream = ovs.stream.Stream.open(remote)
+    if stream is None:
+        return os.strerror(error)
+    with stream.socket as connection:
+        poller = ovs.poller.Poller()
+        poller.fd_wait(connection, ovs.poller.POLLOUT)
+        poller.timer_wait(500)
+        poller.block()
+        connection.settimeout(0.5)
+        try:
+            connection.do_handshake()
+            connection.recv(1)  # in TLS 1.3 the server's word on our certificate comes after the handshake
+        except TimeoutError:
+            pass
+        except OSError as refused:
+            return f"{refused.strerror}{_NAME_CURE if 'mismatch' in str(refused) else ''}"
+    return "the connection keeps breaking"
