@@ -530,6 +530,17 @@ def test_systemd_networkd_configures_the_bridge_instead(networkd: Vm) -> None:
     assert reaches(networkd, address)
 
 
+def test_a_file_that_systemd_networkd_read_has_gone(networkd: Vm) -> None:
+    address, routes = leased(networkd, "eth0"), networkd.out("ip", "route")
+    networkd.sh("rm /etc/systemd/network/10-eth0.network")
+    for option in ((), ("--persistent=netplan",)):
+        said = refusal(networkd, *BRIDGE, *option)
+        assert "cannot read /etc/systemd/network/10-eth0.network: No such file" in said
+        assert "networkctl reload" in said
+    assert networkd.out("ip", "route") == routes
+    assert reaches(networkd, address)
+
+
 # For good
 
 
@@ -759,6 +770,14 @@ def test_a_guard_whose_mover_is_dead_ends_nobody_else(static: Vm) -> None:
     static.out(OVN_DOCKER[0], "-c", journal)
     assert static.out("sh", "-c", f"{guard} </dev/null >/dev/null; echo alive") == "alive"
     assert reaches(static)
+
+
+def test_a_journal_that_cannot_be_read_is_told(static: Vm) -> None:
+    """Of another version, perhaps: nobody knows what it would put back."""
+    static.sh("mkdir -p /run/ovn-docker; echo '{}' > /run/ovn-docker/underlay-eth0.json")
+    before = static.network("eth0")
+    assert "/run/ovn-docker/underlay-eth0.json cannot be used" in refusal(static, *BRIDGE)
+    assert static.network("eth0") == before
 
 
 def test_containers_keep_a_bridge_that_was_there_too(static: Vm) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovn_docker.cli.steps import Steps, run, succeeds
-from ovn_docker.errors import Conflict
+from ovn_docker.errors import Conflict, Unavailable
 
 NETWORKD = Path("/run/systemd/network")
 """Where systemd-networkd reads files that are to last until the next boot (systemd.network(5))."""
@@ -129,6 +129,19 @@ def _networkd_state(link: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
 
 
+def settings(client: Client) -> list[str]:
+    """Of systemd-networkd what its files for the interface say. Raises Unavailable if one has gone."""
+    if client.program != "systemd-networkd":
+        return []
+    try:
+        return [Path(file).read_text(encoding="utf-8") for file in client.argv]
+    except OSError as error:
+        raise Unavailable(
+            f"cannot read {error.filename}: {error.strerror}; systemd-networkd goes by it: put it back, "
+            "or have it read what is there with `networkctl reload`, then run this again"
+        ) from None
+
+
 def stop(steps: Steps, client: Client, link: str) -> None:
     """Stop a client; the addresses stay where they are."""
     if client.program == "dhcpcd":
@@ -199,7 +212,7 @@ def _hand_over(steps: Steps, client: Client, old: str, new: str, *, back: bool) 
     else:
         _write(steps, _network_file(old), f"[Match]\nName={old}\n[Network]\nDHCP=no\nLinkLocalAddressing=no\n"
                "IPv6AcceptRA=no\n[Link]\nRequiredForOnline=no\n")  # fmt: skip
-        rest = "\n".join(_without_match(Path(file).read_text(encoding="utf-8")) for file in client.argv)
+        rest = "\n".join(map(_without_match, settings(client)))
         _write(steps, _network_file(new), f"[Match]\nName={new}\n{rest}\n[Network]\nKeepConfiguration=yes\n")
     steps.change("let systemd-networkd read its files again", "networkctl", "reload")
     steps.wait(f"configuration of {new} by systemd-networkd", lambda: _configured(new, by_ours=not back),

@@ -47,13 +47,19 @@ def write(journal: Journal) -> None:
 
 
 def read(path: Path) -> Journal:
-    """Raises OSError, ValueError, TypeError or KeyError when there is none that can be used."""
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    known = {
-        "uplink": Uplink(**fields["uplink"]),
-        "clients": [Client(**one) for one in fields["clients"]],
-    }
-    return Journal(**(fields | known))
+    """Raises FileNotFoundError if there is none, Unavailable if it is of no use."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        known = {
+            "uplink": Uplink(**fields["uplink"]),
+            "clients": [Client(**one) for one in fields["clients"]],
+        }
+        return Journal(**(fields | known))
+    except (KeyError, TypeError, ValueError):
+        raise Unavailable(
+            f"{path} cannot be used, another version may have written it; see that the interface has what it "
+            "had, remove the file, and run this again"
+        ) from None
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 
-from ovn_docker.cli.clients import Client
+from ovn_docker.cli.clients import Client, settings
 from ovn_docker.cli.steps import succeeds
 from ovn_docker.cli.uplink import Uplink
 
@@ -92,8 +92,8 @@ def _families(client: Client) -> set[int]:
     if client.program == "systemd-networkd":
         values = {
             line.partition("=")[2].strip().lower()
-            for file in client.argv
-            for line in Path(file).read_text(encoding="utf-8").splitlines()
+            for text in settings(client)
+            for line in text.splitlines()
             if line.strip().startswith("DHCP=")
         }
         both = values & {"yes", "both", "true", "1", "on"}

@@ -187,6 +187,8 @@ def move(args: argparse.Namespace, link: dict[str, Any], held: int | None = None
     attached = bridge_of(name) == args.bridge
     ours = args.bridge not in run((*VSCTL, "list-br")).split() or made_for(args.bridge) == name
     journal = Journal(name, args.bridge, ours, uplink.read(name), clients.running_on(name))
+    for client in journal.clients:
+        clients.settings(client)  # what cannot be read is told before anything is changed
     steps = Careful(dry_run=args.dry_run)
     dhcp = [client for client in journal.clients if client.wants_bare_link]
     if attached and not (journal.uplink.addresses or journal.uplink.routes or dhcp):
