@@ -351,16 +351,18 @@ def host_link(endpoint: EndpointId) -> str:
     return f"{HOST_LINK}{endpoint[:12]}"
 
 
-def tunnel_overhead(encap_types: tuple[str, ...], encap_ip: IpAddress) -> int:
-    """Bytes that the tunnel adds to a packet: the largest among *encap_types*.
+ENCAPS = {"geneve": 38, "vxlan": 30, "stt": 52}
+"""What external_ids:ovn-encap-type may be (ovn-controller(8)), and the bytes that it adds to the IP header.
 
-    Outer IP header (20 or 40), then Geneve: UDP 8 + Geneve 8 + OVN's option 8 + Ethernet 14;
-    VXLAN: UDP 8 + VXLAN 8 + Ethernet 14; STT: TCP 20 + STT 18 + Ethernet 14
-    (ovn-architecture(7), "Tunnel Encapsulations").
-    """
-    inner = {"geneve": 38, "vxlan": 30, "stt": 52}
+Geneve: UDP 8 + Geneve 8 + OVN's option 8 + Ethernet 14; VXLAN: UDP 8 + VXLAN 8 + Ethernet 14; STT: TCP 20 +
+STT 18 + Ethernet 14 (ovn-architecture(7), "Tunnel Encapsulations").
+"""
+
+
+def tunnel_overhead(encap_types: tuple[str, ...], encap_ip: IpAddress) -> int:
+    """Bytes that the tunnel adds to a packet: the largest among *encap_types*, and the outer IP header."""
     outer = 20 if encap_ip.version == 4 else 40
-    return outer + max(inner.get(encap, 38) for encap in encap_types)
+    return outer + max(ENCAPS.get(encap, ENCAPS["geneve"]) for encap in encap_types)
 
 
 def container_link(endpoint: EndpointId) -> str:

@@ -1,10 +1,9 @@
-"""Arguments that the set-up commands share: addresses and the files of TLS."""
+"""What the commands share of their command lines: how they are added, addresses, the files of TLS."""
 
 import argparse
 import json
 import os
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,24 +51,6 @@ def describe(parser: argparse.ArgumentParser, text: str, run: Callable[[argparse
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def print_json(what: object) -> None:
-    """Prints it as JSON."""
-    print(as_json(what))
-
-
-def as_json(what: object) -> str:
-    """Dataclasses, and collections of them, as JSON: tuples are lists, sets are sorted lists."""
-
-    def plain(value: Any) -> Any:
-        if is_dataclass(value) and not isinstance(value, type):
-            return {field.name: getattr(value, field.name) for field in fields(value)}
-        if isinstance(value, frozenset | set):
-            return sorted(value)
-        return str(value)
-
-    return json.dumps(what, default=plain, indent=2)
 
 
 def add_tls_files(parser: argparse.ArgumentParser, whose: str, **tls: Any) -> None:

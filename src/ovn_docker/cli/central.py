@@ -17,17 +17,16 @@ from ovn_docker.cli.arguments import (
     addresses,
     current_tls,
     in_url,
-    print_json,
     require_own,
     require_root,
     tls_files,
 )
 from ovn_docker.cli.databases import DATABASES, OVN_CTL, SOUTHBOUND, Database
+from ovn_docker.cli.output import print_json, print_table
 from ovn_docker.cli.steps import (
     StepFailed,
     Steps,
     booted_with_systemd,
-    print_table,
     require,
     run,
     run_directory,

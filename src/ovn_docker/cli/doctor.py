@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.cli import gc
-from ovn_docker.cli.arguments import describe, print_json, require_root
+from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.output import print_json
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.environment import environment
 from ovn_docker.model import Difference

@@ -10,8 +10,9 @@ from ovn_docker import settings as table
 from ovn_docker.backends.forget import Belonging, answers, belongings, finish_removals, forget, registered
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.cli import setup
-from ovn_docker.cli.arguments import print_json, require_root
-from ovn_docker.cli.steps import print_table, run_directory
+from ovn_docker.cli.arguments import require_root
+from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.host.environment import environment

@@ -15,8 +15,9 @@ from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.openrc import VIF, vif
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.cli import forget, login
-from ovn_docker.cli.arguments import describe, print_json, require_root
-from ovn_docker.cli.steps import print_table, run_directory
+from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend, Driver, Patience
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError

@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ovn_docker.cli.arguments import as_json, describe, require_root
+from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.output import as_json
 from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.dot import dot

@@ -13,19 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ovn_docker.cli import forget, names, setup
+from ovn_docker.cli import forget, nameservers, setup
 from ovn_docker.cli.arguments import add_command, require_root
 from ovn_docker.cli.databases import OVN_CTL
-from ovn_docker.cli.steps import (
-    Steps,
-    booted_with_systemd,
-    print_table,
-    require,
-    run,
-    run_directory,
-    running,
-    succeeds,
-)
+from ovn_docker.cli.output import print_table
+from ovn_docker.cli.steps import Steps, booted_with_systemd, require, run, run_directory, running, succeeds
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host.driver import PROGRAM as DRIVER
 from ovn_docker.host.driver import SOCKET, find
@@ -233,7 +225,7 @@ def status(_: argparse.Namespace) -> int:
         driver_status(),
     ]
     print_table([line[1:] for line in lines])
-    if note := names.advice():
+    if note := nameservers.advice():
         print(note, file=sys.stderr)
     return 0 if all(line[0] for line in lines) else Unavailable.exit_code
 

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from ovn_docker.cli.arguments import describe, print_json, require_root
-from ovn_docker.cli.steps import print_table
+from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.output import print_json, print_table
 from ovn_docker.errors import NotFound
 from ovn_docker.view.cluster import Cluster, Endpoint, Network, listed
 from ovn_docker.view.gather import Sources

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from ovn_docker.cli.arguments import add_command, addresses, describe, print_json, require_root
-from ovn_docker.cli.steps import Steps, print_table, require, run, succeeds
+from ovn_docker.cli.arguments import add_command, addresses, describe, require_root
+from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.steps import Steps, require, run, succeeds
 from ovn_docker.errors import Conflict, NotFound
 
 DIRECTORY = Path("/etc/ovn-docker/pki")

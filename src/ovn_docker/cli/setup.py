@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from ovn_docker.cli import names
+from ovn_docker.cli import nameservers
 from ovn_docker.cli.arguments import (
     TLS_DIRECTORY,
     TlsFiles,
@@ -21,14 +21,13 @@ from ovn_docker.cli.arguments import (
     require_root,
     tls_files,
 )
+from ovn_docker.cli.databases import NORTHBOUND, SOUTHBOUND
 from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, rows, succeeds
 from ovn_docker.errors import BadRequest, Unavailable
-from ovn_docker.model import IpAddress
+from ovn_docker.model import ENCAPS, IpAddress
 
 VSWITCH_START = ("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=random")
 """How Debian's own units start Open vSwitch."""
-ENCAP_TYPES = ("geneve", "vxlan", "stt")
-"""What external_ids:ovn-encap-type may be (ovn-controller(8))."""
 
 TEXT = """\
 Tells Open vSwitch on this machine where OVN's databases are and how other hosts reach this one: the guide's
@@ -54,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address of this host that other hosts reach",
     )
     parser.add_argument(
-        "--encap-type", required=True, choices=ENCAP_TYPES, help="kind of tunnel between the hosts"
+        "--encap-type", required=True, choices=ENCAPS, help="kind of tunnel between the hosts"
     )
     parser.add_argument(
         "--datapath",
@@ -89,8 +88,8 @@ def setup(args: argparse.Namespace) -> int:
     method = "ssl" if files or args.tls else "tcp"
     old = record["external_ids"]
     wanted = {
-        "ovn-remote": remotes(method, args.central, 6642),
-        "ovn-nb": remotes(method, args.central, 6641),
+        "ovn-remote": remotes(method, args.central, SOUTHBOUND.port),
+        "ovn-nb": remotes(method, args.central, NORTHBOUND.port),
         "ovn-encap-ip": str(args.encap_ip),
         "ovn-encap-type": args.encap_type,
         "ovn-bridge-datapath-type": datapath,
@@ -102,7 +101,7 @@ def setup(args: argparse.Namespace) -> int:
     switch_bridge(steps, old.get("ovn-bridge", "br-int"), datapath)
     if datapath == "netdev":
         advise_bridge(interface)
-    if note := names.advice():
+    if note := nameservers.advice():
         print(note, file=sys.stderr)
     return steps.finish()
 
@@ -165,7 +164,7 @@ def require_encapsulation(kind: str, datapath: str, iface_types: list[str]) -> N
         raise not_running("ovs-vswitchd")
     usable = [
         known
-        for known in ENCAP_TYPES
+        for known in ENCAPS
         if known != "stt" and (kernel_has(known) if datapath == "system" else known in iface_types)
     ]
     if kind not in usable:

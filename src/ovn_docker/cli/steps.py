@@ -187,10 +187,3 @@ def run_directory(name: str) -> Path:
     """Where the daemons of ``ovn`` or ``openvswitch`` keep pidfiles and sockets (ovs-ctl(8), OVS_RUNDIR)."""
     variable = {"ovn": "OVN_RUNDIR", "openvswitch": "OVS_RUNDIR"}[name]
     return Path(os.environ.get(variable) or f"/var/run/{name}")
-
-
-def print_table(lines: Sequence[Sequence[str]]) -> None:
-    """Prints rows of cells in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -7,7 +7,8 @@ import shlex
 import shutil
 from typing import Any
 
-from ovn_docker.cli.arguments import describe, print_json, require_root
+from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.output import print_json
 from ovn_docker.errors import BadRequest, Conflict, NotFound, Unavailable
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Sources

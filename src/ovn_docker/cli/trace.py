@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ovn_docker.cli.arguments import describe, print_json, require_root
+from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.output import print_json
 from ovn_docker.cli.steps import run
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import NotFound, OvnDockerError, Unavailable

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ovn_docker.errors import Unavailable
 
-_START = "start it with: ovn-docker host start, or /usr/share/ovn/scripts/ovn-ctl start_controller"
-
+START = "start it with: ovn-docker host start, or /usr/share/ovn/scripts/ovn-ctl start_controller"
+"""What to do without ovn-controller."""
 
 _HOLDS = 1.0
 """Seconds that the answer "connected" counts, as long as the process that gave it lives.
@@ -44,7 +44,7 @@ class Controller:
             if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
                 raise Unavailable(f"cannot ask whether ovn-controller runs: {error.strerror}") from None
             raise Unavailable(
-                f"ovn-controller is not running ({self._pidfile}: {_short(error)}); {_START}"
+                f"ovn-controller is not running ({self._pidfile}: {_short(error)}); {START}"
             ) from None
         if status == "connected":
             self._connected = pid, time.monotonic()

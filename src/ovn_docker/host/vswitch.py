@@ -11,7 +11,7 @@ from typing import Any
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
-from ovn_docker.host import ovsdb
+from ovn_docker.host import controller, ovsdb
 from ovn_docker.host.ovsdb import Condition, Database, Operation, OperationError, Reference, has, is_row
 from ovn_docker.model import (
     Attachment,
@@ -98,7 +98,7 @@ class Vswitch:
         if chassis.datapath is None:
             raise Unavailable(
                 f"Open vSwitch has no bridge {chassis.bridge}, which ovn-controller makes at its start; "
-                "start it with: ovn-docker host start, or /usr/share/ovn/scripts/ovn-ctl start_controller"
+                f"{controller.START}"
             )
 
     def plug(self, endpoint: Endpoint, attachment: Attachment, chassis: Chassis, deadline: Deadline) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from uuid import NAMESPACE_DNS, uuid5
 
-from ovn_docker.model import NAMESERVERS
+from ovn_docker.model import ENCAPS, NAMESERVERS
 from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
 from ovn_docker.view.snapshot import ip_version
 
@@ -22,7 +22,6 @@ EXPIRY = 30
 
 _REMOTE = re.compile(r"(?:tcp|ssl):(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):\d{1,5}|unix:/\S+")
 _DNS = '"dns" in /etc/docker/daemon.json'
-_ENCAPS = ("geneve", "vxlan", "stt")
 
 
 # Docker and the driver
@@ -192,8 +191,8 @@ def encap_type(facts: Facts) -> Iterable[Finding]:
     if not value:
         evidence = "the Open_vSwitch database does not have ovn-encap-type: ovn-controller makes no tunnels"
         yield Finding(evidence, "set it to what the other hosts have", command)
-    elif wrong := [kind for kind in types if kind not in _ENCAPS]:
-        evidence = f"ovn-encap-type is {value!r}; OVN knows {', '.join(_ENCAPS)}, not {wrong[0]!r}"
+    elif wrong := [kind for kind in types if kind not in ENCAPS]:
+        evidence = f"ovn-encap-type is {value!r}; OVN knows {', '.join(ENCAPS)}, not {wrong[0]!r}"
         yield Finding(evidence, "set it to what the other hosts have", command)
     elif "stt" in types:
         yield Finding(
