@@ -11,6 +11,9 @@ from ovn_docker.errors import BadRequest
 from ovn_docker.model import Tls
 from ovn_docker.supply import Supply, parse_supplies
 
+SOCKET = Path("/run/docker/plugins/openvswitch.sock")
+DOCKER = Path("/var/run/docker.sock")
+
 
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
@@ -62,7 +65,7 @@ class Common:
     """Settings of both modes. Times are in seconds."""
 
     socket: Path = _setting(
-        Path("/run/docker/plugins/openvswitch.sock"),
+        SOCKET,
         _path,
         "PATH",
         "the plugin's Unix socket, unless systemd hands one over",
@@ -85,7 +88,7 @@ class Common:
         "POLICY",
         "if the flows are late: warn and start the container all the same, or fail",
     )
-    docker: Path = _setting(Path("/var/run/docker.sock"), _path, "PATH", "Docker's own socket")
+    docker: Path = _setting(DOCKER, _path, "PATH", "Docker's own socket")
     repair: str = _setting(
         "repair",
         _one_of("off", "report", "repair"),

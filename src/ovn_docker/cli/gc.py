@@ -21,14 +21,14 @@ from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend, Driver, Patience
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
-from ovn_docker.host.driver import SOCKET, order
+from ovn_docker.host.driver import order
 from ovn_docker.host.engine import Engine
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.vswitch import VmBridge, Vswitch
 from ovn_docker.model import Chassis, Difference, Kind
 from ovn_docker.reconcile import Reconciler, Store
-from ovn_docker.settings import Common, Settings, UnderlaySettings
+from ovn_docker.settings import SOCKET, Common, Settings, UnderlaySettings
 
 TEXT = """\
 Compares what should be on this host (the networks of its Docker, the containers that run) with what is in

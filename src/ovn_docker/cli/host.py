@@ -20,7 +20,8 @@ from ovn_docker.cli.output import print_table
 from ovn_docker.cli.steps import Steps, booted_with_systemd, require, run, run_directory, running, succeeds
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host.driver import PROGRAM as DRIVER
-from ovn_docker.host.driver import SOCKET, find
+from ovn_docker.host.driver import find
+from ovn_docker.settings import SOCKET
 
 DRIVER_UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
 

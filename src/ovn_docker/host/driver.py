@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ovn_docker.errors import TimedOut, Unavailable
 from ovn_docker.host.controller import ask
+from ovn_docker.settings import SOCKET
 
-SOCKET = Path("/run/docker/plugins/openvswitch.sock")
 CONTROL = Path("/var/run/openvswitch")
 PROGRAM, UNDERLAY = "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"
 

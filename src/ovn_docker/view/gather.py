@@ -18,7 +18,7 @@ from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.host.driver import PROGRAM, SOCKET, Driver, find
+from ovn_docker.host.driver import PROGRAM, Driver, find
 from ovn_docker.host.engine import OUR_NETWORKS
 from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.environment import environment
@@ -28,6 +28,7 @@ from ovn_docker.host.tls import use_tls
 from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
 from ovn_docker.options import SHARED_NAME
+from ovn_docker.settings import DOCKER, SOCKET
 from ovn_docker.view import cloud, ml2_ovn
 from ovn_docker.view.printable import printable
 from ovn_docker.view.snapshot import (
@@ -69,7 +70,7 @@ class Places:
 
     vswitch: Path = Path(os.environ.get("OVS_RUNDIR") or "/var/run/openvswitch")
     ovn: Path = Path(os.environ.get("OVN_RUNDIR") or "/var/run/ovn")
-    docker: Path = Path("/var/run/docker.sock")
+    docker: Path = DOCKER
     plugin: Path = SOCKET
     proc: Path = Path("/proc")
 
