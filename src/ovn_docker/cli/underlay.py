@@ -7,7 +7,6 @@ import argparse
 import sys
 import time
 from contextlib import suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +230,6 @@ def reachable_before(args: argparse.Namespace, journal: Journal, *, attached: bo
     if session and "%" not in session and reach.goes_through(session, name):
         usual.add(session)
     usual = usual or set(reach.neighbours(name))
-    usual = {target for target in usual if ip_address(target)}
     return usual if attached else reach.answering(usual, name, BASELINE)
 
 
