@@ -3,17 +3,22 @@
 import re
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ovn_docker.view import trace
 from ovn_docker.view.check_host import docker_dns
 from ovn_docker.view.checks import CHECKS, UNDERLAY
 from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.graph import picture
 from ovn_docker.view.health import Check, Facts, Finding, NotChecked, Severity, examine
 from ovn_docker.view.machine import Machine
 from ovn_docker.view.probes import Probes
-from ovn_docker.view.snapshot import Scope, Snapshot
+from ovn_docker.view.snapshot import Encap, Scope, Snapshot
+from ovn_docker.view.svg import svg
+from unit.clusters import cluster
 
 FACTS = Facts(Cluster(Snapshot(time.time(), "host1", Scope.NETWORKS, (), ())), Probes())
 
@@ -102,3 +107,32 @@ def test_every_check_is_in_the_guide() -> None:
     assert rows == [
         (one.name, one.about.rstrip("."), ", ".join(one.depends_on) or "-") for one in (*CHECKS, *UNDERLAY)
     ]
+
+
+@pytest.mark.parametrize("word", ["", " ", "\u00b2", "\u0663", "9" * 5000, "dynamic", "/", "::/\u00b2"])
+def test_nothing_that_another_host_wrote_raises(word: str) -> None:
+    """Every host may write to OVN's databases what it likes. A superscript is a digit to Python."""
+    seen = cluster(3, 20).snapshot
+    assert seen.northbound
+    assert seen.southbound
+    keys = ("created", "mtu", "network", "host")
+    nonsense = {f"ovn-docker:{key}": word for key in keys} | {"subnet": word, "subnet6": word}
+    ports = [
+        replace(port, addresses=(word,), port_security=(word,), ids={**port.ids, **nonsense})
+        for port in seen.northbound.ports
+    ]
+    switches = [replace(switch, ids={**switch.ids, **nonsense}) for switch in seen.northbound.switches]
+    here, *others = seen.southbound.chassis
+    chassis = [here, *(replace(row, encaps=(Encap(word, word),)) for row in others)]
+    chassis[1] = replace(chassis[1], hostname=word)
+    found = Cluster(
+        replace(
+            seen,
+            northbound=replace(seen.northbound, ports=tuple(ports), switches=tuple(switches)),
+            southbound=replace(seen.southbound, chassis=tuple(chassis)),
+        )
+    )
+    assert len(examine(Facts(found, Probes()), CHECKS)) == len(CHECKS)
+    assert svg(picture(found)).count('class="container"') == len(found.endpoints)
+    for one in filter(lambda one: one.addresses, found.endpoints):
+        assert trace.way(found, one, one, "icmp", None, None).hops

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ovn_docker.backends.northbound import CREATED
 from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
-from ovn_docker.view.snapshot import DockerEndpoint, PortRow
+from ovn_docker.view.snapshot import DockerEndpoint, PortRow, whole_number
 
 GRACE = 15.0
 """Seconds that an endpoint may be half-made or half-removed: how long a call of Docker's may take."""
@@ -241,7 +241,8 @@ def _stored(facts: Facts) -> Iterable[tuple[DockerEndpoint, PortRow]]:
 
 
 def _old(facts: Facts, created: str) -> bool:
-    return not created.isdigit() or facts.snapshot.taken - int(created) > GRACE
+    when = whole_number(created)
+    return when is None or facts.snapshot.taken - when > GRACE
 
 
 def _name(facts: Facts, endpoint: DockerEndpoint) -> str:

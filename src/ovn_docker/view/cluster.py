@@ -22,6 +22,7 @@ from ovn_docker.view.snapshot import (
     PortRow,
     Snapshot,
     SwitchRow,
+    whole_number,
 )
 
 
@@ -203,7 +204,7 @@ class Cluster:
                         id=here.id if here else ids.get(NETWORK, ""),
                         switch=row,
                         subnets=_subnets(ids) or (here.subnets if here else ()),
-                        mtu=int(mtu) if (mtu := ids.get(MTU, "")).isdigit() else None,
+                        mtu=whole_number(ids.get(MTU, "")),
                         shared=NAME in ids,
                         here=here is not None,
                         hosts=tuple(sorted(self.host_name(host) for host in hosts[row] if host)),
@@ -310,7 +311,7 @@ class Cluster:
         here = bool(docker or interface) or (port is not None and port.host == system_id)
         binding = self.bindings.get(port.name if port else id_)
         name = docker.name if docker else northbound.names.get(id_, "") if northbound else ""
-        mac, *addresses = port.addresses[0].split() if port and port.addresses else [""]
+        mac, *addresses = (port.addresses[0].split() if port and port.addresses else []) or [""]
         link = self.links.get(host_link(EndpointId(id_)))
         return Endpoint(
             id=id_,

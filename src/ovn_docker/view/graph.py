@@ -335,4 +335,5 @@ def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
 
 def _natural(name: str) -> list[str | int]:
     """host2 before host10: words and numbers, always in turn."""
-    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]
+    parts = re.split("([0-9]{1,18})", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]

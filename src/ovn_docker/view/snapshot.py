@@ -4,6 +4,7 @@
 could not be read is ``None``, and ``missing`` says why.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -187,10 +188,9 @@ class PortRow:
         return self.ids.get(HOST, "")
 
     @property
-    def created(self) -> float | None:
+    def created(self) -> int | None:
         """When, in seconds of the epoch."""
-        text = self.ids.get(CREATED, "")
-        return float(text) if text.isdigit() else None
+        return whole_number(self.ids.get(CREATED, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +300,13 @@ class Snapshot:
         return next((p for p in self.processes if p.name == name), Process(name))
 
 
+def whole_number(text: str) -> int | None:
+    """``None`` if it is none: OVN's databases have what other hosts wrote."""
+    return int(text) if re.fullmatch("[0-9]{1,19}", text) else None
+
+
 def ip_version(address: str) -> int:
-    """4 or 6; 0 if it is no address: OVN's databases have what other hosts wrote."""
+    """4 or 6; 0 if it is no address, for the same reason."""
     try:
         return ip_address(address).version
     except ValueError:

@@ -6,6 +6,7 @@ from html import escape
 
 from ovn_docker.view.cluster import Endpoint, Network, Tunnel
 from ovn_docker.view.graph import GUTTER, LANE, LINE, MARGIN, PAD, Box, Card, Cell, Lane, Picture, Tile
+from ovn_docker.view.snapshot import whole_number
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
@@ -256,8 +257,7 @@ def _tile(tile: Tile, store: str, *, compact: bool) -> Iterator[str]:
 
 def _ending(address: str, subnet: str = "") -> str:
     """The part of an IPv4 address that its network, whose name is near, does not say: .17 of 10.1.0.17."""
-    prefix = subnet.rpartition("/")[2]
-    same = int(prefix) // 8 if prefix.isdigit() and "." in address else 0
+    same = (whole_number(subnet.rpartition("/")[2]) or 0) // 8 if "." in address else 0
     return "." + ".".join(address.split(".")[same:]) if same else address
 
 

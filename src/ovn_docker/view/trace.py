@@ -333,7 +333,7 @@ def _security(cluster: Cluster, source: Endpoint) -> Iterator[Hop]:
 
 
 def _allows(rule: str, sent: list[str]) -> bool:
-    mac, *ips = rule.lower().split()
+    mac, *ips = rule.lower().split() or [""]
     return mac == sent[0].lower() and (not ips or all(ip.lower() in ips for ip in sent[1:]))
 
 
