@@ -89,8 +89,9 @@ class Follower:
         """
         deadline = Deadline(_PATIENCE)
         chassis = self._chassis(deadline)
-        shared = self._store.networks(chassis, deadline)
+        # First what is here: a network made after that, in the place of one removed, has another ID.
         local = {network.shared: network for network in self._engine.networks()}
+        shared = self._store.networks(chassis, deadline)
         done = True
         for network in shared:
             try:

@@ -29,15 +29,20 @@ def foo(id_: NetworkId) -> Network:
 
 
 class Docker:
-    """Of the host that follows. *meanwhile*: what others do while it makes or removes a network."""
+    """Of the host that follows. *meanwhile*: what others do while it makes or removes a network.
+
+    *asked*: what its user does just before it says what it has.
+    """
 
     driver: Driver
 
     def __init__(self, meanwhile: Callable[[], None], *have: LocalNetwork) -> None:
         self.have = list(have)
+        self.asked: Callable[[], None] = lambda: None
         self._meanwhile = meanwhile
 
     def networks(self) -> list[LocalNetwork]:
+        self.asked()
         return self.have
 
     def create_network(self, definition: dict[str, object]) -> None:
@@ -105,3 +110,21 @@ def test_a_network_that_is_removed_while_another_host_makes_it_does_not_come_bac
     assert [network.removed for network in cluster.networks()] == [True] * elsewhere
     cluster.follower.follow()
     assert cluster.docker.have == []
+
+
+def test_a_network_that_is_made_again_here_while_the_follower_looks_stays(host: Host) -> None:
+    """``docker network rm foo && docker network create foo`` on this host; another host has it yet."""
+    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", {"Name": "foo"}))
+    cluster.make(THERE)
+    driver = cluster.docker.driver
+    driver.create_network(foo(HERE))
+    driver.delete_network(HERE)
+    again = LocalNetwork(ANEW, "foo", {"Name": "foo"})
+
+    def make_again() -> None:
+        driver.create_network(foo(ANEW))
+        cluster.docker.have = [again]
+
+    cluster.docker.asked = make_again
+    cluster.follower.follow()
+    assert cluster.docker.have == [again]
