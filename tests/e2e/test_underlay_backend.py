@@ -615,6 +615,10 @@ class TestAddresses:
         cloud.demo.delete_port(port.id)
 
 
+class KilledError(Exception):
+    """The driver ends here."""
+
+
 class TestLeftOver:
     """What reconcile.py compares with Docker's word."""
 
@@ -637,6 +641,32 @@ class TestLeftOver:
         assert self.known(cloud, here) == []
         assert self.known(cloud, there) == [theirs.id[:48]]
         run(cloud, there.underlay.drop_network, theirs.id[:48], there.chassis, soon())
+        assert cloud.demo.networks(name="both") == []
+
+    def test_a_network_whose_leaving_ended_in_the_middle_is_known_too(
+        self, cloud: Cloud, here: Vm, there: Vm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The driver was killed between two tags of a network that another machine still has."""
+        mine, theirs = new_network(name="both"), new_network(name="both")
+        run(cloud, here.underlay.create_network, mine, here.chassis, soon())
+        run(cloud, there.underlay.create_network, theirs, there.chassis, soon())
+        untag, gone = Neutron.untag, list[str]()
+
+        def untag_one(neutron: Neutron, kind: str, uuid: str, tag: str, deadline: Deadline) -> None:
+            if gone:
+                raise KilledError
+            untag(neutron, kind, uuid, tag, deadline)
+            gone.append(tag)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Neutron, "untag", untag_one)
+            with pytest.raises(KilledError):
+                run(cloud, here.underlay.delete_network, mine.id, here.chassis, soon())
+        (left,) = self.known(cloud, here)
+        assert mine.id.startswith(left)
+        run(cloud, here.underlay.drop_network, NetworkId(left), here.chassis, soon())
+        assert self.known(cloud, here) == []
+        run(cloud, there.underlay.delete_network, theirs.id, there.chassis, soon())
         assert cloud.demo.networks(name="both") == []
 
     def test_a_network_whose_making_ended_behind_its_owner_is_known_too(self, cloud: Cloud, here: Vm) -> None:

@@ -357,12 +357,9 @@ class Networks:
             there = self._neutron.one("networks", found.id, deadline)
             if there is None:
                 return
-            mine = [
-                tag
-                for tag in there["tags"]
-                if tag.startswith((_member(network), _group(network, "")))
-                or tag == _owner(self._vif, network)
-            ]
+            owner = _owner(self._vif, network)  # last, as it was first: see create
+            mine = [tag for tag in there["tags"] if tag.startswith((_member(network), _group(network, "")))]
+            mine += [tag for tag in there["tags"] if tag == owner]
             if any(tag.startswith(_MEMBERS) and tag not in mine for tag in there["tags"]):
                 if not mine:
                     return
