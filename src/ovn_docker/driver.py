@@ -181,7 +181,7 @@ class Driver:
         self._answered: dict[str, float] = {}
         self._unfinished: dict[NetworkId, Callable[[NetworkId, Chassis, Deadline], None]] = {}
         self.leftovers = threading.Event()
-        """Set when something could not be deleted: reconcile.py tries again."""
+        """Set when something could not be deleted, or may yet be made in vain: reconcile.py looks for it."""
 
     def create_network(self, network: Network) -> None:
         """NetworkDriver.CreateNetwork. If it fails, Docker forgets the network without a call."""
@@ -376,6 +376,9 @@ class Driver:
                 deadline.check(f"the address that endpoint {error.holder.id[:12]} holds")
                 self.remove(error.holder.id, chassis, deadline)
                 self._record.add(REPAIRS, "takeover")
+            except Unavailable:
+                self.leftovers.set()  # it may yet be stored, after it has been undone
+                raise
 
     def _dead(self, endpoint: StoredEndpoint, grace: float) -> bool:
         link = host_link(endpoint.id)

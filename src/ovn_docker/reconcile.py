@@ -187,7 +187,8 @@ def _in_flight(id_: str, age: float, wanted: Wanted, grace: float) -> bool:
 class Reconciler:
     """Looks at this host every *interval* seconds, and at the store when it may have to (see _run).
 
-    That is at the start, dockerd's too, after a failed delete, some minutes after these, and once a day.
+    That is at the start, dockerd's too, after a delete or a request that had no answer, some minutes after
+    these, and once a day.
 
     For a store, a look at all that a host has is a search through whole tables. Thousands of hosts that
     searched them every minute would keep it busy with nothing else.

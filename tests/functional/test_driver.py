@@ -5,20 +5,41 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from functional.hosts import C1, C2, C3, HOST2, MAC, NET, NETWORK, Container, Host, endpoint, ip
 from functional.ovsdb_servers import until
 from functional.test_links import links, tx_checksums
+from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, LateFlows, Patience
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.host.ovsdb import Database, Operation
 from ovn_docker.model import AddressInUse, Joined, Network, NetworkId, container_link, host_link
 from ovn_docker.options import NetworkOptions
 
 SANDBOX = "/var/run/docker/netns/0123456789ab"
 LINK = host_link(C1)
+
+
+class Late:
+    """A connection on which what makes a port takes longer than anybody waits."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._late: list[tuple[Operation, ...]] = []
+
+    def transact(self, *operations: Operation, deadline: Deadline) -> list[Any]:
+        if any((one["op"], one["table"]) == ("insert", "Logical_Switch_Port") for one in operations):
+            self._late.append(operations)
+            raise TimedOut("the database did not answer")
+        return self._database.transact(*operations, deadline=deadline)
+
+    def arrive(self) -> None:
+        for operations in self._late:
+            self._database.transact(*operations, deadline=Deadline(5))
 
 
 @pytest.fixture
@@ -198,6 +219,20 @@ class TestAFailedCreateEndpoint:
         before = host.state()
         with pytest.raises(error, match=message):
             host.driver(replace(host.PATIENCE, request=1)).create_endpoint(endpoint())
+        assert host.state() == before
+
+    def test_what_comes_to_be_after_it_was_undone_is_left_to_the_sweep(self, host: Host) -> None:
+        """The request was on its way for longer than the call had, and what undoes it overtook it."""
+        before = host.state()
+        late = Late(host.database)
+        host.overlay = Overlay(lambda _: late)  # type: ignore[arg-type,return-value]
+        driver = host.driver()
+        with pytest.raises(TimedOut):
+            driver.create_endpoint(endpoint())
+        assert driver.leftovers.is_set()
+        late.arrive()
+        assert host.state() != before
+        host.reconciler(driver).repair()
         assert host.state() == before
 
     def test_without_the_northbound_database_leaves_the_rest_to_the_sweep(self, host: Host) -> None:

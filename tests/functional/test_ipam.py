@@ -15,12 +15,13 @@ import pytest
 
 from functional.conftest import Connect
 from functional.docker_networks import DockerHost, DockerNetwork
-from functional.ovsdb_servers import OvsdbServer
+from functional.ovsdb_servers import OvsdbServer, until
 from ovn_docker.backends import addresses
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import BadRequest, Conflict, NotFound
+from ovn_docker.errors import BadRequest, Conflict, NotFound, TimedOut
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database
+from ovn_docker.ipam import Ipam
 from ovn_docker.model import Kind, Network, NetworkId, PoolId, Subnet, row_uuid
 from ovn_docker.plugin.wire import Driver, Plugin, answer, decode
 from recordings.requests import RECORDINGS
@@ -616,6 +617,21 @@ class TestNothingIsLeft:
         assert {row["_uuid"] for row in northbound.rows("DHCP_Options")} == {
             row["_uuid"] for row in before["DHCP_Options"]
         }
+
+    def test_when_the_database_answers_too_late(self, host: DockerHost, northbound: OvsdbServer) -> None:
+        """Docker does not know the pool, and will not give it back."""
+        suspected: list[None] = []
+        ipam = Ipam(host.store, lambda _: host.chassis, list, (), 0.5)
+        plugin = Plugin(cast("Driver", None), ipam, suspect=lambda: suspected.append(None))
+        path, body = "/IpamDriver.RequestPool", json.dumps({"Pool": "10.4.0.0/24"}).encode()
+        northbound.pause()
+        with pytest.raises(TimedOut):
+            answer(plugin, path, decode(path, body))
+        northbound.resume()
+        until(
+            lambda: any("ovn-docker:pool" in row["external_ids"] for row in northbound.rows("DHCP_Options"))
+        )
+        assert suspected == [None]
 
 
 # Cost, and a connection that breaks

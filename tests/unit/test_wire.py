@@ -171,10 +171,18 @@ class Away(Ledger):
     def release_address(self, pool: PoolId, address: IpAddress) -> None:
         raise Unavailable("away")
 
+    def request_pool(self, subnet: IpNetwork | None, part: IpNetwork | None, version: int) -> Pool:
+        raise Unavailable("away")
 
-@pytest.mark.parametrize("method", ["ReleasePool", "ReleaseAddress"])
-def test_what_cannot_be_taken_back_is_looked_for_later(method: str) -> None:
-    """Docker does not give it back again."""
+    def request_address(
+        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool
+    ) -> tuple[IpAddress, int]:
+        raise Unavailable("away")
+
+
+@pytest.mark.parametrize("method", ["ReleasePool", "ReleaseAddress", "RequestPool", "RequestAddress"])
+def test_what_nobody_knows_whether_it_is_there_is_looked_for_later(method: str) -> None:
+    """Docker does not give back again what it could not, nor at all what it did not get."""
     suspected: list[None] = []
     plugin = Plugin(Away(), Away(), suspect=lambda: suspected.append(None))
     body = json.dumps({"PoolID": str(uuid4()), "Address": "10.3.0.2"}).encode()

@@ -6,7 +6,8 @@ version of Docker adds some.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
@@ -15,7 +16,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from ovn_docker import options
-from ovn_docker.errors import BadRequest, OvnDockerError
+from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.model import (
     ADDRESS_SPACE,
     Endpoint,
@@ -93,7 +94,8 @@ class Plugin:
     """What answers. Docker asks for *scope* once in dockerd's life: its answer may need no database.
 
     *network_options*: those that ``-o`` may have; *suspect*: told when something may be left over: what the
-    last dockerd did not finish, what could not be taken back, or what a call was about that got lost.
+    last dockerd did not finish, what could not be taken back, what may come to be though nobody waits for it
+    any more, or what a call was about that got lost.
     """
 
     driver: Driver
@@ -277,14 +279,26 @@ def _request_pool(plugin: Plugin, request: RequestPoolRequest) -> Answer:
     part = _network("SubPool", request.SubPool, version)
     if part is not None and (subnet is None or not part.subnet_of(subnet)):  # type: ignore[arg-type]
         raise BadRequest(f"the range {part} is not a part of the subnet {subnet or '(none given)'}")
-    pool = plugin.ipam.request_pool(subnet, part, version)
+    with _unsure(plugin):
+        pool = plugin.ipam.request_pool(subnet, part, version)
     return {"PoolID": pool.id, "Pool": str(pool.subnet), "Data": {}}
 
 
 def _request_address(plugin: Plugin, request: AddressRequest) -> Answer:
     gateway = (request.Options or {}).get("RequestAddressType") == "com.docker.network.gateway"
-    address, prefix = plugin.ipam.request_address(request.PoolID, request.address(), gateway=gateway)
+    with _unsure(plugin):
+        address, prefix = plugin.ipam.request_address(request.PoolID, request.address(), gateway=gateway)
     return {"Address": f"{address}/{prefix}", "Data": {}}
+
+
+@contextmanager
+def _unsure(plugin: Plugin) -> Iterator[None]:
+    """Docker gives back nothing that it did not get; whoever did not answer in time may yet store it."""
+    try:
+        yield
+    except Unavailable:
+        plugin.suspect()
+        raise
 
 
 def _release_address(plugin: Plugin, request: AddressRequest) -> None:
