@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -180,6 +180,7 @@ class Driver:
         self._in_flight: Counter[str] = Counter()
         self._answered: dict[str, float] = {}
         self._unfinished: dict[NetworkId, Callable[[NetworkId, Chassis, Deadline], None]] = {}
+        self._finishing = threading.Lock()
         self.leftovers = threading.Event()
         """Set when something could not be deleted, or may yet be made in vain: reconcile.py looks for it."""
 
@@ -189,6 +190,9 @@ class Driver:
         self._unfinished.pop(network.id, None)
         with self._marked(network.id):
             chassis = self._switch.chassis(deadline)
+            if network.options.name is not None:
+                with suppress(Unavailable):  # it may have been removed before: not to be removed after this
+                    self.finish(chassis, deadline)
             with self._finished_later(network.id, self._backend.drop_network):
                 self._backend.create_network(network, chassis, deadline)
             self._follows(network.id)
@@ -314,14 +318,21 @@ class Driver:
 
     def finish(self, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the networks that could not be deleted, or made, when Docker said so."""
-        for network, delete in tuple(self._unfinished.items()):
-            try:
-                delete(network, chassis, deadline)
-            except Unavailable:
-                raise
-            except OvnDockerError as error:  # nothing that time mends
-                log.warning("network %s stays: %s", network[:12], error)
-            self._unfinished.pop(network, None)
+        alone = self._finishing.acquire(
+            timeout=deadline.left()
+        )  # if not, the time is up: what follows says why
+        try:
+            for network, delete in tuple(self._unfinished.items()):
+                try:
+                    delete(network, chassis, deadline)
+                except Unavailable:
+                    raise
+                except OvnDockerError as error:  # nothing that time mends
+                    log.warning("network %s stays: %s", network[:12], error)
+                self._unfinished.pop(network, None)
+        finally:
+            if alone:
+                self._finishing.release()
 
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""

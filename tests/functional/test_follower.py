@@ -12,6 +12,7 @@ from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver
+from ovn_docker.errors import Unavailable
 from ovn_docker.model import LocalNetwork, Network, NetworkId, SharedNetwork, Subnet
 from ovn_docker.options import NetworkOptions
 
@@ -128,3 +129,20 @@ def test_a_network_that_is_made_again_here_while_the_follower_looks_stays(host: 
     cluster.docker.asked = make_again
     cluster.follower.follow()
     assert cluster.docker.have == [again]
+
+
+def test_a_network_that_is_made_again_is_not_removed_for_the_one_before(host: Host) -> None:
+    """``docker network rm foo`` while the database was away, and ``docker network create`` as it is back."""
+    cluster = Cluster(host, lambda _: None)
+    cluster.make(THERE)
+    driver = cluster.docker.driver
+    driver.create_network(foo(HERE))
+    host.northbound.pause()
+    with pytest.raises(Unavailable):
+        driver.delete_network(HERE)
+    host.northbound.resume()
+    driver.create_network(foo(ANEW))
+    host.docker.networks.add(ANEW)
+    host.reconciler(driver).repair()
+    assert [network.removed for network in cluster.networks()] == [False]
+    assert [one.id for one in host.leftovers.mine(cluster.here, soon())[0]] == [ANEW]
