@@ -28,6 +28,7 @@ from ovn_docker.model import (
     EndpointId,
     Network,
     NetworkId,
+    SharedNetwork,
     StoredEndpoint,
     Subnet,
     Tls,
@@ -259,6 +260,29 @@ class TestCreateNetwork:
         slow = Slow()
         Overlay(lambda _: slow).create_network(named[1], HOST2, soon())  # type: ignore[arg-type,return-value]
         assert database.ids() == [ids for ids in whole["Logical_Switch"][0].values() if isinstance(ids, dict)]
+
+    def test_one_of_the_cluster_whose_removal_was_not_finished_is_not_in_the_way(
+        self, database: Database, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The driver ended when its host, the last one, had given it up, and nobody cleared it since."""
+        connection = connect(database.server)
+        overlay = Overlay(lambda _: connection)
+        overlay.create_network(Network(NET, (SUBNET,), options=NetworkOptions(name="foo")), HOST1, soon())
+        SharedNetworks(lambda _: connection).define("foo", {"Name": "foo"}, HOST1, soon())
+        with monkeypatch.context() as patch:
+            patch.setattr("ovn_docker.backends.shared.leave", lambda *_: None)
+            overlay.delete_network(NET, HOST1, soon())
+        assert len(database.ids()) == 1
+        other = Subnet(ip_network("192.168.2.0/24"), ip_address("192.168.2.1"))
+        overlay.create_network(
+            Network(OTHER_NET, (other,), options=NetworkOptions(name="foo")), HOST2, soon()
+        )
+        (ids,) = database.ids()
+        assert ids["subnet"] == "192.168.2.0/24"
+        (stored,) = SharedNetworks(lambda _: connection).networks(HOST2, soon())
+        assert stored == SharedNetwork("foo", None, removed=False)
+        overlay.delete_network(OTHER_NET, HOST2, soon())
+        assert database.ids() == []
 
     def test_the_guides_commands_show_it(self, database: Database, overlay: Overlay) -> None:
         overlay.create_network(Network(NET, (SUBNET,)), HOST1, soon())

@@ -92,6 +92,8 @@ def join(
         raise Conflict(f"network {name} has just been removed on another host")
     if router and not resolver:
         dns.forget_resolver(database, row, deadline)
+    if any(useless(there["external_ids"]) for there in found) and delete_unused(database, row, deadline):
+        found, resolver = [], []  # a host that died had not finished its removal, or its making
     if not found:
         made = ovsdb.insert("Logical_Switch", row, name=name, external_ids={**_SHARED, **ids})
         return [made, *dns.make_resolver(row, ids), _changed()]
