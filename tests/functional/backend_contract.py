@@ -96,6 +96,8 @@ class BackendContract:
         made = stored.state()
         stored.backend.delete_network(network.id, stored.host, soon())
         assert stored.state() == made
+        stored.backend.drop_network(network.id, stored.host, soon())  # CreateNetwork on a node has failed
+        assert stored.state() == made
         stored.backend.delete_network(network.id, stored.host, soon(), kept=True)
         assert stored.state() == before
 

@@ -81,7 +81,7 @@ class Underlay:
         found = self._networks.owned(network, deadline)
         if found is None:
             self.delete_network(network, chassis, deadline)
-        else:
+        elif not found.kept:
             self._forget_network(found, network, deadline)
 
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
