@@ -721,6 +721,36 @@ class TestLeftOver:
         assert left.name == pools[1].id
         run(cloud, here.ipam.release_pool, pools[1].id)
 
+    @pytest.mark.parametrize("whose", ["name", "switch"])
+    def test_a_pool_has_no_network_before_the_machine_has(
+        self, cloud: Cloud, here: Vm, there: Vm, whose: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The driver is killed, and Docker dies too: only time can tell then that the pool is nobody's.
+
+        The subnet stays: another machine has it, or it is the user's.
+        """
+        theirs = new_network(Subnet(ip_network("10.3.0.0/24")), name="stays")
+        run(cloud, there.underlay.create_network, theirs, there.chassis, soon())
+        pool = run(cloud, here.ipam.request_pool, ip_network("10.3.0.0/24"), None, 4)
+        network = new_network(Subnet(pool.subnet, ours=True), **{whose: "stays"})
+        tag = Neutron.tag
+
+        def tag_pools(neutron: Neutron, kind: str, uuid: str, word: str, deadline: Deadline) -> None:
+            if kind != "subnetpools":
+                raise KilledError
+            tag(neutron, kind, uuid, word, deadline)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Neutron, "tag", tag_pools)
+            with pytest.raises(KilledError):
+                run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        assert self.known(cloud, here) == []
+        monkeypatch.setattr("ovn_docker.backends.leases._UNUSED", -3600)
+        (stray,) = run(cloud, here.underlay.mine, here.chassis, soon())[1]
+        assert run(cloud, here.underlay.clear, stray, here.chassis, soon())
+        assert cloud.demo.subnet_pools() == []
+        run(cloud, there.underlay.delete_network, theirs.id, there.chassis, soon())
+
 
 class TestHalfMade:
     def test_a_network_that_was_never_finished_goes(self, cloud: Cloud, here: Vm) -> None:

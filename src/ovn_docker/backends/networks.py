@@ -89,6 +89,7 @@ class Networks:
             self._neutron.tag("networks", found["id"], tag, deadline)
         if kept:
             self._neutron.tag("networks", found["id"], _KEPT, deadline)
+        self._bind(network, found, deadline)
 
     def forget(self, found: Found, network: NetworkId, deadline: Deadline) -> None:
         """Delete the Neutron network, or leave it to the VMs that still have it, or forget the user's.
@@ -268,10 +269,9 @@ class Networks:
         by_cidr = {ip_network(subnet["cidr"]): subnet for subnet in there}
         for subnet in network.subnets:
             pool = leases.waiting_pool(self._neutron, self._vif, subnet, deadline) if subnet.ours else None
-            made = by_cidr.get(subnet.pool)
-            if made is None:
+            if subnet.pool not in by_cidr:
                 ranges = leases.allocation_pools(subnet, pool)
-                made = self._neutron.create(
+                self._neutron.create(
                     "subnets",
                     deadline,
                     network_id=found["id"],
@@ -283,8 +283,16 @@ class Networks:
                     enable_dhcp=False,  # DHCP would take an address that Docker gives to a container
                     **({"allocation_pools": ranges} if ranges else {}),
                 )
-            if pool is not None:
-                leases.bind(self._neutron, pool, network.id, made, deadline)
+
+    def _bind(self, network: Network, found: Resource, deadline: Deadline) -> None:
+        """Bind the pools of our IPAM driver to the subnets; last, for they go when the VM's network goes."""
+        ours = [subnet for subnet in network.subnets if subnet.ours]
+        there = self._neutron.all("subnets", deadline, network_id=found["id"]) if ours else []
+        by_cidr = {ip_network(subnet["cidr"]): subnet for subnet in there}
+        for subnet in ours:
+            pool = leases.waiting_pool(self._neutron, self._vif, subnet, deadline)
+            if pool is not None and subnet.pool in by_cidr:
+                leases.bind(self._neutron, pool, network.id, by_cidr[subnet.pool], deadline)
 
     def _attach(
         self, network: Network, wanted: str, groups: tuple[str, ...], mtu: int, deadline: Deadline
@@ -301,6 +309,7 @@ class Networks:
         note = f"docker:{network.id[:12]}={found['id']}"
         for tag in (note, *(_group(network.id, group) for group in groups)):
             self._neutron.tag("ports", self._vif, tag, deadline)
+        self._bind(network, found, deadline)
 
     def _check_mtu(self, network: Network, found: Resource, mtu: int) -> None:
         """It is the MTU that is wanted, and at most the VM's. Raises BadRequest or Conflict."""
@@ -318,15 +327,12 @@ class Networks:
             )
 
     def _check_same(self, network: Network, found: Resource, deadline: Deadline) -> None:
-        """The network has the subnets that Docker wants. Binds pools of our IPAM driver. Raises Conflict."""
+        """The network has the subnets that Docker wants, and these their pools. Raises Conflict."""
         there = self._neutron.all("subnets", deadline, network_id=found["id"])
         self._compare(network, found["name"], there, complete=True)
-        by_cidr = {ip_network(subnet["cidr"]): subnet for subnet in there}
         for subnet in network.subnets:
             if subnet.ours:
-                pool = leases.waiting_pool(self._neutron, self._vif, subnet, deadline)
-                if pool is not None:
-                    leases.bind(self._neutron, pool, network.id, by_cidr[subnet.pool], deadline)
+                leases.waiting_pool(self._neutron, self._vif, subnet, deadline)
 
     def _compare(self, network: Network, name: str, there: list[Resource], *, complete: bool = False) -> None:
         for subnet in network.subnets:
