@@ -579,6 +579,23 @@ class TestAddresses:
             run(cloud, here.ipam.release_pool, pool.id)
         run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
 
+    def test_that_went_with_an_endpoint_are_not_taken_from_the_next_one(self, cloud: Cloud, here: Vm) -> None:
+        """When Docker says that it gives them back, Neutron may have given them to another container."""
+        pool = run(cloud, here.ipam.request_pool, ip_network("10.3.0.0/24"), None, 4)
+        network = new_network(Subnet(pool.subnet, ours=True))
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        address, prefix = run(cloud, here.ipam.request_address, pool.id, None, gateway=False)
+        wanted = endpoint(network, C1, f"{address}/{prefix}")
+        run(cloud, here.underlay.create_endpoint, wanted, here.chassis, soon())
+        run(cloud, here.underlay.delete_endpoint, C1, here.chassis, soon())
+        run(cloud, here.ipam.request_address, pool.id, address, gateway=False)
+        run(cloud, here.ipam.release_address, pool.id, address)
+        assert len(cloud.demo.ports(fixed_ips=f"ip_address={address}")) == 1
+        run(cloud, here.ipam.release_address, pool.id, address)
+        assert cloud.demo.ports(fixed_ips=f"ip_address={address}") == []
+        run(cloud, here.ipam.release_pool, pool.id)
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+
     def test_of_an_endpoint_that_died_half_adopted_are_given_back(self, cloud: Cloud, here: Vm) -> None:
         pool = run(cloud, here.ipam.request_pool, ip_network("10.3.0.0/24"), None, 4)
         network = new_network(Subnet(pool.subnet, ours=True))

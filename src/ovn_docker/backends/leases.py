@@ -5,6 +5,8 @@ adopts it (underlay.py). A pool is asked for before its network exists, so it is
 Neutron that means nothing but a prefix. When the network is created, the pool gets the tag of the subnet.
 """
 
+import threading
+import time
 from datetime import UTC, datetime
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from itertools import chain
@@ -41,6 +43,10 @@ _SLASH = "_"
 _UNUSED = 600.0
 """Seconds after which a pool without a network, or an address without an endpoint, is nobody's."""
 
+_GIVES_BACK = 15.0
+"""Seconds until Docker has given back the addresses of an endpoint that it has deleted: many times what it
+needs."""
+
 _SMALL = 16
 """A subnet with fewer addresses is not divided."""
 
@@ -52,6 +58,8 @@ class Leases:
         self._neutron = neutron
         self._vif = vif
         self._parent = parent
+        self._lock = threading.Lock()
+        self._went: dict[tuple[str, str], float] = {}
 
     def add_pool(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
         """Store a pool that no network has yet."""
@@ -126,9 +134,21 @@ class Leases:
             if not network:
                 self._neutron.untag("subnetpools", row["id"], f"{_RESERVED}{address}", deadline)
                 continue
+            if self._has_gone(network, address):  # and may be another one's by now
+                continue
             filters = {"fixed_ips": f"ip_address={address}", "description": of_vm(self._vif)}
             for port in self._neutron.all("ports", deadline, network_id=network, **filters):
                 remove(self._neutron, self._parent, port, deadline)
+
+    def goes(self, port: Resource) -> None:
+        """Note that the addresses of an endpoint's port go with it: only then does Docker give them back."""
+        now, addresses = (
+            time.monotonic(),
+            [str(ip_address(fixed["ip_address"])) for fixed in port["fixed_ips"]],
+        )
+        with self._lock:
+            self._went = {key: when for key, when in self._went.items() if now - when < _GIVES_BACK}
+            self._went |= {(port["network_id"], address): now for address in addresses}
 
     def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
         """Every subnet that the project can see, and the pools that have none yet."""
@@ -174,6 +194,10 @@ class Leases:
         elif port := self._neutron.one("ports", one.row, deadline):
             remove(self._neutron, self._parent, port, deadline)
         return True
+
+    def _has_gone(self, network: str, address: IpAddress) -> bool:
+        with self._lock:
+            return time.monotonic() - self._went.pop((network, str(address)), float("-inf")) < _GIVES_BACK
 
     def _pools(self, deadline: Deadline) -> list[Resource]:
         return self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif))

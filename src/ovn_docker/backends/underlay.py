@@ -106,6 +106,7 @@ class Underlay:
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the endpoint's port; none is fine."""
         for port in self._ports_of(endpoint, deadline):
+            self.leases.goes(port)
             remove(self._neutron, self._parent, port, deadline)
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
