@@ -318,9 +318,8 @@ class Driver:
 
     def finish(self, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the networks that could not be deleted, or made, when Docker said so."""
-        alone = self._finishing.acquire(
-            timeout=deadline.left()
-        )  # if not, the time is up: what follows says why
+        if not self._finishing.acquire(timeout=deadline.left()):
+            raise TimedOut("another call has been deleting networks all this time")
         try:
             for network, delete in tuple(self._unfinished.items()):
                 try:
@@ -331,8 +330,7 @@ class Driver:
                     log.warning("network %s stays: %s", network[:12], error)
                 self._unfinished.pop(network, None)
         finally:
-            if alone:
-                self._finishing.release()
+            self._finishing.release()
 
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""

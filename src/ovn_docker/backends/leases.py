@@ -142,10 +142,8 @@ class Leases:
 
     def goes(self, port: Resource) -> None:
         """Note that the addresses of an endpoint's port go with it: only then does Docker give them back."""
-        now, addresses = (
-            time.monotonic(),
-            [str(ip_address(fixed["ip_address"])) for fixed in port["fixed_ips"]],
-        )
+        now = time.monotonic()
+        addresses = [str(ip_address(fixed["ip_address"])) for fixed in port["fixed_ips"]]
         with self._lock:
             self._went = {key: when for key, when in self._went.items() if now - when < _GIVES_BACK}
             self._went |= {(port["network_id"], address): now for address in addresses}
