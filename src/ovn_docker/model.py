@@ -164,14 +164,19 @@ class StoredEndpoint:
         return joined is None or (not joined and self.age > grace)
 
 
+def whole_number(text: str) -> int | None:
+    """``None`` if it is none, or far too large: databases have what other hosts wrote."""
+    return int(text) if re.fullmatch("[0-9]{1,19}", text) else None
+
+
 def age(created: str) -> float:
     """Seconds since a row was made, by what it says in seconds of the epoch, or in nanoseconds as pools do.
 
     Infinite if it says nothing.
     """
-    if not re.fullmatch("[0-9]{1,19}", created):
+    when = whole_number(created)
+    if when is None:
         return float("inf")
-    when = int(created)
     return time.time() - (when / 1e9 if when > 1e15 else when)
 
 

@@ -15,7 +15,7 @@ from functional.ovsdb_servers import Contents, until
 from ovn_docker.backends import dns
 from ovn_docker.backends.dns import Names
 from ovn_docker.backends.overlay import Overlay
-from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.host import ovsdb
@@ -501,6 +501,14 @@ class TestWhatIsNoHosts:
         ]])  # fmt: skip
         assert host.reconciler().repair_everywhere(unless_lately=True) == []
         assert len(host.reconciler().repair_everywhere()) == 1
+
+    def test_is_looked_at_if_the_time_of_the_last_look_is_no_number(
+        self, host: Host, common: Contents
+    ) -> None:
+        row = ["_uuid", "==", ["uuid", GENERATION_ROW]]
+        said = {"external_ids": ["map", [["ovn-docker:cleared", "²"]]]}
+        host.northbound.transact({"op": "update", "table": "DHCP_Options", "where": [row], "row": said})
+        assert len(host.reconciler().repair_everywhere(unless_lately=True)) == 3
 
 
 class Recorded(Unrecorded):

@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
+from ovn_docker.backends.trunk import vlan_of
 from ovn_docker.model import (
     Endpoint,
     EndpointId,
@@ -99,3 +100,7 @@ def test_who_does_not_say_when_he_was_made_is_old(created: str) -> None:
 @pytest.mark.parametrize("unit", [1, 10**9])
 def test_an_age_is_in_seconds_whatever_it_is_noted_in(unit: int) -> None:
     assert 3600 <= age(str(int(time.time() - 3600) * unit)) < 3660
+
+
+def test_a_vlan_that_somebody_wrote_on_a_port_is_a_number_or_none() -> None:
+    assert [vlan_of({"device_owner": f"docker:vlan-{text}"}) for text in ("7", "²", "")] == [7, 0, 0]

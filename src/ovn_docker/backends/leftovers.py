@@ -242,7 +242,7 @@ def _cleared_lately(database: Database, deadline: Deadline) -> bool:
         deadline=deadline,
     )
     text = rows[0]["external_ids"].get(_CLEARED, "") if rows else ""
-    return text.isdigit() and abs(time.time() - int(text)) < _LATELY
+    return abs(age(text)) < _LATELY
 
 
 def _cleared_now() -> ovsdb.Operation:

@@ -10,6 +10,7 @@ from typing import Protocol
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.model import whole_number
 
 _VLANS = range(1, 4095)
 """IEEE 802.1Q has 0 and 4095 for other purposes."""
@@ -268,7 +269,7 @@ class Profile:
 def vlan_of(port: Mapping[str, str]) -> int:
     """The VLAN that we have noted in a port; 0 if none."""
     text = port["device_owner"].removeprefix(_OWNER)
-    return int(text) if text.isdigit() and text != port["device_owner"] else 0
+    return (whole_number(text) or 0) if text != port["device_owner"] else 0
 
 
 def _free_vlans(taken: Iterable[int], count: int) -> list[int]:

@@ -206,7 +206,8 @@ def stop_driver(steps: Steps) -> None:
     if pid := driver_pid():
         steps.note("stop the driver", f"kill {pid}")
         if not steps.dry_run:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         steps.wait("end of the driver", lambda: driver_pid() is None, seconds=30, hint=f"try `kill -9 {pid}`")
 
 

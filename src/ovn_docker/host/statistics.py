@@ -21,7 +21,7 @@ from ovn_docker.metrics import (
     STATISTICS,
     Sample,
 )
-from ovn_docker.model import Chassis
+from ovn_docker.model import Chassis, whole_number
 
 _PATIENCE = 1.0
 """Seconds that each database may take: Prometheus waits for ten."""
@@ -66,11 +66,12 @@ class Statistics:
             deadline=Deadline(_PATIENCE),
         )
         without = [row for row in interfaces if row["external_ids"].get("ovn-installed") != "true"]
-        done = [cfg for row in bridges if (cfg := row["external_ids"].get("ovn-nb-cfg", "")).isdigit()]
+        said = [whole_number(row["external_ids"].get("ovn-nb-cfg", "")) for row in bridges]
+        done = [cfg for cfg in said if cfg is not None]
         return [
             Sample(ENDPOINTS, len(interfaces)),
             *([Sample(NOT_INSTALLED, len(without))] if self._northbound else []),
-            *(Sample(PROGRESS, int(cfg), ("host",)) for cfg in done[:1]),
+            *(Sample(PROGRESS, cfg, ("host",)) for cfg in done[:1]),
             *(sample for row in interfaces for sample in self._of_container(row)),
         ]
 

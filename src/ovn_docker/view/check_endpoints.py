@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from ovn_docker.backends.northbound import CREATED
-from ovn_docker.model import EndpointId, host_link
+from ovn_docker.model import EndpointId, host_link, whole_number
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
-from ovn_docker.view.snapshot import DockerEndpoint, PortRow, whole_number
+from ovn_docker.view.snapshot import DockerEndpoint, PortRow
 
 GRACE = 15.0
 """Seconds that an endpoint may be half-made or half-removed: how long a call of Docker's may take."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from ovn_docker.backends.northbound import MTU, NAME, NETWORK
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.host.links import Link
-from ovn_docker.model import EndpointId, host_link
+from ovn_docker.model import EndpointId, host_link, whole_number
 from ovn_docker.view.snapshot import (
     BindingRow,
     ChassisRow,
@@ -22,7 +22,6 @@ from ovn_docker.view.snapshot import (
     PortRow,
     Snapshot,
     SwitchRow,
-    whole_number,
 )
 
 

@@ -4,7 +4,6 @@
 could not be read is ``None``, and ``missing`` says why.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +12,7 @@ from ipaddress import ip_address
 from ovn_docker.backends.northbound import CREATED, ENDPOINT, HOST, NETWORK, OURS, SWITCH
 from ovn_docker.host.driver import UNDERLAY, Driver
 from ovn_docker.host.links import Link
-from ovn_docker.model import tunnel_overhead
+from ovn_docker.model import tunnel_overhead, whole_number
 from ovn_docker.view.cloud import Cloud
 
 
@@ -300,13 +299,8 @@ class Snapshot:
         return next((p for p in self.processes if p.name == name), Process(name))
 
 
-def whole_number(text: str) -> int | None:
-    """``None`` if it is none: OVN's databases have what other hosts wrote."""
-    return int(text) if re.fullmatch("[0-9]{1,19}", text) else None
-
-
 def ip_version(address: str) -> int:
-    """4 or 6; 0 if it is no address, for the same reason."""
+    """4 or 6; 0 if it is no address: databases have what other hosts wrote."""
     try:
         return ip_address(address).version
     except ValueError:

@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator
 from html import escape
 
+from ovn_docker.model import whole_number
 from ovn_docker.view.cluster import Endpoint, Network, Tunnel
 from ovn_docker.view.graph import GUTTER, LANE, LINE, MARGIN, PAD, Box, Card, Cell, Lane, Picture, Tile
-from ovn_docker.view.snapshot import whole_number
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
