@@ -99,7 +99,9 @@ def test_packets(text: str, protocol: str, port: int) -> None:
     assert str(trace.packet(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "tcp", "icmp/1", "udp/0", "udp/65536", "tcp/\u0661", "sctp/1"])
+@pytest.mark.parametrize(
+    "text", ["", "tcp", "icmp/1", "udp/0", "udp/65536", "tcp/\u0661", "sctp/1", f"tcp/{'9' * 5000}"]
+)
 def test_a_packet_that_there_is_not_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="give icmp, tcp/PORT or udp/PORT"):
         trace.packet(text)

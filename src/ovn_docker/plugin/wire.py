@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import Any, Literal, Protocol
 
@@ -279,24 +278,27 @@ def _request_pool(plugin: Plugin, request: RequestPoolRequest) -> Answer:
     part = _network("SubPool", request.SubPool, version)
     if part is not None and (subnet is None or not part.subnet_of(subnet)):  # type: ignore[arg-type]
         raise BadRequest(f"the range {part} is not a part of the subnet {subnet or '(none given)'}")
-    with _unsure(plugin):
+    with _suspected(plugin, Unavailable):
         pool = plugin.ipam.request_pool(subnet, part, version)
     return {"PoolID": pool.id, "Pool": str(pool.subnet), "Data": {}}
 
 
 def _request_address(plugin: Plugin, request: AddressRequest) -> Answer:
     gateway = (request.Options or {}).get("RequestAddressType") == "com.docker.network.gateway"
-    with _unsure(plugin):
+    with _suspected(plugin, Unavailable):
         address, prefix = plugin.ipam.request_address(request.PoolID, request.address(), gateway=gateway)
     return {"Address": f"{address}/{prefix}", "Data": {}}
 
 
 @contextmanager
-def _unsure(plugin: Plugin) -> Iterator[None]:
-    """Docker gives back nothing that it did not get; whoever did not answer in time may yet store it."""
+def _suspected(plugin: Plugin, error: type[OvnDockerError]) -> Iterator[None]:
+    """After such an error something may be left over, or stored late by who did not answer in time.
+
+    Docker gives back nothing that it did not get, and has forgotten what it gives back, whatever we say.
+    """
     try:
         yield
-    except Unavailable:
+    except error:
         plugin.suspect()
         raise
 
@@ -304,20 +306,13 @@ def _unsure(plugin: Plugin) -> Iterator[None]:
 def _release_address(plugin: Plugin, request: AddressRequest) -> None:
     address = request.address()
     if address is not None:
-        _release(plugin, partial(plugin.ipam.release_address, request.PoolID, address))
+        with _suspected(plugin, OvnDockerError):
+            plugin.ipam.release_address(request.PoolID, address)
 
 
 def _release_pool(plugin: Plugin, request: PoolRequest) -> None:
-    _release(plugin, partial(plugin.ipam.release_pool, request.PoolID))
-
-
-def _release(plugin: Plugin, release: Callable[[], None]) -> None:
-    """Docker has forgotten it whatever we say."""
-    try:
-        release()
-    except OvnDockerError:
-        plugin.suspect()
-        raise
+    with _suspected(plugin, OvnDockerError):
+        plugin.ipam.release_pool(request.PoolID)
 
 
 def _allocate_network(plugin: Plugin, request: AllocateNetworkRequest) -> Answer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ovn_docker.errors import BadRequest, NotFound
-from ovn_docker.model import EndpointId, host_link
+from ovn_docker.model import EndpointId, host_link, whole_number
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.snapshot import ip_version
 
@@ -99,8 +99,9 @@ def packet(text: str) -> Packet:
     protocol, slash, port = text.partition("/")
     if protocol == "icmp" and not slash:
         return Packet()
-    if protocol in ("tcp", "udp") and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535:
-        return Packet(protocol, int(port))
+    number = whole_number(port)
+    if protocol in ("tcp", "udp") and number is not None and 1 <= number <= 65535:
+        return Packet(protocol, number)
     raise BadRequest(f"{text!r} is no kind of packet: give icmp, tcp/PORT or udp/PORT, such as tcp/5432")
 
 
