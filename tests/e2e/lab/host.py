@@ -189,6 +189,15 @@ class Host:
         """What the distribution's docker client prints."""
         return self.run("docker", *args, timeout=timeout, stdin=stdin)
 
+    def ping(self, container: str, address: str, *options: str) -> None:
+        """Raises CommandError unless the address answers the container within some seconds.
+
+        In user space Open vSwitch may lose the first packets through a tunnel; and until the flows of a new
+        port are on the other hosts too, packets to it may get lost there.
+        """
+        tries = "for i in 0 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 $@ && exit; done; exit 1"
+        self.docker("exec", container, "sh", "-c", tries, "sh", *options, address)
+
     def path(self, path: str) -> Path:
         """Where a file of this host is for us, on or off; no absolute symbolic link may be on the way."""
         root = f"/proc/{self.pid}/root" if self.pid else f"/proc/{self.fabric.pid}/root{self.disk}/changes"
