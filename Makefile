@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-underlay chaos bench bench-quick install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-underlay chaos bench bench-quick install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -70,6 +70,11 @@ test-faults: ## end-to-end tests that kill, restart and cut off, on three machin
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m faults
+
+test-attacks: ## attacks from inside containers, and from a host with stolen credentials, on three hosts (as root)
+	@scripts/debian-packages test
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m attacks
 
 NEUTRON ?= 29
 test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cache; NEUTRON=26 for that release (as root)

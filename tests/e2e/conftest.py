@@ -10,6 +10,8 @@ from e2e.lab import Fabric, Host, missing
 from e2e.lab.cloud import RELEASES, VM, Cloud, missing_for_cloud
 from e2e.lab.images import SUITES
 
+ATTACKS = Path(__file__).parent / "attacks"
+
 FABRICS = pytest.StashKey[dict[str, Fabric]]()  # by the fixture that made it
 
 KEPT = pytest.StashKey[list[tuple[str, Fabric]]]()  # by the name of the fixture or test
@@ -24,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "e2e: runs on several hosts of its own, with real Docker and OVN")
     config.addinivalue_line("markers", "engines: on newer versions of Docker; only with -m engines")
     config.addinivalue_line("markers", "underlay: on a real OpenStack cloud; only with -m underlay")
+    config.addinivalue_line("markers", "attacks: attacks from containers and hosts; only with -m attacks")
     config.addinivalue_line("markers", "faults: kills, restarts, partitions at length; only with -m faults")
     config.stash[FABRICS] = {}
     config.stash[KEPT] = []
@@ -35,11 +38,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "engines": "newer versions of Docker",
         "underlay": "a cloud of OpenStack",
         "faults": "kills, restarts and partitions, at length",
+        "attacks": "attacks from inside containers and from a host with stolen credentials",
     }
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
         item.add_marker(pytest.mark.e2e)
+        if ATTACKS in item.path.parents:
+            item.add_marker(pytest.mark.attacks)
         if reasons:
             item.add_marker(pytest.mark.skip(reason=f"no lab here: {', '.join(reasons)}"))
         elif unasked := [m for m in apart if m in item.keywords and m not in config.option.markexpr]:
