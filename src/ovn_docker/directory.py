@@ -14,7 +14,9 @@ class Directory:
         self._names: dict[str, str] = {}
 
     def learn(self, id_: str, name: str) -> None:
-        """Keep a name; a later one replaces it."""
+        """Keep a name; a later one replaces it. Ignore an empty ID, as of a stopped endpoint."""
+        if not id_:
+            return
         with self._lock:
             self._names.pop(id_, None)
             self._names[id_] = name

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,16 @@ def test_text_is_as_all_of_ovs_writes_it(driver: Driver) -> None:  # noqa: F811
         rf"request=[0-9a-f]{{8}} network={NET[:12]} endpoint={C1[:12]} ok [0-9.]+ ms",
         line,
     )
+
+
+def test_time_stamps_of_the_log_file_are_valid(driver: Driver, tmp_path: Path) -> None:  # noqa: F811
+    """The ovs package's own pattern writes 30 ms after the second as ``.30.Z``."""
+    file = tmp_path / "driver.log"
+    process = driver.start(f"--log-file={file}", "-v", "console:off", "syslog:off", "file:dbg")
+    call(driver.socket, "NetworkDriver.EndpointOperInfo", NetworkID=NET, EndpointID=C1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    stamps = [line.partition("|")[0].strip() for line in file.read_text().splitlines()]
+    assert stamps
+    for stamp in stamps:
+        assert re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.[0-9]{6}Z", stamp)

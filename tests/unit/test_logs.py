@@ -54,3 +54,10 @@ def test_names_that_passed_by_are_kept_but_not_for_ever() -> None:
     assert directory.name("a") == ""
     assert directory.name("19999") == "x"
     assert len(directory._names) <= 16384
+
+
+def test_an_empty_id_has_no_name() -> None:
+    """Docker lists an endpoint without an ID for a container that is not running."""
+    directory = Directory()
+    directory.learn("", "web")
+    assert directory.name("") == ""

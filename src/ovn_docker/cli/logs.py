@@ -14,6 +14,7 @@ import ovs.vlog
 _MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "reconcile", "underlay", "waitress")
 _OURS = ("ovn_docker", "waitress")
 _SYSLOG = "/dev/log"  # as in ovs.vlog
+_MILLISECONDS, _MICROSECONDS = ".###Z", ".%fZ"
 _VLOGS = {name: ovs.vlog.Vlog(name) for name in _MODULES}
 
 
@@ -22,6 +23,9 @@ def start(request_id: Callable[[], str]) -> None:
 
     *request_id*: of the call that the calling thread answers, or empty; ends every line that is about one.
     """
+    # The ovs package writes 30 ms after the second as ".30.Z": leave the fraction to strftime(3).
+    for destination, pattern in ovs.vlog.PATTERNS.items():
+        ovs.vlog.Vlog.set_pattern(destination, pattern.replace(_MILLISECONDS, _MICROSECONDS))
     logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
     for destination in ovs.vlog.DESTINATIONS:
         if not _is_there(destination):  # a line for nobody takes as long as any
