@@ -58,8 +58,11 @@ lock: ## pin, with hashes, what a release is installed with: packaging/requireme
 test: ## all tests: unit, functional, end to end (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional tests/fuzz
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e
+	@# The second part runs also when the first has failed.
+	failed=; \
+	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional tests/fuzz || failed=1; \
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e || failed=1; \
+	test -z "$$failed"
 
 test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/cache (as root)
 	@scripts/debian-packages test

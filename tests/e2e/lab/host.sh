@@ -4,12 +4,21 @@
 # is; DISK: the directory that keeps what it writes; SHARED: paths, one per line, of what it sees as it is
 # outside, read-only.
 
-if [ "$1" != inside ]; then
-    [ ! -d "$GROUP" ] || find "$GROUP" -depth -type d -delete # a power cut leaves groups behind, a boot finds none
-    mkdir "$GROUP"
-    echo 0 > "$GROUP/cgroup.procs"
-    exec unshare --mount --net --uts --ipc --pid --cgroup --fork --kill-child sh -e "$0" inside
-fi
+# Processes may be in the leaves of cgroup2 alone ("no internal processes", the kernel's cgroup-v2.rst): the
+# group is the root that the host sees, its own processes are in the child "init", and Docker makes others.
+case $1 in
+    '')
+        [ ! -d "$GROUP" ] || find "$GROUP" -depth -type d -delete # a power cut leaves groups, a boot finds none
+        mkdir "$GROUP" "$GROUP/init"
+        echo 0 > "$GROUP/cgroup.procs"
+        exec unshare --cgroup sh -e "$0" rooted
+        ;;
+    rooted)
+        echo 0 > "$GROUP/init/cgroup.procs"
+        sed 's/[^ ][^ ]*/+&/g' "$GROUP/cgroup.controllers" > "$GROUP/cgroup.subtree_control"
+        exec unshare --mount --net --uts --ipc --pid --fork --kill-child sh -e "$0" inside
+        ;;
+esac
 
 read -r pid _ < /proc/self/stat # /proc is still the machine's: this is the number outside
 first=
