@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
+from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.metrics import FLOWS, REPAIRS, Recorder, Unrecorded
 from ovn_docker.model import (
     AddressInUse,
@@ -155,7 +155,8 @@ class Patience:
 class Driver:
     """The network driver. Keeps no state but the calls in flight: the truth is in the databases.
 
-    *removed_elsewhere*: whether Docker removes a network only because another host's user has.
+    *removed_elsewhere*, *made_elsewhere*: True while Docker removes a network, by its ID, or makes one, by
+    its name in the cluster, on our request, mirroring another host.
     """
 
     def __init__(
@@ -167,9 +168,11 @@ class Driver:
         patience: Patience,
         record: Recorder | None = None,
         removed_elsewhere: Callable[[NetworkId], bool] = lambda _: False,
+        made_elsewhere: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._record = record or Unrecorded()
         self._removed_elsewhere = removed_elsewhere
+        self._made_elsewhere = made_elsewhere
         self._backend = backend
         self._switch = switch
         self._links = links
@@ -190,6 +193,7 @@ class Driver:
         self._unfinished.pop(network.id, None)
         with self._marked(network.id):
             chassis = self._switch.chassis(deadline)
+            self._check_mtu(network, chassis)
             if network.options.name is not None:
                 with suppress(Unavailable):  # it may have been removed before: not to be removed after this
                     self.finish(chassis, deadline)
@@ -358,11 +362,30 @@ class Driver:
                 time.sleep(0.2)
             else:
                 self._was_ready = True
-                mtus = [
-                    self._links.mtu_of(ip) - tunnel_overhead(chassis.encap_types, ip)
-                    for ip in chassis.encap_ips
-                ]
-                return chassis, min(mtus, default=None)
+                return chassis, self._tunnel_mtu(chassis)
+
+    def _tunnel_mtu(self, chassis: Chassis) -> int | None:
+        """Largest packet in bytes that the tunnels of this host carry, if it has any. Raises Unavailable."""
+        mtus = [self._links.mtu_of(ip) - tunnel_overhead(chassis.encap_types, ip) for ip in chassis.encap_ips]
+        return min(mtus, default=None)
+
+    def _check_mtu(self, network: Network, chassis: Chassis) -> None:
+        """Raise BadRequest if this host's tunnels do not carry the MTU that the user asks for.
+
+        A network that another host has made is not refused: create_endpoint logs a warning instead.
+        """
+        mtu, name = network.options.mtu, network.options.name
+        if mtu is None or (name is not None and self._made_elsewhere(name)):
+            return
+        try:
+            limit = self._tunnel_mtu(chassis)
+        except Unavailable:  # no interface has the tunnel address: create_endpoint says so
+            return
+        if limit is not None and mtu > limit:
+            raise BadRequest(
+                f"MTU {mtu} is more than the {limit} bytes that the tunnels of this host carry: give at most "
+                f"{limit}, leave the option out, or raise the MTU of the interface with the tunnel address"
+            )
 
     def _store(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Create it in the backend, in the place of a dead endpoint of this host if need be.

@@ -145,6 +145,11 @@ class Ipam:
                 f"pool {pool.subnet} belongs to no network of ours: --ipam-driver openvswitch is only for "
                 "networks with -d openvswitch"
             )
+        if not _room(pool):
+            raise Conflict(
+                f"{pool.range} has no address for a container: the gateway and --aux-address take all of it; "
+                "create the network with a larger --subnet or --ip-range"
+            )
         chosen = self._store.claim_next(pool, chassis, deadline)
         if chosen is not None:
             return chosen
@@ -186,6 +191,12 @@ class Ipam:
                 yield addresses({random.randrange(size) for _ in range(_LOOK)})  # noqa: S311 - no secret
         for number in range(0, size, _SEARCH):
             yield addresses(range(start + number, start + min(number + _SEARCH, size)))
+
+
+def _room(pool: Pool) -> int:
+    """Number of addresses in the pool's range that containers may have at all."""
+    reserved = sum(pool.first <= address <= pool.last for address in pool.reserved)  # type: ignore[operator]
+    return max(0, int(pool.last) - int(pool.first) + 1 - reserved)
 
 
 def _check(pool: Pool, wanted: IpAddress, *, gateway: bool) -> None:

@@ -81,7 +81,7 @@ OPTIONS = (
         "mtu",
         _mtu,
         "MTU of the interface with ovn-encap-ip, less the tunnel's overhead",
-        "MTU in bytes of the containers' interfaces on this network",
+        "MTU in bytes of the containers' interfaces on this network, at most what the tunnels carry",
     ),
     Option(
         SHARED_NAME,

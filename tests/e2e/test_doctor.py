@@ -206,8 +206,10 @@ def lose_network(ward: Ward) -> None:
 
 
 def large_network(ward: Ward) -> None:
-    mtu = "com.docker.network.driver.mtu=1500"
-    ward.host2.docker("network", "create", "-d", "openvswitch", "--subnet=10.8.0.0/24", "-o", mtu, "large")
+    """A network that was made before the tunnels' interface got a smaller MTU."""
+    create = ("network", "create", "-d", "openvswitch", "--subnet=10.8.0.0/24", "large")
+    network = ward.host2.docker(*create)
+    nbctl(ward, "set", "Logical_Switch", network, 'external_ids:"ovn-docker:mtu"="1500"')
     run(ward.host2, "large", "big")
 
 

@@ -107,11 +107,15 @@ class Host:
         self._controller.join()
 
     def driver(
-        self, patience: Patience = PATIENCE, removed_elsewhere: Callable[[NetworkId], bool] = lambda _: False
+        self,
+        patience: Patience = PATIENCE,
+        removed_elsewhere: Callable[[NetworkId], bool] = lambda _: False,
+        made_elsewhere: Callable[[str], bool] = lambda _: False,
     ) -> Driver:
         """A driver that has just started."""
         parts = self.overlay, self.vswitch, self.links, self._check_controller
-        return Driver(*parts, patience, removed_elsewhere=removed_elsewhere)
+
+        return Driver(*parts, patience, None, removed_elsewhere, made_elsewhere)
 
     def reconciler(
         self,

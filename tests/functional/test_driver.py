@@ -15,7 +15,7 @@ from functional.test_links import links, tx_checksums
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, LateFlows, Patience
-from ovn_docker.errors import Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host.ovsdb import Database, Operation
 from ovn_docker.model import AddressInUse, Joined, Network, NetworkId, container_link, host_link
 from ovn_docker.options import NetworkOptions
@@ -137,10 +137,18 @@ class TestMtu:
     def test_is_what_the_user_wants(self, host: Host) -> None:
         assert self.create(host, mtu=1300) == 1300
 
-    def test_larger_than_the_tunnels_carry_is_a_warning(
+    def test_larger_than_the_tunnels_carry_is_refused(self, host: Host) -> None:
+        with pytest.raises(BadRequest, match="MTU 1443 is more than the 1442 bytes that the tunnels"):
+            self.create(host, mtu=1443)
+        assert self.create(host, mtu=1442) == 1442
+
+    def test_of_a_network_of_another_host_is_not_refused(
         self, host: Host, caplog: pytest.LogCaptureFixture
     ) -> None:
-        assert self.create(host, mtu=9000) == 9000
+        driver = host.driver(made_elsewhere=lambda name: name == "foo")
+        driver.create_network(replace(NETWORK, options=NetworkOptions(mtu=9000, name="foo")))
+        driver.create_endpoint(endpoint())
+        assert links()[LINK]["mtu"] == 9000
         assert f"network {NET[:12]} has MTU 9000, but the tunnels of this host carry 1442" in caplog.text
 
 

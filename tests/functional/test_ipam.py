@@ -127,6 +127,19 @@ class TestRange:
             "--subnet or --ip-range"
         )
 
+    @pytest.mark.parametrize("subnet", ["10.3.0.0/32", "fd00::/128"])
+    def test_a_subnet_of_the_gateway_alone_has_no_room(self, host: DockerHost, subnet: str) -> None:
+        network = host.create(subnet)
+        with pytest.raises(Conflict, match=rf"^{subnet} has no address for a container: the gateway and"):
+            host.take(network)
+
+    @pytest.mark.parametrize(("subnet", "only"), [("10.3.0.0/31", "10.3.0.1"), ("fd00::/127", "fd00::1")])
+    def test_a_subnet_of_two_has_room_for_one(self, host: DockerHost, subnet: str, only: str) -> None:
+        network = host.create(subnet)
+        assert host.take(network) == only
+        with pytest.raises(Conflict, match=rf"^no free address in {subnet}: remove containers"):
+            host.take(network)
+
     def test_the_last_free_one_of_a_large_range_is_found(
         self, host: DockerHost, northbound: OvsdbServer
     ) -> None:

@@ -72,7 +72,8 @@ class _Mode:
     *store*: where reconcile.py looks for what a crash has left; *check_controller* raises Unavailable if
     nobody would install a port's flows; *ready* raises OvnDockerError with what has to be done before
     containers can start; *start*: what runs beside; *undo*: see Patience; *name_of*: of a network or an
-    endpoint's container, empty if it is not known; *removed_elsewhere*: see Driver.
+    endpoint's container, empty if it is not known; *removed_elsewhere*,
+    *made_elsewhere*: see Driver.
     """
 
     backend: Backend
@@ -87,6 +88,7 @@ class _Mode:
     record: Recorder
     name_of: Callable[[str], str]
     removed_elsewhere: Callable[[NetworkId], bool]
+    made_elsewhere: Callable[[str], bool]
 
 
 def overlay() -> None:
@@ -137,6 +139,7 @@ def _overlay() -> None:
         record=record,
         name_of=directory.name,
         removed_elsewhere=follower.removes,
+        made_elsewhere=follower.makes,
     )
     _serve(settings, mode)
 
@@ -166,6 +169,7 @@ def _underlay() -> None:
         record=record,
         name_of=lambda _: "",
         removed_elsewhere=lambda _: False,
+        made_elsewhere=lambda _: False,
     )
     _serve(settings, mode)
 
@@ -188,7 +192,8 @@ def _serve(settings: Common, mode: _Mode) -> None:
     supplies, timeout = settings.address_pools, settings.request_timeout
     ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
     driver = Driver(
-        backend, vswitch, links, mode.check_controller, patience, mode.record, mode.removed_elsewhere
+        *(backend, vswitch, links, mode.check_controller, patience, mode.record),
+        *(mode.removed_elsewhere, mode.made_elsewhere),
     )
     # A dockerd that starts may have died before, in the middle of anything.
     plugin = Plugin(driver, ipam, _scope(settings.scope), mode.options, driver.leftovers.set)
