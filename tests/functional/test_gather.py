@@ -17,6 +17,7 @@ from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.host.links import Links
 from ovn_docker.host.ping import Echo, answered, in_namespace
 from ovn_docker.model import Chassis, NetworkId, host_link, row_uuid
+from ovn_docker.options import NetworkOptions
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Places, Sources
 from ovn_docker.view.probes import probe
@@ -115,6 +116,22 @@ def test_what_one_side_lacks_is_a_difference(host: Host, sources: Sources, conta
     host.links.delete(host_link(C1))
     (found,) = Cluster(sources.gather(Scope.HOST)).endpoints
     assert "no link on this host" in found.differences
+
+
+@pytest.mark.parametrize("scope", [Scope.NETWORKS, Scope.CLUSTER])
+def test_a_network_on_the_users_switch_is_complete_without_containers(
+    host: Host, sources: Sources, tmp_path: Path, scope: Scope
+) -> None:
+    host.northbound.insert("Logical_Switch", name="mine")
+    attached = replace(NETWORK, id=NetworkId("d" * 64), options=NetworkOptions(switch="mine"))
+    host.overlay.create_network(attached, HERE, Deadline(5))
+    listed = {"Id": attached.id, "Name": "mine", "Driver": "openvswitch"}
+    answers = {"/version": {}, "/info": {}, "/networks": [listed], "/containers/json": []}
+    api = Api(tmp_path / "docker.sock", lambda path: answers.get(path.partition("?")[0]))
+    networks = {network.name: network for network in Cluster(sources.gather(scope)).networks}
+    api.close()
+    assert networks["mine"].differences == ()
+    assert networks["mine"].switch
 
 
 @pytest.mark.parametrize("down", ["northbound", "southbound", "vswitch"])

@@ -265,11 +265,13 @@ class Sources:
             ovsdb.select("DNS", ours, columns=["records", "external_ids"]),
         )
         found = [_port(row, row["external_ids"].get(SWITCH, "")) for row in ports]
-        used = {port.switch for port in found}
+        known = [note(row["external_ids"]) for row in notes]
+        # A switch of the user's is a network of ours once a host is attached to it.
+        used = {port.switch for port in found} | {one.switch for one in known}
         return (
             [row for row in switches if row["_uuid"] in used or OURS.items() <= row["external_ids"].items()],
             found,
-            [note(row["external_ids"]) for row in notes],
+            known,
             names,
         )
 
