@@ -3,17 +3,20 @@
 ``docker network create`` on one host makes a network appear on all, ``docker network rm`` makes it go, as
 with the key-value store that Docker had until version 23. All of it happens outside Docker's calls to us:
 Docker may not be asked while it waits for an answer.
+
+The life of a shared network, and which host may end it: docs/architecture.md, "Networks of the cluster".
 """
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, OvnDockerError
 from ovn_docker.metrics import REPAIRS, Recorder, Unrecorded
-from ovn_docker.model import Chassis, LocalNetwork, NetworkId, SharedNetwork
+from ovn_docker.model import Chassis, LocalNetwork, NetworkId, Note, SharedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,9 @@ _LOOK = 2.0
 _FULL_LOOK = 30.0
 """Seconds between two full comparisons when nothing seems to have changed."""
 
+_REST = 0.5
+"""Seconds between two full comparisons at least, however often Docker's containers change."""
+
 _PATIENCE = 10.0
 
 
@@ -30,13 +36,27 @@ class Store(Protocol):
     """The networks of the cluster."""
 
     def generation(self, chassis: Chassis, deadline: Deadline) -> str:
-        """A word that is another one after every change."""
+        """Opaque version token; changes on every update."""
 
     def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
         """All of them."""
 
+    def notes(
+        self, networks: Iterable[NetworkId], chassis: Chassis, deadline: Deadline
+    ) -> dict[NetworkId, Note]:
+        """This host's notes on some networks of its Docker."""
+
+    def write_note(self, network: NetworkId, note: Note, chassis: Chassis, deadline: Deadline) -> None:
+        """Change a note of this host."""
+
+    def left(self, networks: Iterable[SharedNetwork], chassis: Chassis, deadline: Deadline) -> set[str]:
+        """Names of the networks that this host has left."""
+
+    def keep(self, network: SharedNetwork, chassis: Chassis, deadline: Deadline) -> bool:
+        """Take back the removal of a network that this host needs; False if it is too late."""
+
     def define(self, name: str, definition: dict[str, object], chassis: Chassis, deadline: Deadline) -> None:
-        """Keep what Docker knows of one, for the other hosts."""
+        """Store the definition of a network, for the other hosts."""
 
 
 class Engine(Protocol):
@@ -53,7 +73,10 @@ class Engine(Protocol):
 
 
 class Follower:
-    """Compares the cluster's networks with Docker's and makes and removes networks in Docker."""
+    """Compares the cluster's networks with Docker's and makes and removes networks in Docker.
+
+    Without *mirror* it does neither, and only notes which networks containers of this host belong to.
+    """
 
     def __init__(
         self,
@@ -61,26 +84,34 @@ class Follower:
         chassis: Callable[[Deadline], Chassis],
         engine: Engine,
         record: Recorder | None = None,
+        *,
+        mirror: bool = True,
     ) -> None:
         self._record = record or Unrecorded()
         self._store = store
         self._chassis = chassis
         self._engine = engine
+        self._mirror = mirror
         self._told: dict[str, str] = {}
         self._removing: NetworkId | None = None
         self._making = ""
+        self._woken = threading.Event()
 
     def makes(self, name: str) -> bool:
-        """Whether Docker makes this network because we have asked it to, as another host's user has."""
+        """True while Docker creates *name* on our request, mirroring another host."""
         return name == self._making
 
     def removes(self, network: NetworkId) -> bool:
-        """Whether Docker removes this network because we have asked it to, as another host's user has."""
+        """True while Docker removes *network* on our request, mirroring another host."""
         return network == self._removing
 
     def start(self) -> None:
         """Follow in a thread of its own, for the life of the process."""
         threading.Thread(target=self._run, name="cluster", daemon=True).start()
+
+    def wake(self) -> None:
+        """Compare soon: a container or a network of this host's Docker has changed."""
+        self._woken.set()
 
     def follow(self) -> bool:
         """Bring Docker in step once; False if something has to wait, such as for containers to go.
@@ -92,10 +123,18 @@ class Follower:
         # First what is here: a network made after that, in the place of one removed, has another ID.
         local = {network.shared: network for network in self._engine.networks()}
         shared = self._store.networks(chassis, deadline)
+        notes = self._store.notes((one.id for one in local.values()), chassis, deadline)
+        missing = [one for one in shared if one.name not in local and self._mirror]
+        left = self._store.left(missing, chassis, deadline) if missing else set()
         done = True
         for network in shared:
+            here = local.get(network.name)
+            note = notes.get(here.id) if here else None
             try:
-                self._bring_in_step(network, local.get(network.name), chassis, deadline)
+                if here and note:
+                    self._note_use(network, here, note, chassis, deadline)
+                if self._mirror and network.name not in left:
+                    self._bring_in_step(network, here, note, chassis, deadline)
             except Conflict as error:
                 done = False
                 if self._told.get(network.name) != str(error):
@@ -105,43 +144,81 @@ class Follower:
                 self._told.pop(network.name, None)
         return done
 
-    def _bring_in_step(
-        self, network: SharedNetwork, here: LocalNetwork | None, chassis: Chassis, deadline: Deadline
+    def _note_use(
+        self,
+        network: SharedNetwork,
+        here: LocalNetwork,
+        note: Note,
+        chassis: Chassis,
+        deadline: Deadline,
     ) -> None:
-        if network.removed:
-            if here is not None:
-                self._removing = here.id
-                try:
-                    self._engine.remove_network(here)
-                finally:
-                    self._removing = None
-                self._record.add(REPAIRS, "network")
-                log.info("removed network %s, as in the cluster", network.name)
-        elif here is None:
-            if network.definition is not None:
-                self._making = network.name
-                try:
-                    self._engine.create_network(network.definition)
-                finally:
-                    self._making = ""
-                self._record.add(REPAIRS, "network")
-                log.info("created network %s, as in the cluster", network.name)
+        """Let the other hosts know whether containers of this one belong to the network.
+
+        A used network goes on into the life that another host has begun: it has the same logical switch.
+        """
+        life = network.incarnation if here.used and not network.removed else note.incarnation
+        if Note(life, here.used) != note:
+            self._store.write_note(here.id, Note(life, here.used), chassis, deadline)
+
+    def _bring_in_step(
+        self,
+        network: SharedNetwork,
+        here: LocalNetwork | None,
+        note: Note | None,
+        chassis: Chassis,
+        deadline: Deadline,
+    ) -> None:
+        if here is None:
+            if not network.removed and network.definition is not None:
+                self._create(network.name, network.definition)
+        elif network.removed and here.used and not network.forced:
+            if self._store.keep(network, chassis, deadline):
+                log.warning(
+                    "network %s stays in the cluster: it was removed elsewhere, but containers of this host "
+                    "belong to it",
+                    network.name,
+                )
+        elif network.removed:
+            self._remove(here)
+        elif note is not None and note.incarnation != network.incarnation and not here.used:
+            self._remove(here)  # it is of an earlier life; the present one is made at the next look
+            self.wake()
         elif network.definition is None:
             self._store.define(network.name, here.definition, chassis, deadline)
 
+    def _create(self, name: str, definition: dict[str, object]) -> None:
+        self._making = name
+        try:
+            self._engine.create_network(definition)
+        finally:
+            self._making = ""
+        self._record.add(REPAIRS, "network")
+        log.info("created network %s, as in the cluster", name)
+
+    def _remove(self, here: LocalNetwork) -> None:
+        self._removing = here.id
+        try:
+            self._engine.remove_network(here)
+        finally:
+            self._removing = None
+        self._record.add(REPAIRS, "network")
+        log.info("removed network %s, as in the cluster", here.shared)
+
     def _run(self) -> None:
-        seen, wait = None, threading.Event()
+        seen = None
         looks = 0
         while True:
             try:
                 deadline = Deadline(_PATIENCE)
                 generation = self._store.generation(self._chassis(deadline), deadline)
-                if generation != seen or looks * _LOOK >= _FULL_LOOK:
+                if self._woken.is_set() or generation != seen or looks * _LOOK >= _FULL_LOOK:
+                    self._woken.clear()
                     seen, looks = (generation if self.follow() else None), 0
+                    time.sleep(_REST)
             except OvnDockerError as error:
                 log.debug("cannot follow the cluster now: %s", error)
                 seen = None
             except Exception:
                 log.exception("following the cluster failed")
             looks += 1
-            wait.wait(_LOOK)
+            self._woken.wait(_LOOK)

@@ -117,21 +117,36 @@ class SharedNetwork:
     """A network with a name in the cluster.
 
     *definition*: what Docker needs to make it (body of ``POST /networks/create``), ``None`` as long as nobody
-    has told; *removed*: a host has removed it, and the others do when no container of theirs uses it.
+    has told; *removed*: a host has removed it, and the others do when no container of theirs belongs to it;
+    *forced*: they do even if stopped containers do; *incarnation*: which life of the network this is.
     """
 
     name: str
     definition: dict[str, object] | None
     removed: bool
+    forced: bool = False
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalNetwork:
-    """A network of this host's Docker that is the network *shared* of the cluster."""
+    """A network of this host's Docker that is the network *shared* of the cluster.
+
+    *used*: containers of this host, running or stopped, belong to it.
+    """
 
     id: NetworkId
     shared: str
     definition: dict[str, object]
+    used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A host has a shared network, in the life *incarnation*; *used*: see LocalNetwork."""
+
+    incarnation: str
+    used: bool
 
 
 @dataclass(frozen=True, slots=True)

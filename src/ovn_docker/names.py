@@ -35,8 +35,11 @@ class Store(Protocol):
 class Engine(Protocol):
     """This host's Docker."""
 
-    def named_anew(self) -> Iterator[str]:
-        """Containers that may have got names, without end. Raises Unavailable when Docker goes."""
+    def changed(self) -> Iterator[str]:
+        """IDs of containers that have changed, "" for a network, without end.
+
+        Raises Unavailable when Docker goes.
+        """
 
     def names(self, container: str) -> dict[EndpointId, tuple[str, ...]]:
         """Endpoints of a container and its names there."""
@@ -46,6 +49,7 @@ class Registrar:
     """Has two threads: one listens to Docker, one writes what has changed.
 
     *pass_on*: done whenever dockerd has started, for its settings may be others; see host/nameservers.py.
+    *changed*: called whenever a container or a network has changed.
     """
 
     def __init__(
@@ -54,9 +58,11 @@ class Registrar:
         chassis: Callable[[Deadline], Chassis],
         engine: Engine,
         pass_on: Callable[[], None],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._pass_on = pass_on
+        self._tell = changed
         self._chassis = chassis
         self._engine = engine
         self._changed: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -85,8 +91,10 @@ class Registrar:
             except Exception:  # a defect here must not end the thread
                 log.exception("passing on names failed")
             try:
-                for container in self._engine.named_anew():
-                    self._changed.put(container)
+                for container in self._engine.changed():
+                    self._tell()
+                    if container:
+                        self._changed.put(container)
             except OvnDockerError as error:
                 log.debug("no names from Docker now: %s", error)
             except Exception:

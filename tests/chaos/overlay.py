@@ -163,7 +163,7 @@ def _noted(row: views.Row, switches: dict[str, str], all_rows: list[views.Row]) 
     host, state, what = ids.get("ovn-docker:host"), ids.get("ovn-docker:state"), row["cidr"]
     network = ids.get("ovn-docker:network", "")[:12]
     switch = switches.get(ids.get("ovn-docker:switch", ""), "that is gone")
-    if "ovn-docker:generation" in ids:
+    if "ovn-docker:generation" in ids or "ovn-docker:left" in ids:
         return set()
     if "ovn-docker:endpoint" in ids:
         return {f"claim of {what} on switch {switch} by {ids['ovn-docker:endpoint'][:12]}"}

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from e2e.cluster import cut_off
 from e2e.lab import CommandError, Host, wait_for
 
 Hosts = tuple[Host, Host, Host]
@@ -59,16 +60,80 @@ def test_a_network_made_on_one_host_is_there_on_all_and_goes_from_all(hosts: Hos
     ports = host1.run("ovn-nbctl", "lsp-list", "foo").splitlines()
     assert len([port for port in ports if "resolver" not in port]) == 3
 
-    host3.docker("rm", "--force", "box")
+    for host in hosts:
+        host.docker("rm", "--force", "box")
+    # The hosts note a moment later that no container of theirs belongs to it any more.
+    wait_for(lambda: users(host1) == {"host1": False, "host2": False, "host3": False}, "no use of foo")
     host3.docker("network", "rm", "foo")
-    # It stays where containers use it, and goes with them.
-    assert networks(host1) == ["foo"]
-    host1.docker("rm", "--force", "box")
-    wait_for(lambda: networks(host1) == [], "foo to go from host1")
-    assert networks(host2) == ["foo"]
-    host2.docker("rm", "--force", "box")
-    wait_for(lambda: networks(host2) == [], "foo to go from host2")
+    wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
     wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
+
+
+def users(host: Host) -> dict[str, bool]:
+    """Hosts that have foo, and whether containers of theirs belong to it."""
+    command = ("ovn-docker", "network", "rm", "foo", "--dry-run", "--force", "--json")
+    found: dict[str, bool] = json.loads(host.run(*command))["hosts"]
+    return found
+
+
+@pytest.mark.parametrize("command", ["network rm foo", "network prune --force"])
+def test_a_network_that_other_hosts_need_goes_from_one_host_alone(hosts: Hosts, command: str) -> None:
+    """A stopped container is enough; it starts again, also after a restart of dockerd."""
+    host1, host2, host3 = hosts
+    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
+    for host in (host2, host3):
+        host.run("ovn-docker", "network", "wait", "foo")
+    host2.docker("create", "--net=foo", "--name=stopped", "--stop-signal=KILL", "busybox", "sleep", "600")
+    wait_for(lambda: users(host1)["host2"], "host2 to note its container")
+    host3.docker(*command.split())
+    host1.docker(*command.split())
+    assert (networks(host1), networks(host2), networks(host3)) == ([], ["foo"], [])
+    host2.dockerd.stop()
+    host2.dockerd.start()
+    host2.docker("start", "stopped")
+    assert (networks(host1), networks(host2), networks(host3)) == ([], ["foo"], [])
+
+    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")  # it joins again
+    host1.docker(
+        "run", "--rm", "--net=foo", "busybox", "ping", "-c", "3", "-W", "3", address(host2, "stopped")
+    )
+    host2.docker("rm", "--force", "stopped")
+    wait_for(lambda: users(host1) == {"host1": False, "host2": False}, "no use of foo")
+    host2.docker("network", "rm", "foo")
+    wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
+
+
+def test_the_cluster_wide_removal_asks_for_force(hosts: Hosts) -> None:
+    host1, host2, _ = hosts
+    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
+    host2.run("ovn-docker", "network", "wait", "foo")
+    host2.docker("create", "--net=foo", "--name=stopped", "busybox", "true")
+    wait_for(lambda: users(host1)["host2"], "host2 to note its container")
+    with pytest.raises(CommandError, match=r"belong to network foo on host2: remove them, or give --force"):
+        host1.run("ovn-docker", "network", "rm", "foo", "--yes")
+    host1.run("ovn-docker", "network", "rm", "foo", "--yes", "--force")
+    wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
+
+
+def test_a_removal_on_a_host_that_is_cut_off_spares_the_network_made_after_it(hosts: Hosts) -> None:
+    host1, host2, host3 = hosts
+    create = (*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
+    host1.docker(*create)
+    for host in (host2, host3):
+        host.run("ovn-docker", "network", "wait", "foo")
+    with cut_off(host2):
+        host2.docker("network", "rm", "foo")
+        host1.docker("network", "rm", "foo")
+        wait_for(lambda: not networks(host3), "foo to go from host3")
+        host1.docker(*create)
+        wait_for(lambda: networks(host3) == ["foo"], "the new foo on host3")
+    wait_for(lambda: networks(host2) == ["foo"], "the new foo on host2")
+    boxes = ("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "600")
+    for host in hosts:
+        host.docker(*boxes)
+    for host in hosts:
+        host.docker("exec", "box", "ping", "-c", "3", "-W", "3", address(host1, "box"))
+        assert networks(host) == ["foo"]
 
 
 def test_what_contradicts_the_network_is_refused_with_both_named(hosts: Hosts) -> None:

@@ -12,8 +12,8 @@ from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver
-from ovn_docker.errors import Unavailable
-from ovn_docker.model import LocalNetwork, Network, NetworkId, SharedNetwork, Subnet
+from ovn_docker.errors import Conflict, NotFound, Unavailable
+from ovn_docker.model import LocalNetwork, Network, NetworkId, Note, SharedNetwork, Subnet
 from ovn_docker.options import NetworkOptions
 
 HERE, THERE, ANEW, AGAIN = (NetworkId(letter * 64) for letter in "1234")
@@ -79,8 +79,20 @@ class Cluster:
         """``docker network rm`` there."""
         self._overlay.delete_network(id_, self._there, soon())
 
+    def remove_everywhere(self, *, force: bool) -> None:
+        """``ovn-docker network rm`` there."""
+        self._shared.remove("foo", self._there, soon(), force=force)
+
+    def use(self, id_: NetworkId, *, used: bool = True) -> None:
+        """The other host notes that containers of it, running or stopped, belong to its network."""
+        (network,) = self.networks()
+        self._shared.write_note(id_, Note(network.incarnation, used), self._there, soon())
+
     def networks(self) -> list[SharedNetwork]:
         return self._shared.networks(self.here, soon())
+
+    def notes(self, *networks: NetworkId) -> dict[NetworkId, Note]:
+        return self._shared.notes(networks, self.here, soon())
 
 
 def test_a_network_that_is_removed_and_made_again_at_once_stays(host: Host) -> None:
@@ -88,11 +100,13 @@ def test_a_network_that_is_removed_and_made_again_at_once_stays(host: Host) -> N
     cluster = Cluster(host, lambda cluster: cluster.make(AGAIN), LocalNetwork(HERE, "foo", {"Name": "foo"}))
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
-    stored = cluster.networks()
+    (stored,) = cluster.networks()
     cluster.remove(THERE)
     assert [network.removed for network in cluster.networks()] == [True]
     cluster.follower.follow()
-    assert cluster.networks() == stored
+    (again,) = cluster.networks()
+    assert again.incarnation != stored.incarnation
+    assert replace(again, incarnation=stored.incarnation) == stored
     assert cluster.docker.have == []
     cluster.follower.follow()
     assert [network.id for network in cluster.docker.have] == [ANEW]
@@ -146,3 +160,111 @@ def test_a_network_that_is_made_again_is_not_removed_for_the_one_before(host: Ho
     host.reconciler(driver).repair()
     assert [network.removed for network in cluster.networks()] == [False]
     assert [one.id for one in host.leftovers.mine(cluster.here, soon())[0]] == [ANEW]
+
+
+def test_a_network_that_another_host_needs_goes_from_this_host_alone(host: Host) -> None:
+    """A stopped container there is enough; this host's follower does not make the network again."""
+    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", {"Name": "foo"}))
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.use(THERE)
+    cluster.docker.driver.delete_network(HERE)
+    cluster.docker.have = []
+    assert [network.removed for network in cluster.networks()] == [False]
+    assert cluster.follower.follow()
+    assert cluster.docker.have == []
+    assert set(cluster.notes(HERE, THERE)) == {THERE}
+
+    cluster.docker.driver.create_network(foo(ANEW))  # by the user, who wants it again
+    cluster.docker.have = [LocalNetwork(ANEW, "foo", {"Name": "foo"})]
+    assert cluster.follower.follow()
+    assert set(cluster.notes(ANEW, THERE)) == {ANEW, THERE}
+    cluster.use(THERE, used=False)
+    cluster.docker.driver.delete_network(ANEW)
+    assert [network.removed for network in cluster.networks()] == [True]
+
+
+def test_a_departure_ends_with_the_life_of_the_network(host: Host) -> None:
+    cluster = Cluster(host, lambda _: None)
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.use(THERE)
+    cluster.docker.driver.delete_network(HERE)
+    cluster.use(THERE, used=False)
+    cluster.make(AGAIN)
+    cluster.remove(THERE)
+    cluster.make(ANEW)
+    cluster.follower.follow()
+    assert [network.id for network in cluster.docker.have] == [ANEW]
+
+
+def test_a_removal_elsewhere_is_taken_back_where_containers_belong_to_the_network(host: Host) -> None:
+    """A container was created in the moment in which the other host removed the network."""
+    foo_here = LocalNetwork(HERE, "foo", {"Name": "foo"})
+    cluster = Cluster(host, lambda _: None, foo_here)
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.remove(THERE)
+    cluster.docker.have = [replace(foo_here, used=True)]
+    cluster.follower.follow()
+    assert [network.removed for network in cluster.networks()] == [False]
+    assert cluster.docker.have == [replace(foo_here, used=True)]
+    assert cluster.notes(HERE)[HERE].used
+
+
+def test_a_forced_removal_is_not_taken_back(host: Host) -> None:
+    foo_here = LocalNetwork(HERE, "foo", {"Name": "foo"}, used=True)
+    cluster = Cluster(host, lambda _: None, foo_here)
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.follower.follow()
+    with pytest.raises(Conflict, match="containers, running or stopped, belong to network foo"):
+        cluster.remove_everywhere(force=False)
+    cluster.remove_everywhere(force=True)
+    cluster.follower.follow()
+    assert cluster.docker.have == []
+
+
+def test_an_unused_network_is_removed_everywhere_without_force(host: Host) -> None:
+    cluster = Cluster(host, lambda _: None)
+    with pytest.raises(NotFound, match="no network foo in the cluster"):
+        cluster.remove_everywhere(force=False)
+    cluster.make(THERE)
+    cluster.remove_everywhere(force=False)
+    assert [network.removed for network in cluster.networks()] == [True]
+
+
+def test_a_removal_that_had_to_wait_does_not_remove_the_network_made_after_it(host: Host) -> None:
+    """``docker network rm`` on a host that is cut off; another removes the network and makes it anew."""
+    cluster = Cluster(host, lambda _: None)
+    cluster.make(THERE)
+    driver = cluster.docker.driver
+    driver.create_network(foo(HERE))
+    host.northbound.pause()
+    with pytest.raises(Unavailable):
+        driver.delete_network(HERE)
+    host.northbound.resume()
+    cluster.remove(THERE)
+    cluster.make(AGAIN)
+    host.reconciler(driver).repair()
+    assert [network.removed for network in cluster.networks()] == [False]
+    assert cluster.notes(HERE, AGAIN).keys() == {AGAIN}
+    cluster.follower.follow()
+    assert [network.id for network in cluster.docker.have] == [ANEW]
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_network_of_an_earlier_life_is_replaced_or_adopted(host: Host, *, used: bool) -> None:
+    """This host was cut off while the others removed the network and made it anew."""
+    foo_here = LocalNetwork(HERE, "foo", {"Name": "foo"}, used=used)
+    cluster = Cluster(host, lambda _: None, foo_here)
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.remove(THERE)
+    cluster.make(AGAIN)
+    cluster.follower.follow()
+    cluster.follower.follow()
+    kept = HERE if used else ANEW
+    assert [network.id for network in cluster.docker.have] == [kept]
+    (network,) = cluster.networks()
+    assert cluster.notes(HERE, ANEW) == {kept: Note(network.incarnation, used)}

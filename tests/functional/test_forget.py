@@ -11,7 +11,7 @@ from ovn_docker.backends.forget import answers, belongings, finish_removals, for
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import Conflict, Unavailable
+from ovn_docker.errors import Unavailable
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.model import Chassis, Endpoint, EndpointId, Network, NetworkId, Pool, PoolId, Subnet
 from ovn_docker.options import NetworkOptions
@@ -136,14 +136,14 @@ def test_what_somebody_else_got_meanwhile_stays(hosts: Hosts) -> None:
     assert hosts.contents() == before
 
 
-def test_a_network_removed_elsewhere_goes_with_the_last_host_that_had_it(hosts: Hosts) -> None:
+def test_a_network_removed_by_force_goes_with_the_last_host_that_had_it(hosts: Hosts) -> None:
     before = hosts.contents()
     foo1, foo2 = network("host1", name="foo"), network("host2", name="foo")
     hosts.have(foo1, HOST1)
     hosts.have(foo2, HOST2)
     hosts.take(foo2.id, HOST2, "192.168.1.5")
-    with pytest.raises(Conflict, match="network foo still has containers on host2"):
-        hosts.overlay.delete_network(foo1.id, HOST1, soon())
+    SharedNetworks(lambda _: hosts.database).remove("foo", HOST1, soon(), force=True)
+    hosts.overlay.drop_network(foo1.id, HOST1, soon())
     hosts.addresses.remove_pool(POOLS["host1"], HOST1, soon())
     hosts.forget("host2")
     assert SharedNetworks(lambda _: hosts.database).networks(HOST1, soon()) == []

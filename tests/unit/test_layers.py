@@ -100,6 +100,7 @@ LAYERS = {
         "cli.main",
         "cli.members",
         "cli.nameservers",
+        "cli.network",
         "cli.output",
         "cli.reach",
         "cli.reference",

@@ -15,7 +15,7 @@ from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Condition, Database, OperationError, Reference, Row, has, is_row, require
 from ovn_docker.model import Chassis
 
-KINDS = ("port", "name", "claim", "lease", "pool", "note", "network")
+KINDS = ("port", "name", "claim", "lease", "pool", "note", "departure", "network")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,4 +168,6 @@ def _kind(row: Row) -> str:
         return "claim"
     if NOTE.items() <= ids.items():
         return "note"
+    if shared.LEFT.items() <= ids.items():
+        return "departure"
     return "pool" if "ovn-docker:subnet" in ids else "lease"

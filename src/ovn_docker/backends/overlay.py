@@ -4,6 +4,7 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 """
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -45,6 +46,8 @@ from ovn_docker.model import (
     StoredEndpoint,
     row_uuid,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +126,18 @@ class Overlay:
         if network.options.switch is None and network.options.name is None:
             row = row_uuid("network", network.id)
             return row, row, [ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)]
-        row = row_uuid("attached network", network.id)
-        operations = []
+        row = shared.note_row(network.id)
+        operations: list[Operation] = []
         if network.options.name is not None:
             switch = shared.switch_row(network)
             description = {
                 key: value for key, value in ids.items() if key not in {NETWORK, HOST, ENCAP, CREATED}
             }
-            operations = shared.join(
-                *(database, network, {**description, NAME: network.options.name}, deadline),
+            operations, incarnation = shared.join(
+                *(database, network, {**description, NAME: network.options.name}, chassis, deadline),
                 followed=self._followed(network.options.name),
             )
-            ids |= shared.note_ids(network.options.name, switch, chassis)
+            ids |= shared.note_ids(network.options.name, switch, incarnation, chassis)
         else:
             switch = ids[SWITCH] = _users_switch(database, network, deadline)
             ids |= NOTE
@@ -148,7 +151,8 @@ class Overlay:
         there = self._stored(database, network.id, deadline).ids
         for key, value in ovsdb.decode(wanted["row"]["external_ids"]).items():
             untold = KEPT in there and key not in there  # to swarm's manager: --internal, IPv6
-            if key not in {KEPT, HOST, ENCAP, CREATED} and not untold and there.get(key) != value:
+            may_differ = {KEPT, HOST, ENCAP, CREATED, *shared.OF_LIFE}
+            if key not in may_differ and not untold and there.get(key) != value:
                 undo = "ls-del" if wanted["table"] == "Logical_Switch" else "dhcp-options-del"
                 raise Conflict(
                     f"network {network.id[:12]} is in the northbound database with "
@@ -159,10 +163,17 @@ class Overlay:
     def delete_network(
         self, network: NetworkId, chassis: Chassis, deadline: Deadline, *, kept: bool = False
     ) -> None:
-        """Delete the network and what is left of its endpoints; a switch of the user's stays."""
+        """Delete the network and what is left of its endpoints; a switch of the user's stays.
+
+        A network of the cluster goes from all hosts, unless a container of another host, running or stopped,
+        belongs to it: then it goes from this host alone. So does one that was made again meanwhile.
+        """
         database = self._connect(chassis)
-        if name := self._forget_network(database, network, deadline, kept=kept, remover=chassis):
+        name, removed = self._forget_network(database, network, deadline, kept=kept, remover=chassis)
+        if removed:
             shared.leave(database, name, deadline)
+        elif name:
+            log.info("network %s stays on the hosts whose containers belong to it", name)
 
     def drop_network(self, network: NetworkId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the network as delete_network does, but one of the cluster is not removed elsewhere.
@@ -184,7 +195,8 @@ class Overlay:
                 raise Conflict(
                     f"network {network[:12]} stays: host {ids.get(HOST)} has attached to its switch"
                 )
-        if name := self._forget_network(database, network, deadline):
+        name, _ = self._forget_network(database, network, deadline)
+        if name:
             shared.give_up(database, name, deadline)
 
     def _forget_network(
@@ -195,34 +207,47 @@ class Overlay:
         *,
         kept: bool = False,
         remover: Chassis | None = None,
-    ) -> str:
-        """Delete all that is this Docker network's alone. Returns its name in the cluster, if it has one.
+    ) -> tuple[str, bool]:
+        """Delete all that is this Docker network's alone.
 
-        *remover*: the host that has it removed on all others too.
+        Returns its name in the cluster, if it has one, and whether it is now removed there.
+
+        *remover*: the host whose user removes it, from all hosts if it can be.
         """
         ours = has("external_ids", {**OURS, NETWORK: network})
         try:
             stored = self._stored(database, network, deadline)
         except NotFound:  # someone typed ls-del: claims are no part of the switch
             database.transact(ovsdb.delete("DHCP_Options", ours), deadline=deadline)
-            return ""
+            return "", False
         if KEPT in stored.ids and not kept:
-            return ""
+            return "", False
         ports, names = database.transact(
             ovsdb.select("Logical_Switch_Port", ours, columns=["_uuid"]),
             ovsdb.select("DNS", ours, columns=["_uuid"]),
             deadline=deadline,
         )
         left = [Reference(port["_uuid"]) for port in ports]
-        database.transact(
+        operations = [
             ovsdb.mutate("Logical_Switch", is_row(stored.switch), mutations=[["ports", "delete", left]]),
             ovsdb.delete("DHCP_Options", ours),
             *dns.forget(stored.switch, [row["_uuid"] for row in names]),
             ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
-            *(shared.removal(stored.name, remover) if remover and stored.name else ()),
-            deadline=deadline,
-        )
-        return stored.name
+        ]
+        if remover and stored.name:
+            for removed, more in (
+                (True, shared.removal(stored.ids, remover)),
+                (False, shared.departure(stored.ids, remover)),
+            ):
+                try:
+                    database.transact(*operations, *more, deadline=deadline)
+                except OperationError as error:
+                    if error.error not in {"timed out", "duplicate uuid"}:
+                        raise
+                else:
+                    return stored.name, removed
+        database.transact(*operations, deadline=deadline)
+        return stored.name, False
 
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Make the endpoint's logical switch port and claim its addresses: all or nothing.
@@ -344,7 +369,7 @@ class Overlay:
 
 def _look(network: NetworkId) -> list[Operation]:
     """What has to be read to know a network."""
-    own, attached = row_uuid("network", network), row_uuid("attached network", network)
+    own, attached = row_uuid("network", network), shared.note_row(network)
     return [
         ovsdb.select("Logical_Switch", is_row(own), columns=["external_ids"]),
         ovsdb.select("DHCP_Options", is_row(attached), columns=["external_ids"]),

@@ -6,20 +6,36 @@ joins. Its external_ids hold what the other hosts need to make the same network 
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
 
 from ovn_docker.backends import dns
 from ovn_docker.backends.northbound import HOST, NAME, NOTE, OURS, SWITCH, Connect, host_ids
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import Conflict
+from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require
-from ovn_docker.model import Chassis, Network, SharedNetwork, row_uuid
+from ovn_docker.host.ovsdb import Database, Operation, OperationError, Row, has, is_row, require
+from ovn_docker.model import Chassis, Network, NetworkId, Note, SharedNetwork, row_uuid
 
 _SHARED = {**OURS, "ovn-docker:shared": "true"}
 _DEFINITION = "ovn-docker:definition"
 _REMOVED = "ovn-docker:removed"
+_FORCED = "ovn-docker:forced"
+"""Beside _REMOVED: also hosts with stopped containers remove the network."""
+
+INCARNATION = "ovn-docker:incarnation"
+"""Which life of a network a row is about: on its switch, on the hosts' notes, and on departures."""
+
+_USED = "ovn-docker:used"
+"""On a host's note, "true" or "false": containers of the host, running or stopped, belong to the network."""
+
+OF_LIFE = frozenset({INCARNATION, _USED})
+"""Keys of a note that change while the network stays the same."""
+
+LEFT = {"ovn-docker:left": "true"}
+"""On a departure: this host's user removed the network, which stays because other hosts need it."""
+
 _GENERATION = "ovn-docker:generation"
 GENERATION_ROW = row_uuid("generation")
 """The row that is there as soon as there was a network of the cluster, whatever it says."""
@@ -45,9 +61,115 @@ class SharedNetworks:
             deadline=deadline,
         )
         return [
-            SharedNetwork(ids.get(NAME, ""), _definition(ids.get(_DEFINITION, "")), _REMOVED in ids)
+            SharedNetwork(
+                ids.get(NAME, ""),
+                _definition(ids.get(_DEFINITION, "")),
+                _REMOVED in ids,
+                _FORCED in ids,
+                ids.get(INCARNATION, ""),
+            )
             for ids in (row["external_ids"] for row in rows)
         ]
+
+    def notes(
+        self, networks: Iterable[NetworkId], chassis: Chassis, deadline: Deadline
+    ) -> dict[NetworkId, Note]:
+        """This host's notes on some networks of its Docker; each is read by its UUID."""
+        wanted = list(networks)
+        found = self._connect(chassis).transact(
+            *(
+                ovsdb.select("DHCP_Options", is_row(note_row(id_)), columns=["external_ids"])
+                for id_ in wanted
+            ),
+            deadline=deadline,
+        )
+        return {
+            id_: Note(ids.get(INCARNATION, ""), ids.get(_USED) == "true")
+            for id_, rows in zip(wanted, found, strict=True)
+            for ids in (row["external_ids"] for row in rows)
+        }
+
+    def write_note(self, network: NetworkId, note: Note, chassis: Chassis, deadline: Deadline) -> None:
+        """Change this host's note on a network of its Docker; without one, do nothing."""
+        mutations: list[list[Any]] = [
+            ["external_ids", "delete", [INCARNATION, _USED]],
+            ["external_ids", "insert", {INCARNATION: note.incarnation, _USED: str(note.used).lower()}],
+        ]
+        self._connect(chassis).transact(
+            ovsdb.mutate("DHCP_Options", is_row(note_row(network)), mutations=mutations), deadline=deadline
+        )
+
+    def left(self, networks: Iterable[SharedNetwork], chassis: Chassis, deadline: Deadline) -> set[str]:
+        """Names of the networks whose present life this host has left."""
+        wanted = list(networks)
+        rows = [_departure_row(one.name, one.incarnation, chassis) for one in wanted]
+        found = self._connect(chassis).transact(
+            *(ovsdb.select("DHCP_Options", is_row(row), columns=["_uuid"]) for row in rows),
+            deadline=deadline,
+        )
+        return {one.name for one, there in zip(wanted, found, strict=True) if there}
+
+    def keep(self, network: SharedNetwork, chassis: Chassis, deadline: Deadline) -> bool:
+        """Take back the removal of a network that this host needs; False if that life of it is over."""
+        switch = _switch(network.name)
+        unforced = ["external_ids", "excludes", ovsdb.encode({_FORCED: "true"})]
+        unmark: list[list[Any]] = [["external_ids", "delete", [_REMOVED]]]
+        try:
+            self._connect(chassis).transact(
+                _require_life(switch, network.incarnation),
+                require("Logical_Switch", switch, unforced),
+                ovsdb.mutate("Logical_Switch", is_row(switch), mutations=unmark),
+                _changed(),
+                deadline=deadline,
+            )
+        except OperationError as error:
+            if error.error != "timed out":
+                raise
+            return False
+        return True
+
+    def users(self, name: str, chassis: Chassis, deadline: Deadline) -> dict[str, bool]:
+        """Hosts that have the network, by system-id, and whether containers of theirs belong to it."""
+        of_switch = has("external_ids", {**OURS, SWITCH: _switch(name)})
+        notes, ports = self._connect(chassis).transact(
+            ovsdb.select("DHCP_Options", of_switch, has("external_ids", NOTE), columns=["external_ids"]),
+            ovsdb.select("Logical_Switch_Port", of_switch, ["type", "==", ""], columns=["external_ids"]),
+            deadline=deadline,
+        )
+        used = {ids.get(HOST, ""): ids.get(_USED) == "true" for ids in map(_ids, notes)}
+        return used | {ids.get(HOST, ""): True for ids in map(_ids, ports)}
+
+    def remove(self, name: str, chassis: Chassis, deadline: Deadline, *, force: bool) -> None:
+        """Have all hosts remove a network; with *force* also those whose stopped containers belong to it.
+
+        Docker removes it from a host when no running container uses it. Raises NotFound if there is no such
+        network, Conflict if containers belong to it and there is no *force*.
+        """
+        database, switch = self._connect(chassis), _switch(name)
+        of_switch = has("external_ids", {**OURS, SWITCH: switch})
+        used = [
+            ovsdb.require_none("DHCP_Options", of_switch, has("external_ids", {**NOTE, _USED: "true"})),
+            ovsdb.require_none("Logical_Switch_Port", of_switch, ["type", "==", ""]),
+        ]
+        marks = {_REMOVED: chassis.system_id} | ({_FORCED: "true"} if force else {})
+        mark: list[list[Any]] = [["external_ids", "delete", [_REMOVED]], ["external_ids", "insert", marks]]
+        try:
+            database.transact(
+                require("Logical_Switch", switch, has("external_ids", _SHARED)),
+                *([] if force else used),
+                ovsdb.mutate("Logical_Switch", is_row(switch), mutations=mark),
+                _changed(),
+                deadline=deadline,
+            )
+        except OperationError as error:
+            if error.error != "timed out":
+                raise
+            if error.index == 0:
+                raise NotFound(f"no network {name} in the cluster: see `ovn-docker ls --all`") from None
+            raise Conflict(
+                f"containers, running or stopped, belong to network {name}: remove them, or give --force"
+            ) from None
+        delete_unused(database, switch, deadline)
 
     def define(self, name: str, definition: dict[str, object], chassis: Chassis, deadline: Deadline) -> None:
         """Keep what Docker knows of a network, for the other hosts; the first definition counts."""
@@ -64,9 +186,19 @@ class SharedNetworks:
 
 
 def join(
-    database: Database, network: Network, ids: dict[str, str], deadline: Deadline, *, followed: bool
-) -> list[Operation]:
+    database: Database,
+    network: Network,
+    ids: dict[str, str],
+    chassis: Chassis,
+    deadline: Deadline,
+    *,
+    followed: bool,
+) -> tuple[list[Operation], str]:
     """Operations that make the network's switch, or join the one that is there; *ids* describe it.
+
+    Returns them and the incarnation that they join. A network that was removed, and whose switch is there
+    because a host has not given it up yet, begins a new life. The operations fail with "timed out" if another
+    host has begun one meanwhile.
 
     *followed*: nobody here wants it, so one that was removed meanwhile stays so.
     Raises Conflict then, or if the switch has other subnets or options.
@@ -95,16 +227,28 @@ def join(
     if any(useless(there["external_ids"]) for there in found) and delete_unused(database, row, deadline):
         found, resolver = [], []  # a host that died had not finished its removal, or its making
     if not found:
-        made = ovsdb.insert("Logical_Switch", row, name=name, external_ids={**_SHARED, **ids})
-        return [made, *dns.make_resolver(row, ids), _changed()]
-    _check_same(name, found[0]["external_ids"], ids)
-    unmark: list[list[Any]] = [["external_ids", "delete", [_REMOVED]]]
+        life = str(uuid4())
+        made = ovsdb.insert(
+            "Logical_Switch", row, name=name, external_ids={**_SHARED, **ids, INCARNATION: life}
+        )
+        return [made, *dns.make_resolver(row, ids), _changed()], life
+    there = found[0]["external_ids"]
+    _check_same(name, there, ids)
+    before = life = there.get(INCARNATION, "")
+    unmark: list[list[Any]] = [["external_ids", "delete", [_REMOVED, _FORCED]]]
+    if _REMOVED in there:
+        life = str(uuid4())
+        unmark = [
+            ["external_ids", "delete", [_REMOVED, _FORCED, _DEFINITION, INCARNATION]],
+            ["external_ids", "insert", {INCARNATION: life}],
+        ]
     return [
-        require("Logical_Switch", row),
+        _require_life(row, before),
         *([] if resolver else dns.make_resolver(row, ids)),  # earlier versions had none
         *([] if followed else [ovsdb.mutate("Logical_Switch", is_row(row), mutations=unmark)]),
+        ovsdb.delete("DHCP_Options", is_row(_departure_row(name, life, chassis))),
         _changed(),
-    ]
+    ], life
 
 
 def switch_row(network: Network) -> str:
@@ -112,15 +256,49 @@ def switch_row(network: Network) -> str:
     return _switch(network.options.name or "")
 
 
-def note_ids(name: str, switch: str, chassis: Chassis) -> dict[str, str]:
-    """What a host's note on a shared network says besides what it is."""
-    return {NAME: name, SWITCH: switch, **host_ids(chassis), **NOTE}
+def note_row(network: NetworkId) -> str:
+    """UUID of a host's note on a network of its Docker."""
+    return row_uuid("attached network", network)
 
 
-def removal(name: str, chassis: Chassis) -> list[Operation]:
-    """Operations that mark a network as removed: the other hosts give it up when they see that."""
+def note_ids(name: str, switch: str, incarnation: str, chassis: Chassis) -> dict[str, str]:
+    """external_ids of a host's note on a shared network, besides the description of the network."""
+    life = {INCARNATION: incarnation, _USED: "false"}
+    return {NAME: name, SWITCH: switch, **host_ids(chassis), **NOTE, **life}
+
+
+def removal(note: dict[str, str], chassis: Chassis) -> list[Operation]:
+    """Operations that mark a network as removed: the other hosts give it up when they see that.
+
+    *note*: external_ids of this host's note. They fail with "timed out" if a container of another host,
+    running or stopped, belongs to the network, or if the life that the note is about is over.
+    """
+    name = note[NAME]
+    switch = _switch(name)
+    of_switch = has("external_ids", {**OURS, SWITCH: switch})
+    others = ["external_ids", "excludes", ovsdb.encode({HOST: chassis.system_id})]
     mark = [["external_ids", "insert", {_REMOVED: chassis.system_id}]]
-    return [ovsdb.mutate("Logical_Switch", is_row(_switch(name)), mutations=mark), _changed()]
+    return [
+        _require_life(switch, note.get(INCARNATION, "")),
+        ovsdb.require_none("DHCP_Options", of_switch, others, has("external_ids", {**NOTE, _USED: "true"})),
+        ovsdb.require_none("Logical_Switch_Port", of_switch, others, ["type", "==", ""]),
+        ovsdb.mutate("Logical_Switch", is_row(switch), mutations=mark),
+        _changed(),
+    ]
+
+
+def departure(note: dict[str, str], chassis: Chassis) -> list[Operation]:
+    """Operations that note that this host has left a network that stays; *note*: see removal().
+
+    Without this the host's follower would make the network again.
+    """
+    name, life = note[NAME], note.get(INCARNATION, "")
+    switch = _switch(name)
+    ids = {**OURS, **LEFT, **host_ids(chassis), NAME: name, SWITCH: switch, INCARNATION: life}
+    return [
+        _require_life(switch, life),
+        ovsdb.insert("DHCP_Options", _departure_row(name, life, chassis), cidr="", external_ids=ids),
+    ]
 
 
 def leave(database: Database, name: str, deadline: Deadline) -> None:
@@ -194,12 +372,27 @@ def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> Non
             )
 
 
+def _ids(row: Row) -> dict[str, str]:
+    ids: dict[str, str] = row["external_ids"]
+    return ids
+
+
 def _definition(text: str) -> dict[str, object] | None:
     try:
         definition = json.loads(text)
     except ValueError:
         return None
     return definition if isinstance(definition, dict) else None
+
+
+def _require_life(switch: str, incarnation: str) -> Operation:
+    """Go on only if the network lives that life; a row of an earlier version has none."""
+    life = [has("external_ids", {INCARNATION: incarnation})] if incarnation else []
+    return require("Logical_Switch", switch, *life)
+
+
+def _departure_row(name: str, incarnation: str, chassis: Chassis) -> str:
+    return row_uuid("departure", name, incarnation, chassis.system_id)
 
 
 def _changed() -> Operation:

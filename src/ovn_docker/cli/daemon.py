@@ -117,13 +117,13 @@ def _overlay() -> None:
     vswitch, directory = Vswitch(database), Directory()
     northbound = Northbound(settings.tls)
     engine = Engine(settings.docker, directory.learn)
-    follower = Follower(SharedNetworks(northbound), vswitch.chassis, engine, record)
+    shared = SharedNetworks(northbound)
+    follower = Follower(shared, vswitch.chassis, engine, record, mirror=settings.sync == "on")
 
     def start() -> None:
         serve_metrics(Statistics(database, vswitch.chassis, northbound, directory.name))
-        if settings.sync == "on":
-            follower.start()
-        Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
+        follower.start()
+        Registrar(Names(northbound), vswitch.chassis, engine, pass_on, follower.wake).start()
 
     scope = _scope(settings.scope)
     mode = _Mode(

@@ -23,6 +23,7 @@ COMMANDS = {
     "host": "a machine with containers: setup, start, stop, status, forget",
     "status": "this host at a glance",
     "ls": "networks and containers of the cluster, as Docker, OVN and the host see them",
+    "network": "a network of the cluster: remove it from all hosts, wait for it",
     "inspect": "all about one network or container",
     "doctor": "find what is wrong, and say what to do",
     "trace": "what happens to a packet from one container to another",

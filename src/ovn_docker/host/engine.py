@@ -88,11 +88,32 @@ class Engine:
         networks = self._ask("GET", OUR_NETWORKS)
         for network in networks:
             self._learn(network["Id"], network["Name"])
-        return [
-            LocalNetwork(NetworkId(network["Id"]), name, _definition(network))
+        shared = [
+            (network, name)
             for network in networks
             if (name := (network.get("Options") or {}).get(SHARED_NAME))
         ]
+        used = self._used() if shared else set()
+        return [
+            LocalNetwork(
+                NetworkId(network["Id"]),
+                name,
+                _definition(network),
+                used=bool(used & {network["Id"], network["Name"]}),
+            )
+            for network, name in shared
+        ]
+
+    def _used(self) -> set[str]:
+        """IDs and names of the networks to which containers belong, whether they run or not.
+
+        A container that was never started names its networks, but has no IDs of them.
+        """
+        used = set()
+        for container in self._ask("GET", "/containers/json?all=1"):
+            networks = (container.get("NetworkSettings") or {}).get("Networks") or {}
+            used |= {*networks, *(one.get("NetworkID") or "" for one in networks.values() if one)}
+        return used
 
     def inventory(self) -> tuple[set[EndpointId], set[NetworkId]]:
         """Endpoints of the containers that run, and all networks, whatever their driver is called here.
@@ -129,23 +150,25 @@ class Engine:
         """Remove a network. Raises Conflict if containers use it, Unavailable if Docker does not answer."""
         self._ask("DELETE", f"/networks/{network.id}")
 
-    def named_anew(self) -> Iterator[str]:
+    def changed(self) -> Iterator[str]:
         """IDs of containers that may have got names: those that run, then each that does, without end.
 
+        Also of those that are created, removed or disconnected; "" stands for a network.
         Raises Unavailable when Docker goes. Events: docs.docker.com, "Engine API", /events; Docker sends
         ``connect`` when Join is over, before the container's process starts. Whose ``connect`` came before we
         listened, and who was not yet running when we asked, is told by ``start``.
         """
-        told = {"event": ["connect", "rename", "start"], "type": ["network", "container"]}
-        filters = quote(json.dumps(told))
+        events = ["connect", "create", "destroy", "disconnect", "rename", "start"]
+        filters = quote(json.dumps({"event": events, "type": ["network", "container"]}))
         connection = http.client.HTTPConnection("docker")
         try:
             connection.sock = sock = self._connected()
             connection.request("GET", f"/events?filters={filters}")
-            events = connection.getresponse()
+            answer = connection.getresponse()
             sock.settimeout(None)
+            yield ""  # what changed before we listened
             yield from (container["Id"] for container in self._ask("GET", "/containers/json"))
-            while line := events.readline():
+            while line := answer.readline():
                 event = json.loads(line)
                 actor = event.get("Actor") or {}
                 if event.get("Type") == "network":
