@@ -218,6 +218,28 @@ def small_network(ward: Ward) -> None:
     ward.host2.docker("network", "rm", "large")
 
 
+def remove_everywhere(ward: Ward) -> None:
+    """A container that runs keeps the network on its host; there it is on its way out."""
+    create = (
+        "network",
+        "create",
+        "-d",
+        "openvswitch",
+        "--subnet=10.8.0.0/24",
+        "-o",
+        "ovn.network=goes",
+        "goes",
+    )
+    ward.host2.docker(*create)
+    run(ward.host2, "goes", "last")
+    ward.central.run("ovn-docker", "network", "rm", "goes", "--yes", "--force")
+
+
+def stop_last(ward: Ward) -> None:
+    ward.host2.docker("rm", "--force", "last")
+    wait_for(lambda: "goes" not in ward.host2.docker("network", "ls"), "the network to go")
+
+
 def by_hand(addresses: str) -> tuple[str, ...]:
     """Past lsp-set-addresses, which would see that they are taken."""
     return ("set", "Logical_Switch_Port", "hand", f'addresses="{addresses}"')
@@ -401,6 +423,7 @@ FAULTS = [
         cure=lambda w: path_mtu(w, 1500),
     ),
     Fault("network-mtu-too-large", large_network, "network-mtu", says="carry 1442", cure=small_network),
+    Fault("network-on-its-way-out", remove_everywhere, "networks-removed", says="goes", cure=stop_last),
     Fault("network-deleted-in-ovn", lose_network, "networks-stored", says="network lost"),
     Fault(
         "link-down", lambda w: w.host2.run("ip", "link", "set", link(w.host2), "down"), "containers-linked"

@@ -20,9 +20,11 @@ from ovn_docker.model import Chassis, Network, NetworkId, Note, SharedNetwork, r
 
 _SHARED = {**OURS, "ovn-docker:shared": "true"}
 _DEFINITION = "ovn-docker:definition"
-_REMOVED = "ovn-docker:removed"
+REMOVED = "ovn-docker:removed"
+"""On the switch of a network that is on its way out: the host that removed it."""
+
 _FORCED = "ovn-docker:forced"
-"""Beside _REMOVED: also hosts with stopped containers remove the network."""
+"""Beside REMOVED: also hosts with stopped containers remove the network."""
 
 INCARNATION = "ovn-docker:incarnation"
 """Which life of a network a row is about: on its switch, on the hosts' notes, and on departures."""
@@ -64,7 +66,7 @@ class SharedNetworks:
             SharedNetwork(
                 ids.get(NAME, ""),
                 _definition(ids.get(_DEFINITION, "")),
-                _REMOVED in ids,
+                REMOVED in ids,
                 _FORCED in ids,
                 ids.get(INCARNATION, ""),
             )
@@ -113,7 +115,7 @@ class SharedNetworks:
         """Take back the removal of a network that this host needs; False if that life of it is over."""
         switch = _switch(network.name)
         unforced = ["external_ids", "excludes", ovsdb.encode({_FORCED: "true"})]
-        unmark: list[list[Any]] = [["external_ids", "delete", [_REMOVED]]]
+        unmark: list[list[Any]] = [["external_ids", "delete", [REMOVED]]]
         try:
             self._connect(chassis).transact(
                 _require_life(switch, network.incarnation),
@@ -151,8 +153,8 @@ class SharedNetworks:
             ovsdb.require_none("DHCP_Options", of_switch, has("external_ids", {**NOTE, _USED: "true"})),
             ovsdb.require_none("Logical_Switch_Port", of_switch, ["type", "==", ""]),
         ]
-        marks = {_REMOVED: chassis.system_id} | ({_FORCED: "true"} if force else {})
-        mark: list[list[Any]] = [["external_ids", "delete", [_REMOVED]], ["external_ids", "insert", marks]]
+        marks = {REMOVED: chassis.system_id} | ({_FORCED: "true"} if force else {})
+        mark: list[list[Any]] = [["external_ids", "delete", [REMOVED]], ["external_ids", "insert", marks]]
         try:
             database.transact(
                 require("Logical_Switch", switch, has("external_ids", _SHARED)),
@@ -220,7 +222,7 @@ def join(
         except OperationError as error:
             if error.error != "duplicate uuid":
                 raise
-    if followed and not any(_REMOVED not in row["external_ids"] for row in found):
+    if followed and not any(REMOVED not in row["external_ids"] for row in found):
         raise Conflict(f"network {name} has just been removed on another host")
     if router and not resolver:
         dns.forget_resolver(database, row, deadline)
@@ -235,11 +237,11 @@ def join(
     there = found[0]["external_ids"]
     _check_same(name, there, ids)
     before = life = there.get(INCARNATION, "")
-    unmark: list[list[Any]] = [["external_ids", "delete", [_REMOVED, _FORCED]]]
-    if _REMOVED in there:
+    unmark: list[list[Any]] = [["external_ids", "delete", [REMOVED, _FORCED]]]
+    if REMOVED in there:
         life = str(uuid4())
         unmark = [
-            ["external_ids", "delete", [_REMOVED, _FORCED, _DEFINITION, INCARNATION]],
+            ["external_ids", "delete", [REMOVED, _FORCED, _DEFINITION, INCARNATION]],
             ["external_ids", "insert", {INCARNATION: life}],
         ]
     return [
@@ -277,7 +279,7 @@ def removal(note: dict[str, str], chassis: Chassis) -> list[Operation]:
     switch = _switch(name)
     of_switch = has("external_ids", {**OURS, SWITCH: switch})
     others = ["external_ids", "excludes", ovsdb.encode({HOST: chassis.system_id})]
-    mark = [["external_ids", "insert", {_REMOVED: chassis.system_id}]]
+    mark = [["external_ids", "insert", {REMOVED: chassis.system_id}]]
     return [
         _require_life(switch, note.get(INCARNATION, "")),
         ovsdb.require_none("DHCP_Options", of_switch, others, has("external_ids", {**NOTE, _USED: "true"})),
@@ -333,7 +335,7 @@ def give_up(database: Database, name: str, deadline: Deadline) -> None:
 
 def useless(ids: dict[str, str]) -> bool:
     """Whether no host would make this network in its Docker, going by what its switch says."""
-    return _REMOVED in ids or _DEFINITION not in ids
+    return REMOVED in ids or _DEFINITION not in ids
 
 
 def delete_unused(database: Database, row: str, deadline: Deadline, *first: Operation) -> bool:

@@ -72,11 +72,8 @@ def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str
     yield "network", network.name
     underlay = cluster.snapshot.underlay
     everywhere = "by this name in VMs of the project" if underlay else "by this name on every host"
-    row = cluster.switches.get(network.switch)
-    if remover := row.ids.get("ovn-docker:removed", "") if row else "":
-        everywhere = (
-            f"removed on {cluster.host_name(remover)}: it goes from the others with its last container"
-        )
+    if network.removed:
+        everywhere = f"removed on {network.removed}: it goes from a host when no running container uses it"
     yield "in the cluster", everywhere if network.shared else "of the hosts below"
     unknown = _says(cluster, "docker", "not in this host's Docker")
     yield "Docker ID", network.id if network.here else unknown

@@ -79,7 +79,7 @@ def network_line(network: Network) -> tuple[str, ...]:
         str(network.mtu) if network.mtu else "auto",
         hosts,
         str(network.endpoints),
-        "; ".join(network.differences),
+        "; ".join([*network.differences, *([f"removed on {network.removed}"] if network.removed else [])]),
     )
 
 

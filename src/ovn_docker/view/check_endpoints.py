@@ -27,6 +27,20 @@ def networks_stored(facts: Facts) -> Iterable[Finding]:
             )
 
 
+def networks_removed(facts: Facts) -> Iterable[Finding]:
+    """No network of this host's Docker is on its way out of the cluster."""
+    for network in facts.cluster.networks:
+        if network.removed and network.here:
+            yield Finding(
+                f"network {network.name} was removed on {network.removed}: it goes from this host when its "
+                "running containers have stopped, and their next start fails",
+                "remove its containers; or keep the network: docker network create with the same options on "
+                f"{network.removed}",
+                subject=f"network {network.name}",
+                severity=Severity.WARN,
+            )
+
+
 def stored(facts: Facts) -> Iterable[Finding]:
     """Every running container has its ports in the northbound database."""
     for endpoint in _running(facts):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ovn_docker.backends.northbound import MTU, NAME, NETWORK
+from ovn_docker.backends.shared import REMOVED
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.host.links import Link
 from ovn_docker.model import EndpointId, host_link, whole_number
@@ -30,7 +31,8 @@ class Network:
     """A network of the cluster, or of this host's Docker.
 
     *id*: Docker's ID on this host, or on one of the hosts that have it; *switch*: UUID of its logical switch;
-    *hosts*: who has it, by name; *here*: whether this host's Docker does.
+    *hosts*: who has it, by name; *here*: whether this host's Docker does; *removed*: name of the host that
+    removed it, while it is on its way out.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Network:
     hosts: tuple[str, ...]
     endpoints: int
     differences: tuple[str, ...] = ()
+    removed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,7 @@ class Cluster:
                         hosts=tuple(sorted(self.host_name(host) for host in hosts[row] if host)),
                         endpoints=of_switch[row],
                         differences=self._different_network(switch, here.subnets) if here else (),
+                        removed=self.host_name(ids[REMOVED]) if REMOVED in ids else "",
                     )
                 )
         lost = (f"Docker has it, {self.store} does not",) if northbound else ()
