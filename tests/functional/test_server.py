@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
+from uuid import uuid4
 
 import pytest
 
+from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.model import Joined
 from ovn_docker.plugin import server, sockets
@@ -525,3 +527,37 @@ def test_notify_never_fails(monkeypatch: pytest.MonkeyPatch, name: str | None) -
     if name is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", name)
     sockets.notify("READY=1")
+
+
+def test_releases_after_one_without_an_answer_are_short(path: Path) -> None:
+    """``docker network rm`` on a host that is cut off is three of them."""
+
+    class CutOff:
+        def __init__(self) -> None:
+            self.reached = False
+            self.given: list[float] = []
+
+        def release_address(self, *_: object) -> None:
+            self.given.append(Deadline.of_call(15).seconds)
+            if not self.reached:
+                raise Unavailable("cut off")
+
+    ipam = CutOff()
+    request = {"PoolID": str(uuid4()), "Address": "10.1.0.1"}
+
+    def release(*, reached: bool) -> float:
+        ipam.reached = reached
+        call(path, "IpamDriver.ReleaseAddress", request)
+        return ipam.given.pop()
+
+    plugin = Plugin(cast("Driver", Slow()), cast("Ipam", ipam))
+    web = server.Server(server.application(plugin), sockets.listen(path))
+    thread = threading.Thread(target=web.serve)
+    thread.start()
+    try:
+        given = [release(reached=reached) for reached in (True, False, False, True, True)]
+    finally:
+        web.stop()
+        thread.join()
+    assert given[0] == given[1] == given[4] > 10
+    assert given[2] == given[3] == 1

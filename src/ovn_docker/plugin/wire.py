@@ -391,6 +391,18 @@ METHODS: dict[str, tuple[type[Request], Callable[[Plugin, Any], Answer | None]]]
 """Every path that we answer: the type of its request, and what answers it; None stands for ``{}``."""
 
 
+RELEASES = frozenset(
+    f"/{name}"
+    for name in (
+        "NetworkDriver.DeleteNetwork",
+        "NetworkDriver.DeleteEndpoint",
+        "IpamDriver.ReleaseAddress",
+        "IpamDriver.ReleasePool",
+    )
+)
+"""Calls that take something back: Docker logs their errors and goes on to the next (moby libnetwork)."""
+
+
 def decode(path: str, body: bytes) -> Request:
     """The request in *body*; *path* is a key of METHODS. Raises BadRequest, with the place in the JSON."""
     kind = METHODS[path][0]
