@@ -100,6 +100,9 @@ class Switch(Protocol):
         whether it forwards.
         """
 
+    def announce(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> None:
+        """Tell the neighbours of an endpoint that forwards its MAC. Raises Unavailable."""
+
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """Why a port does not forward yet."""
 
@@ -182,6 +185,8 @@ class Driver:
         self._lock = threading.Lock()
         self._in_flight: Counter[str] = Counter()
         self._answered: dict[str, float] = {}
+        self._new: dict[EndpointId, tuple[Endpoint, Chassis]] = {}
+        """Made, and not joined yet."""
         self._unfinished: dict[NetworkId, Callable[[NetworkId, Chassis, Deadline], None]] = {}
         self._finishing = threading.Lock()
         self.leftovers = threading.Event()
@@ -253,6 +258,7 @@ class Driver:
                 )
             self._switch.plug(endpoint, attachment, chassis, deadline)
             undo.pop_all()
+        self._new[endpoint.id] = endpoint, chassis
         return endpoint
 
     def delete_endpoint(self, network: NetworkId, endpoint: EndpointId) -> None:  # noqa: ARG002 - Docker's call
@@ -260,6 +266,7 @@ class Driver:
         deadline = Deadline.of_call(self._patience.request)
         with self._marked(endpoint):
             self._forget_answer(endpoint)
+            self._new.pop(endpoint, None)
             try:
                 try:
                     chassis = self._switch.chassis(deadline, without=endpoint)
@@ -279,10 +286,13 @@ class Driver:
         with self._marked(endpoint):  # or its address could be taken over
             try:
                 start = time.monotonic()
+                new = self._new.pop(endpoint, None)
                 turn, forwards = self._switch.enter(endpoint, sandbox.rpartition("/")[2], deadline)
                 why = "" if forwards else self._switch.why_late(endpoint, Deadline(1))
                 why = why or self._backend.why_late(endpoint, deadline)
                 self._record.observe(FLOWS, time.monotonic() - start, "late" if why else "installed")
+                if not why and new:
+                    self._announce(*new)
                 if why:
                     raise TimedOut(
                         f"the flows of endpoint {endpoint[:12]} on network {network[:12]} are not in after "
@@ -338,6 +348,7 @@ class Driver:
 
     def remove(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete all that there is of an endpoint, on this host and in the backend."""
+        self._new.pop(endpoint, None)
         self._unplug(endpoint, deadline)
         self._backend.delete_endpoint(endpoint, chassis, deadline)
 
@@ -418,6 +429,13 @@ class Driver:
         if joined is None and self._links.exists(link):
             return False
         return endpoint.id not in self.in_flight() and endpoint.dead(joined, grace)
+
+    def _announce(self, endpoint: Endpoint, chassis: Chassis) -> None:
+        """Tell the neighbours, who may know another MAC for its addresses; else they learn it late."""
+        try:
+            self._switch.announce(endpoint, chassis, Deadline(1))
+        except Unavailable as error:
+            log.info("addresses of endpoint %s were not announced: %s", endpoint.id[:12], error)
 
     def _follows(self, id_: str) -> None:
         with self._lock:

@@ -23,6 +23,7 @@ LAYERS = {
     },
     "host": {
         "host",
+        "host.announcement",
         "host.controller",
         "host.driver",
         "host.engine",

@@ -108,7 +108,7 @@ def _send(sock: socket.socket, version: int, identity: int, echoes: list[tuple[i
         payload = bytes(max(0, echo.size - header))
         message = struct.pack("!BBHHH", kind, 0, 0, identity, number) + payload
         if version == 4:
-            message = message[:2] + _checksum(message).to_bytes(2) + message[4:]
+            message = message[:2] + checksum(message).to_bytes(2) + message[4:]
         with suppress(OSError):  # too large for the interface, no route, refused: not answered
             if echo.source:
                 _send_from(sock, version, message, echo)
@@ -136,7 +136,7 @@ def _answer(version: int, identity: int, packet: bytes) -> int | None:
     return int(number) if kind == reply and ours == identity else None
 
 
-def _checksum(message: bytes) -> int:
+def checksum(message: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     padded = message + b"\0" * (len(message) % 2)
     total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))

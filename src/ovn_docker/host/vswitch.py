@@ -7,11 +7,12 @@ import itertools
 import re
 import time
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
-from ovn_docker.host import controller, ovsdb
+from ovn_docker.host import announcement, controller, ovsdb
 from ovn_docker.host.ovsdb import Condition, Database, Operation, OperationError, Reference, has, is_row
 from ovn_docker.model import (
     Attachment,
@@ -176,6 +177,19 @@ class Vswitch:
             turn = next(number for number in map(str, itertools.count()) if number not in taken)
             self._database.transact(_note(interface, RESOLVER, turn), deadline=patience)
         return int(turn), forwards
+
+    def announce(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> None:
+        """Tell the neighbours of an endpoint its MAC, from its port. Raises Unavailable."""
+        (rows,) = self._database.transact(
+            ovsdb.select("Interface", is_row(_interface(endpoint.id)), columns=["ofport"]), deadline=deadline
+        )
+        method, _, socket = self._database.remote.partition(":")
+        if method != "unix":
+            raise Unavailable(f"{method}: is not the socket of this machine's own Open vSwitch")
+        for row in rows:
+            if isinstance(row["ofport"], int):
+                management = Path(socket).with_name(f"{chassis.bridge}.mgmt")
+                announcement.announce(management, row["ofport"], endpoint.mac or "", endpoint.addresses)
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """What the interface's row says while its flows are missing."""
