@@ -19,7 +19,9 @@ while "the end" not in heard and time.monotonic() < end:
     except TimeoutError:
         continue
     if b"<" in frame and b">" in frame:
-        heard.add(frame.rpartition(b"<")[2].partition(b">")[0].decode(errors="replace"))
+        word = frame.rpartition(b"<")[2].partition(b">")[0].decode(errors="replace")
+        if word.isascii() and word.isprintable():  # not noise
+            heard.add(word)
 print(*sorted(heard), sep="\\n")
 """
 """Print the words between < and > in the frames that arrive on an interface, until "the end" is one."""
@@ -59,10 +61,13 @@ class Container:
 
 
 class Interface(Container):
-    """An interface of a host itself, used as a container's link is: its programs are those of root."""
+    """An interface of a host itself, used as a container's link is: its programs are those of root.
 
-    def __init__(self, host: Host, link: str) -> None:
-        self.host, self.name, self.link = host, f"{link} of {host.name}", link
+    `v4` is an address that is reached through it.
+    """
+
+    def __init__(self, host: Host, link: str, v4: str = "") -> None:
+        self.host, self.name, self.link, self.v4 = host, f"{link} of {host.name}", link, v4
 
     def exec(self, *argv: str, stdin: str = "") -> str:
         return self.host.run(*argv, timeout=90, stdin=stdin)
@@ -104,6 +109,6 @@ def heard(
             lambda: len(victim.exec("cat", "/proc/net/packet").splitlines()) > 1, "the listener's socket"
         )
         sender.python(code, *argv)
-        if honest:
+        while honest and not listening.done():
             honest.python(END, victim.v4)
         return set(listening.result().splitlines()) - {"listening"}
