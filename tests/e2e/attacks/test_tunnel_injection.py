@@ -30,10 +30,12 @@ def total(data):
     return value ^ 0xFFFF
 
 
-def ipv4(source, target, payload):
+def ipv4(source, target, payload, fragment=0, options=b""):
     source, target = ip_address(source).packed, ip_address(target).packed
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64, 17, 0, source, target)
-    return head[:10] + struct.pack("!H", total(head)) + head[12:] + payload
+    size = 20 + len(options)
+    head = struct.pack("!BBHHH", 0x40 | size // 4, 0, size + len(payload), 7, fragment)
+    head += struct.pack("!BBH4s4s", 64, 17, 0, source, target)
+    return head[:10] + struct.pack("!H", total(head + options)) + head[12:] + options + payload
 
 
 def udp(port, payload):
@@ -50,10 +52,20 @@ for port, packet in ((6081, geneve), (4789, vxlan)):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
             plain.sendto(packet, (target, port))
     else:
+        whole = udp(port, packet)
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-            raw.sendto(ipv4(source, target, udp(port, packet)), (target, 0))
+            for form in (
+                ipv4(source, target, whole),
+                ipv4(source, target, whole, options=b"\\1" * 4),
+                ipv4(source, target, whole[:8], fragment=0x2000),
+                ipv4(source, target, whole[8:], fragment=1),
+                ipv4(source, target, udp(7, packet)[:16], fragment=0x2000),  # the next one overlaps it
+                ipv4(source, target, whole[:16], fragment=0x2000),
+                ipv4(source, target, whole[16:], fragment=2),
+            ):
+                raw.sendto(form, (target, 0))
 """
-"""Send a frame to a port of a network, in Geneve and in VXLAN, from a plain or a raw socket."""
+"""Send a frame to a port of a network in Geneve and VXLAN, from a socket or as raw packets with a source."""
 
 
 @pytest.fixture(scope="module")
@@ -82,19 +94,19 @@ def injection(host: Host, victim: Container, source: str = "socket") -> tuple[st
 
 
 @pytest.mark.parametrize(
-    ("name", "network", "options"),
+    ("name", "network", "options", "source"),
     [
-        ("incapable", "foo", ("--cap-drop=ALL",)),
-        ("strange", "bridge", ("--cap-drop=ALL",)),
-        ("capable", "foo", ("--cap-add=NET_ADMIN",)),
+        ("incapable", "foo", "--cap-drop=ALL", "socket"),
+        ("strange", "bridge", "--cap-drop=ALL", "socket"),
+        ("capable", "foo", "--cap-add=NET_ADMIN", "0.0.0.0"),
     ],
 )
 def test_a_frame_injected_by_a_container_reaches_no_other_host(
-    hosts: Hosts, victims: tuple[Container, Container], name: str, network: str, options: tuple[str, ...]
+    hosts: Hosts, victims: tuple[Container, Container], name: str, network: str, options: str, source: str
 ) -> None:
     near, far = victims
-    mallory = Container(hosts[0], name, *options, network=network)
-    assert heard(far, mallory, INJECT, *injection(hosts[1], far), honest=near) == {"the end"}
+    mallory = Container(hosts[0], name, options, network=network)
+    assert heard(far, mallory, INJECT, *injection(hosts[1], far, source), honest=near) == {"the end"}
 
 
 def test_a_frame_injected_under_another_hosts_address_does_not_reach_the_own_host(
