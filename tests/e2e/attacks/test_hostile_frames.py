@@ -157,7 +157,8 @@ def test_a_flood_of_sources_fills_no_table(cast: Cast) -> None:
         arguments = cast.arguments("flood", victim)
         assert heard(victim, cast.mallory, FRAMES, *arguments, honest=other) == {"the end"}
     cast.assert_served()
-    honest = {f"{one.v4},{one.mac}" for one in (cast.mallory, cast.near, cast.far)}
+    everybody = (cast.mallory, cast.near, cast.far)
+    honest = {f"{address},{one.mac}" for one in everybody for address in (one.v4, one.v6)}
     assert cast.learned() <= honest
 
 
