@@ -24,6 +24,7 @@ OVERLAY, UNDERLAY = (
     Path(sys.executable).with_name(f"ovn-docker-{mode}-driver") for mode in ("overlay", "underlay")
 )
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not UNDERLAY.exists(), reason=f"{UNDERLAY} is not there; pip install -e ."),
     pytest.mark.usefixtures("network_namespace"),
 ]
