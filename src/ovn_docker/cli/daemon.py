@@ -6,9 +6,11 @@ package, so that it behaves as ovs-vswitchd(8) says.
 
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -30,7 +32,7 @@ from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cli import control, login, logs
-from ovn_docker.cli.main import Parser
+from ovn_docker.cli.main import Parser, narrow_umask
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.directory import Directory
@@ -102,6 +104,11 @@ def underlay() -> None:
 
 
 def _run(serve: Callable[[], None]) -> None:
+    narrow_umask()
+    # A core file would have the password or the certificate's key. The units have LimitCORE=0, and refuse
+    # the call: ValueError, setrlimit(2), EPERM.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         serve()
     except OvnDockerError as error:

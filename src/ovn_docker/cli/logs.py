@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import ovs.vlog
 
@@ -74,10 +75,22 @@ class _VlogHandler(logging.Handler):
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """The message; the call that it is about, unless it says so itself."""
+        """Return the message on one line, with the call that it is about unless it names the call itself."""
         about = "" if hasattr(record, "call") else getattr(record, "request", "")
         line = super().format(record)
-        return f"{line} [request={about}]" if about else line
+        return f"{line} [request={_escaped(about)}]" if about else line
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        """Return the message without line ends and control characters: parts of it come from others."""
+        return _escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
+        """Return the traceback, indented: no line of it looks like one of the log."""
+        return "\n".join(f"  {_escaped(line)}" for line in super().formatException(ei).splitlines())
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Json(logging.Formatter):

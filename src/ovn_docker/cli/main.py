@@ -64,6 +64,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0 when done, 1 failed, 2 wrong usage, 3 something is not running."""
     argv = sys.argv[1:] if argv is None else argv
+    narrow_umask()
     try:
         with _output():
             args = make_parser(argv[:1]).parse_args(argv)
@@ -73,6 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def narrow_umask() -> None:
+    """Let only the owner write to the files that this process makes, whatever umask it was started with."""
+    os.umask(os.umask(0o077) | 0o022)
 
 
 @contextmanager

@@ -62,6 +62,7 @@ def _tunnels(picture: Picture) -> Iterator[str]:
 
 
 def _quoted(*parts: str) -> str:
-    r"""A string of dot, which has ``\n`` where a label has its lines end."""
+    r"""Return a string of dot, with ``\n`` at the end of each line; a terminal may show it."""
     text = " ".join(parts).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{text}"'
+    shown = (char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return f'"{"".join(shown)}"'

@@ -1,9 +1,7 @@
 """The picture as an HTML page to search and point at: one file, from a disk or from any server. Pure."""
 
-from html import escape
-
 from ovn_docker.view.graph import Picture
-from ovn_docker.view.svg import svg
+from ovn_docker.view.svg import safe, svg
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """Names of containers are anybody's: the page may load nothing and talk to nobody (CSP, level 3)."""
@@ -120,7 +118,7 @@ def page(picture: Picture) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>ovn-docker on {escape(picture.cluster.snapshot.host)}</title>
+<title>ovn-docker on {safe(picture.cluster.snapshot.host)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>

@@ -62,7 +62,7 @@ def svg(picture: Picture) -> str:
     hues = "".join(f".n{number} {{ fill: {hue}; stroke: {hue}; }} " for number, hue in enumerate(_HUES))
     store = "Neutron" if picture.cluster.snapshot.underlay else "OVN"
     parts = [
-        f"<title>{_safe(_summary(picture))}</title>",
+        f"<title>{safe(_summary(picture))}</title>",
         f"<style>{STYLE}{hues}\n@media (prefers-color-scheme: dark) {{{DARK}}}</style>",
         _rect("page", Box(0, 0, picture.width, picture.height), 0),
         *_head(picture),
@@ -306,15 +306,15 @@ def _line(kind: str, x: float, y: float, to: str) -> str:
 
 
 def _label(kind: str, x: float, y: float, text: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{_safe(text)}</text>'
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{safe(text)}</text>'
 
 
 def _title(text: str) -> str:
-    return f"<title>{_safe(text)}</title>"
+    return f"<title>{safe(text)}</title>"
 
 
 def _group(kind: str = "", **data: str) -> str:
-    attributes = "".join(f' data-{name}="{_safe(value)}"' for name, value in data.items())
+    attributes = "".join(f' data-{name}="{safe(value)}"' for name, value in data.items())
     return f'<g class="{kind}"{attributes}>'
 
 
@@ -326,6 +326,6 @@ def _cut(text: str, room: int) -> str:
     return text if len(text) <= room else text[: max(room - 1, 1)] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _safe(text: str) -> str:
-    """For XML 1.0, which has no word for most control characters (section 2.2)."""
+def safe(text: str) -> str:
+    """Return a text for XML and HTML; XML 1.0 admits few control characters (section 2.2)."""
     return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))

@@ -1,0 +1,221 @@
+"""A container with NET_ADMIN and NET_RAW sends hostile frames: the others and the hosts keep working."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from e2e.containers import Container, Interface, heard, shared_network
+from e2e.lab import CommandError, Host, wait_for
+
+Hosts = tuple[Host, Host, Host]
+
+RESOLVER = "169.254.53.1"
+"""Address of the logical router whose queries for names OVN answers."""
+
+FRAMES = (Path(__file__).parent / "frames.py").read_text()
+
+QUERIES = """
+import socket, struct, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+    end, sent = time.monotonic() + 6, 0
+    while time.monotonic() < end:
+        for name in (b"\\x03far", b"\\x07nowhere"):
+            query = struct.pack("!6H", 1, 0x100, 1, 0, 0, 0) + name + b"\\0\\0\\1\\0\\1"
+            flood.sendto(query, (sys.argv[1], 53))
+            sent += 1
+print(sent)
+"""
+"""Ask for names for six seconds as fast as can be; print how often."""
+
+ASK = """
+import socket, struct, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    asking.settimeout(3)
+    query = struct.pack("!6H", 1, 0x100, 1, 0, 0, 0) + b"\\x03far\\0\\0\\1\\0\\1"
+    for _ in range(5):  # as a stub resolver does
+        asking.sendto(query, (sys.argv[1], 53))
+        try:
+            print(socket.inet_ntoa(asking.recv(2000)[-4:]))
+            break
+        except TimeoutError:
+            pass
+"""
+"""Print the address of "far", as OVN answers it."""
+
+
+class Cast(NamedTuple):
+    """Containers on `foo`: the attacker and a victim on host1, another victim on host2."""
+
+    hosts: Hosts
+    mallory: Container
+    near: Container
+    far: Container
+    router: str
+
+    def arguments(self, attack: str, victim: Container, *more: str) -> tuple[str, ...]:
+        """Return the arguments of FRAMES for an attack on a victim."""
+        mallory = self.mallory
+        return (
+            *(attack, mallory.link, mallory.mac, victim.mac, self.router),
+            *(mallory.v4, victim.v4, mallory.v6, victim.v6, *more),
+        )
+
+    def attack(self, attack: str, victim: Container, *more: str) -> None:
+        """Have the attacker run one of its attacks on a victim."""
+        self.mallory.python(FRAMES, *self.arguments(attack, victim, *more))
+
+    def processes(self) -> list[int | None]:
+        """Return the process IDs of all that handles packets, on all hosts."""
+        services = (
+            service
+            for host in self.hosts
+            for service in (host.ovsdb, host.vswitchd, host.controller, host.driver)
+        )
+        return [service.pid for service in services]
+
+    def assert_served(self) -> None:
+        """The victims reach each other, and OVN answers queries for names."""
+        for address in (self.far.v4, self.far.v6):
+            self.near.host.ping(self.near.name, address)
+        for victim in (self.near, self.far):
+            assert victim.python(ASK, RESOLVER) == self.far.v4
+
+    def learned(self) -> set[str]:
+        """Return the addresses with their MACs, and the MACs alone, that OVN has learned."""
+        found: set[str] = set()
+        for table, columns in (("MAC_Binding", "ip,mac"), ("FDB", "mac")):
+            find = (
+                "ovn-sbctl",
+                "--timeout=20",
+                "--bare",
+                "--format=csv",
+                f"--columns={columns}",
+                "list",
+                table,
+            )
+            found |= set(self.hosts[0].run(*find).splitlines())
+        return found
+
+
+@pytest.fixture(scope="module")
+def cast(three_hosts: Hosts) -> Iterator[Cast]:
+    host1, host2, _ = three_hosts
+    with shared_network(three_hosts):
+        mallory = Container(host1, "mallory", "--cap-add=NET_ADMIN")
+        near, far = Container(host1, "near"), Container(host2, "far")
+        host1.run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
+        wait_for(lambda: mallory.python(ASK, RESOLVER) == far.v4, "names to be known")
+        (router,) = json.loads(mallory.exec("ip", "-json", "neighbour", "show", "to", RESOLVER))
+        yield Cast(three_hosts, mallory, near, far, router["lladdr"])
+
+
+def test_neighbours_believe_no_advertisement_behind_other_headers(cast: Cast) -> None:
+    for victim, claimed in ((cast.near, cast.far), (cast.far, cast.near)):
+        victim.host.ping(victim.name, claimed.v6)
+        cast.attack("neighbours", victim, claimed.v6)
+        victim.host.ping(victim.name, claimed.v6)
+        known = json.loads(victim.exec("ip", "-json", "-6", "neighbour"))
+        assert {entry["lladdr"] for entry in known if entry["dst"] == claimed.v6} == {claimed.mac}
+
+
+def test_frames_with_tags_do_not_arrive(cast: Cast) -> None:
+    for victim in (cast.near, cast.far):
+        assert heard(victim, cast.mallory, FRAMES, *cast.arguments("tags", victim)) == {"the end"}
+
+
+def test_frames_for_bridges_stay_on_the_logical_switch(cast: Cast) -> None:
+    """They do not reach a bridge of Docker's or the network between the hosts."""
+    host1, host2, _ = cast.hosts
+    addresses = json.loads(cast.far.exec("ip", "-json", "-4", "address"))
+    (beside,) = (
+        entry["local"] for link in addresses for entry in link["addr_info"] if link["ifname"] == "eth1"
+    )
+    for link, reached in (("docker_gwbridge", beside), ("eth0", host1.address)):
+        outside = Interface(host2, link, reached)
+        assert heard(outside, cast.mallory, FRAMES, *cast.arguments("bridges", cast.far), honest=outside) == {
+            "the end"
+        }
+    cast.assert_served()
+
+
+def test_malformed_packets_end_nothing(cast: Cast) -> None:
+    before = cast.processes()
+    assert all(before)
+    cast.mallory.exec("ip", "link", "set", cast.mallory.link, "mtu", "9100")
+    for victim in (cast.near, cast.far):
+        cast.attack("malformed", victim)
+    cast.assert_served()
+    assert cast.processes() == before
+
+
+def test_a_flood_of_sources_fills_no_table(cast: Cast) -> None:
+    for victim, other in ((cast.near, cast.far), (cast.far, cast.near)):
+        arguments = cast.arguments("flood", victim)
+        assert heard(victim, cast.mallory, FRAMES, *arguments, honest=other) == {"the end"}
+    cast.assert_served()
+    everybody = (cast.mallory, cast.near, cast.far)
+    honest = {f"{address},{one.mac}" for one in everybody for address in (one.v4, one.v6)}
+    assert cast.learned() <= honest
+
+
+def test_a_flood_of_queries_leaves_others_their_answers(cast: Cast) -> None:
+    before = cast.processes()
+    with ThreadPoolExecutor() as pool:
+        flood: Future[str] = pool.submit(cast.mallory.python, QUERIES, RESOLVER)
+        answers = []
+        while not flood.done():
+            answers += [victim.python(ASK, RESOLVER) for victim in (cast.near, cast.far)]
+    assert int(flood.result()) > 10_000
+    assert answers
+    assert set(answers) == {cast.far.v4}
+    assert cast.processes() == before
+
+
+def test_a_container_that_takes_anothers_addresses_is_cut_off_alone(cast: Cast) -> None:
+    mallory, near, far = cast.mallory, cast.near, cast.far
+
+    def reaches(address: str) -> bool:
+        try:
+            mallory.exec("ping", "-c", "3", "-W", "1", address)
+        except CommandError:
+            return False
+        return True
+
+    for own, taken in ((mallory.mac, near.mac), (mallory.mac, far.mac)):
+        mallory.exec("ip", "link", "set", mallory.link, "address", taken)
+        assert not reaches(near.v4)
+        assert not reaches(far.v6)
+        cast.assert_served()
+        mallory.exec("ip", "link", "set", mallory.link, "address", own)
+
+    def take(address: str, instead_of: str) -> None:
+        commands = f"address delete {instead_of}/24 dev {mallory.link}\n"
+        commands += f"address add {address}/24 dev {mallory.link}\n"
+        mallory.exec("ip", "-batch", "-", stdin=commands)
+
+    for victim, other in ((near, far), (far, near)):
+        take(victim.v4, mallory.v4)
+        assert not reaches(other.v4)
+        cast.assert_served()
+        take(mallory.v4, victim.v4)
+    wait_for(lambda: reaches(near.v4) and reaches(far.v4), "its own addresses to work again")
+
+
+def test_router_advertisements_behind_other_headers_are_not_believed(cast: Cast) -> None:
+    """Linux takes them behind hop-by-hop and destination options; fragments it does not (RFC 6980)."""
+    for victim in (cast.near, cast.far):
+        known = ipv6_of(victim)
+        assert heard(victim, cast.mallory, FRAMES, *cast.arguments("router", victim, "2001:db8:66::")) == {
+            "the end"
+        }
+        assert ipv6_of(victim) == known
+
+
+def ipv6_of(victim: Container) -> str:
+    """Return the IPv6 addresses and routes of a container."""
+    link = victim.link
+    return victim.exec("ip", "-6", "address", "show", "dev", link) + victim.exec("ip", "-6", "route")
