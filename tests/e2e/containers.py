@@ -74,7 +74,7 @@ def shared_network(hosts: tuple[Host, ...], name: str = "foo", number: int = 1) 
 
 
 def heard(victim: Container, sender: Container, code: str, *argv: str) -> set[str]:
-    """Return the words that reach the victim's link while the sender runs a program; "the end" is the last."""
+    """Return the words that reach the victim while the sender runs a program; "the end" is the last."""
     with ThreadPoolExecutor() as pool:
         listening = pool.submit(victim.python, LISTEN, victim.link)
         wait_for(

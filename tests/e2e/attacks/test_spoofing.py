@@ -123,7 +123,7 @@ def test_forged_frames_do_not_get_through(hosts: Hosts) -> None:
 
 
 def forgeries_heard(victim: Container, mallory: Container, bystander: Container) -> set[str]:
-    """Return the frames that the victim hears of mallory, who claims to be itself, the bystander, or nobody."""
+    """Return the frames the victim hears of mallory, who claims to be itself, the bystander, or nobody."""
     others = [str(ipaddress.ip_address(one) + 100) for one in (bystander.v4, bystander.v6)]
     claims = (
         *(mallory.link, mallory.mac, bystander.mac, NOBODYS_MAC, victim.mac),
