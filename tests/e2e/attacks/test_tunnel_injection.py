@@ -1,0 +1,142 @@
+"""A container sends encapsulated frames to a host's tunnel port: none reaches a container of a network.
+
+docker_gwbridge lets containers reach other hosts, and its masquerading gives their packets the address of
+their host, the other end of a tunnel. Frames from a tunnel have passed port security on the host that
+sent them: nothing checks them again (ovn-architecture(7), "Architectural Physical Life Cycle of a Packet").
+"""
+
+import ipaddress
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.containers import Container, heard, shared_network
+from e2e.lab import Host
+
+Hosts = tuple[Host, Host, Host]
+
+INJECT = """
+import socket, struct, sys
+from ipaddress import ip_address
+target, source, network, ingress, egress, mac, inner_source, inner_target, word = sys.argv[1:]
+network, ports = int(network), (int(ingress) << 16) | int(egress)
+
+
+def total(data):
+    data += b"\\0" * (len(data) % 2)
+    value = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while value >> 16:
+        value = (value & 0xFFFF) + (value >> 16)
+    return value ^ 0xFFFF
+
+
+def ipv4(source, target, payload):
+    source, target = ip_address(source).packed, ip_address(target).packed
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64, 17, 0, source, target)
+    return head[:10] + struct.pack("!H", total(head)) + head[12:] + payload
+
+
+def udp(port, payload):
+    return struct.pack("!4H", port, port, 8 + len(payload), 0) + payload
+
+
+frame = bytes.fromhex(mac.replace(":", "")) + bytes.fromhex("0266666666660800")
+frame += ipv4(inner_source, inner_target, udp(7, f"<{word}>".encode()))
+option = struct.pack("!HBBI", 0x0102, 0x80, 1, ports)  # ovn-architecture(7), "Tunnel Encapsulations"
+geneve = struct.pack("!BBHI", len(option) // 4, 0, 0x6558, network << 8) + option + frame
+vxlan = struct.pack("!II", 0x08000000, network << 8) + frame
+for port, packet in ((6081, geneve), (4789, vxlan)):
+    if source == "socket":
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+            plain.sendto(packet, (target, port))
+    else:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            raw.sendto(ipv4(source, target, udp(port, packet)), (target, 0))
+"""
+"""Send a frame to a port of a network, in Geneve and in VXLAN, from a plain or a raw socket."""
+
+END = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+    for _ in range(5):  # in user space a tunnel may lose a packet
+        end.sendto(b"<the end>", (sys.argv[1], 7))
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
+    """The hosts, with a network of both families, `foo`."""
+    with shared_network(three_hosts):
+        yield three_hosts
+
+
+@pytest.fixture(scope="module")
+def victims(hosts: Hosts) -> tuple[Container, Container]:
+    """A container on host1, where the attackers are, and one on host2."""
+    found = Container(hosts[0], "near"), Container(hosts[1], "far")
+    hosts[0].run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
+    return found
+
+
+class Attacker(Container):
+    """Injects, and then says to the victim that this was all, in an honest way."""
+
+    def __init__(self, host: Host, name: str, honest: Container, *options: str, network: str) -> None:
+        self.host, self.name, self.honest = host, name, honest
+        host.docker("run", "-d", f"--net={network}", f"--name={name}", *options, "tools", "sleep", "3600")
+
+    def python(self, code: str, *argv: str) -> str:
+        said = super().python(code, *argv)
+        return said + self.honest.python(END, argv[-2])
+
+
+def injection(host: Host, victim: Container, source: str = "socket") -> tuple[str, ...]:
+    """Return the arguments of INJECT for a victim on a host, with the keys of its network and port."""
+    central = host.fabric.hosts[0]
+    look = ("ovn-sbctl", "--bare", "--timeout=20", "--columns=tunnel_key", "find")
+    port = central.run(*look, "Port_Binding", f"logical_port={victim.port}")
+    network = central.run(*look, "Datapath_Binding", "external_ids:name=foo")
+    claimed = str(ipaddress.ip_address(victim.v4) + 100)
+    return (host.tunnel_address, source, network, "2", port, victim.mac, claimed, victim.v4, "injected")
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [("foo", ("--cap-drop=ALL",)), ("bridge", ("--cap-drop=ALL",)), ("foo", ("--cap-add=NET_ADMIN",))],
+    ids=["without capabilities", "of Docker's own bridge", "with NET_ADMIN"],
+)
+def test_a_frame_injected_by_a_container_reaches_no_other_host(
+    hosts: Hosts, victims: tuple[Container, Container], network: str, options: tuple[str, ...]
+) -> None:
+    near, far = victims
+    mallory = Attacker(hosts[0], "mallory", near, *options, network=network)
+    try:
+        assert heard(far, mallory, INJECT, *injection(hosts[1], far)) == {"the end"}
+    finally:
+        hosts[0].docker("rm", "--force", "mallory")
+
+
+def test_a_frame_injected_under_another_hosts_address_does_not_reach_the_own_host(
+    hosts: Hosts, victims: tuple[Container, Container]
+) -> None:
+    near, far = victims
+    mallory = Attacker(hosts[0], "mallory", far, network="foo")
+    try:
+        arguments = injection(hosts[0], near, source=hosts[1].tunnel_address)
+        assert heard(near, mallory, INJECT, *arguments) == {"the end"}
+    finally:
+        hosts[0].docker("rm", "--force", "mallory")
+
+
+def test_a_frame_injected_by_a_host_arrives(hosts: Hosts, victims: tuple[Container, Container]) -> None:
+    """The frames above are good ones: a host is trusted with its tunnels."""
+    near, far = victims
+
+    class Root(Attacker):
+        def __init__(self) -> None:
+            self.host, self.honest = hosts[0], near
+
+        def exec(self, *argv: str, stdin: str = "") -> str:
+            return self.host.run(*argv, stdin=stdin)
+
+    assert heard(far, Root(), INJECT, *injection(hosts[1], far)) == {"injected", "the end"}
