@@ -24,6 +24,14 @@ print(*sorted(heard), sep="\\n")
 """
 """Print the words between < and > in the frames that arrive on an interface, until "the end" is one."""
 
+END = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+    for _ in range(5):  # in user space a tunnel may lose a packet
+        end.sendto(b"<the end>", (sys.argv[1], 7))
+"""
+"""Send "the end" to an address."""
+
 
 class Container:
     """A running container on one network, with its addresses and the name of its link there.
@@ -50,6 +58,16 @@ class Container:
         return self.exec("python3", "-", *argv, stdin=code)
 
 
+class Interface(Container):
+    """An interface of a host itself, used as a container's link is: its programs are those of root."""
+
+    def __init__(self, host: Host, link: str) -> None:
+        self.host, self.name, self.link = host, f"{link} of {host.name}", link
+
+    def exec(self, *argv: str, stdin: str = "") -> str:
+        return self.host.run(*argv, timeout=90, stdin=stdin)
+
+
 @contextmanager
 def shared_network(hosts: tuple[Host, ...], name: str = "foo", number: int = 1) -> Iterator[None]:
     """A network of both families on all hosts while the block runs; its containers go with it."""
@@ -68,17 +86,24 @@ def shared_network(hosts: tuple[Host, ...], name: str = "foo", number: int = 1) 
         host.load("tools")
     yield
     for host in hosts:
-        if containers := host.docker("ps", "--all", "--quiet", f"--filter=network={name}").split():
+        if containers := host.docker("ps", "--all", "--quiet").split():
             host.docker("rm", "--force", *containers)
     hosts[0].docker("network", "rm", name)
 
 
-def heard(victim: Container, sender: Container, code: str, *argv: str) -> set[str]:
-    """Return the words that reach the victim while the sender runs a program; "the end" is the last."""
+def heard(
+    victim: Container, sender: Container, code: str, *argv: str, honest: Container | None = None
+) -> set[str]:
+    """Return the words that reach the victim while the sender runs a program.
+
+    The last one is "the end". The program sends it, or afterwards an *honest* container of the network.
+    """
     with ThreadPoolExecutor() as pool:
         listening = pool.submit(victim.python, LISTEN, victim.link)
         wait_for(
             lambda: len(victim.exec("cat", "/proc/net/packet").splitlines()) > 1, "the listener's socket"
         )
         sender.python(code, *argv)
+        if honest:
+            honest.python(END, victim.v4)
         return set(listening.result().splitlines()) - {"listening"}
