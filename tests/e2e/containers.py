@@ -36,12 +36,13 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
 class Container:
     """A running container on one network, with its addresses and the name of its link there.
 
-    `options` are more options of `docker run`.
+    `options` are more options of `docker run`; a network may have options too, as `--net` takes them.
     """
 
     def __init__(self, host: Host, name: str, *options: str, network: str = "foo") -> None:
         self.host, self.name = host, name
-        run = ("run", "-d", f"--net={network}", f"--name={name}", "--stop-signal=KILL", *options)
+        network, given = network.removeprefix("name=").partition(",")[0], network
+        run = ("run", "-d", f"--net={given}", f"--name={name}", "--stop-signal=KILL", *options)
         host.docker(*run, "tools", "sleep", "3600")
         shown = '{{.MacAddress}} {{.IPAddress}} {{or .GlobalIPv6Address "-"}} {{.EndpointID}}'
         shown = f'--format={{{{with index .NetworkSettings.Networks "{network}"}}}}{shown}{{{{end}}}}'

@@ -33,6 +33,7 @@ LAYERS = {
         "host.ovsdb",
         "host.parser",
         "host.ping",
+        "host.router_guard",
         "host.statistics",
         "host.tls",
         "host.vswitch",

@@ -23,6 +23,9 @@ NAME = "ovn-docker:name"
 
 CREATED = "ovn-docker:created"
 MTU = "ovn-docker:mtu"
+ROUTERS = "ovn-docker:routers"
+"""``any``: containers on the network believe whoever says that it is a router or a DHCP server."""
+
 CONTAINER = "ovn-docker:container"
 """On the port of an endpoint, once it is known: its container's name."""
 

@@ -24,6 +24,7 @@ from ovn_docker.backends.northbound import (
     NETWORK,
     NOTE,
     OURS,
+    ROUTERS,
     SWITCH,
     Connect,
     claim_row,
@@ -63,6 +64,11 @@ class _Stored:
     def resolver(self) -> bool:
         """Whether its switch answers to names."""
         return bool(self.name) and "gateway_ip" in self.ids
+
+    @property
+    def any_router(self) -> bool:
+        """Whether its containers believe any router."""
+        return self.ids.get(ROUTERS) == "any"
 
     @property
     def mtu(self) -> int | None:
@@ -254,7 +260,9 @@ class Overlay:
                     continue
                 self._check_same(database, endpoint, deadline)
             stored = _stored(endpoint.network, found) or supposed
-            return Attachment(iface_id=endpoint.id, mtu=stored.mtu, resolver=stored.resolver)
+            return Attachment(
+                endpoint.id, mtu=stored.mtu, resolver=stored.resolver, any_router=stored.any_router
+            )
 
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the endpoint's port and give its addresses back; none is fine."""
@@ -395,6 +403,8 @@ def _network_ids(network: Network) -> dict[str, str]:
         ids["ovn-docker:internal"] = "true"
     if network.options.mtu is not None:
         ids[MTU] = str(network.options.mtu)
+    if network.options.any_router:
+        ids[ROUTERS] = "any"
     return ids
 
 
