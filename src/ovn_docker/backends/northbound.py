@@ -29,6 +29,9 @@ ROUTERS = "ovn-docker:routers"
 CONTAINER = "ovn-docker:container"
 """On the port of an endpoint, once it is known: its container's name."""
 
+RANK = "ovn-docker:rank"
+"""On the claim of a name: ``own`` or ``alias``, and when its container was made; see dns.py."""
+
 KEPT = "ovn-docker:kept"
 NOTE = {"ovn-docker:note": "true"}
 """On a host's note that it has a network whose switch is not its alone."""
@@ -74,6 +77,11 @@ class Northbound:
 def claim_row(switch: str, what: str) -> str:
     """UUID of the row that stands for an address or a MAC in use on a logical switch."""
     return row_uuid("claim", switch, what)
+
+
+def name_row(switch: str, name: str) -> str:
+    """UUID of the row that stands for a name in use on a logical switch."""
+    return row_uuid("name", switch, name)
 
 
 def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:

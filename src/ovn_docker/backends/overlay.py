@@ -268,8 +268,9 @@ class Overlay:
         """Delete the endpoint's port and give its addresses back; none is fine."""
         database = self._connect(chassis)
         row = row_uuid("endpoint", endpoint)
-        (ports,) = database.transact(
+        ports, records = database.transact(
             ovsdb.select("Logical_Switch_Port", is_row(row), columns=["addresses", "external_ids"]),
+            ovsdb.select("DNS", is_row(dns.names_row(endpoint)), columns=["records"]),
             deadline=deadline,
         )
         if not ports:  # someone typed lsp-del
@@ -284,6 +285,7 @@ class Overlay:
                     "Logical_Switch", is_row(switch), mutations=[["ports", "delete", [Reference(row)]]]
                 ),
                 *(dns.forget(switch, names) if names else ()),
+                *dns.release(endpoint, switch, (one["records"] for one in records)),
                 *(
                     ovsdb.delete("DHCP_Options", is_row(claim_row(switch, what)), mine)
                     for what in _text(port["addresses"]).split()
