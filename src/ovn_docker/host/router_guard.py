@@ -43,6 +43,9 @@ _DROPPED = (
 _PATIENCE = 5.0
 """Seconds for the kernel to answer."""
 
+_AT_ONCE = 500
+"""Chains of links that are gone, deleted in one batch, which the socket's buffer has to hold."""
+
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _FAMILY = struct.Struct(">BBH")  # struct nfgenmsg: family, version, subsystem of a batch
 _NETFILTER = 12  # linux/netlink.h, NETLINK_NETFILTER
@@ -101,8 +104,8 @@ class RouterGuard:
                 _change(_making_rules())
                 self._loaded = True
             there = {name for name in there if name.startswith(HOST_LINK)}
-            if gone := there - existing:
-                _change([_Change(_DELCHAIN, 0, _text(1, TABLE) + _text(3, link)) for link in sorted(gone)])
+            if gone := sorted(there - existing)[:_AT_ONCE]:
+                _change([_Change(_DELCHAIN, 0, _text(1, TABLE) + _text(3, link)) for link in gone])
         except (OSError, Unavailable) as error:
             self._report(error)
             return
@@ -186,20 +189,19 @@ def _message(kind: int, flags: int, sequence: int, body: bytes, family: int = _N
 
 
 def _change(changes: list[_Change]) -> None:
-    """Have the kernel make changes, all or none. Raises OSError."""
+    """Have the kernel make changes, all or none. Raises OSError.
+
+    It answers to each message that fails, and to the last one.
+    """
     batch = [_message(_BEGIN, 0, 0, b"", socket.AF_UNSPEC, _NFTABLES)]
-    batch += [
-        _message(_NFTABLES << 8 | change.kind, change.flags | _ACK, number, change.body)
-        for number, change in enumerate(changes, 1)
-    ]
+    for number, change in enumerate(changes, 1):
+        flags = change.flags | (_ACK if number == len(changes) else 0)
+        batch.append(_message(_NFTABLES << 8 | change.kind, flags, number, change.body))
     batch.append(_message(_END, 0, len(batch), b"", socket.AF_UNSPEC, _NFTABLES))
     with _kernel() as kernel:
         kernel.send(b"".join(batch))
-        left = len(changes)
-        while left > 0:
-            for _, content in _received(kernel):
-                _check(content)
-                left -= 1
+        for _, content in _received(kernel):
+            _check(content)
 
 
 def _chains() -> set[str]:

@@ -67,8 +67,8 @@ def client(hosts: Hosts) -> Container:
 
 @pytest.fixture
 def victim(hosts: Hosts) -> Iterator[Container]:
-    """A container that is called web."""
-    victim = Container(hosts[1], "web")
+    """A container that is called web, at the same address after a restart."""
+    victim = Container(hosts[1], "web", "--ip=10.1.0.99")
     yield victim
     victim.host.docker("rm", "--force", "web")
 
