@@ -70,6 +70,14 @@ class _Change:
     body: bytes
 
 
+def unguarded(links: Iterable[str]) -> set[str]:
+    """Those links of this network namespace that are not guarded."""
+    try:
+        return _links().intersection(links) - _chains()
+    except (OSError, Unavailable):
+        return set(links)
+
+
 class RouterGuard:
     """Guards the links of containers.
 

@@ -33,7 +33,7 @@ CREATED = "ovn-docker:created"
 RESOLVER = "ovn-docker:resolver"
 """On interfaces of networks that have a resolver: their turn in their sandbox, empty until they are in it."""
 
-_ANY_ROUTER = {"ovn-docker:routers": "any"}
+ANY_ROUTER = {"ovn-docker:routers": "any"}
 """On interfaces of containers that believe any router: their links are not guarded."""
 
 OURS = has("external_ids", {OWNER: "ovn-docker"})
@@ -120,7 +120,7 @@ class Vswitch:
         if attachment.resolver:
             ids[RESOLVER] = ""
         if attachment.any_router:
-            ids |= _ANY_ROUTER
+            ids |= ANY_ROUTER
         try:
             *_, plugged = self._database.transact(
                 ovsdb.insert("Interface", interface, name=link, external_ids=ids),
@@ -229,7 +229,7 @@ class Vswitch:
 
     def guarded(self, deadline: Deadline) -> set[str]:
         """Links that are guarded against routers: all of ours, but for networks with ``ovn.routers=any``."""
-        any_router = ["external_ids", "excludes", ovsdb.encode(_ANY_ROUTER)]
+        any_router = ["external_ids", "excludes", ovsdb.encode(ANY_ROUTER)]
         (rows,) = self._database.transact(
             ovsdb.select("Interface", OURS, any_router, columns=["name"]), deadline=deadline
         )
