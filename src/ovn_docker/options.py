@@ -122,7 +122,7 @@ OPTIONS = (
         "ovn.routers",
         "any_router",
         _routers,
-        "`marked`: of containers with `ovn.router=true`, and of routers whose MAC begins with 0e:42",
+        "marked: those of containers with `ovn.router=true`, and of routers whose MAC begins with 0e:42",
         "whose router advertisements, redirects and DHCP answers containers believe: marked, or any",
     ),
 )
