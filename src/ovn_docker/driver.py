@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -109,6 +109,9 @@ class Switch(Protocol):
     def endpoint_info(self, endpoint: EndpointId, deadline: Deadline) -> dict[str, str]:
         """What is known of an endpoint."""
 
+    def guarded(self, deadline: Deadline) -> set[str]:
+        """Links of ours that are to be guarded against routers."""
+
     def endpoints(self, deadline: Deadline) -> list[StoredEndpoint]:
         """Every endpoint that has a port here."""
 
@@ -118,6 +121,12 @@ class Links(Protocol):
 
     def create_veth(self, host: str, container: str, *, mac: str, mtu: int, tx_checksums: bool) -> None:
         """Make a pair of links."""
+
+    def guard(self, link: str) -> None:
+        """Have a new link let no router or DHCP server into its container that is not marked as one."""
+
+    def restore_guard(self, links: Iterable[str]) -> None:
+        """Have these of our links do so, if somebody has changed that, and forget those that are gone."""
 
     def exists(self, link: str) -> bool:
         """Whether there is a link of this name."""
@@ -256,6 +265,8 @@ class Driver:
                     mtu=attachment.mtu or tunnel_mtu or _ETHERNET_MTU,
                     tx_checksums=chassis.datapath != "netdev",
                 )
+                if not attachment.any_router:
+                    self._links.guard(host_link(endpoint.id))
             self._switch.plug(endpoint, attachment, chassis, deadline)
             undo.pop_all()
         self._new[endpoint.id] = endpoint, chassis

@@ -151,12 +151,16 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A container's attachment to a network. *mac* is ``None`` until somebody chose one."""
+    """A container's attachment to a network. *mac* is ``None`` until somebody chose one.
+
+    *router*: the others on the network believe its router advertisements, redirects and DHCP answers.
+    """
 
     id: EndpointId
     network: NetworkId
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     mac: str | None = None
+    router: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +313,8 @@ class Attachment:
     """How an endpoint hangs on the switch: what the backend tells the host.
 
     *mtu* in bytes; *resolver*: OVN answers there to names of containers, asked at NAMESERVERS; *vlan*: the
-    tag of the port; *mac*, *addresses*: where the backend chose them, not Docker.
+    tag of the port; *mac*, *addresses*: where the backend chose them, not Docker; *any_router*: it
+    believes whoever says that it is a router or a DHCP server, not only those that are marked.
     """
 
     iface_id: str
@@ -318,6 +323,7 @@ class Attachment:
     vlan: int | None = None
     mac: str | None = None
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
+    any_router: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,12 +360,25 @@ def choose_mac(endpoint: Endpoint) -> str:
 
     The same address always has the same MAC, so no neighbour keeps a stale one. Without IPv4
     it is derived from the IPv6 address or, without any, from the endpoint's ID.
+    A router's begins with ROUTER_MAC instead, by which all hosts know it.
     """
     for address in endpoint.addresses:
         if isinstance(address, IPv4Interface):
-            return "02:42:" + address.ip.packed.hex(":")
+            prefix = ROUTER_MAC if endpoint.router else b"\x02\x42"
+            return (prefix + address.ip.packed).hex(":")
     key = str(endpoint.addresses[0].ip) if endpoint.addresses else endpoint.id
-    return "06:" + uuid5(_NAMESPACE, f"mac/{endpoint.network}/{key}").bytes[:5].hex(":")
+    derived = uuid5(_NAMESPACE, f"mac/{endpoint.network}/{key}").bytes[:5]
+    return (ROUTER_MAC + derived[:4] if endpoint.router else b"\x06" + derived).hex(":")
+
+
+ROUTER_MAC = b"\x0e\x42"
+"""The first bytes of a router's MAC. Port security ties a container to its MAC, so that no other can pass for
+one, and no host has to be told which ones are."""
+
+
+def is_router_mac(mac: str) -> bool:
+    """Whether containers believe what comes from this MAC (host/router_guard.py)."""
+    return mac.lower().startswith(ROUTER_MAC.hex(":"))
 
 
 HOST_LINK = "odh"

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import Chassis, EndpointId
 
 log = logging.getLogger(__name__)
@@ -22,14 +23,20 @@ _PATIENCE = 10.0
 _SOON = 2.0
 """Seconds until the next attempt after something failed."""
 
+_TAKEN = 15.0
+"""Seconds until a container whose name another one has may have it."""
+
+_AGAIN = 3600.0
+"""Seconds until a container has its names again that somebody has deleted, or one that is gone has taken."""
+
 
 class Store(Protocol):
     """Where names are kept for the whole cluster."""
 
     def set_names(
-        self, endpoint: EndpointId, names: tuple[str, ...], chassis: Chassis, deadline: Deadline
-    ) -> None:
-        """Keep the names of an endpoint; it may be none of ours, or gone."""
+        self, endpoint: EndpointId, names: ContainerNames, chassis: Chassis, deadline: Deadline
+    ) -> Unregistered:
+        """Keep the names of an endpoint, which may be none of ours, or gone. Returns those not kept."""
 
 
 class Engine(Protocol):
@@ -41,8 +48,8 @@ class Engine(Protocol):
         Raises Unavailable when Docker goes.
         """
 
-    def names(self, container: str) -> dict[EndpointId, tuple[str, ...]]:
-        """Endpoints of a container and its names there."""
+    def names(self, container: str) -> dict[EndpointId, ContainerNames]:
+        """Endpoints of a container and its names there; none if it does not run."""
 
 
 class Registrar:
@@ -66,17 +73,47 @@ class Registrar:
         self._chassis = chassis
         self._engine = engine
         self._changed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._missing: dict[str, Unregistered] = {}
 
     def start(self) -> None:
         """Work for the life of the process."""
         threading.Thread(target=self._listen, name="events", daemon=True).start()
         threading.Thread(target=self._write, name="names", daemon=True).start()
 
-    def register(self, container: str) -> None:
-        """Write down the names of one container. Raises OvnDockerError."""
-        for endpoint, names in self._engine.names(container).items():
+    def register(self, container: str) -> float | None:
+        """Write down the names of one container. Raises OvnDockerError.
+
+        Returns the seconds until that is due again, since a name may have become free or have been taken.
+        None: the container has gone.
+        """
+        endpoints = self._engine.names(container)
+        missing = Unregistered()
+        for endpoint, names in endpoints.items():
             deadline = Deadline(_PATIENCE)
-            self._store.set_names(endpoint, names, self._chassis(deadline), deadline)
+            found = self._store.set_names(endpoint, names, self._chassis(deadline), deadline)
+            missing = Unregistered(missing.taken + found.taken, missing.unfit + found.unfit)
+        self._tell(container, missing)
+        if not endpoints:
+            return None
+        return _TAKEN if missing.taken else _AGAIN
+
+    def _tell(self, container: str, missing: Unregistered) -> None:
+        """Log names by which other hosts do not find a container, once."""
+        if missing == self._missing.pop(container, Unregistered()):
+            pass
+        elif missing.taken:
+            log.warning(
+                "other hosts do not find container %s as %s: another container of the network has the name; "
+                "they do find its short ID",
+                container[:12], ", ".join(missing.taken),
+            )  # fmt: skip
+        elif missing.unfit:
+            log.info(
+                "other hosts do not find container %s as %s: names are single words, and at most 64",
+                container[:12], ", ".join(missing.unfit),
+            )  # fmt: skip
+        if missing != Unregistered():
+            self._missing[container] = missing
 
     def _listen(self) -> None:
         told = ""
@@ -102,13 +139,27 @@ class Registrar:
             time.sleep(_SOON)
 
     def _write(self) -> None:
+        due: dict[str, float] = {}
         while True:
-            container = self._changed.get()
+            container = self._next(due)
             try:
-                self.register(container)
+                wait = self.register(container)
             except OvnDockerError as error:
                 log.info("names of container %s have to wait: %s", container[:12], error)
                 time.sleep(_SOON)
                 self._changed.put(container)
             except Exception:
                 log.exception("names of container %s were not written", container[:12])
+            else:
+                due.pop(container, None)
+                if wait is not None:
+                    due[container] = time.monotonic() + wait
+
+    def _next(self, due: dict[str, float]) -> str:
+        """The next container that may have other names, or whose time has come."""
+        first = min(due, key=due.__getitem__, default="")
+        wait = max(0.0, due[first] - time.monotonic()) if first else None
+        try:
+            return self._changed.get(timeout=wait)
+        except queue.Empty:
+            return first

@@ -22,7 +22,15 @@ class NetworkOptions:
     mtu: int | None = None
     switch: str | None = None
     name: str | None = None
+    any_router: bool = False
     security_groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """Parsed options of a container's attachment to a network."""
+
+    router: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,19 @@ def _name(text: str) -> str:
     return text
 
 
+def _routers(text: str) -> bool:
+    """Whether containers believe any router, or only those that are marked with ``ovn.router=true``."""
+    if text not in ("marked", "any"):
+        raise ValueError("marked or any")
+    return text == "any"
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("true or false")
+    return text == "true"
+
+
 def _groups(text: str) -> tuple[str, ...]:
     """Names or UUIDs of security groups (``openstack security group list``), with commas."""
     groups = tuple(dict.fromkeys(filter(None, (group.strip() for group in text.split(",")))))
@@ -97,8 +118,27 @@ OPTIONS = (
         "a logical switch of its own, named by the network's ID",
         "attach to this existing logical switch (name or UUID); it is never deleted",
     ),
+    Option(
+        "ovn.routers",
+        "any_router",
+        _routers,
+        "marked: those of containers with `ovn.router=true`, and of routers whose MAC begins with 0e:42",
+        "whose router advertisements, redirects and DHCP answers containers believe: marked, or any",
+    ),
 )
 """Of the overlay mode."""
+
+ENDPOINT = (
+    Option(
+        "ovn.router",
+        "router",
+        _flag,
+        "`false`",
+        "true: the others on the network believe this container's router advertisements, redirects and DHCP "
+        "answers; its MAC begins with 0e:42",
+    ),
+)
+"""Of a container's attachment to a network, in the overlay mode."""
 
 UNDERLAY = (
     Option(
@@ -139,13 +179,33 @@ def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> N
 
     Raises BadRequest for an unknown key (with the nearest known one) or a bad value.
     """
+    fields = _fields(given, table, UNDERLAY if table is OPTIONS else OPTIONS)
+    if "name" in fields and "switch" in fields:
+        raise BadRequest("options ovn.network and ovn.switch exclude each other: give one of them")
+    return NetworkOptions(**fields)
+
+
+def parse_endpoint(given: Mapping[str, object], table: tuple[Option, ...] = ENDPOINT) -> EndpointOptions:
+    """Turn the options of CreateEndpoint into EndpointOptions; *table* is the mode's.
+
+    Docker puts its own and those of ``--driver-opt`` into one map. Keys of others are ignored, as Docker's
+    bridge does. Raises BadRequest for an unknown key of ours or a bad value.
+    """
+    ours = {key: value for key, value in given.items() if key.startswith("ovn.")}
+    return EndpointOptions(**_fields(ours, table, () if table is ENDPOINT else ENDPOINT))
+
+
+def _fields(
+    given: Mapping[str, object], table: tuple[Option, ...], others: tuple[Option, ...]
+) -> dict[str, Any]:
+    """Fields and their values; *others*: the options of the other mode."""
     known = {option.key: option for option in table}
     fields: dict[str, Any] = {}
     for key, value in given.items():
         option = known.get(key)
         if option is None:
-            if any(key == other.key for other in (*OPTIONS, *UNDERLAY)):
-                mode = "overlay" if table is UNDERLAY else "underlay"
+            if any(key == other.key for other in others):
+                mode = "underlay" if others is UNDERLAY else "overlay"
                 raise BadRequest(f"option {key} is for the {mode} mode, and this driver is in the other one")
             raise BadRequest(unknown(key, known))
         text = value if isinstance(value, str) else repr(value)
@@ -153,9 +213,7 @@ def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> N
             fields[option.field] = option.parse(text)
         except ValueError as error:
             raise BadRequest(f"option {key}={text[:80]!r} is not valid: give {error}") from None
-    if "name" in fields and "switch" in fields:
-        raise BadRequest("options ovn.network and ovn.switch exclude each other: give one of them")
-    return NetworkOptions(**fields)
+    return fields
 
 
 def unknown(key: str, known: Mapping[str, Option]) -> str:

@@ -324,6 +324,7 @@ class Reconciler:
         return differences
 
     def _turn(self, *, store_too: bool) -> None:
+        self._links.restore_guard(self._switch.guarded(Deadline(_PATIENCE)))
         if self._mode is Mode.REPAIR:
             if store_too:
                 self.repair_everywhere(unless_lately=True)

@@ -121,6 +121,7 @@ def _for_endpoint(one: Endpoint) -> Iterator[str]:
         for address in one.addresses:
             yield f"lease of {address} on switch {one.switch} to {one.host}"
     if one.shared:
+        yield f"claim of {one.container} on switch {one.switch} by {one.id[:12]}"
         yield f"name {one.container}.{one.network} on switch {one.switch}: {' '.join(one.addresses)}"
 
 
@@ -164,6 +165,8 @@ def _noted(row: views.Row, switches: dict[str, str], all_rows: list[views.Row]) 
     network = ids.get("ovn-docker:network", "")[:12]
     switch = switches.get(ids.get("ovn-docker:switch", ""), "that is gone")
     if "ovn-docker:generation" in ids or "ovn-docker:left" in ids:
+        return set()
+    if "ovn-docker:rank" in ids and what != ids.get("ovn-docker:container"):  # a name besides its own
         return set()
     if "ovn-docker:endpoint" in ids:
         return {f"claim of {what} on switch {switch} by {ids['ovn-docker:endpoint'][:12]}"}

@@ -449,6 +449,13 @@ FAULTS = [
         "checksums",
     ),
     Fault(
+        "nftables-flushed",
+        lambda w: w.host2.run("nft", "flush", "ruleset"),
+        "routers-guarded",
+        says="any container",
+        cure=lambda w: (w.host2.driver.stop(), w.host2.driver.start()),
+    ),
+    Fault(
         "address-twice",
         lambda w: nbctl(w, "lsp-add", "foo", "hand", "--", *by_hand(f"02:00:00:00:00:01 {address(w.host2)}")),
         "addresses-unique",

@@ -15,6 +15,7 @@ from ovn_docker.host import ovsdb
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import (
     NAMESERVERS,
     Attachment,
@@ -56,6 +57,10 @@ def endpoint(id_: EndpointId, network: NetworkId, *addresses: str) -> Endpoint:
     return Endpoint(id_, network, tuple(map(ip_interface, addresses or ("10.1.0.2/16",))), MAC)
 
 
+def named(own: str, *aliases: str, created: int = 1) -> ContainerNames:
+    return ContainerNames((own,), aliases, created)
+
+
 class Cluster:
     """The drivers of two hosts on one database."""
 
@@ -83,7 +88,7 @@ def cluster(northbound: OvsdbServer, connect: Connect) -> Cluster:
 
 def test_a_name_stands_for_the_addresses_alone_and_with_the_networks(cluster: Cluster) -> None:
     cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
-    cluster.names.set_names(C1, ("web", "www"), HOST1, soon())
+    cluster.names.set_names(C1, named("web", "www"), HOST1, soon())
     (row,) = cluster.rows("DNS")
     names = ["web", "web.foo", "www", "www.foo"]
     assert row["records"] == dict.fromkeys(names, "10.1.0.2") | {"2.0.1.10.in-addr.arpa": "web.foo"}
@@ -98,7 +103,7 @@ def test_a_name_stands_for_both_addresses(northbound: OvsdbServer, connect: Conn
     cluster.overlay.create_network(network(NET1, FOUR, SIX), HOST1, soon())
     both = endpoint(C1, NET1, "10.1.0.2/16", "fd00:1::2/64")
     assert cluster.overlay.create_endpoint(both, HOST1, soon()).resolver
-    cluster.names.set_names(C1, ("web",), HOST1, soon())
+    cluster.names.set_names(C1, named("web"), HOST1, soon())
     (records,) = cluster.records()
     assert records["web"] == "10.1.0.2 fd00:1::2"
     assert sum(key.endswith(".arpa") for key in records) == 2
@@ -107,43 +112,155 @@ def test_a_name_stands_for_both_addresses(northbound: OvsdbServer, connect: Conn
 def test_a_new_name_replaces_the_old_one(cluster: Cluster) -> None:
     cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
     for name in ("web", "web", "db"):
-        cluster.names.set_names(C1, (name,), HOST1, soon())
+        cluster.names.set_names(C1, named(name), HOST1, soon())
     (records,) = cluster.records()
     assert "web" not in records
     assert records["db"] == "10.1.0.2"
 
 
-def test_two_hosts_may_give_the_same_name(cluster: Cluster) -> None:
+class TestTwoContainers:
+    """On two hosts, at 10.1.0.2 and 10.1.0.3."""
+
+    @pytest.fixture(autouse=True)
+    def both(self, cluster: Cluster) -> None:
+        cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+        other = Endpoint(C2, NET2, (ip_interface("10.1.0.3/16"),), "02:00:00:00:00:02")
+        cluster.overlay.create_endpoint(other, HOST2, soon())
+
+    def register(self, cluster: Cluster, id_: EndpointId, names: ContainerNames) -> Unregistered:
+        return cluster.names.set_names(id_, names, HOST1 if id_ == C1 else HOST2, soon())
+
+    def answers(self, cluster: Cluster, name: str) -> list[str]:
+        """Addresses that the records have for a name: OVN takes any of several."""
+        return [records[name] for records in cluster.records() if name in records]
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0), (1, 0, 1)], ids=str)
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            (named("web", created=2), named("db", "web", created=1)),
+            (named("web", created=1), named("web", created=2)),
+            (named("db", "web", created=1), named("shop", "web", created=2)),
+            (named("db", "web.FOO", created=1), named("shop", "Web", created=2)),
+            (named("web"), named("web")),
+        ],
+        ids=["own before alias", "own before a later one", "alias before a later one", "suffix", "endpoint"],
+    )
+    def test_order_does_not_matter(
+        self, cluster: Cluster, first: ContainerNames, second: ContainerNames, order: tuple[int, ...]
+    ) -> None:
+        lost = [self.register(cluster, *((C1, first), (C2, second))[one]).taken for one in order]
+        for name in ("web", "web.foo"):
+            assert self.answers(cluster, name) == ["10.1.0.2"]
+        assert self.answers(cluster, "3.0.1.10.in-addr.arpa") != ["web.foo"]
+        assert lost[order.index(1, order.index(0))] == ("web",) if order[0] == 0 else lost[0] == ()
+
+    def test_a_name_is_free_when_its_container_has_gone(self, cluster: Cluster) -> None:
+        self.register(cluster, C1, named("web"))
+        assert self.register(cluster, C2, named("db", "web")) == Unregistered(taken=("web",))
+        cluster.overlay.delete_endpoint(C1, HOST1, soon())
+        assert self.register(cluster, C2, named("db", "web")) == Unregistered()
+        assert self.answers(cluster, "web") == ["10.1.0.3"]
+
+    def test_a_name_is_free_when_its_container_has_another(self, cluster: Cluster) -> None:
+        self.register(cluster, C1, named("web"))
+        self.register(cluster, C1, named("www"))
+        assert self.register(cluster, C2, named("web", created=5)) == Unregistered()
+        assert self.answers(cluster, "web") == ["10.1.0.3"]
+
+    def test_a_container_gets_its_name_back_from_an_alias(self, cluster: Cluster) -> None:
+        self.register(cluster, C1, named("web"))
+        cluster.overlay.delete_endpoint(C1, HOST1, soon())
+        self.register(cluster, C2, named("db", "web", "1.0.1.10.in-addr.arpa"))
+        cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+        assert self.register(cluster, C1, named("web", created=9)) == Unregistered()
+        assert self.answers(cluster, "web") == ["10.1.0.2"]
+        assert self.answers(cluster, "2.0.1.10.in-addr.arpa") == ["web.foo"]
+
+    def test_a_claim_without_a_port_is_in_nobodys_way(self, cluster: Cluster) -> None:
+        """Somebody has typed lsp-del."""
+        self.register(cluster, C1, named("web"))
+        (port,) = (port["_uuid"] for port in cluster.rows("Logical_Switch_Port") if port["name"] == C1)
+        cluster.server.transact(
+            {"op": "mutate", "table": "Logical_Switch", "where": [],
+             "mutations": [["ports", "delete", ["uuid", port]]]},
+        )  # fmt: skip
+        assert self.register(cluster, C2, named("db", "web")) == Unregistered()
+        assert self.answers(cluster, "web") == ["10.1.0.3"]
+
+    def test_nothing_is_left_of_both(self, cluster: Cluster) -> None:
+        self.register(cluster, C1, named("web", "db"))
+        self.register(cluster, C2, named("db", "web"))
+        self.register(cluster, C1, named("web", "db"))
+        for id_, host in ((C1, HOST1), (C2, HOST2)):
+            cluster.overlay.delete_endpoint(id_, host, soon())
+        assert [
+            row for row in cluster.rows("DHCP_Options") if "ovn-docker:endpoint" in row["external_ids"]
+        ] == []
+        assert cluster.records() == []
+
+
+def test_names_that_have_a_meaning_elsewhere_are_not_registered(cluster: Cluster) -> None:
     cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
-    other = Endpoint(C2, NET2, (ip_interface("10.1.0.3/16"),), "02:00:00:00:00:02")
-    cluster.overlay.create_endpoint(other, HOST2, soon())
-    for one, host in ((C1, HOST1), (C2, HOST2)):
-        cluster.names.set_names(one, ("web",), host, soon())
-    assert sorted(records["web"] for records in cluster.records()) == ["10.1.0.2", "10.1.0.3"]
-    cluster.overlay.delete_endpoint(C1, HOST1, soon())
-    assert [records["web"] for records in cluster.records()] == ["10.1.0.3"]
+    elsewhere = (
+        "google.com",
+        "localhost",
+        "host.docker.internal",
+        "wpad",
+        "10.0.0.5",
+        "2.0.1.10.in-addr.arpa",
+    )
+    found = cluster.names.set_names(C1, named("google.com", "web", *elsewhere), HOST1, soon())
+    assert found == Unregistered(unfit=elsewhere)
+    (records,) = cluster.records()
+    assert records == {"web": "10.1.0.2", "web.foo": "10.1.0.2"}
+
+
+def test_a_container_has_so_many_names_at_most(cluster: Cluster) -> None:
+    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+    found = cluster.names.set_names(C1, named("web", *(f"n{n}" for n in range(100))), HOST1, soon())
+    assert found.unfit == tuple(f"n{n}" for n in range(63, 100))
+    (records,) = cluster.records()
+    assert "web" in records
+    assert len(records) == 2 * 64 + 1
+
+
+def test_names_of_an_earlier_version_are_replaced(cluster: Cluster) -> None:
+    """It had no claims, and registered any name."""
+    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+    cluster.names.set_names(C1, named("web"), HOST1, soon())
+    claims = [["external_ids", "includes", ["map", [["ovn-docker:rank", "own 1"]]]]]
+    records = ["map", [["web", "10.1.0.2"], ["google.com", "10.1.0.2"]]]
+    cluster.server.transact(
+        {"op": "delete", "table": "DHCP_Options", "where": claims},
+        {"op": "update", "table": "DNS", "where": [], "row": {"records": records}},
+    )
+    cluster.names.set_names(C1, named("web"), HOST1, soon())
+    (found,) = cluster.records()
+    assert sorted(found) == ["2.0.1.10.in-addr.arpa", "web", "web.foo"]
+    assert "web" in [row["cidr"] for row in cluster.rows("DHCP_Options")]
 
 
 def test_names_go_with_the_endpoint(cluster: Cluster) -> None:
     before = cluster.server.contents()
     cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
-    cluster.names.set_names(C1, ("web",), HOST1, soon())
+    cluster.names.set_names(C1, named("web"), HOST1, soon())
     cluster.overlay.delete_endpoint(C1, HOST1, soon())
-    cluster.names.set_names(C1, ("web",), HOST1, soon())  # Docker's event came late
+    cluster.names.set_names(C1, named("web"), HOST1, soon())  # Docker's event came late
     assert cluster.server.contents() == before
 
 
 def test_names_go_with_the_network(cluster: Cluster) -> None:
     cluster.overlay.delete_network(NET2, HOST2, soon())
     cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
-    cluster.names.set_names(C1, ("web",), HOST1, soon())
+    cluster.names.set_names(C1, named("web"), HOST1, soon())
     cluster.overlay.delete_network(NET1, HOST1, soon())
     assert set(cluster.server.contents()) == {"DHCP_Options"}  # the generation
 
 
 def test_names_of_a_lost_host_are_forgotten(cluster: Cluster) -> None:
     cluster.overlay.create_endpoint(endpoint(C1, NET2), HOST2, soon())
-    cluster.names.set_names(C1, ("web",), HOST2, soon())
+    cluster.names.set_names(C1, named("web"), HOST2, soon())
     found = belongings(cluster.database, "host2", soon())
     assert ("name", "web") in [(one.kind, one.what) for one in found]
     forget(cluster.database, "host2", found, soon())
@@ -153,7 +270,7 @@ def test_names_of_a_lost_host_are_forgotten(cluster: Cluster) -> None:
 def test_on_a_network_of_one_host_docker_answers_alone(cluster: Cluster) -> None:
     cluster.overlay.create_network(network(PLAIN, name=None), HOST1, soon())
     assert not cluster.overlay.create_endpoint(endpoint(C1, PLAIN), HOST1, soon()).resolver
-    cluster.names.set_names(C1, ("web",), HOST1, soon())
+    cluster.names.set_names(C1, named("web"), HOST1, soon())
     assert cluster.records() == []
     (port,) = (port for port in cluster.rows("Logical_Switch_Port") if port["name"] == C1)
     assert port["external_ids"]["ovn-docker:container"] == "web"
@@ -166,7 +283,7 @@ def test_a_port_whose_addresses_were_changed_by_hand(cluster: Cluster, addresses
         {"op": "update", "table": "Logical_Switch_Port", "where": [["name", "==", C1]],
          "row": {"addresses": ["set", addresses]}},
     )  # fmt: skip
-    cluster.names.set_names(C1, ("web",), HOST1, soon())
+    cluster.names.set_names(C1, named("web"), HOST1, soon())
     assert [records["web"] for records in cluster.records()] == ["10.1.0.9"] * (len(addresses) == 2)
     (port,) = (port for port in cluster.rows("Logical_Switch_Port") if port["name"] == C1)
     assert port["external_ids"]["ovn-docker:container"] == "web"
@@ -174,7 +291,7 @@ def test_a_port_whose_addresses_were_changed_by_hand(cluster: Cluster, addresses
 
 def test_a_port_of_somebody_else_gets_no_name(cluster: Cluster) -> None:
     before = cluster.server.contents()
-    cluster.names.set_names(EndpointId("e" * 64), ("web",), HOST1, soon())
+    cluster.names.set_names(EndpointId("e" * 64), named("web"), HOST1, soon())
     assert cluster.server.contents() == before
 
 

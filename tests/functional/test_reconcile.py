@@ -19,6 +19,7 @@ from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.host import ovsdb
+from ovn_docker.hostnames import ContainerNames
 from ovn_docker.metrics import Metric, Unrecorded
 from ovn_docker.model import (
     Chassis,
@@ -426,10 +427,10 @@ class TestStrays:
         before = host.northbound.contents()
         wanted = replace(endpoint(network=named("foo").id), mac=MAC)
         host.overlay.create_endpoint(wanted, chassis(host), Deadline(5))
-        Names(lambda _: host.database).set_names(C1, ("web",), chassis(host), Deadline(5))
+        Names(lambda _: host.database).set_names(C1, ContainerNames(("web",)), chassis(host), Deadline(5))
         port = ovsdb.Reference(row_uuid("endpoint", C1))
         host.northbound.transact(ovsdb.mutate("Logical_Switch", mutations=[["ports", "delete", [port]]]))
-        assert [one.kind for one in host.reconciler().repair()] == [Kind.CLAIM, Kind.CLAIM, Kind.NAMES]
+        assert [one.kind for one in host.reconciler().repair()] == [*[Kind.CLAIM] * 3, Kind.NAMES]
         assert [*host.northbound.contents()] == [*before]
         assert host.reconciler().look() == []
 

@@ -11,7 +11,18 @@ import ovn_docker
 ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
-    "ground": {"", "deadline", "directory", "errors", "metrics", "model", "options", "settings", "supply"},
+    "ground": {
+        "",
+        "deadline",
+        "directory",
+        "errors",
+        "hostnames",
+        "metrics",
+        "model",
+        "options",
+        "settings",
+        "supply",
+    },
     "decisions": {"cluster", "driver", "ipam", "names", "reconcile"},
     "plugin": {
         "plugin",
@@ -34,6 +45,7 @@ LAYERS = {
         "host.ovsdb",
         "host.parser",
         "host.ping",
+        "host.router_guard",
         "host.statistics",
         "host.tls",
         "host.vswitch",

@@ -67,7 +67,7 @@ def test_misspelt_option_names_the_nearest(typed: str, meant: str) -> None:
 
 
 def test_an_option_like_no_other_names_them_all() -> None:
-    known = f"{MTU}, ovn.network, ovn.switch"
+    known = f"{MTU}, ovn.network, ovn.routers, ovn.switch"
     with pytest.raises(BadRequest, match=f"unknown option 'xyzzy': known options: {known}"):
         options.parse({"xyzzy": "x"})
 

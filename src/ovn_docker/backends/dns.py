@@ -7,11 +7,21 @@ Docker's own resolver turns to its next server at once.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 from uuid import UUID
 
-from ovn_docker.backends.northbound import CONTAINER, NAME, OURS, SWITCH, Connect
+from ovn_docker.backends.northbound import (
+    CONTAINER,
+    ENDPOINT,
+    NAME,
+    OURS,
+    RANK,
+    SWITCH,
+    Connect,
+    name_row,
+)
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import (
@@ -24,78 +34,180 @@ from ovn_docker.host.ovsdb import (
     require,
     require_none,
 )
-from ovn_docker.model import NAMESERVERS, Chassis, EndpointId, row_uuid
+from ovn_docker.hostnames import MOST, ContainerNames, Unregistered, fitting
+from ovn_docker.model import NAMESERVERS, Chassis, EndpointId, row_uuid, whole_number
 
 _OWNED = {"ovn-owned": "true"}
 """Of a name with an IPv4 address alone: that it has no IPv6 address is an answer too (ovn-nb(5))."""
 
 
 class Names:
-    """The names of containers on networks of the cluster."""
+    """The names of containers on networks of the cluster.
+
+    A name is one container's: its *claim* is a row whose UUID follows from switch and name. A container's own
+    name comes before another's alias, and of two alike that of the container which was made first. The order
+    in which they start does not matter: the claim and the record of the other one are replaced.
+    """
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
 
     def set_names(
-        self, endpoint: EndpointId, names: tuple[str, ...], chassis: Chassis, deadline: Deadline
-    ) -> None:
+        self, endpoint: EndpointId, names: ContainerNames, chassis: Chassis, deadline: Deadline
+    ) -> Unregistered:
         """Have these names, alone and with the network's behind them, stand for the endpoint's addresses.
 
-        The first one is the container's. They go with the endpoint; for one that is not there nothing is
-        done, and on a network of one host nobody but Docker is asked for names.
+        They go with the endpoint; for one that is not there nothing is done, and on a network of one host
+        nobody but Docker is asked for names. Returns those that are not registered.
         """
         database = self._connect(chassis)
-        port = is_row(row_uuid("endpoint", endpoint))
-        (ports,) = database.transact(
-            ovsdb.select(
-                "Logical_Switch_Port", port, has("external_ids", OURS), columns=["addresses", "external_ids"]
-            ),
-            deadline=deadline,
-        )
-        if not ports or not names:
-            return
-        ids = {**ports[0]["external_ids"], CONTAINER: names[0]}
-        mutations: list[list[Any]] = [
+        while True:
+            try:
+                return _set_names(database, endpoint, names, deadline)
+            except OperationError as error:
+                if error.error not in {"duplicate uuid", "timed out"}:
+                    raise
+                deadline.check(f"the names of {names.own[0]}, which others change all the time")
+
+
+def _set_names(
+    database: Database, endpoint: EndpointId, names: ContainerNames, deadline: Deadline
+) -> Unregistered:
+    """Raises OperationError if what was read has changed meanwhile."""
+    port, row = is_row(row_uuid("endpoint", endpoint)), names_row(endpoint)
+    ports, before = database.transact(
+        ovsdb.select(
+            "Logical_Switch_Port", port, has("external_ids", OURS), columns=["addresses", "external_ids"]
+        ),
+        ovsdb.select("DNS", is_row(row), columns=["records"]),
+        deadline=deadline,
+    )
+    if not ports:
+        return Unregistered()
+    ids = {**ports[0]["external_ids"], ENDPOINT: endpoint, CONTAINER: names.own[0].lower()}
+    note = ovsdb.mutate(
+        "Logical_Switch_Port",
+        port,
+        mutations=[
             ["external_ids", "delete", [CONTAINER]],
-            ["external_ids", "insert", {CONTAINER: names[0]}],
-        ]
-        note = ovsdb.mutate("Logical_Switch_Port", port, mutations=mutations)
-        addresses = _addresses(ports[0]["addresses"])
-        if NAME not in ids or not addresses:
-            database.transact(note, deadline=deadline)
-            return
-        columns = {"records": _records(names, ids[NAME], addresses), "external_ids": ids}
-        try:
-            _write(database, endpoint, note, columns | {"options": _OWNED}, deadline)
-        except OperationError as error:
-            if error.error != "unknown column":  # of an older OVN, that has no such option
-                raise
-            _write(database, endpoint, note, columns, deadline)
-
-
-def _write(
-    database: Database,
-    endpoint: EndpointId,
-    note: Operation,
-    columns: dict[str, dict[str, str]],
-    deadline: Deadline,
-) -> None:
-    row = names_row(endpoint)
-    reference = [["dns_records", "insert", [Reference(row)]]]
-    switch = columns["external_ids"].get(SWITCH, "")
+            ["external_ids", "insert", {CONTAINER: ids[CONTAINER]}],
+        ],
+    )
+    addresses = _addresses(ports[0]["addresses"])
+    if NAME not in ids or not addresses:
+        database.transact(note, deadline=deadline)
+        return Unregistered()
+    network, switch = ids[NAME], ids.get(SWITCH, "")
+    own = dict.fromkeys(fitting(names.own, network))
+    wanted = {name: name in own for name in (*own, *fitting(names.aliases, network))}
+    wanted = dict(list(wanted.items())[:MOST])
+    claims = _Claims(database, switch, network, ids, names.created, deadline)
+    claiming, taken = claims.claim(wanted)
+    granted = [name for name in wanted if name not in taken]
+    records = _records(granted, next((name for name in granted if wanted[name]), ""), network, addresses)
+    columns: dict[str, Any] = {"records": records, "external_ids": ids}
+    operations = [
+        require("Logical_Switch_Port", row_uuid("endpoint", endpoint)),
+        *claiming,
+        *release(endpoint, switch, (one["records"] for one in before), but=granted),
+        note,
+    ]
     try:
-        database.transact(
-            require("Logical_Switch_Port", row_uuid("endpoint", endpoint)),
-            ovsdb.insert("DNS", row, **columns),
-            ovsdb.mutate("Logical_Switch", is_row(switch), mutations=reference),
-            note,
-            deadline=deadline,
-        )
+        database.transact(*operations, *_writing(row, switch, columns | {"options": _OWNED}, new=not before),
+                          deadline=deadline)  # fmt: skip
     except OperationError as error:
-        if error.error == "duplicate uuid":
-            database.transact(ovsdb.update("DNS", is_row(row), **columns), note, deadline=deadline)
-        elif error.error != "timed out":  # it has gone meanwhile, and its names with it
+        if error.error != "unknown column":  # of an older OVN, that has no such option
             raise
+        database.transact(*operations, *_writing(row, switch, columns, new=not before), deadline=deadline)
+    given = (name.lower().removesuffix(f".{network.lower()}") for name in (*names.own, *names.aliases))
+    return Unregistered(tuple(taken), tuple(name for name in dict.fromkeys(given) if name not in wanted))
+
+
+def _writing(row: str, switch: str, columns: dict[str, Any], *, new: bool) -> list[Operation]:
+    """Operations that write an endpoint's names."""
+    if not new:
+        return [require("DNS", row), ovsdb.update("DNS", is_row(row), **columns)]
+    reference = [["dns_records", "insert", [Reference(row)]]]
+    return [
+        ovsdb.insert("DNS", row, **columns),
+        ovsdb.mutate("Logical_Switch", is_row(switch), mutations=reference),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """What an endpoint may claim on a switch: its rows have *ids*, its container was made at *created*."""
+
+    database: Database
+    switch: str
+    network: str
+    ids: dict[str, str]
+    created: int
+    deadline: Deadline
+
+    def claim(self, wanted: dict[str, bool]) -> tuple[list[Operation], list[str]]:
+        """Operations that claim names, each its own or an alias, and those that another endpoint has."""
+        rows = {name: name_row(self.switch, name) for name in wanted}
+        found = self.database.transact(
+            *(ovsdb.select("DHCP_Options", is_row(row), columns=["external_ids"]) for row in rows.values()),
+            deadline=self.deadline,
+        )
+        operations, taken = [], []
+        for (name, row), there in zip(rows.items(), found, strict=True):
+            ids = {**self.ids, RANK: f"{'own' if wanted[name] else 'alias'} {self.created}"}
+            if not there:
+                operations.append(ovsdb.insert("DHCP_Options", row, cidr=name, external_ids=ids))
+                continue
+            holder = there[0]["external_ids"]
+            if holder.get(ENDPOINT) != self.ids[ENDPOINT]:
+                alive, records = self._about(EndpointId(holder.get(ENDPOINT, "")))
+                if alive and _rank(holder) <= _rank(ids):
+                    taken.append(name)
+                    continue
+                operations += _withdraw(EndpointId(holder.get(ENDPOINT, "")), name, self.network, records)
+            operations += [
+                require("DHCP_Options", row, ["external_ids", "==", ovsdb.encode(holder)]),
+                ovsdb.update("DHCP_Options", is_row(row), external_ids=ids),
+            ]
+        return operations, taken
+
+    def _about(self, endpoint: EndpointId) -> tuple[bool, dict[str, str]]:
+        """Whether an endpoint is on this switch, and its records."""
+        here = has("external_ids", {**OURS, SWITCH: self.switch})
+        ports, rows = self.database.transact(
+            ovsdb.select(
+                "Logical_Switch_Port", is_row(row_uuid("endpoint", endpoint)), here, columns=["name"]
+            ),
+            ovsdb.select("DNS", is_row(names_row(endpoint)), columns=["records"]),
+            deadline=self.deadline,
+        )
+        return bool(ports), rows[0]["records"] if rows else {}
+
+
+def _rank(ids: dict[str, str]) -> tuple[bool, float, str]:
+    """What a claim is worth, the least being the most."""
+    kind, _, created = ids.get(RANK, "").partition(" ")
+    when = whole_number(created)
+    return kind != "own", float("inf") if when is None else when, ids.get(ENDPOINT, "")
+
+
+def _withdraw(endpoint: EndpointId, name: str, network: str, records: dict[str, str]) -> list[Operation]:
+    """Operations that take a name from an endpoint, which has *records*."""
+    full = f"{name}.{network.lower()}"
+    keys = [key for key, value in records.items() if key in {name, full} or value == full]
+    mutations: list[list[Any]] = [["records", "delete", keys]]
+    return [ovsdb.mutate("DNS", is_row(names_row(endpoint)), mutations=mutations)] if keys else []
+
+
+def release(
+    endpoint: EndpointId, switch: str, records: Iterable[dict[str, str]], but: Iterable[str] = ()
+) -> list[Operation]:
+    """Operations that release the claims of an endpoint on the names in its *records*."""
+    mine = has("external_ids", {ENDPOINT: endpoint})
+    names = {key for some in records for key in some if "." not in key}
+    return [
+        ovsdb.delete("DHCP_Options", is_row(name_row(switch, name)), mine) for name in sorted(names - {*but})
+    ]
 
 
 def _addresses(column: str | list[str]) -> list[str]:
@@ -112,12 +224,12 @@ def _is_address(word: str) -> bool:
     return True
 
 
-def _records(names: tuple[str, ...], network: str, addresses: list[str]) -> dict[str, str]:
-    """As column ``records`` of table DNS has them: names in lower case, the first one for reverse queries."""
+def _records(names: Iterable[str], own: str, network: str, addresses: list[str]) -> dict[str, str]:
+    """As column ``records`` of table DNS has them; *own*: the answer to reverse queries, if there is one."""
     suffix = f".{network.lower()}"
-    all_names = {name + end for name in names for end in ("", suffix)}
-    reverse = {ip_address(address).reverse_pointer: names[0] + suffix for address in addresses}
-    return {name: " ".join(addresses) for name in sorted(all_names)} | reverse
+    all_names = {name + end: " ".join(addresses) for name in sorted(names) for end in ("", suffix)}
+    reverse = {ip_address(address).reverse_pointer: own + suffix for address in addresses if own}
+    return all_names | reverse
 
 
 def forget(switch: str, rows: Iterable[str]) -> list[Operation]:

@@ -23,8 +23,14 @@ NAME = "ovn-docker:name"
 
 CREATED = "ovn-docker:created"
 MTU = "ovn-docker:mtu"
+ROUTERS = "ovn-docker:routers"
+"""``any``: containers on the network believe whoever says that it is a router or a DHCP server."""
+
 CONTAINER = "ovn-docker:container"
 """On the port of an endpoint, once it is known: its container's name."""
+
+RANK = "ovn-docker:rank"
+"""On the claim of a name: ``own`` or ``alias``, and when its container was made; see dns.py."""
 
 KEPT = "ovn-docker:kept"
 NOTE = {"ovn-docker:note": "true"}
@@ -71,6 +77,11 @@ class Northbound:
 def claim_row(switch: str, what: str) -> str:
     """UUID of the row that stands for an address or a MAC in use on a logical switch."""
     return row_uuid("claim", switch, what)
+
+
+def name_row(switch: str, name: str) -> str:
+    """UUID of the row that stands for a name in use on a logical switch."""
+    return row_uuid("name", switch, name)
 
 
 def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:

@@ -25,6 +25,7 @@ from ovn_docker.backends.northbound import (
     NETWORK,
     NOTE,
     OURS,
+    ROUTERS,
     SWITCH,
     Connect,
     claim_row,
@@ -66,6 +67,11 @@ class _Stored:
     def resolver(self) -> bool:
         """Whether its switch answers to names."""
         return bool(self.name) and "gateway_ip" in self.ids
+
+    @property
+    def any_router(self) -> bool:
+        """Whether its containers believe any router."""
+        return self.ids.get(ROUTERS) == "any"
 
     @property
     def mtu(self) -> int | None:
@@ -279,14 +285,17 @@ class Overlay:
                     continue
                 self._check_same(database, endpoint, deadline)
             stored = _stored(endpoint.network, found) or supposed
-            return Attachment(iface_id=endpoint.id, mtu=stored.mtu, resolver=stored.resolver)
+            return Attachment(
+                endpoint.id, mtu=stored.mtu, resolver=stored.resolver, any_router=stored.any_router
+            )
 
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the endpoint's port and give its addresses back; none is fine."""
         database = self._connect(chassis)
         row = row_uuid("endpoint", endpoint)
-        (ports,) = database.transact(
+        ports, records = database.transact(
             ovsdb.select("Logical_Switch_Port", is_row(row), columns=["addresses", "external_ids"]),
+            ovsdb.select("DNS", is_row(dns.names_row(endpoint)), columns=["records"]),
             deadline=deadline,
         )
         if not ports:  # someone typed lsp-del
@@ -301,6 +310,7 @@ class Overlay:
                     "Logical_Switch", is_row(switch), mutations=[["ports", "delete", [Reference(row)]]]
                 ),
                 *(dns.forget(switch, names) if names else ()),
+                *dns.release(endpoint, switch, (one["records"] for one in records)),
                 *(
                     ovsdb.delete("DHCP_Options", is_row(claim_row(switch, what)), mine)
                     for what in _text(port["addresses"]).split()
@@ -420,6 +430,8 @@ def _network_ids(network: Network) -> dict[str, str]:
         ids["ovn-docker:internal"] = "true"
     if network.options.mtu is not None:
         ids[MTU] = str(network.options.mtu)
+    if network.options.any_router:
+        ids[ROUTERS] = "any"
     return ids
 
 

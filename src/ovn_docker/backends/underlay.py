@@ -100,8 +100,9 @@ class Underlay:
             port = self._neutron.update("ports", port["id"], deadline, **changes)
         addresses = endpoint.addresses or self._interfaces(port, deadline)
         return Attachment(
-            port["id"], found.network.get("mtu"), vlan=vlan, mac=port["mac_address"], addresses=addresses
-        )
+            *(port["id"], found.network.get("mtu")),
+            vlan=vlan, mac=port["mac_address"], addresses=addresses, any_router=True,  # it may be Neutron's
+        )  # fmt: skip
 
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the endpoint's port; none is fine."""

@@ -49,7 +49,7 @@ from ovn_docker.ipam import AddressStore, Ipam
 from ovn_docker.metrics import Reader, Recorder, Tally, Unrecorded
 from ovn_docker.model import NetworkId
 from ovn_docker.names import Registrar
-from ovn_docker.options import OPTIONS, UNDERLAY, Option
+from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, Option
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
 from ovn_docker.reconcile import Mode, Reconciler, Store
@@ -83,6 +83,7 @@ class _Mode:
     store: Store
     vswitch: Vswitch
     options: tuple[Option, ...]
+    endpoint_options: tuple[Option, ...]
     check_controller: Callable[[], None]
     ready: Callable[[], None]
     start: Callable[[], None]
@@ -139,6 +140,7 @@ def _overlay() -> None:
         store=Leftovers(northbound),
         vswitch=vswitch,
         options=OPTIONS,
+        endpoint_options=ENDPOINT,
         check_controller=Controller(settings.ovn_rundir).check,
         ready=lambda: vswitch.check(vswitch.chassis(Deadline(1))),
         start=start,
@@ -169,6 +171,7 @@ def _underlay() -> None:
         store=backend,
         vswitch=vswitch,
         options=UNDERLAY,
+        endpoint_options=(),
         check_controller=lambda: None,
         ready=ready,
         start=lambda: serve_metrics(Statistics(database, vswitch.chassis)),
@@ -203,7 +206,10 @@ def _serve(settings: Common, mode: _Mode) -> None:
         *(mode.removed_elsewhere, mode.made_elsewhere),
     )
     # A dockerd that starts may have died before, in the middle of anything.
-    plugin = Plugin(driver, ipam, _scope(settings.scope), mode.options, driver.leftovers.set)
+    plugin = Plugin(
+        *(driver, ipam, _scope(settings.scope)),
+        *(mode.options, mode.endpoint_options, driver.leftovers.set),
+    )
     tally = Tally(mode.record)
     web = server.Server(server.application(plugin, tally, mode.name_of), listener)
 

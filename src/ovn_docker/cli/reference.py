@@ -15,7 +15,7 @@ from ovn_docker.cli import completion
 from ovn_docker.cli.usage import Command, drivers, tool
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.metrics import METRICS
-from ovn_docker.options import OPTIONS, UNDERLAY, Option
+from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, Option
 from ovn_docker.settings import Common, Settings, UnderlaySettings
 
 
@@ -32,6 +32,7 @@ def markdown() -> str:
             *_settings(),
             *_options("Options of networks, overlay mode", OPTIONS),
             *_options("Options of networks, underlay mode", UNDERLAY),
+            *_endpoint_options(),
             *_errors(),
             *_metrics(),
             "",
@@ -140,6 +141,14 @@ def _options(title: str, options: tuple[Option, ...]) -> Iterator[str]:
     yield from ("", f"## {title}", "", "`docker network create -d openvswitch -o KEY=VALUE`", "")
     yield from ("| Key | | Default |", "|---|---|---|")
     yield from (f"| `{one.key}` | {_cell(one.help)} | {_cell(one.default)} |" for one in options)
+
+
+def _endpoint_options() -> Iterator[str]:
+    yield from ("", "## Options of containers, overlay mode", "")
+    yield "`docker run --network name=NETWORK,driver-opt=KEY=VALUE`,"
+    yield "`docker network connect --driver-opt KEY=VALUE NETWORK CONTAINER`"
+    yield from ("", "| Key | | Default |", "|---|---|---|")
+    yield from (f"| `{one.key}` | {_cell(one.help)} | {_cell(one.default)} |" for one in ENDPOINT)
 
 
 def _errors() -> Iterator[str]:

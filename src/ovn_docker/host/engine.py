@@ -6,14 +6,15 @@ out otherwise.
 
 import http.client
 import json
-import re
 import socket
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ovn_docker.errors import Conflict, Unavailable
+from ovn_docker.hostnames import ContainerNames
 from ovn_docker.model import EndpointId, LocalNetwork, NetworkId
 from ovn_docker.options import SHARED_NAME
 
@@ -181,28 +182,29 @@ class Engine:
             connection.close()
         raise Unavailable(f"Docker tells nothing more on {self._path}: it has closed the connection")
 
-    def names(self, container: str) -> dict[EndpointId, tuple[str, ...]]:
-        """Endpoints of a running container and its names there, first its own; none if it has gone.
+    def names(self, container: str) -> dict[EndpointId, ContainerNames]:
+        """Endpoints of a running container and its names there; none if it has gone.
 
-        Those that Docker's own resolver knows: the name, aliases, the beginning of the ID, the host name.
+        Those that Docker's own resolver knows: the name, the beginning of the ID, aliases, the host name.
         While Docker starts or stops a container it does not answer for it. Raises Unavailable.
         """
         try:
             found = self._ask("GET", f"/containers/{quote(container)}/json")
         except Conflict:
             return {}
-        general = [
-            found["Name"].removeprefix("/"),
-            (found.get("Config") or {}).get("Hostname"),
-            found["Id"][:12],
-        ]
+        own = (found["Name"].removeprefix("/"), found["Id"][:12])
+        hostname, created = (found.get("Config") or {}).get("Hostname") or "", _milliseconds(found)
         networks = found["NetworkSettings"].get("Networks") or {}
         for network, here in networks.items():
             self._learn(here.get("NetworkID") or "", network)
-            self._learn(here.get("EndpointID") or "", general[0])
+            self._learn(here.get("EndpointID") or "", own[0])
         return {
-            EndpointId(here["EndpointID"]): _names(
-                [*general, *(here.get("DNSNames") or here.get("Aliases") or [])]
+            EndpointId(here["EndpointID"]): ContainerNames(
+                own,
+                tuple(
+                    name for name in (hostname, *(here.get("DNSNames") or here.get("Aliases") or [])) if name
+                ),
+                created,
             )
             for here in networks.values()
             if here.get("EndpointID")
@@ -240,10 +242,12 @@ class Engine:
         return answer
 
 
-def _names(given: list[str]) -> tuple[str, ...]:
-    """What is a name for DNS too (RFC 1035, 2.3.1, and the underscore that Docker allows), in lower case."""
-    valid = r"[a-z0-9_]([a-z0-9_.-]{0,61}[a-z0-9_])?"
-    return tuple(dict.fromkeys(name.lower() for name in given if name and re.fullmatch(valid, name.lower())))
+def _milliseconds(container: dict[str, Any]) -> int:
+    """When a container was made, since the epoch; 0 if Docker does not say."""
+    try:
+        return int(datetime.fromisoformat(container["Created"]).timestamp() * 1000)
+    except (KeyError, TypeError, ValueError):
+        return 0
 
 
 def _definition(network: dict[str, Any]) -> dict[str, object]:

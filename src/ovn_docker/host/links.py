@@ -5,7 +5,7 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -14,6 +14,7 @@ from pathlib import Path
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
 from ovn_docker.host import netlink
 from ovn_docker.host.netlink import attribute, attributes
+from ovn_docker.host.router_guard import RouterGuard
 from ovn_docker.model import IpAddress, IpNetwork
 
 _NEWLINK, _DELLINK, _GETLINK, _GETADDR, _GETROUTE = 16, 17, 18, 22, 26  # linux/rtnetlink.h, RTM_*
@@ -46,6 +47,9 @@ class Link:
 class Links:
     """Makes, deletes and lists the veth pairs of endpoints."""
 
+    def __init__(self) -> None:
+        self._guard = RouterGuard()
+
     def create_veth(self, host: str, container: str, *, mac: str, mtu: int, tx_checksums: bool) -> None:
         """Make a veth pair: *host* is up, *container* has the MAC and waits for Docker to move it.
 
@@ -73,6 +77,14 @@ class Links:
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise _explained(error, f"cannot delete the link {link}") from None
+
+    def guard(self, link: str) -> None:
+        """Have a new link let no router or DHCP server into its container that is not marked as one."""
+        self._guard.guard(link)
+
+    def restore_guard(self, links: Iterable[str]) -> None:
+        """Have these of our links do so, if somebody has changed that, and forget those that are gone."""
+        self._guard.restore(links)
 
     def exists(self, link: str) -> bool:
         """Whether there is a link of this name in our network namespace."""

@@ -34,6 +34,9 @@ CREATED = "ovn-docker:created"
 RESOLVER = "ovn-docker:resolver"
 """On interfaces of networks that have a resolver: their turn in their sandbox, empty until they are in it."""
 
+ANY_ROUTER = {"ovn-docker:routers": "any"}
+"""On interfaces of containers that believe any router: their links are not guarded."""
+
 OURS = has("external_ids", {OWNER: "ovn-docker"})
 """The condition that a row of Interface is of an endpoint."""
 
@@ -117,6 +120,8 @@ class Vswitch:
         }
         if attachment.resolver:
             ids[RESOLVER] = ""
+        if attachment.any_router:
+            ids |= ANY_ROUTER
         try:
             *_, plugged = self._database.transact(
                 ovsdb.insert("Interface", interface, name=link, external_ids=ids),
@@ -236,6 +241,14 @@ class Vswitch:
             for row in rows
         ]
 
+    def guarded(self, deadline: Deadline) -> set[str]:
+        """Links that are guarded against routers: all of ours, but for networks with ``ovn.routers=any``."""
+        any_router = ["external_ids", "excludes", ovsdb.encode(ANY_ROUTER)]
+        (rows,) = self._database.transact(
+            ovsdb.select("Interface", OURS, any_router, columns=["name"]), deadline=deadline
+        )
+        return {row["name"] for row in rows}
+
     def _flows(self, endpoint: EndpointId, deadline: Deadline) -> list[Operation]:
         """What waits until ovn-controller says that the port's flows are in, or the port is gone.
 
@@ -292,6 +305,10 @@ class VmBridge(Vswitch):
                 f"Open vSwitch has no bridge {self._bridge}; make it, with the VM's interface in it: "
                 f"ovn-docker underlay bridge --interface eth0 --bridge {self._bridge}"
             )
+
+    def guarded(self, deadline: Deadline) -> set[str]:  # noqa: ARG002 - Neutron's networks have routers
+        """None: what may pass there is Neutron's to say."""
+        return set()
 
     def _flows(self, endpoint: EndpointId, deadline: Deadline) -> list[Operation]:  # noqa: ARG002 - see plug()
         """A tagged port forwards as soon as ovs-vswitchd has taken it up."""

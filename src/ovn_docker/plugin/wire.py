@@ -18,6 +18,7 @@ from ovn_docker import options
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.model import (
     ADDRESS_SPACE,
+    ROUTER_MAC,
     Endpoint,
     EndpointId,
     IpAddress,
@@ -28,6 +29,7 @@ from ovn_docker.model import (
     Pool,
     PoolId,
     Subnet,
+    is_router_mac,
 )
 
 Answer = Mapping[str, object]
@@ -92,15 +94,16 @@ class Ipam(Protocol):
 class Plugin:
     """What answers. Docker asks for *scope* once in dockerd's life: its answer may need no database.
 
-    *network_options*: those that ``-o`` may have; *suspect*: told when something may be left over: what the
-    last dockerd did not finish, what could not be taken back, what may come to be though nobody waits for it
-    any more, or what a call was about that got lost.
+    *network_options*: those that ``-o`` may have; *endpoint_options*: those of ``--driver-opt``; *suspect*:
+    told when something may be left over: what the last dockerd did not finish, what could not be taken back,
+    what may come to be though nobody waits for it any more, or what a call was about that got lost.
     """
 
     driver: Driver
     ipam: Ipam
     scope: Callable[[], Literal["local", "global"]] = lambda: "local"
     network_options: tuple[options.Option, ...] = options.OPTIONS
+    endpoint_options: tuple[options.Option, ...] = options.ENDPOINT
     suspect: Callable[[], None] = lambda: None
 
 
@@ -207,15 +210,19 @@ class CreateEndpointRequest(EndpointRequest, frozen=True, kw_only=True):
 
     Interface: EndpointInterface | None = None
 
-    def endpoint(self) -> Endpoint:
+    def endpoint(self, table: tuple[options.Option, ...] = options.ENDPOINT) -> Endpoint:
         """The endpoint that is meant. Raises BadRequest."""
-        for key in self.Options or {}:
-            if not key.startswith(DOCKER):
-                raise BadRequest(options.unknown(key, {}))
+        typed = options.parse_endpoint(self.Options or {}, table)
         given = self.Interface or EndpointInterface()
         wanted = (("Address", given.Address, 4), ("AddressIPv6", given.AddressIPv6, 6))
         addresses = tuple(_interface(name, text, version) for name, text, version in wanted if text)
-        return Endpoint(self.EndpointID, self.NetworkID, addresses, _mac(given.MacAddress))
+        mac = _mac(given.MacAddress)
+        if mac is not None and is_router_mac(mac) is not typed.router:
+            raise BadRequest(
+                f"a MAC address that begins with {ROUTER_MAC.hex(':')} is a router's, and no other: {mac} "
+                + ("is not one; leave it to us" if typed.router else "takes --driver-opt ovn.router=true")
+            )
+        return Endpoint(self.EndpointID, self.NetworkID, addresses, mac, typed.router)
 
 
 class JoinRequest(EndpointRequest, frozen=True, kw_only=True):
@@ -321,7 +328,7 @@ def _allocate_network(plugin: Plugin, request: AllocateNetworkRequest) -> Answer
 
 
 def _create_endpoint(plugin: Plugin, request: CreateEndpointRequest) -> Answer:
-    asked = request.endpoint()
+    asked = request.endpoint(plugin.endpoint_options)
     made = plugin.driver.create_endpoint(asked)
     # Docker refuses to hear again what it said (moby drivers/remote/driver.go, "Cannot be modified").
     told: dict[str, str | None] = {} if asked.mac else {"MacAddress": made.mac}

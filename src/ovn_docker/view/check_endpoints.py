@@ -168,6 +168,19 @@ def checksums(facts: Facts) -> Iterable[Finding]:
             )
 
 
+def routers_guarded(facts: Facts) -> Iterable[Finding]:
+    """Containers believe no router advertisement, redirect or DHCP answer but those of marked routers."""
+    for endpoint in _running(facts):
+        if host_link(EndpointId(endpoint.id)) in facts.probes.unguarded:
+            yield Finding(
+                f"{_name(facts, endpoint)} believes router advertisements, redirects and DHCP answers of any "
+                "container: nftables has no chain for its link",
+                "the driver restores it within a minute, or logs why it cannot: it takes Linux 5.16",
+                subject=endpoint.id,
+                severity=Severity.WARN,
+            )
+
+
 def network_mtu(facts: Facts) -> Iterable[Finding]:
     """Containers send no larger packets than the tunnels' interface takes."""
     cluster, switch = facts.cluster, facts.snapshot.vswitch

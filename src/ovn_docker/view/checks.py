@@ -77,6 +77,7 @@ CHECKS = (
     _check("flows-installed", check_endpoints.installed, "docker", "vswitchd", "controller-current",
            "datapath", "northd", "containers-linked", "ports-claimed", "ports-enabled"),
     _check("checksums", check_endpoints.checksums, "docker", "containers-plugged"),
+    _check("routers-guarded", check_endpoints.routers_guarded, "docker", "driver", "containers-plugged"),
     _check("addresses-unique", check_endpoints.addresses_unique, "northbound"),
     _check("leftovers", check_endpoints.leftovers, "docker", "vswitch", "northbound", "containers-plugged"),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ovn_docker.backends.northbound import ENDPOINT, HOST, NOTE, OURS, SWITCH
+from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NOTE, OURS, SWITCH
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError, Unavailable
@@ -447,11 +447,14 @@ def _port(row: Row, switch: str) -> PortRow:
 
 
 def _name(row: Row) -> tuple[str, str] | None:
-    """Endpoint and container of a row of table DNS: a reverse record has the container's own name.
+    """Endpoint and container of a row of table DNS.
 
-    That is the first label, of the name's and the network's (backends/dns.py).
+    Another container may have its name; rows of earlier versions have it in a reverse record, before the
+    network's (backends/dns.py).
     """
-    endpoint = row["external_ids"].get(ENDPOINT, "")
+    endpoint, container = row["external_ids"].get(ENDPOINT, ""), row["external_ids"].get(CONTAINER)
+    if container:
+        return endpoint, container
     for key, value in row["records"].items():
         if key.endswith(".arpa"):
             return endpoint, value.partition(".")[0]

@@ -18,6 +18,8 @@ from ovn_docker.host.controller import ask
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.ping import Echo, answered, in_namespace
+from ovn_docker.host.router_guard import unguarded
+from ovn_docker.host.vswitch import ANY_ROUTER
 from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources
@@ -88,6 +90,8 @@ class Probes:
     """By system-id, of hosts that have a container on a network with one of ours."""
     offload: Mapping[str, tuple[int, str, bool]] = field(default_factory=dict)
     """Endpoint to process, link in the container, and whether that leaves checksums to others."""
+    unguarded: frozenset[str] = frozenset()
+    """Links of containers that believe any router, though their networks are not said to take any."""
     certificates: tuple[Certificate, ...] = ()
     firewall: tuple[str, ...] = ()
     """Rules of this host that drop what comes to the tunnels' port."""
@@ -112,6 +116,7 @@ def probe(sources: Sources, cluster: Cluster) -> Probes:
         paths=_paths(cluster),
         pairs=pairs,
         offload=_offload(cluster, pids),
+        unguarded=frozenset(unguarded(_guarded(cluster))),
         certificates=tuple(certificates(snapshot)),
         firewall=firewall() if any(not pair.small for pair in pairs.values()) else (),
         machine=look(),
@@ -368,6 +373,12 @@ def _allowed(cluster: Cluster, endpoint: Endpoint) -> bool:
     """Whether its port in OVN lets it send what it has."""
     port = cluster.ports.get(endpoint.id)
     return port is not None and port.enabled and port.port_security in ((), port.addresses)
+
+
+def _guarded(cluster: Cluster) -> Iterable[str]:
+    """Links that should be guarded."""
+    interfaces = [] if cluster.snapshot.underlay else cluster.interfaces.values()
+    return [one.name for one in interfaces if one.endpoint and not ANY_ROUTER.items() <= one.ids.items()]
 
 
 def _offload(cluster: Cluster, pids: Mapping[str, int]) -> dict[str, tuple[int, str, bool]]:

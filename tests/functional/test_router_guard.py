@@ -1,0 +1,205 @@
+"""What is sent to a container as only routers and DHCP servers do, and which links are guarded against it."""
+
+import json
+import logging
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from functional.conftest import new_network_namespace
+from functional.hosts import C1, C2, NETWORK, Host, endpoint, ip
+from ovn_docker.host.links import Links
+from ovn_docker.model import NetworkId, Subnet, host_link
+from ovn_docker.options import NetworkOptions
+
+LINK, OTHER = "odh0123456789ab", "odhba9876543210"
+MAC, ROUTER = "02:42:0a:01:00:09", "0e:42:0a:01:00:09"
+
+
+def nft(*arguments: str) -> str:
+    return subprocess.run(["nft", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def guarded() -> set[str]:
+    """Links with a chain that jumps to the rules."""
+    listed = json.loads(nft("--json", "list", "ruleset"))["nftables"]
+    rules = [item["rule"] for item in listed if "rule" in item]
+    return {rule["chain"] for rule in rules if {"jump": {"target": "routers"}} in rule["expr"]}
+
+
+def rules() -> list[Any]:
+    listed = json.loads(nft("--json", "list", "ruleset"))["nftables"]
+    return [item["rule"]["expr"] for item in listed if item.get("rule", {}).get("chain") == "routers"]
+
+
+@pytest.fixture
+def links() -> Iterator[Links]:
+    """The links of a network namespace with two of containers."""
+    with new_network_namespace():
+        links = Links()
+        for number, link in enumerate((LINK, OTHER)):
+            mac = f"02:42:0a:01:00:{number:02x}"
+            links.create_veth(link, f"odc{number}", mac=mac, mtu=1400, tx_checksums=True)
+            ip("link", "set", f"odc{number}", "up")
+        yield links
+
+
+def arrives(link: str, peer: str, frame: bytes) -> bool:
+    """Whether a frame that Open vSwitch sends out of a link comes out at the container's end."""
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as there,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as here,
+    ):
+        there.bind((peer, 0))
+        here.bind((link, 0))
+        end = b"\xff" * 6 + b"\2" * 6 + b"\x88\xb5the end".ljust(60, b".")
+        for one in (frame, end):
+            try:
+                here.send(one)
+            except OSError as error:  # in this way the kernel tells the sender
+                assert error.errno == 105, error  # noqa: PT017 - ENOBUFS: it was dropped
+        heard = []
+        while end not in heard:
+            heard.append(there.recv(4096))
+        return frame in heard
+
+
+def ether(mac: str, ethertype: int, payload: bytes) -> bytes:
+    return b"\x33\x33\0\0\0\1" + bytes.fromhex(mac.replace(":", "")) + struct.pack("!H", ethertype) + payload
+
+
+def four(protocol: int, payload: bytes, mac: str = MAC) -> bytes:
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, bytes(4), bytes(4))
+    return ether(mac, 0x800, head + payload)
+
+
+def six(protocol: int, payload: bytes, mac: str = MAC, *, headers: bytes = b"", first: int = 0) -> bytes:
+    payload = headers + payload
+    head = struct.pack("!IHBB", 6 << 28, len(payload), first or protocol, 255) + bytes(32)
+    return ether(mac, 0x86DD, head + payload)
+
+
+OPTIONS = bytes([60, 0, 1, 4, 0, 0, 0, 0]) * 30 + bytes([58, 0, 1, 4, 0, 0, 0, 0])
+FORGED = {
+    "router advertisement": six(58, b"\x86" + bytes(15)),
+    "behind options": six(58, b"\x86" + bytes(15), headers=OPTIONS, first=60),
+    "first fragment": six(58, b"\x86" + bytes(7), headers=bytes([58, 0, 0, 1, 0, 0, 0, 1]), first=44),
+    "redirect": six(58, b"\x89" + bytes(39)),
+    "redirect, IPv4": four(1, b"\x05" + bytes(35)),
+    "router advertisement, IPv4": four(1, b"\x09" + bytes(15)),
+    "DHCP": four(17, struct.pack("!4H", 67, 68, 8, 0)),
+    "DHCP, IPv6": six(17, struct.pack("!4H", 547, 546, 8, 0)),
+}
+HONEST = {
+    "router solicitation": six(58, b"\x85" + bytes(7)),
+    "neighbour solicitation": six(58, b"\x87" + bytes(23)),
+    "neighbour advertisement": six(58, b"\x88" + bytes(23)),
+    "echo, IPv6": six(58, b"\x80" + bytes(7)),
+    "too big": six(58, b"\x02" + bytes(47)),
+    "echo": four(1, b"\x08" + bytes(7)),
+    "unreachable": four(1, b"\x03" + bytes(35)),
+    "a DHCP client": four(17, struct.pack("!4H", 68, 67, 8, 0)),
+    "a DHCP client, IPv6": six(17, struct.pack("!4H", 546, 547, 8, 0)),
+    "TCP of such ports": four(6, struct.pack("!2H", 67, 68) + bytes(16)),
+    "IPv4 with that byte": four(17, b"\x86" + bytes(15)),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_what_routers_and_dhcp_servers_send_is_dropped(links: Links, kind: str) -> None:
+    assert arrives(LINK, "odc0", FORGED[kind])
+    links.guard(LINK)
+    assert not arrives(LINK, "odc0", FORGED[kind])
+    assert arrives(OTHER, "odc1", FORGED[kind])
+
+
+def test_what_a_marked_router_sends_arrives(links: Links) -> None:
+    links.guard(LINK)
+    for frame in FORGED.values():
+        marked = frame[:6] + bytes.fromhex(ROUTER.replace(":", "")) + frame[12:]
+        assert arrives(LINK, "odc0", marked)
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_everything_else_arrives(links: Links, kind: str) -> None:
+    links.guard(LINK)
+    assert arrives(LINK, "odc0", HONEST[kind])
+
+
+def test_the_guard_is_restored_and_its_rules_renewed(links: Links) -> None:
+    links.guard(LINK)
+    whole = rules()
+    nft("flush", "ruleset")
+    links.restore_guard([LINK, OTHER, "odhgone"])
+    assert guarded() == {LINK, OTHER}
+    nft("flush", "chain", "netdev", "ovn-docker", "routers")
+    Links().restore_guard([LINK])  # a driver that starts
+    assert guarded() == {LINK, OTHER}
+    assert rules() == whole
+
+
+def test_links_that_are_gone_are_forgotten_and_new_ones_kept(links: Links) -> None:
+    for link in (LINK, OTHER):
+        links.guard(link)
+    links.delete(OTHER)
+    links.restore_guard([])  # LINK is new: Open vSwitch does not have it yet
+    assert guarded() == {LINK}
+    assert f"chain {OTHER}" not in nft("list", "ruleset")
+
+
+def test_many_links_that_are_gone_are_forgotten(links: Links) -> None:
+    for number in range(120):
+        link = f"odh{number:012x}"
+        links.create_veth(link, f"odc-{number}", mac=MAC, mtu=1400, tx_checksums=True)
+        links.guard(link)
+        links.delete(link)
+    links.restore_guard([])
+    assert guarded() == set()
+
+
+def test_other_rules_stay(links: Links) -> None:
+    nft("add", "table", "netdev", "mine")
+    nft("add", "chain", "netdev", "mine", LINK)
+    links.guard(LINK)
+    links.restore_guard([LINK])
+    assert f"table netdev mine {{\n\tchain {LINK}" in nft("list", "ruleset")
+
+
+def test_a_kernel_that_cannot_is_reported_once(links: Links, caplog: pytest.LogCaptureFixture) -> None:
+    nft("add", "table", "netdev", "ovn-docker")
+    nft("add", "chain", "netdev", "ovn-docker", LINK)  # in the way of a chain with a hook
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            links.guard(LINK)
+    (record,) = caplog.records
+    assert "may believe forged router advertisements" in record.message
+
+
+def test_a_container_is_guarded_unless_its_network_takes_any_router(host: Host) -> None:
+    open_network = replace(
+        NETWORK,
+        id=NetworkId("a" * 64),
+        subnets=(Subnet(ip_network("192.168.9.0/24"), ip_address("192.168.9.1")),),
+        options=NetworkOptions(any_router=True),
+    )
+    for network in (NETWORK, open_network):
+        host.driver().create_network(network)
+    host.driver().create_endpoint(endpoint(C1))
+    host.driver().create_endpoint(endpoint(C2, "192.168.9.2/24", network=open_network.id))
+    assert guarded() == {host_link(C1)}
+    nft("flush", "ruleset")
+    host.reconciler()._turn(store_too=False)
+    assert guarded() == {host_link(C1)}
+
+
+def test_a_router_has_a_mac_that_no_other_has(host: Host) -> None:
+    host.driver().create_network(NETWORK)
+    made = host.driver().create_endpoint(replace(endpoint(C1), router=True))
+    assert made.mac == "0e:42:c0:a8:01:02"
+    assert host.driver().create_endpoint(endpoint(C2, "192.168.1.3/24")).mac == "02:42:c0:a8:01:03"
