@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.host.tls import use_tls
 from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, age, row_uuid
 
 OWNER = "ovn-docker:owner"
@@ -59,9 +58,8 @@ class Northbound:
         wanted = (chassis.northbound, tls)
         with self._lock:
             if self._database is None or self._for != wanted:
-                if any(remote.startswith("ssl:") for remote in chassis.northbound):
-                    use_tls(tls)
-                before, self._database = self._database, Database("OVN_Northbound", chassis.northbound, _CURE)
+                before = self._database
+                self._database = Database("OVN_Northbound", chassis.northbound, _CURE, tls)
                 self._for = wanted
                 if before is not None:
                     before.close()
