@@ -6,7 +6,7 @@ Docker may not be asked while it waits for an answer.
 """
 
 import logging
-import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, OvnDockerError
 from ovn_docker.metrics import REPAIRS, Recorder, Unrecorded
 from ovn_docker.model import Chassis, LocalNetwork, NetworkId, SharedNetwork
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,9 @@ class Follower:
         """Whether Docker removes this network because we have asked it to, as another host's user has."""
         return network == self._removing
 
-    def start(self) -> None:
+    def start(self, threads: Threads) -> None:
         """Follow in a thread of its own, for the life of the process."""
-        threading.Thread(target=self._run, name="cluster", daemon=True).start()
+        threads.start("cluster", "keeps Docker's networks in step with the cluster's", self._run)
 
     def follow(self) -> bool:
         """Bring Docker in step once; False if something has to wait, such as for containers to go.
@@ -130,8 +131,7 @@ class Follower:
             self._store.define(network.name, here.definition, chassis, deadline)
 
     def _run(self) -> None:
-        seen, wait = None, threading.Event()
-        looks = 0
+        seen, looks = None, 0
         while True:
             try:
                 deadline = Deadline(_PATIENCE)
@@ -141,7 +141,5 @@ class Follower:
             except OvnDockerError as error:
                 log.debug("cannot follow the cluster now: %s", error)
                 seen = None
-            except Exception:
-                log.exception("following the cluster failed")
             looks += 1
-            wait.wait(_LOOK)
+            time.sleep(_LOOK)

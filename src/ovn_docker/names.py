@@ -5,7 +5,6 @@ Docker's calls to us carry no names: they are learnt from its events, later, and
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -13,6 +12,7 @@ from typing import Protocol
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.model import Chassis, EndpointId
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,10 @@ class Registrar:
         self._engine = engine
         self._changed: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def start(self) -> None:
+    def start(self, threads: Threads) -> None:
         """Work for the life of the process."""
-        threading.Thread(target=self._listen, name="events", daemon=True).start()
-        threading.Thread(target=self._write, name="names", daemon=True).start()
+        threads.start("events", "listens to Docker for containers that have got names", self._listen)
+        threads.start("names", "writes the names of this host's containers", self._write)
 
     def register(self, container: str) -> None:
         """Write down the names of one container. Raises OvnDockerError."""
@@ -82,15 +82,11 @@ class Registrar:
                 if str(error) != told:
                     log.warning("containers on other networks may wait for names: %s", error)
                 told = str(error)
-            except Exception:  # a defect here must not end the thread
-                log.exception("passing on names failed")
             try:
                 for container in self._engine.named_anew():
                     self._changed.put(container)
             except OvnDockerError as error:
                 log.debug("no names from Docker now: %s", error)
-            except Exception:
-                log.exception("listening to Docker failed")
             time.sleep(_SOON)
 
     def _write(self) -> None:
@@ -102,5 +98,3 @@ class Registrar:
                 log.info("names of container %s have to wait: %s", container[:12], error)
                 time.sleep(_SOON)
                 self._changed.put(container)
-            except Exception:
-                log.exception("names of container %s were not written", container[:12])

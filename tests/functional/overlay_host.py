@@ -108,7 +108,7 @@ class OverlayHost(Driver):
             process = subprocess.Popen(
                 [PROGRAM, *options], env=self.environment, text=True, stderr=log, stdin=subprocess.DEVNULL
             )
-        self._started.append(process)
+        self.started.append(process)
         until(lambda: self.serves() or process.poll() is not None)
         assert process.poll() is None, self.log.read_text()
         return process

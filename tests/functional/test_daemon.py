@@ -56,7 +56,7 @@ class Driver:
             "OVN_DOCKER_SOCKET": str(self.socket),
             "OVN_DOCKER_DB": open_vswitch.remote,
         }
-        self._started: list[subprocess.Popen[str]] = []
+        self.started: list[subprocess.Popen[str]] = []
 
     def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run it until it ends or is detached."""
@@ -70,7 +70,7 @@ class Driver:
         process = subprocess.Popen(
             [self.program, *options], env=self.environment, text=True, stderr=subprocess.PIPE
         )
-        self._started.append(process)
+        self.started.append(process)
         until(self.serves)
         return process
 
@@ -93,7 +93,7 @@ class Driver:
         return found - {f"{self.program.name}.log"}
 
     def end(self) -> None:
-        for process in self._started:
+        for process in self.started:
             process.kill()
             process.communicate()
 

@@ -34,6 +34,7 @@ from ovn_docker.model import (
 )
 from ovn_docker.options import NetworkOptions
 from ovn_docker.reconcile import Mode
+from ovn_docker.threads import Threads
 
 LINK = host_link(C1)
 
@@ -225,7 +226,7 @@ class TestTheThread:
         host.driver().create_endpoint(endpoint())
         host.links.delete(LINK)
         driver = host.driver()
-        host.reconciler(driver, interval=0.5).start()
+        host.reconciler(driver, interval=0.5).start(Threads())
         until(lambda: host.state() == before)
         driver.create_endpoint(endpoint(C2))
         host.northbound.kill()
@@ -252,7 +253,7 @@ class TestTheThread:
             return said
 
         monkeypatch.setattr(host.docker, "inventory", inventory)
-        host.reconciler(driver, interval=0.3).start()
+        host.reconciler(driver, interval=0.3).start(Threads())
         assert asked.wait(30)
         host.docker.endpoints.clear()
         until(lambda: host.state() == before)
@@ -266,7 +267,7 @@ class TestTheThread:
         driver.create_network(replace(NETWORK, id=NetworkId("f" * 64)))
         monkeypatch.setattr("ovn_docker.driver._FOLLOWS", 2.0)
         driver.leftovers.set()
-        host.reconciler(driver, interval=0.1).start()
+        host.reconciler(driver, interval=0.1).start(Threads())
         until(lambda: host.state() == before)
 
 
@@ -526,7 +527,7 @@ class TestModes:
         host.driver().create_endpoint(endpoint())
         host.links.delete(LINK)
         before, record = host.state(), Recorded()
-        host.reconciler(interval=0.1, mode=Mode.REPORT, record=record).start()
+        host.reconciler(interval=0.1, mode=Mode.REPORT, record=record).start(Threads())
         until(lambda: record.counts)
         time.sleep(0.5)  # some more looks
         assert host.state() == before
@@ -539,7 +540,7 @@ class TestModes:
         host.driver().create_endpoint(endpoint())
         host.links.delete(LINK)
         before, record = host.state(), Recorded()
-        host.reconciler(interval=0.1, mode=Mode.OFF, record=record).start()
+        host.reconciler(interval=0.1, mode=Mode.OFF, record=record).start(Threads())
         time.sleep(0.5)
         assert host.state() == before
         assert not record.counts

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, age, row_uuid
+from ovn_docker.threads import Threads
 
 OWNER = "ovn-docker:owner"
 HOST = "ovn-docker:host"
@@ -46,8 +47,9 @@ class Northbound:
     *tls* has precedence over the files that the Open_vSwitch database names.
     """
 
-    def __init__(self, tls: Tls | None = None) -> None:
+    def __init__(self, tls: Tls | None = None, threads: Threads | None = None) -> None:
         self._tls = tls
+        self._threads = threads
         self._lock = threading.Lock()
         self._database: Database | None = None
         self._for: tuple[object, ...] = ()
@@ -59,7 +61,7 @@ class Northbound:
         with self._lock:
             if self._database is None or self._for != wanted:
                 before = self._database
-                self._database = Database("OVN_Northbound", chassis.northbound, _CURE, tls)
+                self._database = Database("OVN_Northbound", chassis.northbound, _CURE, tls, self._threads)
                 self._for = wanted
                 if before is not None:
                     before.close()

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Literal
 
 # The ovs package from PyPI looks below /usr/local; distributions and their ovs-appctl do not.
@@ -52,6 +53,7 @@ from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
 from ovn_docker.reconcile import Mode, Reconciler, Store
 from ovn_docker.settings import Common, Kind, Settings, UnderlaySettings
+from ovn_docker.threads import RESTART, Threads
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class _Mode:
     check_controller: Callable[[], None]
     ready: Callable[[], None]
     start: Callable[[], None]
+    threads: Threads
     undo: float
     record: Recorder
     name_of: Callable[[str], str]
@@ -111,17 +114,18 @@ def _overlay() -> None:
     settings = _settings(Settings, *OVERLAY_HELP)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     record, serve_metrics = _metrics(settings)
-    database = Database("Open_vSwitch", [settings.db], START)
+    threads = Threads()
+    database = Database("Open_vSwitch", [settings.db], START, threads=threads)
     vswitch, directory = Vswitch(database), Directory()
-    northbound = Northbound(settings.tls)
+    northbound = Northbound(settings.tls, threads)
     engine = Engine(settings.docker, directory.learn)
     follower = Follower(SharedNetworks(northbound), vswitch.chassis, engine, record)
 
     def start() -> None:
-        serve_metrics(Statistics(database, vswitch.chassis, northbound, directory.name))
+        serve_metrics(Statistics(threads, database, vswitch.chassis, northbound, directory.name), threads)
         if settings.sync == "on":
-            follower.start()
-        Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start()
+            follower.start(threads)
+        Registrar(Names(northbound), vswitch.chassis, engine, pass_on).start(threads)
 
     scope = _scope(settings.scope)
     mode = _Mode(
@@ -133,6 +137,7 @@ def _overlay() -> None:
         check_controller=Controller(settings.ovn_rundir).check,
         ready=lambda: vswitch.check(vswitch.chassis(Deadline(1))),
         start=start,
+        threads=threads,
         undo=2.0,
         record=record,
         name_of=directory.name,
@@ -146,7 +151,8 @@ def _underlay() -> None:
     backend = login.underlay(settings.parent, os.environ, ask=True)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     record, serve_metrics = _metrics(settings)
-    database = Database("Open_vSwitch", [settings.db], START)
+    threads = Threads()
+    database = Database("Open_vSwitch", [settings.db], START, threads=threads)
     vswitch = VmBridge(database, settings.bridge, openrc.vif(os.environ))
 
     def ready() -> None:
@@ -161,7 +167,8 @@ def _underlay() -> None:
         options=UNDERLAY,
         check_controller=lambda: None,
         ready=ready,
-        start=lambda: serve_metrics(Statistics(database, vswitch.chassis)),
+        start=lambda: serve_metrics(Statistics(threads, database, vswitch.chassis), threads),
+        threads=threads,
         undo=10.0,
         record=record,
         name_of=lambda _: "",
@@ -193,7 +200,9 @@ def _serve(settings: Common, mode: _Mode) -> None:
     # A dockerd that starts may have died before, in the middle of anything.
     plugin = Plugin(driver, ipam, _scope(settings.scope), mode.options, driver.leftovers.set)
     tally = Tally(mode.record)
-    web = server.Server(server.application(plugin, tally, mode.name_of), listener)
+    threads = mode.threads
+    web = server.Server(server.application(plugin, tally, mode.name_of), listener, threads)
+    threads.stop = web.stop
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
@@ -201,13 +210,17 @@ def _serve(settings: Common, mode: _Mode) -> None:
         *(driver, backend, mode.store, vswitch, links, Engine(settings.docker)),
         *(settings.sweep_interval, Mode(settings.repair), mode.record),
     )
-    control.serve(web.stop, tally, reconciler)
+    control.serve(web.stop, tally, reconciler, threads)
     mode.start()
-    reconciler.start()
+    reconciler.start(threads)
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")
-    web.serve()
+    try:
+        web.serve()
+    finally:
+        if threads.hopeless:
+            sys.exit(RESTART)
     log.info("stopped")
 
 
@@ -256,15 +269,15 @@ def make_parser(kind: type[Common], description: str, where: str) -> Parser:
     return parser
 
 
-def _metrics(settings: Common) -> tuple[Recorder, Callable[[Reader], None]]:
+def _metrics(settings: Common) -> tuple[Recorder, Callable[[Reader, Threads], None]]:
     """What takes the numbers, and what lets Prometheus read them: nothing at all unless that is wanted."""
     if settings.metrics is None:
-        return Unrecorded(), lambda _: None
+        return Unrecorded(), lambda _, __: None
     from ovn_docker.plugin import exposition
 
     listener = exposition.listen(settings.metrics)
     record = exposition.Exposition()
-    return record, lambda reader: record.serve(listener, reader)
+    return record, partial(record.serve, listener)
 
 
 def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:

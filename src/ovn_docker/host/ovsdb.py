@@ -30,6 +30,7 @@ from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host.parser import Parser
 from ovn_docker.host.tls import check_files, streams_with, why_untrusted
 from ovn_docker.model import Tls
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,12 @@ class Database:
     """
 
     def __init__(
-        self, name: str, remotes: Sequence[str], cure: str = "is it running?", tls: Tls | None = None
+        self,
+        name: str,
+        remotes: Sequence[str],
+        cure: str = "is it running?",
+        tls: Tls | None = None,
+        threads: Threads | None = None,
     ) -> None:
         for remote in remotes:
             if not _is_address(remote):
@@ -103,8 +109,9 @@ class Database:
         self._first = random.choice(self.remotes)  # noqa: S311 - that not all hosts begin with the same one
         """The remote to begin with: where the last answer came from."""
         self._closed = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name=f"ovsdb {name}", daemon=True)
-        self._keeper.start()
+        self._keeper = (threads or Threads()).start(
+            f"ovsdb {name}", f"keeps idle connections to {name} alive", self._keep, lasts=False
+        )
 
     def transact(self, *operations: Operation, deadline: Deadline) -> list[Any]:
         """Run *operations* as one transaction and return one result each: rows for a select, a count, ...
@@ -214,16 +221,15 @@ class Database:
                     if not self._idle:
                         break
                     connection, last = self._idle.pop(0), not self._idle
+                wanted = False
                 try:
                     wanted = connection.lives() and (last or time.monotonic() - connection.used < _UNUSED)
-                except Exception:  # a defect here must not end the thread
-                    log.exception("a connection to %s failed", self.name)
-                    wanted = False
-                self._count(connection)
-                if wanted:
-                    self._keep_idle(connection)
-                else:
-                    connection.close()
+                finally:
+                    self._count(connection)
+                    if wanted:
+                        self._keep_idle(connection)
+                    else:
+                        connection.close()
 
     def _where(self) -> str:
         return ",".join(self.remotes)
