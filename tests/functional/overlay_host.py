@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from functional.hosts import ip
-from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until, without_times
 from functional.test_daemon import PROGRAM, Driver
 
 NET = f"{1:064x}"
@@ -139,7 +139,7 @@ class OverlayHost(Driver):
 
     def state(self) -> dict[str, Any]:
         """All that calls of Docker's may change, here and in the northbound database."""
-        contents = self.northbound.contents()
+        contents = without_times(self.northbound.contents())
         contents.pop("NB_Global", None)
         for row in contents.get("Logical_Switch_Port", []):
             row.pop("up")

@@ -265,7 +265,7 @@ def test_what_a_dockerd_has_asked_for_before_it_died_goes_when_the_next_one_star
     subnet = {"AddressSpace": "LocalDefault", "Pool": "10.1.0.0/24", "SubPool": "", "V6": False}
     assert "PoolID" in call(driver.socket, "IpamDriver.RequestPool", **subnet)
     (row,) = northbound.rows("DHCP_Options", "external_ids")
-    long_ago = row["external_ids"] | {"ovn-docker:created": "1"}
+    long_ago = row["external_ids"] | {"ovn-docker:created": "1", "ovn-docker:uptime": ""}
     northbound.transact({"op": "update", "table": "DHCP_Options", "where": [],
                          "row": {"external_ids": encode(long_ago)}})  # fmt: skip
     assert "Err" not in call(driver.socket, "Plugin.Activate")

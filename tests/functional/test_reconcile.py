@@ -290,6 +290,7 @@ def old(host: Host) -> None:
     for table in ("Logical_Switch", "DHCP_Options", "DNS"):
         for row in host.northbound.rows(table, "_uuid", "external_ids"):
             ids = row["external_ids"]
+            ids.pop("ovn-docker:uptime", None)
             for key in ids.keys() & {"ovn-docker:created", "ovn-docker:released"}:
                 ids[key] = str(int(time.time()) - 3600)
             host.northbound.transact(ovsdb.update(table, ovsdb.is_row(row["_uuid"]), external_ids=ids))

@@ -34,6 +34,7 @@ LAYERS = {
     },
     "host": {
         "host",
+        "host.clock",
         "host.controller",
         "host.driver",
         "host.engine",

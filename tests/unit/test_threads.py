@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from types import SimpleNamespace
 
 import pytest
 
@@ -117,14 +118,8 @@ def test_a_thread_that_waits_to_start_again_says_so(monkeypatch: pytest.MonkeyPa
 
 def test_pauses_grow_with_failures_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    sleep = time.sleep
-
-    def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        sleep(0)
-
     monkeypatch.setattr(threads, "_PAUSE", 1.0)
-    monkeypatch.setattr(threads.time, "sleep", pause)
+    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append))
     started(Work(is_wrong, 9))
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 

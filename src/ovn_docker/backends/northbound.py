@@ -6,8 +6,9 @@ Which rows there are, and why: docs/architecture.md.
 import threading
 from collections.abc import Callable
 
+from ovn_docker.host.clock import age
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, age, row_uuid
+from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, row_uuid
 from ovn_docker.threads import Threads
 
 OWNER = "ovn-docker:owner"
@@ -21,7 +22,6 @@ SWITCH = "ovn-docker:switch"
 NAME = "ovn-docker:name"
 """Of a network with a name in the cluster: on its switch, on the hosts' notes, and on its ports."""
 
-CREATED = "ovn-docker:created"
 MTU = "ovn-docker:mtu"
 CONTAINER = "ovn-docker:container"
 """On the port of an endpoint, once it is known: its container's name."""
@@ -79,7 +79,7 @@ def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:
         EndpointId(ids.get(ENDPOINT, "")),
         NetworkId(ids.get(NETWORK, "")),
         ids.get(HOST, ""),
-        age(ids.get(CREATED, "")),
+        age(ids),
         ids.get(ENCAP, ""),
     )
 
