@@ -109,7 +109,7 @@ def test_a_thread_may_end_that_need_not_last() -> None:
 def test_a_thread_that_waits_to_start_again_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_PAUSE", 30.0)
     some = Threads()
-    some.start("worker", "does the work of the test", is_wrong)
+    some.start("worker", "does the work of the test", Work(is_wrong, 1))
     until(lambda: some.states()[0].waits)
     (state,) = some.states()
     assert (state.failures, state.error) == (1, "KeyError: 'EndpointID'")

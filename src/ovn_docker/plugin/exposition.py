@@ -118,7 +118,9 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         return bool(super().received(data))
 
     def service(self) -> None:
-        """Answer a request."""
+        """Answer a request. Whoever sends another one before the answer is let go: Prometheus does not."""
+        self.close_when_flushed = len(self.requests) > 1
+        del self.requests[1:]
         super().service()
         self.since, self.answered = time.monotonic(), True
 
