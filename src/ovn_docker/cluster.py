@@ -17,6 +17,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, OvnDockerError
 from ovn_docker.metrics import REPAIRS, Recorder, Unrecorded
 from ovn_docker.model import Chassis, LocalNetwork, NetworkId, Note, SharedNetwork
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +106,9 @@ class Follower:
         """True while Docker removes *network* on our request, mirroring another host."""
         return network == self._removing
 
-    def start(self) -> None:
+    def start(self, threads: Threads) -> None:
         """Follow in a thread of its own, for the life of the process."""
-        threading.Thread(target=self._run, name="cluster", daemon=True).start()
+        threads.start("cluster", "keeps Docker's networks in step with the cluster's", self._run)
 
     def wake(self) -> None:
         """Compare soon: a container or a network of this host's Docker has changed."""
@@ -205,8 +206,7 @@ class Follower:
         log.info("removed network %s, as in the cluster", here.shared)
 
     def _run(self) -> None:
-        seen = None
-        looks = 0
+        seen, looks = None, 0
         while True:
             try:
                 deadline = Deadline(_PATIENCE)
@@ -218,7 +218,5 @@ class Follower:
             except OvnDockerError as error:
                 log.debug("cannot follow the cluster now: %s", error)
                 seen = None
-            except Exception:
-                log.exception("following the cluster failed")
             looks += 1
             self._woken.wait(_LOOK)

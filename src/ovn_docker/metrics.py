@@ -71,6 +71,19 @@ UNCLEARED = Metric(
     Kind.COUNTER,
     "Looks for leftovers that failed; the next one comes soon.",
 )
+THREADS_DOWN = Metric(
+    "ovn_docker_threads_down",
+    Kind.GAUGE,
+    "Threads of the driver that have failed and wait to be started again.",
+    read=True,
+)
+THREAD_FAILURES = Metric(
+    "ovn_docker_thread_failures_total",
+    Kind.COUNTER,
+    "Failures of the driver's threads, by thread. Each is a defect; the driver's log has its traceback.",
+    ("thread",),
+    read=True,
+)
 INFO = Metric("ovn_docker_info", Kind.GAUGE, "1, with the driver's version.", ("version",), read=True)
 REACHABLE = Metric(
     "ovn_docker_database_up", Kind.GAUGE, "Whether a database answers the driver.", ("database",), read=True
@@ -114,7 +127,7 @@ SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED
 
 METRICS = (
     *(INFO, REQUESTS, FLOWS, ENDPOINTS, NOT_INSTALLED, REPAIRS, FOUND, LEFTOVERS),
-    *(UNCLEARED, REACHABLE, RECONNECTS, PROGRESS),
+    *(UNCLEARED, REACHABLE, RECONNECTS, PROGRESS, THREADS_DOWN, THREAD_FAILURES),
     *(SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED_DROPS, ERRORS),
 )
 """All of them."""

@@ -188,17 +188,6 @@ def whole_number(text: str) -> int | None:
     return int(text) if re.fullmatch("[0-9]{1,19}", text) else None
 
 
-def age(created: str) -> float:
-    """Seconds since a row was made, by what it says in seconds of the epoch, or in nanoseconds as pools do.
-
-    Infinite if it says nothing.
-    """
-    when = whole_number(created)
-    if when is None:
-        return float("inf")
-    return time.time() - (when / 1e9 if when > 1e15 else when)
-
-
 def since(age: float) -> int | None:
     """When a row of that *age* in seconds was made, in seconds of the epoch; ``None`` if nobody knows."""
     return None if age == float("inf") else round(time.time() - age)

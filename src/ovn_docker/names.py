@@ -5,7 +5,6 @@ Docker's calls to us carry no names: they are learnt from its events, later, and
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -14,6 +13,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import Chassis, EndpointId
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +69,18 @@ class Registrar:
     ) -> None:
         self._store = store
         self._pass_on = pass_on
-        self._tell = changed
+        self._wake = changed
         self._chassis = chassis
         self._engine = engine
         self._changed: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._missing: dict[str, Unregistered] = {}
+        self._due: dict[str, float] = {}
+        """When the names of a container have to be written again, by time.monotonic()."""
 
-    def start(self) -> None:
+    def start(self, threads: Threads) -> None:
         """Work for the life of the process."""
-        threading.Thread(target=self._listen, name="events", daemon=True).start()
-        threading.Thread(target=self._write, name="names", daemon=True).start()
+        threads.start("events", "listens to Docker for containers that have got names", self._listen)
+        threads.start("names", "writes the names of this host's containers", self._write)
 
     def register(self, container: str) -> float | None:
         """Write down the names of one container. Raises OvnDockerError.
@@ -125,40 +127,33 @@ class Registrar:
                 if str(error) != told:
                     log.warning("containers on other networks may wait for names: %s", error)
                 told = str(error)
-            except Exception:  # a defect here must not end the thread
-                log.exception("passing on names failed")
             try:
                 for container in self._engine.changed():
-                    self._tell()
+                    self._wake()
                     if container:
                         self._changed.put(container)
             except OvnDockerError as error:
                 log.debug("no names from Docker now: %s", error)
-            except Exception:
-                log.exception("listening to Docker failed")
             time.sleep(_SOON)
 
     def _write(self) -> None:
-        due: dict[str, float] = {}
         while True:
-            container = self._next(due)
+            container = self._next()
             try:
                 wait = self.register(container)
             except OvnDockerError as error:
                 log.info("names of container %s have to wait: %s", container[:12], error)
                 time.sleep(_SOON)
                 self._changed.put(container)
-            except Exception:
-                log.exception("names of container %s were not written", container[:12])
             else:
-                due.pop(container, None)
+                self._due.pop(container, None)
                 if wait is not None:
-                    due[container] = time.monotonic() + wait
+                    self._due[container] = time.monotonic() + wait
 
-    def _next(self, due: dict[str, float]) -> str:
+    def _next(self) -> str:
         """The next container that may have other names, or whose time has come."""
-        first = min(due, key=due.__getitem__, default="")
-        wait = max(0.0, due[first] - time.monotonic()) if first else None
+        first = min(self._due, key=self._due.__getitem__, default="")
+        wait = max(0.0, self._due[first] - time.monotonic()) if first else None
         try:
             return self._changed.get(timeout=wait)
         except queue.Empty:

@@ -31,6 +31,7 @@ from ovn_docker.model import (
     host_link,
     since,
 )
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -223,9 +224,9 @@ class Reconciler:
         self._lock = threading.Lock()
         self._told: set[tuple[Kind, str, str]] = set()
 
-    def start(self) -> None:
+    def start(self, threads: Threads) -> None:
         """Look, and mend if that is the mode, in a thread of its own for the life of the process."""
-        threading.Thread(target=self._run, name="reconcile", daemon=True).start()
+        threads.start("reconcile", "looks for what is left over", self._run)
 
     def look(self, *, store_too: bool = True) -> list[Difference]:
         """The difference now, and nothing is changed.
@@ -359,8 +360,6 @@ class Reconciler:
                 log.warning("could not clear all that is left over: %s", error)
                 self._record.add(UNCLEARED)
                 looks -= bool(looks and not busy)
-            except Exception:
-                log.exception("looking for leftovers failed")
             busy &= self._driver.busy()
             if self._driver.leftovers.wait(self._interval):
                 time.sleep(min(self._interval, pause))  # what was missing may be back in a moment

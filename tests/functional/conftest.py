@@ -16,6 +16,7 @@ from functional.overlay_host import OverlayHost, Ovn, make_uplink
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
+from ovn_docker.model import Tls
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
@@ -46,9 +47,9 @@ def connect() -> Iterator[Connect]:
     """Connects to a server, or to the remotes of a database; the connections end with the test."""
     databases = []
 
-    def connect(to: OvsdbServer | str, *remotes: str) -> Database:
+    def connect(to: OvsdbServer | str, *remotes: str, tls: Tls | None = None) -> Database:
         name, where = (to, remotes) if isinstance(to, str) else (to.database, (to.remote,))
-        databases.append(Database(name, where))
+        databases.append(Database(name, where, tls=tls))
         return databases[-1]
 
     yield connect

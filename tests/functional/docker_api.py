@@ -10,7 +10,10 @@ from typing import Any
 
 
 class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Serves until it is closed; *answer*: what there is at a path, None if nothing. It has no events."""
+    """Serves until it is closed, without events.
+
+    *answer*: what there is at a path, None if nothing; bytes are sent as they are.
+    """
 
     daemon_threads = True
 
@@ -25,7 +28,8 @@ class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     self.end_headers()
                     self.rfile.read(1)  # until the driver goes
                     return
-                body = json.dumps(answer(self.path)).encode()
+                said = answer(self.path)
+                body = said if isinstance(said, bytes) else json.dumps(said).encode()
                 self.send_response(200 if body != b"null" else 404)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

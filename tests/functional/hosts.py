@@ -8,7 +8,7 @@ from contextlib import suppress
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
-from functional.ovsdb_servers import OpenVswitch, OvsdbServer
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer, without_times
 from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.driver import Driver, Patience
@@ -139,7 +139,7 @@ class Host:
     def state(self) -> dict[str, Any]:
         """All that calls of Docker's may change, here and in the northbound database."""
         return {
-            "northbound": self.northbound.contents(),
+            "northbound": without_times(self.northbound.contents()),
             "ports": sorted(row["name"] for row in self.open_vswitch.rows("Port")),
             "links": sorted(name for _, name in socket.if_nameindex()),
         }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from functional.hosts import ip
-from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until, without_times
 from functional.test_daemon import PROGRAM, Driver
 
 NET = f"{1:064x}"
@@ -108,7 +108,7 @@ class OverlayHost(Driver):
             process = subprocess.Popen(
                 [PROGRAM, *options], env=self.environment, text=True, stderr=log, stdin=subprocess.DEVNULL
             )
-        self._started.append(process)
+        self.started.append(process)
         until(lambda: self.serves() or process.poll() is not None)
         assert process.poll() is None, self.log.read_text()
         return process
@@ -139,7 +139,7 @@ class OverlayHost(Driver):
 
     def state(self) -> dict[str, Any]:
         """All that calls of Docker's may change, here and in the northbound database."""
-        contents = self.northbound.contents()
+        contents = without_times(self.northbound.contents())
         contents.pop("NB_Global", None)
         for row in contents.get("Logical_Switch_Port", []):
             row.pop("up")

@@ -32,6 +32,7 @@ def rows(northbound: OvsdbServer) -> dict[str, tuple[str, dict[str, str]]]:
             if key in ids:
                 assert 0 <= time.time() - float(ids.pop(key)) / unit < 30
         ids.pop("ovn-docker:claim", None)
+        ids.pop("ovn-docker:uptime", None)
         found[row["_uuid"]] = (row["cidr"], ids)
     return found
 

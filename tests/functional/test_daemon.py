@@ -56,7 +56,7 @@ class Driver:
             "OVN_DOCKER_SOCKET": str(self.socket),
             "OVN_DOCKER_DB": open_vswitch.remote,
         }
-        self._started: list[subprocess.Popen[str]] = []
+        self.started: list[subprocess.Popen[str]] = []
 
     def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run it until it ends or is detached."""
@@ -70,7 +70,7 @@ class Driver:
         process = subprocess.Popen(
             [self.program, *options], env=self.environment, text=True, stderr=subprocess.PIPE
         )
-        self._started.append(process)
+        self.started.append(process)
         until(self.serves)
         return process
 
@@ -93,7 +93,7 @@ class Driver:
         return found - {f"{self.program.name}.log"}
 
     def end(self) -> None:
-        for process in self._started:
+        for process in self.started:
             process.kill()
             process.communicate()
 
@@ -265,7 +265,7 @@ def test_what_a_dockerd_has_asked_for_before_it_died_goes_when_the_next_one_star
     subnet = {"AddressSpace": "LocalDefault", "Pool": "10.1.0.0/24", "SubPool": "", "V6": False}
     assert "PoolID" in call(driver.socket, "IpamDriver.RequestPool", **subnet)
     (row,) = northbound.rows("DHCP_Options", "external_ids")
-    long_ago = row["external_ids"] | {"ovn-docker:created": "1"}
+    long_ago = row["external_ids"] | {"ovn-docker:created": "1", "ovn-docker:uptime": ""}
     northbound.transact({"op": "update", "table": "DHCP_Options", "where": [],
                          "row": {"external_ids": encode(long_ago)}})  # fmt: skip
     assert "Err" not in call(driver.socket, "Plugin.Activate")

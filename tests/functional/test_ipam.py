@@ -618,7 +618,7 @@ class TestNothingIsLeft:
         assert host.leftovers.mine(host.chassis, Deadline(10))[1] == []  # it may just be at it
         for row in northbound.rows("DHCP_Options", "_uuid", "external_ids"):
             if "ovn-docker:created" in (ids := row["external_ids"]):
-                ids["ovn-docker:created"] = "1"
+                ids |= {"ovn-docker:created": "1", "ovn-docker:uptime": ""}
                 northbound.transact(
                     ovsdb.update("DHCP_Options", ovsdb.is_row(row["_uuid"]), external_ids=ids)
                 )

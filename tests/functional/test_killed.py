@@ -108,7 +108,7 @@ def age(server: OvsdbServer, table: str) -> None:
             if text := row["external_ids"].get(key):
                 number = float(text)
                 older = f"{number - (3600e9 if number > 1e15 else 3600):.0f}"
-                change = [["external_ids", "delete", ["set", [key]]],
+                change = [["external_ids", "delete", ["set", [key, "ovn-docker:uptime"]]],
                           ["external_ids", "insert", ["map", [[key, older]]]]]  # fmt: skip
                 where = [["_uuid", "==", ["uuid", row["_uuid"]]]]
                 server.transact({"op": "mutate", "table": table, "where": where, "mutations": change})

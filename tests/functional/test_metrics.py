@@ -1,7 +1,9 @@
 """Metrics: of a real driver, as Prometheus takes them, and what we ship to make use of them."""
 
+import http.client
 import json
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -9,6 +11,8 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -18,13 +22,17 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanasDashboard
 
-from functional.conftest import MakeServer
+from functional.conftest import Connect, MakeServer
 from functional.hosts import C1, C2, NET
-from functional.ovsdb_servers import OpenVswitch, free_port, until
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer, free_port, until
 from functional.test_daemon import Driver, call, driver  # noqa: F401 - a fixture
 from ovn_docker.host.links import Links
-from ovn_docker.metrics import METRICS, REQUESTS
-from ovn_docker.model import EndpointId, container_link, host_link, row_uuid
+from ovn_docker.host.statistics import Statistics
+from ovn_docker.metrics import ENDPOINTS, METRICS, REQUESTS, Reader, Sample
+from ovn_docker.model import Chassis, EndpointId, container_link, host_link, row_uuid
+from ovn_docker.plugin import exposition
+from ovn_docker.plugin.exposition import CONNECTIONS
+from ovn_docker.threads import Threads
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 DASHBOARD = PACKAGING / "grafana" / "ovn-docker.json"
@@ -142,6 +150,118 @@ def test_a_connection_that_broke_is_counted(url: str, settings: OpenVswitch) -> 
     settings.start()
     until(lambda: Scraped(get(url))[lost] > before)
     assert Scraped(get(url))["ovn_docker_endpoints"] == 2
+
+
+def address_of(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("http://").removesuffix("/metrics").rpartition(":")
+    return host, int(port)
+
+
+def connections(url: str, number: int, send: bytes, source: str = "127.0.0.2") -> list[socket.socket]:
+    """So many, of somebody at *source* who sends this and nothing more, and reads nothing."""
+    made = []
+    for _ in range(number):
+        made.append(sock := socket.create_connection(address_of(url), source_address=(source, 0)))
+        sock.setblocking(False)
+        with suppress(OSError):
+            sock.send(send)
+    return made
+
+
+def ended(sock: socket.socket) -> bool:
+    """Whether the other side has closed it."""
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize(
+    "send",
+    [b"", b"GET /metrics HTTP/1.1\r\nX: ", b"POST /metrics HTTP/1.1\r\nContent-Length: 1\r\n\r\n",
+     b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 50],
+    ids=["silent", "half-a-header", "no-body", "reads-nothing"],
+)  # fmt: skip
+@pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
+def test_a_scrape_is_answered_while_others_hold_connections(url: str, send: bytes, source: str) -> None:
+    with ExitStack() as held:
+        for sock in connections(url, 10 * CONNECTIONS, send, source):
+            held.enter_context(sock)
+        for _ in range(3):
+            assert Scraped(get(url))["ovn_docker_endpoints"] == 2
+
+
+def test_who_makes_many_connections_closes_nobody_else_s(url: str) -> None:
+    prometheus = http.client.HTTPConnection(*address_of(url), timeout=10)
+    prometheus.request("GET", "/metrics")
+    assert b"ovn_docker_endpoints 2" in prometheus.getresponse().read()
+    kept = prometheus.sock
+    with ExitStack() as held:
+        many = [held.enter_context(sock) for sock in connections(url, 10 * CONNECTIONS, b"GET /metrics")]
+        until(lambda: sum(map(ended, many)) >= 9 * CONNECTIONS)
+        prometheus.request("GET", "/metrics")
+        assert b"ovn_docker_endpoints 2" in prometheus.getresponse().read()
+        assert prometheus.sock is kept
+    prometheus.close()
+
+
+def test_who_asks_again_before_the_answer_gets_one_and_is_let_go(url: str) -> None:
+    (sock,) = connections(url, 1, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+    sock.settimeout(10)
+    with sock.makefile("rb") as answers:
+        assert answers.read().count(b"HTTP/1.1 200 OK") == 1
+    sock.close()
+
+
+def served(reader: Reader) -> str:
+    """Where metrics are served in this process, until it ends."""
+    listener = exposition.listen(("127.0.0.1", 0))
+    exposition.Exposition().serve(listener, reader, Threads())
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+
+
+@pytest.mark.parametrize("more", [b"x", b""], ids=["by-the-byte", "nothing"])
+def test_a_request_that_does_not_come_in_in_time_ends_its_connection(
+    more: bytes, monkeypatch: pytest.MonkeyPatch, northbound: OvsdbServer, connect: Connect
+) -> None:
+    """And one that waits for its next request stays."""
+    monkeypatch.setattr(exposition, "_REQUEST", 0.3)
+    url = served(Statistics(Threads(), connect(northbound), lambda _: Chassis("host1")))
+    (idle,) = connections(url, 1, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+    until(lambda: select.select([idle], [], [], 0)[0])
+    with ExitStack() as held:
+        slow = [held.enter_context(sock) for sock in connections(url, 3, b"GET /metrics HTTP/1.1\r\nX: ")]
+
+        def all_ended() -> bool:
+            for sock in slow:
+                with suppress(OSError):
+                    sock.send(more)
+            return all(map(ended, slow))
+
+        until(all_ended)
+    assert not ended(idle)
+    idle.close()
+
+
+def test_those_who_ask_at_once_share_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "_COST", 1e9)
+    monkeypatch.setattr(exposition, "_FRESH", 3600)
+    made = []
+
+    class Counting:
+        def samples(self) -> Iterator[Sample]:
+            made.append(1)
+            yield Sample(ENDPOINTS, 2)
+
+    url = served(Counting())
+    made.clear()  # registration looks too
+    with ThreadPoolExecutor(8) as asking:
+        assert all("ovn_docker_endpoints 2" in text for text in asking.map(get, [url] * 8))
+    assert len(made) == 1
 
 
 def test_it_is_off_unless_asked_for(driver: Driver) -> None:  # noqa: F811

@@ -1,12 +1,13 @@
 """The connection to a database, on real servers that die, hang and come back."""
 
+import re
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, OperationError, Reference, has, is_row, require
-from ovn_docker.host.tls import use_tls
+from ovn_docker.host.tls import check_files
 from ovn_docker.model import Tls, row_uuid
 
 SWITCH = row_uuid("test", "switch")
@@ -618,24 +619,26 @@ def server_files(ours: Authority) -> Tls:
     return ours.sign("server")
 
 
+def serve_tls(make_server: MakeServer, files: Tls) -> tuple[OvsdbServer, str]:
+    """A server that shows *files*, and its remote."""
+    port = free_port()
+    server = make_server(
+        *("OVN_Northbound", f"--remote=pssl:{port}:127.0.0.1", f"--private-key={files.private_key}"),
+        *(f"--certificate={files.certificate}", f"--ca-cert={files.ca_cert}"),
+    )
+    return server, f"ssl:127.0.0.1:{port}"
+
+
 class TestTls:
     @pytest.fixture
-    def port(self, make_server: MakeServer, server_files: Tls) -> int:
-        port = free_port()
-        files = (server_files.private_key, server_files.certificate, server_files.ca_cert)
-        options = zip(("private-key", "certificate", "ca-cert"), files, strict=True)
-        make_server(
-            "OVN_Northbound",
-            f"--remote=pssl:{port}:127.0.0.1",
-            *(f"--{option}={file}" for option, file in options),
-        )
-        return port
+    def remote(self, make_server: MakeServer, server_files: Tls) -> str:
+        return serve_tls(make_server, server_files)[1]
 
     @pytest.fixture
-    def read(self, port: int, connect: Connect) -> Read:
+    def read(self, remote: str, connect: Connect) -> Read:
         def read(tls: Tls) -> list[object]:
-            use_tls(tls)
-            return connect("OVN_Northbound", f"ssl:127.0.0.1:{port}").transact(READ, deadline=Deadline(3))
+            database = connect("OVN_Northbound", remote, tls=tls)
+            return database.transact(READ, deadline=Deadline(3))
 
         return read
 
@@ -646,34 +649,63 @@ class TestTls:
         self, make_server: MakeServer, ours: Authority, connect: Connect
     ) -> None:
         """Each host has one that our CA signed."""
-        files = ours.sign("other", "127.0.0.2")
-        port = free_port()
-        make_server(
-            *("OVN_Northbound", f"--remote=pssl:{port}:127.0.0.1", f"--private-key={files.private_key}"),
-            *(f"--certificate={files.certificate}", f"--ca-cert={files.ca_cert}"),
-        )
-        remote = f"ssl:127.0.0.1:{port}"
-        use_tls(ours.sign("client"))
+        _, remote = serve_tls(make_server, ours.sign("other", "127.0.0.2"))
+        strict = ours.sign("client")
         with pytest.raises(Unavailable, match=r"not valid for '127\.0\.0\.1'.*ovn-docker pki; or trust all"):
-            connect("OVN_Northbound", remote).transact(READ, deadline=Deadline(3))
-        use_tls(replace(ours.sign("client"), names=False))
-        assert connect("OVN_Northbound", remote).transact(READ, deadline=Deadline(SOON)) == [[]]
+            connect("OVN_Northbound", remote, tls=strict).transact(READ, deadline=Deadline(3))
+        database = connect("OVN_Northbound", remote, tls=replace(strict, names=False))
+        assert database.transact(READ, deadline=Deadline(SOON)) == [[]]
+
+    def test_databases_of_two_authorities_do_not_change_each_other(
+        self, make_server: MakeServer, ours: Authority, foreign: Authority, connect: Connect
+    ) -> None:
+        """In one process, whichever connects last: each of their connections is made anew in turns."""
+        pairs = []
+        for number, authority in enumerate((ours, foreign, ours, foreign)):
+            server, remote = serve_tls(make_server, authority.sign(f"server{number}"))
+            files = authority.sign(f"client{number}")
+            pairs.append((server, connect("OVN_Northbound", remote, tls=files)))
+        for _ in range(2):
+            for server, database in pairs:
+                assert database.transact(READ, deadline=Deadline(SOON)) == [[]]
+                server.kill()
+                with pytest.raises(Unavailable, match="Connection refused"):
+                    database.knock()
+                server.start()
+        for _, database in pairs:
+            assert database.transact(READ, deadline=Deadline(SOON)) == [[]]
+
+    def test_threads_that_connect_at_once_each_use_their_own_files(
+        self, make_server: MakeServer, ours: Authority, foreign: Authority
+    ) -> None:
+        pairs = []
+        for authority in (ours, foreign):
+            _, remote = serve_tls(make_server, authority.sign("server"))
+            pairs.append((remote, authority.sign("client")))
+
+        def connects(number: int) -> list[object]:
+            remote, files = pairs[number % 2]
+            with closing(Database("OVN_Northbound", [remote], tls=files)) as database:
+                return database.transact(READ, deadline=Deadline(SOON))
+
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(connects, range(40))) == [[[]]] * 40
 
     def test_a_name_that_cannot_be_in_a_certificate_is_one_clear_line(
         self, ours: Authority, connect: Connect
     ) -> None:
-        use_tls(ours.sign("client"))
+        database = connect("OVN_Northbound", "ssl:a..b:6641", tls=ours.sign("client"))
         with pytest.raises(Unavailable, match=r"cannot reach OVN_Northbound at ssl:a\.\.b:6641: Invalid arg"):
-            connect("OVN_Northbound", "ssl:a..b:6641").transact(READ, deadline=Deadline(0.2))
+            database.transact(READ, deadline=Deadline(0.2))
 
     @pytest.mark.parametrize("mode", [0o644, 0o660, 0o604])
     def test_a_key_that_others_can_read_is_refused(self, ours: Authority, mode: int) -> None:
         files = ours.sign("loose")
         Path(files.private_key).chmod(mode)
         with pytest.raises(BadRequest, match=rf"loose\.key has mode {mode:04o}.* type chmod 600 /"):
-            use_tls(files)
+            check_files(files)
         Path(files.private_key).chmod(0o640)
-        use_tls(files)
+        check_files(files)
 
     def test_a_server_that_another_ca_signed_is_refused(self, read: Read, foreign: Authority) -> None:
         with pytest.raises(Unavailable, match=r"ssl:127\.0\.0\.1:\d+: .*certificate verify failed"):
@@ -685,21 +717,22 @@ class TestTls:
         with pytest.raises(Unavailable, match=r"ssl:127\.0\.0\.1:\d+: .*unknown ca"):
             read(replace(foreign.sign("client"), ca_cert=ours.sign("client").ca_cert))
 
-    def test_without_tls_the_server_is_no_use(self, port: int, connect: Connect) -> None:
-        database = connect("OVN_Northbound", f"tcp:127.0.0.1:{port}")
-        with at_most(3), pytest.raises(OvnDockerError, match=rf"tcp:127\.0\.0\.1:{port}"):
+    def test_without_tls_the_server_is_no_use(self, remote: str, connect: Connect) -> None:
+        plain = remote.replace("ssl:", "tcp:")
+        database = connect("OVN_Northbound", plain)
+        with at_most(3), pytest.raises(OvnDockerError, match=re.escape(plain)):
             database.transact(READ, deadline=Deadline(0.5))
 
     def test_without_files_we_say_how_to_name_them(self) -> None:
         with pytest.raises(BadRequest, match="name their files with: ovs-vsctl set-ssl PRIVATE-KEY"):
-            use_tls(None)
+            Database("OVN_Northbound", ["ssl:127.0.0.1:6641"])
 
     @pytest.mark.parametrize("file", ["private_key", "certificate", "ca_cert"])
     def test_a_file_that_is_missing_is_named(self, ours: Authority, file: str) -> None:
         files = replace(ours.sign("client"), **{file: "/nowhere/x.pem"})
         with pytest.raises(BadRequest, match=r"/nowhere/x\.pem.*No such file"):
-            use_tls(files)
+            check_files(files)
 
     def test_a_key_of_another_certificate_is_refused(self, ours: Authority, server_files: Tls) -> None:
         with pytest.raises(BadRequest, match="KEY_VALUES_MISMATCH"):
-            use_tls(replace(ours.sign("client"), private_key=server_files.private_key))
+            check_files(replace(ours.sign("client"), private_key=server_files.private_key))

@@ -35,6 +35,7 @@ from ovn_docker.model import (
 )
 from ovn_docker.options import NetworkOptions
 from ovn_docker.reconcile import Mode
+from ovn_docker.threads import Threads
 
 LINK = host_link(C1)
 
@@ -226,7 +227,7 @@ class TestTheThread:
         host.driver().create_endpoint(endpoint())
         host.links.delete(LINK)
         driver = host.driver()
-        host.reconciler(driver, interval=0.5).start()
+        host.reconciler(driver, interval=0.5).start(Threads())
         until(lambda: host.state() == before)
         driver.create_endpoint(endpoint(C2))
         host.northbound.kill()
@@ -253,7 +254,7 @@ class TestTheThread:
             return said
 
         monkeypatch.setattr(host.docker, "inventory", inventory)
-        host.reconciler(driver, interval=0.3).start()
+        host.reconciler(driver, interval=0.3).start(Threads())
         assert asked.wait(30)
         host.docker.endpoints.clear()
         until(lambda: host.state() == before)
@@ -267,7 +268,7 @@ class TestTheThread:
         driver.create_network(replace(NETWORK, id=NetworkId("f" * 64)))
         monkeypatch.setattr("ovn_docker.driver._FOLLOWS", 2.0)
         driver.leftovers.set()
-        host.reconciler(driver, interval=0.1).start()
+        host.reconciler(driver, interval=0.1).start(Threads())
         until(lambda: host.state() == before)
 
 
@@ -290,6 +291,7 @@ def old(host: Host) -> None:
     for table in ("Logical_Switch", "DHCP_Options", "DNS"):
         for row in host.northbound.rows(table, "_uuid", "external_ids"):
             ids = row["external_ids"]
+            ids.pop("ovn-docker:uptime", None)
             for key in ids.keys() & {"ovn-docker:created", "ovn-docker:released"}:
                 ids[key] = str(int(time.time()) - 3600)
             host.northbound.transact(ovsdb.update(table, ovsdb.is_row(row["_uuid"]), external_ids=ids))
@@ -527,7 +529,7 @@ class TestModes:
         host.driver().create_endpoint(endpoint())
         host.links.delete(LINK)
         before, record = host.state(), Recorded()
-        host.reconciler(interval=0.1, mode=Mode.REPORT, record=record).start()
+        host.reconciler(interval=0.1, mode=Mode.REPORT, record=record).start(Threads())
         until(lambda: record.counts)
         time.sleep(0.5)  # some more looks
         assert host.state() == before
@@ -540,7 +542,7 @@ class TestModes:
         host.driver().create_endpoint(endpoint())
         host.links.delete(LINK)
         before, record = host.state(), Recorded()
-        host.reconciler(interval=0.1, mode=Mode.OFF, record=record).start()
+        host.reconciler(interval=0.1, mode=Mode.OFF, record=record).start(Threads())
         time.sleep(0.5)
         assert host.state() == before
         assert not record.counts

@@ -18,12 +18,14 @@ from typing import Any, Self, cast
 from uuid import uuid4
 
 import pytest
+from waitress.task import WSGITask
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.model import Joined
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Driver, Ipam, Plugin
+from ovn_docker.threads import Threads
 
 NET = "ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396"
 EP = "53d0798b26e2fbe8d543504c4c4df763c5a2bfef10df9ba4646a1e899e32e438"
@@ -349,6 +351,53 @@ def test_no_call_is_swallowed_by_the_end(path: Path, serving: Running) -> None:
         serving.stop()
         assert sum(chatters) >= 1000
     assert serving.ended() < 5
+
+
+@pytest.mark.parametrize("error", [SystemExit("a library gives up"), MemoryError(), RecursionError()])
+def test_a_call_that_fails_in_any_way_is_answered_and_costs_no_thread(
+    path: Path, error: BaseException
+) -> None:
+    class Broken(Slow):
+        def leave(self, *_: object) -> None:
+            raise error
+
+    threads = Threads()
+    it = server.Server(server.application(plugin(Broken())), sockets.listen(path), threads)
+    serving = threading.Thread(target=it.serve, daemon=True)
+    serving.start()
+    for _ in range(2 * server.THREADS):
+        status, answer = call(path, "NetworkDriver.Leave", LEAVE)
+        assert (status, answer["Err"]) == (
+            500,
+            f"internal error ({type(error).__name__}): see the log of the ovn-docker driver",
+        )
+    assert len(threads.states()) == server.THREADS + 1
+    assert threads.failures() == {"call": 0}
+    it.stop()
+    serving.join(30)
+    assert not serving.is_alive()
+    until(lambda: threads.states() == [])
+
+
+def test_a_call_that_is_lost_ends_its_connection(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waitress fails where it does not expect to: who has asked is not to wait for ever."""
+
+    def service(_: object) -> None:
+        raise SystemExit("a library gives up")
+
+    monkeypatch.setattr(WSGITask, "service", service)
+    threads = Threads()
+    it = server.Server(server.application(plugin(Slow())), sockets.listen(path), threads)
+    serving = threading.Thread(target=it.serve, daemon=True)
+    serving.start()
+    with pytest.raises(http.client.RemoteDisconnected):
+        call(path, "NetworkDriver.Leave", LEAVE)
+    until(lambda: threads.failures() == {"call": 1})
+    monkeypatch.undo()
+    assert call(path, "NetworkDriver.Leave", LEAVE) == (200, {})
+    it.stop()
+    serving.join(30)
+    assert not serving.is_alive()
 
 
 def test_stop_before_the_start_serves_who_has_come_already(path: Path) -> None:

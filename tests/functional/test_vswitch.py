@@ -175,6 +175,7 @@ class TestPlugging:
         assert (interface["_uuid"], interface["error"]) == (row_uuid("interface", C1), [])
         assert interface["ofport"] > 0
         created = interface["external_ids"].pop("ovn-docker:created")
+        assert interface["external_ids"].pop("ovn-docker:uptime")
         assert abs(time.time() - int(created)) < 60
         assert interface["external_ids"] == {
             "iface-id": C1,

@@ -10,7 +10,7 @@ from ovn_docker.view import check_cluster, check_endpoints, check_host
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Facts
 from ovn_docker.view.machine import Certificate
-from ovn_docker.view.probes import HostPath, Pair, Probes
+from ovn_docker.view.probes import HostPath, Pair, Probes, Sync
 from ovn_docker.view.snapshot import DockerNetwork, Encap, Snapshot
 from unit.clusters import cluster
 
@@ -40,6 +40,25 @@ def test_an_interface_is_moved_into_a_bridge_with_its_addresses() -> None:
     (command,) = found.commands
     args = parsed(command)
     assert (args.interface, args.bridge, args.datapath) == ("eth0", "breth0", "netdev")
+
+
+def test_ports_that_a_wrong_clock_has_made_name_their_host() -> None:
+    seen = cluster(2, 20)
+    ports = seen.snapshot.northbound.ports if seen.snapshot.northbound else ()
+    assert {port.host for port in ports} == {"host1", "host2"}
+    northbound = replace(
+        seen.snapshot.northbound,  # type: ignore[type-var]
+        ports=tuple(
+            replace(port, ids={**port.ids, "ovn-docker:created": f"{seen.snapshot.taken + ahead:.0f}"})
+            for port, ahead in zip(ports, (0, 3, 3600, 60, *[0] * len(ports)), strict=False)
+        ),
+    )
+    changed = Cluster(replace(seen.snapshot, northbound=northbound))
+    late = {port.host for port in changed.ports.values() if (port.created or 0) > seen.snapshot.taken + 5}
+    found = list(check_cluster.clock(facts(changed, Probes(sync=Sync(northd=True, ahead={}, seen={})))))
+    assert {one.subject for one in found} == late != set()
+    assert any("up to 3600 s from now" in one.evidence for one in found)
+    assert list(check_cluster.clock(facts(seen, Probes(sync=Sync(northd=True, ahead={}, seen={}))))) == []
 
 
 def test_a_tunnel_address_is_proposed_though_another_host_has_none() -> None:

@@ -22,6 +22,7 @@ LAYERS = {
         "options",
         "settings",
         "supply",
+        "threads",
     },
     "decisions": {"cluster", "driver", "ipam", "names", "reconcile"},
     "plugin": {
@@ -35,6 +36,7 @@ LAYERS = {
     "host": {
         "host",
         "host.announcement",
+        "host.clock",
         "host.controller",
         "host.driver",
         "host.engine",

@@ -1,7 +1,6 @@
 """What follows from Docker's IDs and addresses, the same on every host and in every version of ours."""
 
 import re
-import time
 from ipaddress import ip_address, ip_interface
 
 import pytest
@@ -12,7 +11,6 @@ from ovn_docker.model import (
     EndpointId,
     NetworkId,
     StoredEndpoint,
-    age,
     choose_mac,
     container_link,
     host_link,
@@ -89,17 +87,6 @@ def test_an_endpoint_without_a_container_is_dead_unless_it_is_young(
     joined: bool | None, age: float, dead: bool
 ) -> None:
     assert StoredEndpoint(ENDPOINT, NETWORK, "host-1", age).dead(joined, grace=60) is dead
-
-
-@pytest.mark.parametrize("created", ["", "yesterday", "-1", "1e3", "\N{SUPERSCRIPT TWO}", "9" * 5000])
-def test_who_does_not_say_when_he_was_made_is_old(created: str) -> None:
-    """Whatever somebody has written into a database."""
-    assert age(created) == float("inf")
-
-
-@pytest.mark.parametrize("unit", [1, 10**9])
-def test_an_age_is_in_seconds_whatever_it_is_noted_in(unit: int) -> None:
-    assert 3600 <= age(str(int(time.time() - 3600) * unit)) < 3660
 
 
 def test_a_vlan_that_somebody_wrote_on_a_port_is_a_number_or_none() -> None:

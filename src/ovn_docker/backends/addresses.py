@@ -13,7 +13,6 @@ from ipaddress import ip_address, ip_network
 from uuid import uuid4
 
 from ovn_docker.backends.northbound import (
-    CREATED,
     HOST,
     NETWORK,
     OURS,
@@ -26,6 +25,7 @@ from ovn_docker.backends.northbound import (
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
+from ovn_docker.host.clock import CREATED, made_now, order
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require, require_none
 from ovn_docker.model import Chassis, IpAddress, IpNetwork, Network, NetworkId, Pool, PoolId, row_uuid
 
@@ -67,6 +67,7 @@ class Addresses:
             POOL: pool.id,
             SUBNET: str(pool.subnet),
             STATE: "free",
+            **made_now(),
             CREATED: str(time.time_ns()),
         }
         if pool.part is not None:
@@ -154,7 +155,7 @@ class Addresses:
             NETWORK: pool.network or "",
             STATE: "leased",
             _CLAIM: str(uuid4()),
-            CREATED: str(int(time.time())),
+            **made_now(),
         }
         lease = ovsdb.insert("DHCP_Options", row, cidr=str(address), external_ids=ids)
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
@@ -180,7 +181,10 @@ class Addresses:
         for ids in (row["external_ids"] for row in rows):
             row = _lease(ids.get(SWITCH, ""), address)
             mine = has("external_ids", {POOL: pool, STATE: "leased"})
-            released = {STATE: "released", RELEASED: f"{time.time():.3f}"}
+            released = {
+                STATE: "released",
+                RELEASED: f"{time.time_ns() // 10**6 / 1000:.3f}",
+            }  # not rounded up
             kept = {key: ids[key] for key in (OWNER, POOL, SWITCH, NETWORK) if key in ids}
             unmark = [["external_ids", "delete", [f"{_RESERVED}{address}"]]]
             database.transact(
@@ -266,7 +270,7 @@ def bind(
             continue
         if not rows:
             raise Conflict(f"nobody asked for a pool {subnet.pool} before; create the network again")
-        pool = max(rows, key=lambda row: (row["external_ids"].get(CREATED, ""), row["_uuid"]))
+        pool = max(rows, key=lambda row: (order(row["external_ids"]), row["_uuid"]))
         bound = {STATE: "bound", SWITCH: switch, NETWORK: network.id}
         operations += [
             require("DHCP_Options", pool["_uuid"], has("external_ids", fresh)),

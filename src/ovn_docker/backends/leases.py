@@ -7,7 +7,6 @@ Neutron that means nothing but a prefix. When the network is created, the pool g
 
 import threading
 import time
-from datetime import UTC, datetime
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from itertools import chain
 
@@ -158,22 +157,23 @@ class Leases:
         """What a crash has left: pools and addresses that nobody came for, pools whose network has gone."""
         return [
             *(
-                _difference(Kind.POOL, pool, "Docker asked for it and no network has it")
+                self._difference(Kind.POOL, pool, "Docker asked for it and no network has it")
                 for pool in self._pools(deadline)
-                if (age(pool) > _UNUSED or _tagged(pool, _SUBNET)) and not self._has_subnet(pool, deadline)
+                if (self._neutron.age(pool) > _UNUSED or _tagged(pool, _SUBNET))
+                and not self._has_subnet(pool, deadline)
             ),
             *(
-                _difference(Kind.LEASE, port, "Docker asked for it and no endpoint has it")
+                self._difference(Kind.LEASE, port, "Docker asked for it and no endpoint has it")
                 for port in self._kept(deadline)
-                if age(port) > _UNUSED
+                if self._neutron.age(port) > _UNUSED
             ),
         ]
 
     def belongings(self, deadline: Deadline) -> list[Difference]:
         """All pools and addresses of this VM."""
         return [
-            *(_difference(Kind.LEASE, port, "its VM is gone") for port in self._kept(deadline)),
-            *(_difference(Kind.POOL, pool, "its VM is gone") for pool in self._pools(deadline)),
+            *(self._difference(Kind.LEASE, port, "its VM is gone") for port in self._kept(deadline)),
+            *(self._difference(Kind.POOL, pool, "its VM is gone") for pool in self._pools(deadline)),
         ]
 
     def clear(self, stray: Difference, deadline: Deadline) -> bool:
@@ -192,6 +192,12 @@ class Leases:
         elif port := self._neutron.one("ports", one.row, deadline):
             remove(self._neutron, self._parent, port, deadline)
         return True
+
+    def _difference(self, kind: Kind, row: Resource, why: str) -> Difference:
+        what = row["prefixes"] if kind is Kind.POOL else [fixed["ip_address"] for fixed in row["fixed_ips"]]
+        return Difference(
+            kind, ", ".join(what), "Neutron", since(self._neutron.age(row)), why, "delete it", row["id"]
+        )
 
     def _has_gone(self, network: str, address: IpAddress) -> bool:
         with self._lock:
@@ -258,7 +264,7 @@ def waiting_pool(neutron: Neutron, vif: str, subnet: Subnet, deadline: Deadline)
     waiting = [pool for pool in same if not _tagged(pool, _SUBNET)]
     if not same:
         raise Conflict(f"nobody asked for a pool {subnet.pool} before; create the network again")
-    return min(waiting, key=age, default=None)
+    return min(waiting, key=neutron.age, default=None)
 
 
 def bind(neutron: Neutron, pool: Resource, network: NetworkId, subnet: Resource, deadline: Deadline) -> None:
@@ -292,20 +298,6 @@ def allocation_pools(subnet: Subnet, pool: Resource | None) -> list[dict[str, st
             ranges.append({"start": str(make(first)), "end": str(make(min(kept - 1, last)))})
         first = max(first, kept + 1)
     return ranges
-
-
-def age(resource: Resource) -> float:
-    """Seconds since Neutron made it, if its clock and ours agree."""
-    try:
-        made = datetime.fromisoformat(str(resource["created_at"]).replace("Z", "+00:00"))
-    except (KeyError, ValueError):
-        return float("inf")
-    return (datetime.now(UTC) - (made if made.tzinfo else made.replace(tzinfo=UTC))).total_seconds()
-
-
-def _difference(kind: Kind, row: Resource, why: str) -> Difference:
-    what = row["prefixes"] if kind is Kind.POOL else [fixed["ip_address"] for fixed in row["fixed_ips"]]
-    return Difference(kind, ", ".join(what), "Neutron", since(age(row)), why, "delete it", row["id"])
 
 
 def _pools_of_vm(vif: str) -> str:

@@ -12,7 +12,6 @@ from ovn_docker.backends import dns, shared
 from ovn_docker.backends.addresses import POOL, RELEASED, STATE, SUBNET
 from ovn_docker.backends.northbound import (
     CONTAINER,
-    CREATED,
     ENCAP,
     ENDPOINT,
     HOST,
@@ -26,6 +25,7 @@ from ovn_docker.backends.northbound import (
 )
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
+from ovn_docker.host.clock import age
 from ovn_docker.host.ovsdb import (
     Database,
     Locked,
@@ -44,9 +44,9 @@ from ovn_docker.model import (
     Kind,
     NetworkId,
     StoredNetwork,
-    age,
     row_uuid,
     since,
+    whole_number,
 )
 
 _UNUSED = 600.0
@@ -59,7 +59,11 @@ It forgets what was released when it releases the next one: on a quiet host that
 """
 
 _LATELY = 3600.0
-"""Seconds for which what belongs to no host is not looked at again."""
+"""Seconds for which what belongs to no host is not looked at again.
+
+That, and whether a released address has rested, is by the clocks of all hosts; a time further in the future
+says nothing. If one is wrong, there is one look more, or an address is given away again a little early.
+"""
 
 _LOCK = "ovn_docker"
 """Name of the lock that who clears what belongs to no host holds (RFC 7047, 4.1.8)."""
@@ -157,13 +161,13 @@ def _network(ids: dict[str, str]) -> StoredNetwork:
     shared = ""
     if SWITCH in ids:
         shared = f"network {ids[NAME]}" if NAME in ids else "your logical switch"
-    return StoredNetwork(NetworkId(ids.get(NETWORK, "")), shared, age(ids.get(CREATED, "")))
+    return StoredNetwork(NetworkId(ids.get(NETWORK, "")), shared, age(ids))
 
 
 def _stray(row: Row, there: set[str]) -> Difference | None:
     """What is wrong with a row of DHCP_Options or DNS, if something is; *there*: UUIDs of other rows."""
     ids, place = row["external_ids"], Leftovers.place
-    switch, old = ids.get(SWITCH, ""), age(ids.get(CREATED, ""))
+    switch, old = ids.get(SWITCH, ""), age(ids)
     endpoint = row_uuid("endpoint", EndpointId(ids.get(ENDPOINT, "")))
     kind, what, belongs_to, why = None, row.get("cidr", ""), "-", ""
     if ENDPOINT in ids and endpoint not in there:
@@ -223,7 +227,7 @@ def _released(rows: Iterable[Row], rested: float) -> Iterable[tuple[Difference, 
         ids = row["external_ids"]
         with contextlib.suppress(ValueError):
             released = float(ids.get(RELEASED, "0"))
-            if time.time() - released > rested:
+            if not -_LATELY < time.time() - released < rested:
                 unchanged = ["_version", "==", ovsdb.encode(Reference(row["_version"]))]
                 what = Difference(
                     Kind.LEASE,
@@ -241,8 +245,8 @@ def _cleared_lately(database: Database, deadline: Deadline) -> bool:
         ovsdb.select("DHCP_Options", is_row(shared.GENERATION_ROW), columns=["external_ids"]),
         deadline=deadline,
     )
-    text = rows[0]["external_ids"].get(_CLEARED, "") if rows else ""
-    return abs(age(text)) < _LATELY
+    when = whole_number(rows[0]["external_ids"].get(_CLEARED, "")) if rows else None
+    return when is not None and abs(time.time() - when) < _LATELY
 
 
 def _cleared_now() -> ovsdb.Operation:

@@ -117,7 +117,7 @@ class Networks:
                 if tag.startswith(_owner(self._vif, "")) and _KEPT not in network["tags"]:
                     short = tag.partition("=")[2]
                     id_ = next((member for member in members if member.startswith(short)), short)
-                    found.append(StoredNetwork(NetworkId(id_), shared, leases.age(network)))
+                    found.append(StoredNetwork(NetworkId(id_), shared, self._neutron.age(network)))
         port = self._neutron.one("ports", self._vif, deadline)
         for tag in (port or {}).get("tags", []):
             if tag.startswith("docker:"):
@@ -144,12 +144,12 @@ class Networks:
         """Networks that somebody has begun to make and will not finish any more: no VM has them."""
         return [
             Difference(
-                Kind.NETWORK, half["name"], "Neutron", since(leases.age(half)),
+                Kind.NETWORK, half["name"], "Neutron", since(self._neutron.age(half)),
                 "somebody began to make it, and no VM has it", "delete it",
                 f"{half['id']} {half.get('revision_number') or ''}",
             )
             for half in self._made(deadline)
-            if not any(map(_is_member, half["tags"])) and leases.age(half) > _ABANDONED
+            if not any(map(_is_member, half["tags"])) and self._neutron.age(half) > _ABANDONED
         ]  # fmt: skip
 
     def clear(self, stray: Difference, deadline: Deadline) -> bool:
@@ -244,7 +244,7 @@ class Networks:
                     return complete[0]
                 elif others:  # somebody is making it, or died of it
                     for other in others:
-                        if leases.age(other) > _ABANDONED:
+                        if self._neutron.age(other) > _ABANDONED:
                             self._neutron.delete("networks", other["id"], deadline)
                     self._pause(deadline, name, _PAUSE)
                 else:

@@ -10,6 +10,9 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import chain
 from typing import Any
 from urllib.parse import quote
@@ -84,6 +87,16 @@ class Neutron:
         self._connection: openstack.connection.Connection | None = None
         self._told = float("-inf")
         """When it showed something, by time.monotonic()."""
+        self._ahead: float | None = None
+        """Its clock less time.monotonic(), as of its last answer."""
+
+    def age(self, resource: Resource) -> float:
+        """Seconds since a resource was made, by the clock of Neutron; infinite if it does not say.
+
+        This machine's clock may be set between two calls of Docker, and differ from those of other VMs.
+        """
+        now = time.time() if self._ahead is None else self._ahead + time.monotonic()
+        return now - created(resource)
 
     def project(self, deadline: Deadline) -> str | None:
         """UUID of the project that the login is for."""
@@ -230,6 +243,8 @@ class Neutron:
         except (openstack.exceptions.SDKException, keystone.ClientException) as error:
             self._told = float("-inf")
             raise self._explained(error) from None
+        with suppress(KeyError, TypeError, ValueError):  # RFC 9110, 6.6.1
+            self._ahead = parsedate_to_datetime(response.headers["Date"]).timestamp() - time.monotonic()
         log.debug("%s %s: %d in %.3f s", method, path, response.status_code, time.monotonic() - started)
         if response.status_code >= 400:
             raise self._refused(response.status_code, response.text, _json(response), f"{method} {path}")
@@ -313,6 +328,15 @@ class Neutron:
         if status == 403:
             return Refused(status, kind, said, "ask the cloud's operator to allow it, or for another role")
         return Refused(status, kind, said, _CURES.get(kind, ""))
+
+
+def created(resource: Resource) -> float:
+    """When Neutron made a resource, in seconds of the epoch; long ago if it does not say."""
+    try:
+        made = datetime.fromisoformat(str(resource["created_at"]).replace("Z", "+00:00"))
+    except (KeyError, ValueError):
+        return float("-inf")
+    return (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp()
 
 
 def _no_such_cloud(text: str) -> BadRequest:

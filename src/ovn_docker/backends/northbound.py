@@ -6,9 +6,10 @@ Which rows there are, and why: docs/architecture.md.
 import threading
 from collections.abc import Callable
 
+from ovn_docker.host.clock import age
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.host.tls import use_tls
-from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, age, row_uuid
+from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, row_uuid
+from ovn_docker.threads import Threads
 
 OWNER = "ovn-docker:owner"
 HOST = "ovn-docker:host"
@@ -21,7 +22,6 @@ SWITCH = "ovn-docker:switch"
 NAME = "ovn-docker:name"
 """Of a network with a name in the cluster: on its switch, on the hosts' notes, and on its ports."""
 
-CREATED = "ovn-docker:created"
 MTU = "ovn-docker:mtu"
 ROUTERS = "ovn-docker:routers"
 """``any``: containers on the network believe whoever says that it is a router or a DHCP server."""
@@ -53,8 +53,9 @@ class Northbound:
     *tls* has precedence over the files that the Open_vSwitch database names.
     """
 
-    def __init__(self, tls: Tls | None = None) -> None:
+    def __init__(self, tls: Tls | None = None, threads: Threads | None = None) -> None:
         self._tls = tls
+        self._threads = threads
         self._lock = threading.Lock()
         self._database: Database | None = None
         self._for: tuple[object, ...] = ()
@@ -65,9 +66,8 @@ class Northbound:
         wanted = (chassis.northbound, tls)
         with self._lock:
             if self._database is None or self._for != wanted:
-                if any(remote.startswith("ssl:") for remote in chassis.northbound):
-                    use_tls(tls)
-                before, self._database = self._database, Database("OVN_Northbound", chassis.northbound, _CURE)
+                before = self._database
+                self._database = Database("OVN_Northbound", chassis.northbound, _CURE, tls, self._threads)
                 self._for = wanted
                 if before is not None:
                     before.close()
@@ -90,7 +90,7 @@ def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:
         EndpointId(ids.get(ENDPOINT, "")),
         NetworkId(ids.get(NETWORK, "")),
         ids.get(HOST, ""),
-        age(ids.get(CREATED, "")),
+        age(ids),
         ids.get(ENCAP, ""),
     )
 

@@ -6,7 +6,6 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 import contextlib
 import logging
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -15,7 +14,6 @@ from typing import Any
 from ovn_docker.backends import dns, shared
 from ovn_docker.backends.addresses import bind
 from ovn_docker.backends.northbound import (
-    CREATED,
     ENCAP,
     ENDPOINT,
     HOST,
@@ -35,6 +33,7 @@ from ovn_docker.backends.northbound import (
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound
 from ovn_docker.host import ovsdb
+from ovn_docker.host.clock import CREATED, UPTIME, made_now
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, Reference, Row, has, is_row, require
 from ovn_docker.model import (
     AddressInUse,
@@ -128,7 +127,7 @@ class Overlay:
         if kept:
             ids[KEPT] = "true"
         elif not self._everywhere():
-            ids |= {**host_ids(chassis), CREATED: str(int(time.time()))}
+            ids |= {**host_ids(chassis), **made_now()}
         if network.options.switch is None and network.options.name is None:
             row = row_uuid("network", network.id)
             return row, row, [ovsdb.insert("Logical_Switch", row, name=network.id, external_ids=ids)]
@@ -137,7 +136,7 @@ class Overlay:
         if network.options.name is not None:
             switch = shared.switch_row(network)
             description = {
-                key: value for key, value in ids.items() if key not in {NETWORK, HOST, ENCAP, CREATED}
+                key: value for key, value in ids.items() if key not in {NETWORK, HOST, ENCAP, CREATED, UPTIME}
             }
             operations, incarnation = shared.join(
                 *(database, network, {**description, NAME: network.options.name}, chassis, deadline),
@@ -157,7 +156,7 @@ class Overlay:
         there = self._stored(database, network.id, deadline).ids
         for key, value in ovsdb.decode(wanted["row"]["external_ids"]).items():
             untold = KEPT in there and key not in there  # to swarm's manager: --internal, IPv6
-            may_differ = {KEPT, HOST, ENCAP, CREATED, *shared.OF_LIFE}
+            may_differ = {KEPT, HOST, ENCAP, CREATED, UPTIME, *shared.OF_LIFE}
             if key not in may_differ and not untold and there.get(key) != value:
                 undo = "ls-del" if wanted["table"] == "Logical_Switch" else "dhcp-options-del"
                 raise Conflict(
@@ -404,7 +403,7 @@ def _making_port(endpoint: Endpoint, stored: _Stored, chassis: Chassis) -> list[
         NETWORK: endpoint.network,
         ENDPOINT: endpoint.id,
         SWITCH: stored.switch,
-        CREATED: str(int(time.time())),
+        **made_now(),
     }
     if stored.name:
         ids[NAME] = stored.name

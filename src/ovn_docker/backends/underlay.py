@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address, ip_interface
 
-from ovn_docker.backends.leases import IpInterface, Leases, age, of_vm
+from ovn_docker.backends.leases import IpInterface, Leases, of_vm
 from ovn_docker.backends.networks import Found, Networks
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.backends.openrc import FIND_VIF, VIF
@@ -278,5 +278,5 @@ class Underlay:
     def _stored(self, port: Resource, network: NetworkId | None = None) -> StoredEndpoint:
         host = port["description"].removeprefix(ENDPOINT_OF)
         return StoredEndpoint(
-            EndpointId(port["name"]), network or NetworkId(port["network_id"]), host, age(port)
+            EndpointId(port["name"]), network or NetworkId(port["network_id"]), host, self._neutron.age(port)
         )

@@ -14,7 +14,6 @@ from ovn_docker.cli.steps import Steps
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.host.tls import use_tls
 from ovn_docker.model import Tls
 
 ROLE = "ovn-controller"
@@ -67,8 +66,8 @@ def in_force(target: str) -> bool:
     files = members.tls() or current_tls(SOUTHBOUND.control)
     if files is None:
         raise Unavailable(f"the {SOUTHBOUND.title} has no key; give --tls DIRECTORY")
-    use_tls(Tls(*files, names=False))  # we know where the server is: here
-    database = ovsdb.Database(SOUTHBOUND.schema, [_own_remote(target)])
+    tls = Tls(*files, names=False)  # we know where the server is: here
+    database = ovsdb.Database(SOUTHBOUND.schema, [_own_remote(target)], tls=tls)
     forbidden = {"op": "insert", "table": SOUTHBOUND.root, "row": {}}
     try:
         database.transact(forbidden, {"op": "abort"}, deadline=Deadline(_TIME))

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from queue import SimpleQueue
 
 import ovs.dirs
@@ -22,14 +23,15 @@ from ovn_docker.errors import OvnDockerError
 from ovn_docker.metrics import Tally
 from ovn_docker.model import Difference
 from ovn_docker.reconcile import Reconciler
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
 Look = Callable[[], list[Difference]]
 
 
-def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler) -> None:
-    """Answer in a thread of its own: ``exit``, ``requests``, ``gc/show``, ``gc/repair`` (JSON)."""
+def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler, threads: Threads) -> None:
+    """Answer in a thread of its own: exit, requests; in JSON threads, gc/show, gc/repair."""
 
     def leave(connection: UnixctlConnection, *_: object) -> None:
         connection.reply(None)
@@ -38,8 +40,12 @@ def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler) -> Non
     def requests(connection: UnixctlConnection, *_: object) -> None:
         connection.reply(f"{tally.requests} requests, {tally.errors} errors")
 
+    def states(connection: UnixctlConnection, *_: object) -> None:
+        connection.reply(json.dumps([asdict(state) for state in threads.states()]))
+
     ovs.unixctl.command_register("exit", "", 0, 0, leave, None)
     ovs.unixctl.command_register("requests", "", 0, 0, requests, None)
+    ovs.unixctl.command_register("threads", "", 0, 0, states, None)
     error, server = UnixctlServer.create(None, ovn_docker.__version__)
     if error:
         log.warning(
@@ -49,7 +55,7 @@ def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler) -> Non
     slow = _Slow()
     ovs.unixctl.command_register("gc/show", "", 0, 0, slow.answer, reconciler.look_everywhere)
     ovs.unixctl.command_register("gc/repair", "", 0, 0, slow.answer, reconciler.repair_everywhere)
-    threading.Thread(target=_run, args=(server, slow), name="control", daemon=True).start()
+    threads.start("control", "answers ovs-appctl", partial(_run, server, slow))
 
 
 class _Slow:
@@ -67,7 +73,7 @@ class _Slow:
                 text, done = json.dumps([asdict(difference) for difference in look()]), True
             except OvnDockerError as error:
                 text, done = str(error), False
-            except Exception:
+            except BaseException:
                 log.exception("looking for leftovers failed")
                 text, done = "internal error: see the driver's log", False
             self._answers.put((connection, text, done))

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Literal
 
 # The ovs package from PyPI looks below /usr/local; distributions and their ovs-appctl do not.
@@ -54,6 +55,7 @@ from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
 from ovn_docker.reconcile import Mode, Reconciler, Store
 from ovn_docker.settings import Common, Kind, Settings, UnderlaySettings
+from ovn_docker.threads import RESTART, Threads
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class _Mode:
     check_controller: Callable[[], None]
     ready: Callable[[], None]
     start: Callable[[], None]
+    threads: Threads
     undo: float
     record: Recorder
     name_of: Callable[[str], str]
@@ -121,17 +124,18 @@ def _overlay() -> None:
     settings = _settings(Settings, *OVERLAY_HELP)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     record, serve_metrics = _metrics(settings)
-    database = Database("Open_vSwitch", [settings.db], START)
+    threads = Threads()
+    database = Database("Open_vSwitch", [settings.db], START, threads=threads)
     vswitch, directory = Vswitch(database), Directory()
-    northbound = Northbound(settings.tls)
+    northbound = Northbound(settings.tls, threads)
     engine = Engine(settings.docker, directory.learn)
     shared = SharedNetworks(northbound)
     follower = Follower(shared, vswitch.chassis, engine, record, mirror=settings.sync == "on")
 
     def start() -> None:
-        serve_metrics(Statistics(database, vswitch.chassis, northbound, directory.name))
-        follower.start()
-        Registrar(Names(northbound), vswitch.chassis, engine, pass_on, follower.wake).start()
+        serve_metrics(Statistics(threads, database, vswitch.chassis, northbound, directory.name), threads)
+        follower.start(threads)
+        Registrar(Names(northbound), vswitch.chassis, engine, pass_on, follower.wake).start(threads)
 
     scope = _scope(settings.scope)
     mode = _Mode(
@@ -144,6 +148,7 @@ def _overlay() -> None:
         check_controller=Controller(settings.ovn_rundir).check,
         ready=lambda: vswitch.check(vswitch.chassis(Deadline(1))),
         start=start,
+        threads=threads,
         undo=2.0,
         record=record,
         name_of=directory.name,
@@ -158,7 +163,8 @@ def _underlay() -> None:
     backend = login.underlay(settings.parent, os.environ, ask=True)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     record, serve_metrics = _metrics(settings)
-    database = Database("Open_vSwitch", [settings.db], START)
+    threads = Threads()
+    database = Database("Open_vSwitch", [settings.db], START, threads=threads)
     vswitch = VmBridge(database, settings.bridge, openrc.vif(os.environ))
 
     def ready() -> None:
@@ -174,7 +180,8 @@ def _underlay() -> None:
         endpoint_options=(),
         check_controller=lambda: None,
         ready=ready,
-        start=lambda: serve_metrics(Statistics(database, vswitch.chassis)),
+        start=lambda: serve_metrics(Statistics(threads, database, vswitch.chassis), threads),
+        threads=threads,
         undo=10.0,
         record=record,
         name_of=lambda _: "",
@@ -211,7 +218,9 @@ def _serve(settings: Common, mode: _Mode) -> None:
         *(mode.options, mode.endpoint_options, driver.leftovers.set),
     )
     tally = Tally(mode.record)
-    web = server.Server(server.application(plugin, tally, mode.name_of), listener)
+    threads = mode.threads
+    web = server.Server(server.application(plugin, tally, mode.name_of), listener, threads)
+    threads.stop = web.stop
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: web.stop())
@@ -219,13 +228,17 @@ def _serve(settings: Common, mode: _Mode) -> None:
         *(driver, backend, mode.store, vswitch, links, Engine(settings.docker)),
         *(settings.sweep_interval, Mode(settings.repair), mode.record),
     )
-    control.serve(web.stop, tally, reconciler)
+    control.serve(web.stop, tally, reconciler, threads)
     mode.start()
-    reconciler.start()
+    reconciler.start(threads)
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")
-    web.serve()
+    try:
+        web.serve()
+    finally:
+        if threads.hopeless:
+            sys.exit(RESTART)
     log.info("stopped")
 
 
@@ -274,15 +287,15 @@ def make_parser(kind: type[Common], description: str, where: str) -> Parser:
     return parser
 
 
-def _metrics(settings: Common) -> tuple[Recorder, Callable[[Reader], None]]:
+def _metrics(settings: Common) -> tuple[Recorder, Callable[[Reader, Threads], None]]:
     """What takes the numbers, and what lets Prometheus read them: nothing at all unless that is wanted."""
     if settings.metrics is None:
-        return Unrecorded(), lambda _: None
+        return Unrecorded(), lambda _, __: None
     from ovn_docker.plugin import exposition
 
     listener = exposition.listen(settings.metrics)
     record = exposition.Exposition()
-    return record, lambda reader: record.serve(listener, reader)
+    return record, partial(record.serve, listener)
 
 
 def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:

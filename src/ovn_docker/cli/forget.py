@@ -18,6 +18,7 @@ from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.host.environment import environment
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
+from ovn_docker.model import Tls
 from ovn_docker.settings import Settings
 
 TEXT = """\
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         if found:
             if not args.force:
-                southbound = southbound_database()
+                southbound = southbound_database(northbound.tls)
                 connections.callback(southbound.close)
                 if still_listed(args.host, northbound, southbound):
                     tail = f"OVN lists it until you type: ovn-sbctl chassis-del {args.host}"
@@ -120,7 +121,7 @@ def count(found: list[Belonging]) -> str:
     return ", ".join(f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in kinds.items())
 
 
-def southbound_database() -> Database:
+def southbound_database(tls: Tls | None) -> Database:
     """The connection to the southbound database, where ovn-controller finds it."""
     ids = setup.open_vswitch("external_ids")["external_ids"]
     remotes = [remote.strip() for remote in ids.get("ovn-remote", "").split(",")]
@@ -128,7 +129,7 @@ def southbound_database() -> Database:
         raise Unavailable(
             "the Open_vSwitch database does not have ovn-remote; run `ovn-docker host setup`, or say --force"
         )
-    return Database("OVN_Southbound", remotes, CURE)
+    return Database("OVN_Southbound", remotes, CURE, tls)
 
 
 def still_listed(host: str, northbound: Database, southbound: Database) -> bool:

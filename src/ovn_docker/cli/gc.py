@@ -171,7 +171,7 @@ def absent_hosts() -> list[str]:
             chassis = Vswitch(local).chassis(Deadline(forget.PATIENCE))
             northbound = forget.northbound_database()
             hosts = Leftovers(northbound).hosts(chassis, Deadline(forget.PATIENCE))
-            southbound = forget.southbound_database()
+            southbound = forget.southbound_database(northbound(chassis).tls)
             connections.callback(southbound.close)
             return absent(southbound, hosts, Deadline(forget.PATIENCE))
         except OvnDockerError:

@@ -23,7 +23,6 @@ from ovn_docker.cli.steps import Steps, rows, run
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.host.tls import use_tls
 from ovn_docker.model import IpAddress, Tls
 
 DEFAULTS = Path("/etc/default/ovn-central")
@@ -347,10 +346,10 @@ def _check_address(database: Database, cluster: Cluster) -> None:
 
 def _members(cluster: Cluster, database: Database) -> dict[IpAddress, str]:
     """The other machines that are members already, and the ID of their cluster."""
-    use_tls(Tls(*cluster.tls, names=False))  # as members know each other too
+    tls = Tls(*cluster.tls, names=False)  # as members know each other too
     found: dict[IpAddress, str] = {}
     for ip in cluster.others:
-        connection = ovsdb.Database("_Server", [f"ssl:{in_url(ip)}:{database.port}"])
+        connection = ovsdb.Database("_Server", [f"ssl:{in_url(ip)}:{database.port}"], tls=tls)
         asked = ovsdb.select("Database", ["name", "==", database.schema], columns=["model", "cid"])
         try:
             (said,) = connection.transact(asked, deadline=Deadline(_ASK_TIME))

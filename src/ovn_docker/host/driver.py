@@ -10,6 +10,7 @@ from pathlib import Path
 from ovn_docker.errors import TimedOut, Unavailable
 from ovn_docker.host.controller import ask
 from ovn_docker.settings import SOCKET
+from ovn_docker.threads import State
 
 CONTROL = Path("/var/run/openvswitch")
 PROGRAM, UNDERLAY = "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"
@@ -17,7 +18,7 @@ PROGRAM, UNDERLAY = "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A driver that answers. All is empty where systemd holds the socket, and it is not known which it is."""
+    """A driver that answers; all is empty if it does not on its control socket."""
 
     program: str
     pid: int | None = None
@@ -25,6 +26,8 @@ class Driver:
     ipam: bool = False
     requests: str = ""
     """How many calls of Docker's there were, and how many failed, in words."""
+    threads: tuple[State, ...] | None = None
+    """``None`` if it does not say, as earlier versions."""
 
 
 def find(path: Path = SOCKET, control: Path = CONTROL) -> Driver:
@@ -51,18 +54,32 @@ def find(path: Path = SOCKET, control: Path = CONTROL) -> Driver:
         raise Unavailable(
             f"{path} answers {reply.status} without NetworkDriver: another program has the socket"
         )
-    for program in (PROGRAM, UNDERLAY):
+    for socket_ in _control_sockets(pid, control):
+        program, number, _ = socket_.name.rsplit(".", 2)
         try:
-            version = ask(control / f"{program}.{pid}.ctl", "version", 1.0).splitlines()[0]
+            version = ask(socket_, "version", 1.0).splitlines()[0]
         except (OSError, ValueError, IndexError):
             continue
         try:
-            said = ask(control / f"{program}.{pid}.ctl", "requests", 1.0)
+            said = ask(socket_, "requests", 1.0)
             requests = said if "requests" in said else ""  # earlier versions do not count
         except (OSError, ValueError):
             requests = ""
-        return Driver(program, pid, version.rpartition(" ")[2], "IpamDriver" in implements, requests)
+        return Driver(
+            program=program,
+            pid=int(number),
+            version=version.rpartition(" ")[2],
+            ipam="IpamDriver" in implements,
+            requests=requests,
+            threads=_threads(socket_),
+        )
     return Driver("", None, "", "IpamDriver" in implements)
+
+
+def _control_sockets(pid: int, control: Path) -> list[Path]:
+    """Where the driver answers to commands if *pid* listens for Docker: PID 1 does so in its place."""
+    number = "[1-9]*" if pid == 1 else str(pid)
+    return [file for program in (PROGRAM, UNDERLAY) for file in control.glob(f"{program}.{number}.ctl")]
 
 
 def order(command: str, seconds: float, path: Path = SOCKET, control: Path = CONTROL) -> str | None:
@@ -84,6 +101,14 @@ def order(command: str, seconds: float, path: Path = SOCKET, control: Path = CON
         except (OSError, ValueError) as error:
             raise Unavailable(f"the driver says: {error}") from None
     raise Unavailable(f"the driver answers, but not on its control socket in {control}: restart it")
+
+
+def _threads(control: Path) -> tuple[State, ...] | None:
+    """The driver's threads, as it says itself; earlier versions do not."""
+    try:
+        return tuple(State(**state) for state in json.loads(ask(control, "threads", 3.0)))
+    except (OSError, TypeError, ValueError):
+        return None
 
 
 def _listener(stream: socket.socket) -> int:

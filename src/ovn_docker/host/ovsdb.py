@@ -28,7 +28,9 @@ import ovs.stream
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host.parser import Parser
-from ovn_docker.host.tls import why_untrusted
+from ovn_docker.host.tls import check_files, streams_with, why_untrusted
+from ovn_docker.model import Tls
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +76,31 @@ class Database:
 
     *remotes* are active OVSDB connection methods (``unix:``, ``tcp:``, ``ssl:``), tried in turn until one is
     the leader, or no member of a cluster; a remote that is alone may be a follower. *cure* is what the user
-    can do when none of them is there.
+    can do when none of them is there. *tls*: files for its ``ssl:`` connections, and for no other database's.
+    Raises BadRequest for a remote that is not valid, and for files that cannot be used.
 
     A call has a connection for itself and reads its own answer: to wake another thread for that takes longer
     than the server needs. A thread looks after the connections that no call has.
     """
 
-    def __init__(self, name: str, remotes: Sequence[str], cure: str = "is it running?") -> None:
+    def __init__(
+        self,
+        name: str,
+        remotes: Sequence[str],
+        cure: str = "is it running?",
+        tls: Tls | None = None,
+        threads: Threads | None = None,
+    ) -> None:
         for remote in remotes:
             if not _is_address(remote):
                 raise BadRequest(
                     f"{remote!r} is no database address: give tcp:IP:PORT, ssl:IP:PORT or unix:FILE"
                 )
+        if any(remote.startswith("ssl:") for remote in remotes):
+            check_files(tls)
         self.name = name
         self.remotes = tuple(remotes)
+        self.tls = tls
         self.losses = 0
         """How many of its connections broke, up to now."""
         self._cure = cure
@@ -96,8 +109,9 @@ class Database:
         self._first = random.choice(self.remotes)  # noqa: S311 - that not all hosts begin with the same one
         """The remote to begin with: where the last answer came from."""
         self._closed = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name=f"ovsdb {name}", daemon=True)
-        self._keeper.start()
+        self._keeper = (threads or Threads()).start(
+            f"ovsdb {name}", f"keeps idle connections to {name} alive", self._keep, lasts=False
+        )
 
     def transact(self, *operations: Operation, deadline: Deadline) -> list[Any]:
         """Run *operations* as one transaction and return one result each: rows for a select, a count, ...
@@ -124,7 +138,7 @@ class Database:
         cluster has locks of its own (ovsdb-server(7), "Lock"), so that of the leader is the one that counts.
         Raises Unavailable.
         """
-        with closing(_Connection(self.name, self.remotes, self._first)) as connection:
+        with closing(_Connection(self.name, self.remotes, self._first, self.tls)) as connection:
             taken = self._result(connection, "lock", [name], deadline).get("locked")
             try:
                 yield Locked(partial(self._result, connection), self.name, name) if taken else None
@@ -141,7 +155,9 @@ class Database:
 
     def knock(self) -> None:
         """Raise Unavailable if no remote takes a connection; at once, where transact would wait for one."""
-        if all(_refuses(remote) for remote in self.remotes):
+        with streams_with(self.tls):
+            refused = all(_refuses(remote) for remote in self.remotes)
+        if refused:
             raise self._unreachable()
 
     def close(self) -> None:
@@ -153,7 +169,9 @@ class Database:
     def _connection(self) -> "_Connection":
         """The connection that was in use last, or a new one."""
         with self._lock:
-            return self._idle.pop() if self._idle else _Connection(self.name, self.remotes, self._first)
+            if self._idle:
+                return self._idle.pop()
+            return _Connection(self.name, self.remotes, self._first, self.tls)
 
     def _result(self, connection: "_Connection", method: str, params: list[Any], deadline: Deadline) -> Any:
         reply = self._ask(connection, method, params, deadline)
@@ -203,16 +221,15 @@ class Database:
                     if not self._idle:
                         break
                     connection, last = self._idle.pop(0), not self._idle
+                wanted = False
                 try:
                     wanted = connection.lives() and (last or time.monotonic() - connection.used < _UNUSED)
-                except Exception:  # a defect here must not end the thread
-                    log.exception("a connection to %s failed", self.name)
-                    wanted = False
-                self._count(connection)
-                if wanted:
-                    self._keep_idle(connection)
-                else:
-                    connection.close()
+                finally:
+                    self._count(connection)
+                    if wanted:
+                        self._keep_idle(connection)
+                    else:
+                        connection.close()
 
     def _where(self) -> str:
         return ",".join(self.remotes)
@@ -229,7 +246,8 @@ class Database:
 
     def _unreachable(self) -> Unavailable:
         """Say why nothing answers, by trying each remote once more."""
-        reasons = [f"{remote}: {_why_unreachable(remote)}" for remote in self.remotes]
+        with streams_with(self.tls):
+            reasons = [f"{remote}: {_why_unreachable(remote)}" for remote in self.remotes]
         return Unavailable(f"cannot reach {self.name} at {'; '.join(reasons)}; {self._cure}")
 
 
@@ -255,9 +273,10 @@ class _Connection:
     committed.
     """
 
-    def __init__(self, database: str, remotes: Sequence[str], first: str) -> None:
+    def __init__(self, database: str, remotes: Sequence[str], first: str, tls: Tls | None) -> None:
         self._database = database
         self._remotes = remotes
+        self._tls = tls
         self.lost = 0
         """How often it broke after it had been good."""
         self._open(first)
@@ -298,7 +317,7 @@ class _Connection:
 
     def reply(self) -> ovs.jsonrpc.Message | None:
         """The reply, if it is there."""
-        self._session.run()
+        self._run()
         if self.used and not self.connected:
             self.lost += 1
             self._session.close()
@@ -318,12 +337,17 @@ class _Connection:
 
     def lives(self) -> bool:
         """Whether it is still good; answers a server that wants to know whether we live."""
-        self._session.run()
+        self._run()
         while self._receive() is not None:
             pass
-        self._session.run()
+        self._run()
         self.lost += not self.connected
         return self.connected and not self.follows
+
+    def _run(self) -> None:
+        """Connect if it is time to, and send and receive: the session opens its streams here alone."""
+        with streams_with(self._tls):
+            self._session.run()
 
     def _ask_for_leader(self) -> None:
         """Have the server say, now and whenever it changes, whether it leads (ovsdb-server(5), _Server)."""

@@ -19,27 +19,32 @@ from ovn_docker.metrics import (
     REACHABLE,
     RECONNECTS,
     STATISTICS,
+    THREAD_FAILURES,
+    THREADS_DOWN,
     Sample,
 )
 from ovn_docker.model import Chassis, whole_number
+from ovn_docker.threads import Threads
 
 _PATIENCE = 1.0
 """Seconds that each database may take: Prometheus waits for ten."""
 
 
 class Statistics:
-    """Reads values of this host; *northbound*: ``None`` without OVN.
+    """Reads values of this host and of the driver's *threads*; *northbound*: ``None`` without OVN.
 
     *name_of*: the name of an endpoint's container or of a network, if known.
     """
 
     def __init__(
         self,
+        threads: Threads,
         vswitch: Database,
         chassis: Callable[[Deadline], Chassis],
         northbound: Callable[[Chassis], Database] | None = None,
         name_of: Callable[[str], str] = lambda _: "",
     ) -> None:
+        self._threads = threads
         self._vswitch = vswitch
         self._northbound = northbound
         self._chassis = chassis
@@ -48,6 +53,9 @@ class Statistics:
     def samples(self) -> Iterator[Sample]:
         """All that can be read now; what cannot be is left out, but for the fact."""
         yield Sample(INFO, 1, (__version__,))
+        yield Sample(THREADS_DOWN, sum(state.waits for state in self._threads.states()))
+        for thread, failures in self._threads.failures().items():
+            yield Sample(THREAD_FAILURES, failures, (thread,))
         yield from self._of(self._vswitch.name, self._local)
         yield Sample(RECONNECTS, self._vswitch.losses, (self._vswitch.name,))
         if (connect := self._northbound) is not None:

@@ -1,11 +1,17 @@
-"""``ssl:`` connections of the ovs package: who we are, and whom we believe."""
+"""``ssl:`` connections of the ovs package: the files that each of them is made with.
+
+The ovs package makes a stream by its name alone, and keeps the files in attributes of a class: one set for
+the whole process. Here each connection has its own.
+"""
 
 import errno
 import os
 import socket
 import ssl
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 import ovs.poller
@@ -21,11 +27,22 @@ _NAME_CURE = (
 )
 
 
-def use_tls(tls: Tls | None) -> None:
-    """Prove ourselves with these files on every ``ssl:`` connection, and accept only what the CA signed.
+_current: ContextVar[Tls | None] = ContextVar("tls", default=None)
+"""Files for the streams that this thread opens now; see streams_with."""
 
-    TLS 1.2 or later. Raises BadRequest if there are none, they cannot be used, or others may read the key.
-    """
+
+@contextmanager
+def streams_with(tls: Tls | None) -> Iterator[None]:
+    """Open ``ssl:`` streams of this thread with these files, in TLS 1.2 or later, within the block."""
+    before = _current.set(tls)
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
+def check_files(tls: Tls | None) -> None:
+    """Raise BadRequest if there are none, they cannot be used, or others may read the key."""
     if tls is None:
         raise BadRequest(
             "an ssl: database needs a private key, a certificate and a CA; name their files with: "
@@ -37,7 +54,6 @@ def use_tls(tls: Tls | None) -> None:
     except (OSError, ValueError) as error:
         files = f"private key {tls.private_key}, certificate {tls.certificate}, CA {tls.ca_cert}"
         raise BadRequest(f"TLS cannot be used with {files}: {error}; name others or mend these") from None
-    _TlsStream.files = tls
 
 
 def check_private(key: str) -> None:
@@ -73,8 +89,6 @@ class _TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]
     (subjectAltName, RFC 6125) each host could pass for the database.
     """
 
-    files: Tls | None = None
-
     @staticmethod
     def _open(suffix: str, dscp: int) -> tuple[int, socket.socket | None]:
         """Files are read anew for each connection: they may have been renewed."""
@@ -82,9 +96,9 @@ class _TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]
         host = host.strip("[]")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            if _TlsStream.files is None:
+            if (files := _current.get()) is None:
                 return errno.ENOKEY, None
-            context = _context(_TlsStream.files)
+            context = _context(files)
             host.encode("idna")  # or wrap_socket raises, and has not closed the socket
             address = host, int(port)
             plain = socket.socket(family, socket.SOCK_STREAM)
@@ -99,6 +113,13 @@ class _TlsStream(ovs.stream.SSLStream):  # type: ignore[misc]
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return 0, stream
 
+    @staticmethod
+    def check_connection_completion(sock: socket.socket) -> int:
+        """Return the error of a connection that failed; ovs.stream would return a number of TLS' own."""
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or int(
+            ovs.stream.SSLStream.check_connection_completion(sock)
+        )
+
     def close(self) -> None:
         """Say so to the server, which would log an error."""
         with suppress(OSError, ValueError):
@@ -110,7 +131,7 @@ ovs.stream.Stream.register_method("ssl", _TlsStream)
 
 
 def why_untrusted(remote: str) -> str:
-    """What TLS itself says: of its errors ovs.stream keeps EPERM at most."""
+    """Return the reason that TLS gives; call it within streams_with. Of its errors ovs.stream keeps EPERM."""
     error, stream = ovs.stream.Stream.open(remote)
     if stream is None:
         return os.strerror(error)

@@ -5,7 +5,6 @@ Columns and external_ids: ovs-vswitchd.conf.db(5), ovn-controller(8).
 
 import itertools
 import re
-import time
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host import announcement, controller, ovsdb
+from ovn_docker.host.clock import age, made_now
 from ovn_docker.host.ovsdb import Condition, Database, Operation, OperationError, Reference, has, is_row
 from ovn_docker.model import (
     Attachment,
@@ -22,7 +22,6 @@ from ovn_docker.model import (
     NetworkId,
     StoredEndpoint,
     Tls,
-    age,
     host_link,
     row_uuid,
 )
@@ -30,7 +29,6 @@ from ovn_docker.model import (
 OWNER = "ovn-docker:owner"
 NETWORK = "ovn-docker:network"
 ENDPOINT = "ovn-docker:endpoint"
-CREATED = "ovn-docker:created"
 RESOLVER = "ovn-docker:resolver"
 """On interfaces of networks that have a resolver: their turn in their sandbox, empty until they are in it."""
 
@@ -113,7 +111,7 @@ class Vswitch:
             OWNER: "ovn-docker",
             NETWORK: endpoint.network,
             ENDPOINT: endpoint.id,
-            CREATED: str(int(time.time())),
+            **made_now(),
             "iface-id": attachment.iface_id,
             "iface-status": "active",
             "attached-mac": endpoint.mac or "",
@@ -236,7 +234,7 @@ class Vswitch:
                 EndpointId(row["external_ids"].get(ENDPOINT, "")),
                 NetworkId(row["external_ids"].get(NETWORK, "")),
                 host,
-                age(row["external_ids"].get(CREATED, "")),
+                age(row["external_ids"]),
             )
             for row in rows
         ]

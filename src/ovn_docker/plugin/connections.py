@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from contextlib import suppress
+from typing import Any
 
 from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
@@ -65,11 +66,29 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
 
 
 class Connection(HTTPChannel):  # type: ignore[misc]
-    """What waitress calls a channel. *called*: when its call came in, by time.monotonic()."""
+    """What waitress calls a channel, whose own times are those of the clock on the wall, which may be set.
+
+    By time.monotonic(): *made*; *active*: when it last sent something or got an answer; *called*: when its
+    call came in.
+    """
 
     parser_class = _Parser
     error_task_class = _Refusal
     called = 0.0
+
+    def __init__(self, *parts: Any, **more: Any) -> None:
+        self.made = self.active = time.monotonic()
+        super().__init__(*parts, **more)
+
+    def received(self, data: bytes) -> bool:
+        """Take a part of a call."""
+        self.active = time.monotonic()
+        return bool(super().received(data))
+
+    def service(self) -> None:
+        """Answer a call."""
+        super().service()
+        self.active = time.monotonic()
 
 
 class Door:

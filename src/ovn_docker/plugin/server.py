@@ -26,6 +26,7 @@ from ovn_docker.metrics import REQUESTS, Recorder, Unrecorded
 from ovn_docker.plugin import wire
 from ovn_docker.plugin.connections import BODY_BYTES, Connection, Door
 from ovn_docker.plugin.sockets import BoundSocket
+from ovn_docker.threads import Threads
 
 log = logging.getLogger("ovn_docker.plugin")
 
@@ -84,7 +85,7 @@ def application(
                 plugin.suspect()
         except OvnDockerError as error:  # 200: from any other status IpamDriver's own key is not read
             failed, outcome = str(error) or repr(error), error.word()
-        except Exception as error:  # noqa: BLE001  it is logged, below
+        except BaseException as error:  # noqa: BLE001  it is logged, below; a library may raise SystemExit
             status, crash, outcome = HTTPStatus.INTERNAL_SERVER_ERROR, error, "crash"
             failed = f"internal error ({type(error).__name__}): see the log of the ovn-docker driver"
         outage.learn(environ["PATH_INFO"], outcome)
@@ -186,8 +187,9 @@ class Server:
     than may answer, so that somebody hears the calls that have to wait: their time runs.
     """
 
-    def __init__(self, app: WsgiApplication, sock: socket.socket) -> None:
+    def __init__(self, app: WsgiApplication, sock: socket.socket, threads: Threads | None = None) -> None:
         self._sock = sock
+        self._threads = threads or Threads()
         self._stopping = False
         self._stop: SimpleQueue[None] = SimpleQueue()  # may be put into from a signal handler
         self._waits = threading.Lock()
@@ -201,7 +203,7 @@ class Server:
             threads=0,  # ours
             backlog=socket.SOMAXCONN,
             connection_limit=CONNECTIONS + THREADS,
-            channel_timeout=3600,  # seconds; Docker's connections are for ever, and a call may just be coming
+            channel_timeout=1 << 30,  # Docker's connections are for ever; see _make_room
             max_request_body_size=64 * BODY_BYTES,  # what is read, though not kept
             inbuf_overflow=2 * BODY_BYTES,  # no request goes to a file
             clear_untrusted_proxy_headers=False,  # there is no proxy, and we read no headers
@@ -224,7 +226,9 @@ class Server:
         """Answer calls until `stop`; then finish those in flight. Removes the socket's file if we made it."""
         try:
             for number in range(THREADS + 1):
-                threading.Thread(target=self._work, name=f"call-{number}", daemon=True).start()
+                self._threads.start(
+                    f"call-{number}", "answers calls of Docker", self._work, lasts=False, essential=True
+                )
             self._stop.get()
             with self._waits:
                 self._drain()
@@ -234,35 +238,36 @@ class Server:
 
     def _work(self) -> None:
         while True:
+            with self._waits:
+                while not (self._calls and self._turns):
+                    if self._stopping:
+                        return
+                    self._look(seconds=30)
+                if time.monotonic() - self._looked > _LOOK:  # who talks without a pause is not alone here
+                    self._look(seconds=0)
+                call, turn = self._calls.popleft(), self._turns.pop()
             try:
-                with self._waits:
-                    while not (self._calls and self._turns):
-                        if self._stopping:
-                            return
-                        self._look(seconds=30)
-                    if time.monotonic() - self._looked > _LOOK:  # who talks without a pause is not alone here
-                        self._look(seconds=0)
-                    call, turn = self._calls.popleft(), self._turns.pop()
-                try:
-                    began.set(call.called)
-                    call.service()
-                finally:
-                    self._turns.append(turn)
-                    if self._calls:
-                        self._http.pull_trigger()
-            except Exception:  # a defect here must not cost us a thread
-                log.exception("a call failed")
-                time.sleep(1)
+                began.set(call.called)
+                call.service()
+            except BaseException:
+                call.cancel()  # nobody would answer it any more
+                raise
+            finally:
+                self._turns.append(turn)
+                if self._calls or call.will_close:
+                    self._http.pull_trigger()
 
     def _look(self, seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)  # select() ends at 1024
+        if self._sock.fileno() < 0:  # wasyncore.dispatcher.handle_error closes what has failed
+            raise OSError("the socket of the plugin was closed by an earlier failure")
         self._make_room()
         self._looked = time.monotonic()
 
     def _make_room(self) -> None:
         channels = self._http.active_channels.values()
         if len(channels) > CONNECTIONS:
-            silent = sorted((c for c in channels if not c.requests), key=lambda c: c.last_activity)
+            silent = sorted((c for c in channels if not c.requests), key=lambda c: c.active)
             for channel in silent[: CONNECTIONS // 8]:
                 channel.will_close = True
 
@@ -278,7 +283,7 @@ class Server:
         deadline = Deadline(DRAIN_SECONDS)
         while deadline.left() and (self._http.active_channels or self._queued()):
             for channel in list(self._http.active_channels.values()):
-                if time.time() - channel.creation_time > 0.5:  # who has just come gets to say why
+                if time.monotonic() - channel.made > 0.5:  # who has just come gets to say why
                     with suppress(OSError):
                         channel.socket.shutdown(socket.SHUT_RD)
             self._look(seconds=0.05)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable
 from uuid import NAMESPACE_DNS, uuid5
 
@@ -152,7 +153,7 @@ def _unregistered(facts: Facts) -> Iterable[Finding]:
 
 
 def clock(facts: Facts) -> Iterable[Finding]:
-    """The hosts' clocks agree within 5 s."""
+    """The hosts' clocks agree within 5 s, and no port was made later than now."""
     ahead = {k: v for k, v in _sync(facts).ahead.items() if k != facts.snapshot.system_id}
     wrong = {name: seconds for name, seconds in ahead.items() if abs(seconds) > SKEW}
     if len(wrong) > 1 and len(wrong) == len(ahead):
@@ -170,6 +171,20 @@ def clock(facts: Facts) -> Iterable[Finding]:
             "have NTP set it",
             subject=name,
             where=host,
+            severity=Severity.WARN,
+        )
+    future: dict[str, list[float]] = defaultdict(list)
+    for port in facts.cluster.ports.values():
+        if port.created is not None and port.created > facts.snapshot.taken + SKEW and port.host not in wrong:
+            future[port.host].append(port.created - facts.snapshot.taken)
+    for name, seconds_ahead in sorted(future.items()):
+        host, latest = facts.cluster.host_name(name), max(seconds_ahead)
+        yield Finding(
+            f"{host} made {len(seconds_ahead)} of its ports up to {latest:.0f} s from now, as they say: its "
+            "clock was wrong then, or this host's is now",
+            "have NTP set both; nothing is cleared because of it, and the times go with the containers",
+            subject=name,
+            where="" if name == facts.snapshot.system_id else host,
             severity=Severity.WARN,
         )
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from ovn_docker.backends.northbound import CREATED
+from ovn_docker.host.clock import CREATED
 from ovn_docker.model import EndpointId, host_link, whole_number
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
 from ovn_docker.view.snapshot import DockerEndpoint, PortRow
@@ -268,8 +268,9 @@ def _stored(facts: Facts) -> Iterable[tuple[DockerEndpoint, PortRow]]:
 
 
 def _old(facts: Facts, created: str) -> bool:
+    """True unless a row was made just now; one that lies in the future was made by a wrong clock."""
     when = whole_number(created)
-    return when is None or facts.snapshot.taken - when > GRACE
+    return when is None or abs(facts.snapshot.taken - when) > GRACE
 
 
 def _name(facts: Facts, endpoint: DockerEndpoint) -> str:

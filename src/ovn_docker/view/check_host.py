@@ -20,6 +20,9 @@ OLDEST, NEWEST = (20, 10), (29, 99)
 EXPIRY = 30
 """Days before the end of a certificate at which it is reported."""
 
+LATELY = 3600.0
+"""Seconds for which a failure of a thread is reported after it."""
+
 _REMOTE = re.compile(r"(?:tcp|ssl):(?:\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):\d{1,5}|unix:/\S+")
 _DNS = '"dns" in /etc/docker/daemon.json'
 
@@ -80,6 +83,24 @@ def driver(facts: Facts) -> Iterable[Finding]:
     """The driver answers on its socket."""
     if reason := facts.snapshot.missing.get("driver"):
         yield Finding(reason, "start the driver", (START,), safe=True)
+
+
+def driver_threads(facts: Facts) -> Iterable[Finding]:
+    """Every thread of the driver works, and none has failed within the last hour."""
+    driver = facts.snapshot.driver
+    if driver is None or driver.threads is None:
+        raise NotChecked("the driver does not say on its control socket which threads it has")
+    for state in driver.threads:
+        if state.since is None or (not state.waits and state.since > LATELY):
+            continue
+        now = "does not work now" if state.waits else "works again"
+        yield Finding(
+            f"the driver's thread {state.name}, which {state.purpose}, {now}: it failed {state.failures} "
+            f"{'time' if state.failures == 1 else 'times'}, last {state.since:.0f} s ago ({state.error})",
+            "report it with the traceback in the driver's log; if it goes on, restart the driver",
+            (("ovs-appctl", "-t", driver.program, "exit"), START) if state.waits else (),
+            severity=Severity.FAIL if state.waits else Severity.WARN,
+        )
 
 
 def driver_at_boot(facts: Facts) -> Iterable[Finding]:

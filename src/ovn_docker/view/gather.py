@@ -24,7 +24,6 @@ from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
-from ovn_docker.host.tls import use_tls
 from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
 from ovn_docker.options import SHARED_NAME
@@ -163,9 +162,11 @@ class Sources:
             self.missing[part] = str(error)
             return None
 
-    def _connected(self, name: str, root: str, remotes: Sequence[str], cure: str) -> Database:
+    def _connected(
+        self, name: str, root: str, remotes: Sequence[str], cure: str, tls: Tls | None = None
+    ) -> Database:
         """A database that answers; *root*: its table with one row."""
-        database = Database(name, remotes, cure)
+        database = Database(name, remotes, cure, tls)
         self._open.callback(database.close)
         database.knock()
         # With TLS 1.3 a server that does not take our certificate says so only after it took the connection.
@@ -174,11 +175,8 @@ class Sources:
 
     def _connected_to_ovn(self, name: str, root: str, vswitch: Vswitch, setting: str) -> Database:
         """One of OVN's databases, which *setting* in Open_vSwitch names."""
-        if "ssl:" in vswitch.ids.get(setting, ""):
-            names = vswitch.ids.get(TLS_NAMES) != "off"
-            use_tls(Tls(*vswitch.tls, names) if vswitch.tls else None)
         cure = "start it on that host with: ovn-docker central start"
-        return self._connected(name, root, _remotes(vswitch, setting), cure)
+        return self._connected(name, root, _remotes(vswitch, setting), cure, tls_of(vswitch))
 
     # Docker
 
@@ -384,6 +382,11 @@ def _wanted_bindings(
             [["datapath", "==", ovsdb.encode(ovsdb.Reference(datapath))]] for datapath in keys.values()
         ]
     return wanted
+
+
+def tls_of(vswitch: Vswitch) -> Tls | None:
+    """The files with which this host's programs connect to OVN's databases, if it has any."""
+    return Tls(*vswitch.tls, vswitch.ids.get(TLS_NAMES) != "off") if vswitch.tls else None
 
 
 def _remotes(vswitch: Vswitch, setting: str) -> list[str]:

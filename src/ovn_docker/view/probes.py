@@ -20,9 +20,9 @@ from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.ping import Echo, answered, in_namespace
 from ovn_docker.host.router_guard import unguarded
 from ovn_docker.host.vswitch import ANY_ROUTER
-from ovn_docker.model import EndpointId, host_link
+from ovn_docker.model import EndpointId, Tls, host_link
 from ovn_docker.view.cluster import Cluster, Endpoint
-from ovn_docker.view.gather import PATIENCE, Sources
+from ovn_docker.view.gather import PATIENCE, Sources, tls_of
 from ovn_docker.view.machine import Certificate, Machine, certificates, firewall, look
 from ovn_docker.view.snapshot import Snapshot, Vswitch, ip_version
 
@@ -209,6 +209,7 @@ def _silent(cluster: Cluster, sync: Sync | None) -> set[str]:
 def _members(snapshot: Snapshot) -> tuple[Member, ...]:
     """Every server of both databases, as each says itself (ovsdb-server(5), ``_Server``)."""
     ids = snapshot.vswitch.ids if snapshot.vswitch else {}
+    tls = tls_of(snapshot.vswitch) if snapshot.vswitch else None
     asked = [
         (name, remote.strip())
         for name, key in (("OVN_Northbound", "ovn-nb"), ("OVN_Southbound", "ovn-remote"))
@@ -216,12 +217,12 @@ def _members(snapshot: Snapshot) -> tuple[Member, ...]:
         if "," in ids.get(key, "")  # a single one was asked already
     ]
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
-        return tuple(pool.map(lambda one: _member(*one), asked))
+        return tuple(pool.map(lambda one: _member(one[0], one[1], tls), asked))
 
 
-def _member(name: str, remote: str) -> Member:
+def _member(name: str, remote: str, tls: Tls | None) -> Member:
     try:
-        server = Database("_Server", [remote], "is it running?")
+        server = Database("_Server", [remote], tls=tls)
     except OvnDockerError as error:
         return Member(name, remote, clustered=False, leader=False, problem=str(error))
     try:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
 
-from ovn_docker.backends.northbound import CREATED, ENDPOINT, HOST, NETWORK, OURS, SWITCH
+from ovn_docker.backends.northbound import ENDPOINT, HOST, NETWORK, OURS, SWITCH
+from ovn_docker.host.clock import CREATED
 from ovn_docker.host.driver import UNDERLAY, Driver
 from ovn_docker.host.links import Link
 from ovn_docker.model import tunnel_overhead, whole_number
