@@ -11,7 +11,14 @@ import pytest
 
 from functional.machine import Machine
 
+DEFAULTS = "/etc/default/ovn-central"
+OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
 TLS = "/etc/ovn/tls"
+SSL_OPTIONS = [
+    f"--ovn-sb-db-ssl-{option}={TLS}/{option.removesuffix('-cert')}.pem"
+    for option in ("key", "cert", "ca-cert")
+]
+PEM = {"private-key": "key", "certificate": "cert", "ca-cert": "ca"}
 CLUSTER = ("central", "start", "--cluster=127.0.0.1", f"--tls={TLS}")
 
 
@@ -132,14 +139,11 @@ def test_a_cluster_keeps_the_networks_of_the_machine_that_makes_it(certified):
     assert "--create" in said
     said = certified.changes(*CLUSTER, "--create", "--rbac")
     assert "ptcp:6641:127.0.0.1 -> pssl:6641" in said
-    assert "let hosts change only their own rows" in said
+    assert "let hosts change only their own rows of the southbound database" in said
     assert certified.out("ovn-nbctl", "--bare", "--columns=name", "list", "Logical_Switch") == "web"
     files = [f"--{option}={TLS}/{file}.pem" for option, file in PEM.items()]
     assert "web" in certified.out("ovn-nbctl", "--db=ssl:127.0.0.1:6641", *files, "ls-list")
     assert certified.out("ls", "/var/lib/ovn").count("standalone") == 2
-
-
-PEM = {"private-key": "key", "certificate": "cert", "ca-cert": "ca"}
 
 
 @pytest.mark.slow
@@ -213,21 +217,71 @@ def permission_error(machine: Machine) -> bool:
 @pytest.mark.slow
 def test_access_control_is_in_force_when_we_say_so(certified):
     pki(certified, "host", "host1")
-    certified.changes("central", "start", f"--tls={TLS}")
+    certified.changes("central", "start", f"--tls={TLS}", "--address=127.0.0.1")
     assert not permission_error(certified)
-    # The row alone does nothing to a server that listens already.
+    assert "pssl:6642:127.0.0.1, with access control" in certified.changes("central", "start", "--rbac")
+    assert permission_error(certified)
+    status = certified.ovn_docker("central", "status")
+    assert (status.returncode, "hosts are restricted" in status.stdout) == (0, True)
+    assert "nothing to change" in certified.ovn_docker("central", "start").stdout
+    certified.changes("central", "stop")
+    certified.changes("central", "start")
+    assert permission_error(certified)
+    # A role that a row gets later does nothing to a server that listens already.
+    certified.out("ovn-sbctl", "set-connection", "pssl:6642:127.0.0.1")
+    certified.out(OVN_CTL, "restart_sb_ovsdb", "--db-sb-use-remote-in-db=yes", *SSL_OPTIONS)
     uuid = certified.out("ovn-sbctl", "--bare", "--columns=_uuid", "list", "Connection")
     certified.out("ovn-sbctl", "set", "Connection", uuid, "role=ovn-controller")
     status = certified.ovn_docker("central", "status")
     assert (status.returncode, "NOT restricted" in status.stdout) == (3, not permission_error(certified))
     certified.changes("central", "start", "--rbac")
     assert permission_error(certified)
-    status = certified.ovn_docker("central", "status")
-    assert (status.returncode, "hosts are restricted" in status.stdout) == (0, True)
-    assert "nothing to change" in certified.ovn_docker("central", "start").stdout
-    assert permission_error(certified)
     certified.changes("central", "start", "--no-rbac")
     assert not permission_error(certified)
+    assert certified.out("ovn-sbctl", "get-connection") == ""
+
+
+def test_with_access_control_a_row_of_others_does_not_stay(certified):
+    """Before, hosts could make it, without the role."""
+    certified.changes("central", "start", f"--tls={TLS}")
+    certified.out("ovn-sbctl", "set-connection", "ptcp:16642", "--", "set-ssl", *["/etc/hostname"] * 3)
+    said = certified.changes("central", "start", "--rbac")
+    assert "remove the row that had the southbound database listen on ptcp:16642" in said
+    assert certified.listening() == {"0.0.0.0:6641", "0.0.0.0:6642"}
+    assert "ptcp" not in certified.out("ovn-sbctl", "get-connection")
+    assert certified.out("ovn-sbctl", "get-ssl") == ""
+
+
+def test_a_listener_with_access_control_keeps_its_other_settings(certified):
+    certified.changes("central", "start", f"--tls={TLS}", "--rbac")
+    uuid = certified.out("ovn-sbctl", "--bare", "--columns=_uuid", "list", "Connection")
+    certified.out("ovn-sbctl", "set", "Connection", uuid, "inactivity_probe=60000")
+    certified.changes("central", "start", "--address=127.0.0.1")
+    assert certified.out("ovn-sbctl", "get", "Connection", uuid, "inactivity_probe") == "60000"
+    assert "127.0.0.1:6642" in certified.listening()
+
+
+@pytest.mark.slow
+def test_a_member_that_listened_where_rows_say_is_moved_over(certified):
+    """As an earlier version set it up: the others, which may be of that version, still need the rows."""
+    certified.changes(*CLUSTER, "--create")
+    certified.out(
+        "sed", "-i", "-E", r"s/ --(db-.b-use|db-.b-create|ovn-.b-log)[^ ]+//g; s/ -- .*$/\"/", DEFAULTS
+    )
+    certified.out("ovn-nbctl", "set-connection", "pssl:6641")
+    certified.out("ovn-sbctl", "set-connection", "role=ovn-controller", "pssl:6642")
+    for database in ("nb", "sb"):
+        certified.out("sh", "-c", f". {DEFAULTS}; {OVN_CTL} restart_{database}_ovsdb $OVN_CTL_OPTS")
+    pki(certified, "host", "host1")
+    assert permission_error(certified)
+    assert "which every host can change" in certified.ovn_docker("central", "status").stdout
+    said = certified.changes("central", "start")
+    assert "when this has run on all members, remove them: ovn-nbctl --no-leader-only del-connection" in said
+    assert certified.ovn_docker("central", "status").returncode == 0
+    assert certified.out("ovn-nbctl", "get-connection") == "pssl:6641"
+    certified.out("ovn-nbctl", "--no-leader-only", "del-connection")
+    assert certified.listening() >= {"0.0.0.0:6641", "0.0.0.0:6642"}
+    assert permission_error(certified)
 
 
 def test_a_dry_run_makes_no_cluster(certified):
