@@ -5,7 +5,8 @@ Three machines: e2e/test_database_cluster.py.
 
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,6 +14,7 @@ from functional.machine import Machine
 
 DEFAULTS = "/etc/default/ovn-central"
 OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
+OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 TLS = "/etc/ovn/tls"
 SSL_OPTIONS = [
     f"--ovn-sb-db-ssl-{option}={TLS}/{option.removesuffix('-cert')}.pem"
@@ -45,6 +47,14 @@ def certified(machine: Machine, authority: str) -> Machine:
     machine.out("cp", "-a", authority, "/run/pki")
     machine.out("cp", "-r", "/run/pki/db1", TLS)
     return machine
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits for something that must become true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.05)
 
 
 def pki(machine: Machine, *argv: str, directory: str = "/run/pki") -> str:
@@ -117,6 +127,7 @@ def test_certificates_are_listed(certified):
         (("host", "x/CN=y"), "is no name"),
         (("central", "db1", "--address=db1"), "'db1' is not an IP address"),
         (("host", "h", "--days=0"), "give 1 to 3650 days"),
+        (("central", "--address=10.0.0.1"), "there is no authority in /run/pki"),
         (("host", "h"), "there is no authority in /run/pki; make one with `ovn-docker pki init`"),
         (("list",), "there is no certificate in /run/pki"),
         (("list", "--json"), "there is no certificate in /run/pki"),
@@ -125,6 +136,88 @@ def test_certificates_are_listed(certified):
 def test_pki_refuses_what_cannot_be_meant(machine, argv, why):
     _, said = machine.refuses("pki", *argv, "--directory=/run/pki")
     assert why in said
+
+
+def test_a_central_machine_has_its_system_id_as_name(certified):
+    """Unless another is given: with containers too it has one certificate, and OVN goes by its name."""
+    certified.out("sh", "-c", "echo host7 >/etc/openvswitch/system-id.conf")
+    pki(certified, "central", "--address=127.0.0.1")
+    assert "CN = host7" in x509(certified, "host7", "-subject")
+    certified.out("sh", "-c", "echo '../x' >/etc/openvswitch/system-id.conf")
+    code, said = certified.refuses("pki", "central", "--address=127.0.0.1", "--directory=/run/pki")
+    assert (code, "give NAME" in said) == (2, True)
+
+
+# the name in a certificate, with access control
+
+
+def host_setup(tls: str) -> tuple[str, ...]:
+    usual = ("host", "setup", "--central=127.0.0.1", "--encap-ip=127.0.0.1", "--encap-type=geneve")
+    return (*usual, f"--tls={tls}")
+
+
+@pytest.fixture
+def host(certified: Machine) -> Machine:
+    """A machine with Open vSwitch, whose system-id is host1 and whose certificate is db1's."""
+    certified.out(OVS_CTL, "start", "--system-id=host1")
+    return certified
+
+
+def chassis(machine: Machine) -> str:
+    return machine.out("ovn-sbctl", "--bare", "--columns=name", "list", "Chassis")
+
+
+@pytest.mark.slow
+def test_a_certificate_in_another_name_is_refused_where_access_control_is(host):
+    host.changes("central", "start", f"--tls={TLS}", "--rbac")
+    code, said = host.refuses(*host_setup(TLS))
+    assert code == 2
+    assert f"{TLS}/cert.pem is for 'db1', and this host's system-id is 'host1'" in said
+    assert "`ovn-docker pki central host1 --address 127.0.0.1`" in said
+    pki(host, "central", "host1", "--address=127.0.0.1")
+    host.out("sh", "-c", f"cp /run/pki/host1/* {TLS}")
+    host.changes("central", "start", f"--tls={TLS}", "--rbac")
+    assert "warning" not in host.changes(*host_setup(TLS))
+    host.out(OVN_CTL, "start_controller")
+    wait_until(lambda: chassis(host) == "host1")
+
+
+@pytest.mark.slow
+def test_the_doctor_names_the_certificate_that_keeps_a_host_out(host):
+    """It may have been set up before access control was there."""
+    host.changes("central", "start", f"--tls={TLS}")
+    assert "where the databases have access control" in host.does(*host_setup(TLS))
+    said = host.does("central", "start", "--rbac")
+    assert "warning: /etc/ovn/tls/cert.pem is for 'db1', and this host's system-id is 'host1'" in said
+    host.out(OVN_CTL, "start_controller")
+    log = ("cat", "/var/log/ovn/ovn-controller.log")
+    wait_until(lambda: "permission error" in host.out(*log))
+    assert chassis(host) == ""
+    results = json.loads(host.ovn_docker("doctor", "--json").stdout)
+    (finding,) = next(one["findings"] for one in results if one["name"] == "certificate-name")
+    assert "is for 'db1', and this host's system-id is 'host1'" in finding["evidence"]
+    assert finding["commands"] == [["ovn-docker", "pki", "central", "host1", "--address", "127.0.0.1"]]
+    assert next(one["because"] for one in results if one["name"] == "registered") == "certificate-name"
+    pki(host, "central", "host1", "--address=127.0.0.1")
+    host.out("sh", "-c", f"cp /run/pki/host1/* {TLS}")
+    host.out(OVN_CTL, "restart_controller")
+    wait_until(lambda: chassis(host) == "host1")
+    results = json.loads(host.ovn_docker("doctor", "--json").stdout)
+    assert {one["name"]: one["status"] for one in results}["certificate-name"] == "ok"
+
+
+def test_the_doctor_says_where_hosts_can_change_the_listeners(host):
+    host.out(OVN_CTL, "start_northd")
+    files = [f"{TLS}/{file}.pem" for file in PEM.values()]
+    for control, port in (("ovn-nbctl", 6641), ("ovn-sbctl", 6642)):
+        host.out(control, "set-ssl", *files, "--", "set-connection", f"pssl:{port}")
+    host.does(*host_setup(TLS))
+    results = json.loads(host.ovn_docker("doctor", "--json").stdout)
+    findings = next(one["findings"] for one in results if one["name"] == "database-listeners")
+    assert ["pssl:6641" in findings[0]["evidence"], "pssl:6642" in findings[1]["evidence"]] == [True, True]
+    host.changes("central", "start")
+    results = json.loads(host.ovn_docker("doctor", "--json").stdout)
+    assert {one["name"]: one["status"] for one in results}["database-listeners"] == "ok"
 
 
 # central start --cluster

@@ -258,9 +258,9 @@ def _renamed(certificate: str, name: str) -> str:
 
 def system_id(steps: Steps) -> str:
     """The name of this host, from the file where ovs-ctl(8) keeps it; made and written if missing."""
-    path = Path(os.environ.get("OVS_SYSCONFDIR") or "/etc") / "openvswitch/system-id.conf"
-    if path.exists() and (name := path.read_text(encoding="utf-8").strip()):
+    if name := pki.kept_system_id():
         return name
+    path = Path(os.environ.get("OVS_SYSCONFDIR") or "/etc") / pki.KEPT
     name = str(uuid.uuid4())
     steps.note(f"write a new system-id to {path}", f"uuidgen > {path}")
     if not steps.dry_run:

@@ -111,7 +111,8 @@ def certificate_name(facts: Facts) -> Iterable[Finding]:
             yield Finding(
                 f"the certificate {one.path} is for {one.name!r}, and this host's system-id is {own!r}: the "
                 "southbound database lets a host change only rows in the name of its certificate",
-                "make one in its name, where the authority is, and copy it over the files here",
+                "make one in its name, where the authority is, copy it over the files here, and restart "
+                "ovn-controller, whose connection still has the old one",
                 (command,),
                 where="authority",
             )
