@@ -143,7 +143,10 @@ def test_a_central_machine_has_its_system_id_as_name(certified):
     certified.out("sh", "-c", "echo host7 >/etc/openvswitch/system-id.conf")
     pki(certified, "central", "--address=127.0.0.1")
     assert "CN = host7" in x509(certified, "host7", "-subject")
-    certified.out("sh", "-c", "echo '../x' >/etc/openvswitch/system-id.conf")
+    certified.out(OVS_CTL, "start", "--system-id=host8")
+    pki(certified, "central", "--address=127.0.0.1")
+    assert "CN = host8" in x509(certified, "host8", "-subject")
+    certified.out("ovs-vsctl", "--no-wait", "set", "Open_vSwitch", ".", "external_ids:system-id=../x")
     code, said = certified.refuses("pki", "central", "--address=127.0.0.1", "--directory=/run/pki")
     assert (code, "give NAME" in said) == (2, True)
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from ovn_docker.cli.arguments import add_command, addresses, describe, require_root
 from ovn_docker.cli.output import print_json, print_table
-from ovn_docker.cli.steps import Steps, require, run, succeeds
-from ovn_docker.errors import BadRequest, Conflict, NotFound
+from ovn_docker.cli.steps import Steps, require, rows, run, succeeds
+from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
 
 DIRECTORY = Path("/etc/ovn-docker/pki")
 AUTHORITY_DAYS = 3650
@@ -197,12 +197,16 @@ def kept_system_id() -> str:
 
 
 def _own_name() -> str:
+    """This machine's system-id: that of Open vSwitch, or if it does not run, the one that it will have."""
     try:
-        return _name(kept_system_id())
+        found = rows("ovs-vsctl", "--timeout=5", "--columns=external_ids", "list", "Open_vSwitch")
+    except OvnDockerError:
+        found = []
+    kept = found[0]["external_ids"].get("system-id", "") if found else ""
+    try:
+        return _name(kept or kept_system_id())
     except argparse.ArgumentTypeError:
-        raise BadRequest(
-            f"this machine has no system-id in /etc/{KEPT} that can be a name; give NAME"
-        ) from None
+        raise BadRequest("Open vSwitch has no system-id here that can be a name; give NAME") from None
 
 
 def _make(steps: Steps, args: argparse.Namespace, place: Path, wanted: tuple[str, ...]) -> None:
