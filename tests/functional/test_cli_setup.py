@@ -155,7 +155,7 @@ def test_a_machine_that_listened_where_rows_say_is_moved_over(machine, pem):
     files = [option.partition("=")[2] for option in pem]
     machine.out("ovn-nbctl", "set-ssl", *files, "--", "set-connection", "pssl:6641:127.0.0.1", "ptcp:16641")
     machine.out("ovn-sbctl", "set-connection", "ptcp:6642:127.0.0.1")
-    assert "127.0.0.1:6641" in machine.listening()
+    assert machine.listening() >= {"127.0.0.1:6641", "0.0.0.0:16641"}
     assert "which every host can change" in machine.ovn_docker("central", "status").stdout
     said = machine.changes("central", "start")
     assert "warning: the northbound database has its key and certificates from a row" in said
@@ -213,6 +213,14 @@ def test_options_of_the_administrator_stay_and_are_in_force(machine, pem):
     machine.out("sed", "-i", "/^# Written/,$ s/n-threads=3/n-threads=2/", DEFAULTS)
     machine.changes("central", "start")
     assert machine.out("cat", DEFAULTS).count("n-threads=3") == 2
+
+
+def test_central_stop_forgets_where_the_databases_listened_if_it_shall(machine):
+    machine.out("sh", "-c", f"echo '# mine' >{DEFAULTS}")
+    machine.changes("central", "start", "--address=127.0.0.1")
+    assert "would remove our options" in machine.does("central", "stop", "--reset", "--dry-run")
+    assert f"remove our options from {DEFAULTS}" in machine.changes("central", "stop", "--reset")
+    assert machine.out("cat", DEFAULTS) == "# mine"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,9 @@ Starts ovn-northd and the two databases, and has them listen on TCP ports 6641 a
 Without --address and TLS options a machine that listens already is left as it is;
 one that does not listens on all IPv4 addresses, as the guide does.
 
+Where and how they listen is in /etc/default/ovn-central, which Debian's units and this command start them
+with. Rows of the databases, which hosts can write (ovn-nbctl set-connection, set-ssl), have no effect on it.
+
 With --cluster the databases are kept by several machines, three or five, and work as long as more than half
 of them do. Run the same command on each, first and with --create on one of them, which keeps the networks
 that it has. A machine that has lost its disk joins again with the same command.
@@ -59,9 +62,11 @@ examples:
 """
 STOP = """\
 Stops ovn-northd and the two databases. Networks stay in the databases; running containers keep their network.
+The next start has them listen as before, unless --reset is given.
 
-example:
+examples:
   ovn-docker central stop
+  ovn-docker central stop --reset
 """
 STATUS = """\
 Shows what runs and where it listens; of a cluster its members, who leads, when each was heard from, and how
@@ -100,7 +105,10 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         help="let a host change only its own rows of the southbound database, by the name in its certificate",
     )
     add_tls_files(parser, "this machine")
-    add_command(commands, "stop", "stop them", STOP, stop)
+    parser = add_command(commands, "stop", "stop them", STOP, stop)
+    parser.add_argument(
+        "--reset", action="store_true", help=f"forget where they listen: remove that from {defaults.DEFAULTS}"
+    )
     parser = add_command(commands, "status", "show what runs and where it listens", STATUS, status)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -295,6 +303,8 @@ def stop(args: argparse.Namespace) -> int:
     steps = Steps(dry_run=args.dry_run)
     if any_running():
         stop_daemons(steps)
+    if args.reset:
+        defaults.clear(steps)
     return steps.finish()
 
 

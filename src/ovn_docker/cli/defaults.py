@@ -66,10 +66,26 @@ def write(steps: Steps, words: Sequence[str], why: str) -> None:
     text = _BLOCK.sub("", _text())
     if text and not text.endswith("\n"):
         text += "\n"
+    _replace(f"{text}{_MARK}\n{line}\n")
+
+
+def clear(steps: Steps) -> None:
+    """Removes our line; the administrator's stay."""
+    text = _text()
+    if not _BLOCK.search(text):
+        return
+    steps.note(f"remove our options from {DEFAULTS}", f"sed -i '/^{_MARK}$/,+1d' {DEFAULTS}")
+    if not steps.dry_run:
+        _replace(_BLOCK.sub("", text))
+
+
+def _replace(text: str) -> None:
+    """Root's daemons are started with it, whatever our umask is."""
     partial = DEFAULTS.with_name(f".{DEFAULTS.name}.partial")
     DEFAULTS.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(f"{text}{_MARK}\n{line}\n", encoding="utf-8")
-    partial.chmod(0o644)  # root's daemons are started with it, whatever our umask is
+    partial.touch(mode=0o644)
+    partial.chmod(0o644)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(DEFAULTS)
 
 

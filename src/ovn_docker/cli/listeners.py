@@ -112,20 +112,16 @@ def wanted(
     restricted: bool | None,
     default: str = "",
 ) -> Listener:
-    """How a database is to listen. What is not asked for stays as it is.
-
-    TLS is never turned off, and no address is widened. *default*: where it listens if it does not yet.
+    """How a database is to listen. *default*: where it listens if it does not yet.
 
     Raises:
         BadRequest: nothing safe to go on with is there: no key, or a row that is not one of ours.
 
     """
     old = now(database)
-    method, _, rest = (old.target if old else default or f"ptcp:{database.port}").partition(":")
-    _, _, host = rest.partition(":")
-    if files:
-        method = "pssl"
-    elif method == "pssl":
+    target = wanted_target(database.port, old.target if old else default or None, ip, tls=files is not None)
+    secure = target.startswith("pssl:")
+    if secure and files is None:
         files = tls(database)
         if files is None:
             raise BadRequest(f"the {database.title} listens with TLS and has no key; give --tls DIRECTORY")
@@ -135,13 +131,23 @@ def wanted(
                 f"change: if {', '.join(map(printable, files))} are not yours, give --tls DIRECTORY",
                 file=sys.stderr,
             )
-    if ip is not None:
-        host = in_url(ip)
-    target = ":".join(part for part in (method, str(database.port), host) if part)
     if restricted is None:
         restricted = old is not None and old.restricted
-    role = restricted and method == "pssl" and database is SOUTHBOUND
-    return checked(Listener(database, target, files if method == "pssl" else None, role))
+    return checked(Listener(database, target, files, restricted and secure and database is SOUTHBOUND))
+
+
+def wanted_target(port: int, old: str | None, ip: IpAddress | None, *, tls: bool) -> str:
+    """The connection method to listen with (ovsdb(7), "Passive Connection Methods").
+
+    What is not asked for stays as it is: TLS is never turned off, and no address is widened.
+    """
+    method, _, rest = (old or f"ptcp:{port}").partition(":")
+    _, _, host = rest.partition(":")
+    if tls:
+        method = "pssl"
+    if ip is not None:
+        host = in_url(ip)
+    return ":".join(part for part in (method, str(port), host) if part)
 
 
 def checked(listener: Listener) -> Listener:
