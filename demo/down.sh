@@ -43,8 +43,10 @@ if [ -x .venv/bin/ovn-docker ]; then
         done
     fi
     ! was_down openvswitch || show ovn-docker host stop --all
-    if was_down central; then
-        show ovn-docker central stop $(! was_down setup || echo --reset)
+    if was_down central && was_down setup; then
+        show ovn-docker central stop --reset
+    elif was_down central; then
+        show ovn-docker central stop
     fi
 fi
 rm -f "$STATE"
