@@ -43,7 +43,11 @@ if [ -x .venv/bin/ovn-docker ]; then
         done
     fi
     ! was_down openvswitch || show ovn-docker host stop --all
-    ! was_down central || show ovn-docker central stop
+    if was_down central && was_down setup; then
+        show ovn-docker central stop --reset
+    elif was_down central; then
+        show ovn-docker central stop
+    fi
 fi
 rm -f "$STATE"
 echo "stopped"

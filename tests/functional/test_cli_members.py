@@ -5,13 +5,22 @@ Three machines: e2e/test_database_cluster.py.
 
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from functional.machine import Machine
 
+DEFAULTS = "/etc/default/ovn-central"
+OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
+OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 TLS = "/etc/ovn/tls"
+SSL_OPTIONS = [
+    f"--ovn-sb-db-ssl-{option}={TLS}/{option.removesuffix('-cert')}.pem"
+    for option in ("key", "cert", "ca-cert")
+]
+PEM = {"private-key": "key", "certificate": "cert", "ca-cert": "ca"}
 CLUSTER = ("central", "start", "--cluster=127.0.0.1", f"--tls={TLS}")
 
 
@@ -38,6 +47,14 @@ def certified(machine: Machine, authority: str) -> Machine:
     machine.out("cp", "-a", authority, "/run/pki")
     machine.out("cp", "-r", "/run/pki/db1", TLS)
     return machine
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits for something that must become true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.05)
 
 
 def pki(machine: Machine, *argv: str, directory: str = "/run/pki") -> str:
@@ -110,6 +127,7 @@ def test_certificates_are_listed(certified):
         (("host", "x/CN=y"), "is no name"),
         (("central", "db1", "--address=db1"), "'db1' is not an IP address"),
         (("host", "h", "--days=0"), "give 1 to 3650 days"),
+        (("central", "--address=10.0.0.1"), "there is no authority in /run/pki"),
         (("host", "h"), "there is no authority in /run/pki; make one with `ovn-docker pki init`"),
         (("list",), "there is no certificate in /run/pki"),
         (("list", "--json"), "there is no certificate in /run/pki"),
@@ -118,6 +136,91 @@ def test_certificates_are_listed(certified):
 def test_pki_refuses_what_cannot_be_meant(machine, argv, why):
     _, said = machine.refuses("pki", *argv, "--directory=/run/pki")
     assert why in said
+
+
+def test_a_central_machine_has_its_system_id_as_name(certified):
+    """Unless another is given: with containers too it has one certificate, and OVN goes by its name."""
+    certified.out("sh", "-c", "echo host7 >/etc/openvswitch/system-id.conf")
+    pki(certified, "central", "--address=127.0.0.1")
+    assert "CN = host7" in x509(certified, "host7", "-subject")
+    certified.out(OVS_CTL, "start", "--system-id=host8")
+    pki(certified, "central", "--address=127.0.0.1")
+    assert "CN = host8" in x509(certified, "host8", "-subject")
+    certified.out("ovs-vsctl", "--no-wait", "set", "Open_vSwitch", ".", "external_ids:system-id=../x")
+    code, said = certified.refuses("pki", "central", "--address=127.0.0.1", "--directory=/run/pki")
+    assert (code, "give NAME" in said) == (2, True)
+
+
+# the name in a certificate, with access control
+
+
+def host_setup(tls: str) -> tuple[str, ...]:
+    usual = ("host", "setup", "--central=127.0.0.1", "--encap-ip=127.0.0.1", "--encap-type=geneve")
+    return (*usual, f"--tls={tls}")
+
+
+@pytest.fixture
+def host(certified: Machine) -> Machine:
+    """A machine with Open vSwitch, whose system-id is host1 and whose certificate is db1's."""
+    certified.out(OVS_CTL, "start", "--system-id=host1")
+    return certified
+
+
+def chassis(machine: Machine) -> str:
+    return machine.out("ovn-sbctl", "--bare", "--columns=name", "list", "Chassis")
+
+
+@pytest.mark.slow
+def test_a_certificate_in_another_name_is_refused_where_access_control_is(host):
+    host.changes("central", "start", f"--tls={TLS}", "--rbac")
+    code, said = host.refuses(*host_setup(TLS))
+    assert code == 2
+    assert f"{TLS}/cert.pem is for 'db1', and this host's system-id is 'host1'" in said
+    assert "`ovn-docker pki central host1 --address 127.0.0.1`" in said
+    pki(host, "central", "host1", "--address=127.0.0.1")
+    host.out("sh", "-c", f"cp /run/pki/host1/* {TLS}")
+    host.changes("central", "start", f"--tls={TLS}", "--rbac")
+    assert "warning" not in host.changes(*host_setup(TLS))
+    host.out(OVN_CTL, "start_controller")
+    wait_until(lambda: chassis(host) == "host1")
+
+
+@pytest.mark.slow
+def test_the_doctor_names_the_certificate_that_keeps_a_host_out(host):
+    """It may have been set up before access control was there."""
+    host.changes("central", "start", f"--tls={TLS}")
+    assert "where the databases have access control" in host.does(*host_setup(TLS))
+    said = host.does("central", "start", "--rbac")
+    assert "warning: /etc/ovn/tls/cert.pem is for 'db1', and this host's system-id is 'host1'" in said
+    host.out(OVN_CTL, "start_controller")
+    log = ("cat", "/var/log/ovn/ovn-controller.log")
+    wait_until(lambda: "permission error" in host.out(*log))
+    assert chassis(host) == ""
+    results = json.loads(host.ovn_docker("doctor", "--json").stdout)
+    (finding,) = next(one["findings"] for one in results if one["name"] == "certificate-name")
+    assert "is for 'db1', and this host's system-id is 'host1'" in finding["evidence"]
+    assert finding["commands"] == [["ovn-docker", "pki", "central", "host1", "--address", "127.0.0.1"]]
+    assert next(one["because"] for one in results if one["name"] == "registered") == "certificate-name"
+    pki(host, "central", "host1", "--address=127.0.0.1")
+    host.out("sh", "-c", f"cp /run/pki/host1/* {TLS}")
+    host.out(OVN_CTL, "restart_controller")
+    wait_until(lambda: chassis(host) == "host1")
+    results = json.loads(host.ovn_docker("doctor", "--json").stdout)
+    assert {one["name"]: one["status"] for one in results}["certificate-name"] == "ok"
+
+
+def test_the_doctor_says_where_hosts_can_change_the_listeners(host):
+    host.out(OVN_CTL, "start_northd")
+    files = [f"{TLS}/{file}.pem" for file in PEM.values()]
+    for control, port in (("ovn-nbctl", 6641), ("ovn-sbctl", 6642)):
+        host.out(control, "set-ssl", *files, "--", "set-connection", f"pssl:{port}")
+    host.does(*host_setup(TLS))
+    results = json.loads(host.ovn_docker("doctor", "--json").stdout)
+    findings = next(one["findings"] for one in results if one["name"] == "database-listeners")
+    assert ["pssl:6641" in findings[0]["evidence"], "pssl:6642" in findings[1]["evidence"]] == [True, True]
+    host.changes("central", "start")
+    results = json.loads(host.ovn_docker("doctor", "--json").stdout)
+    assert {one["name"]: one["status"] for one in results}["database-listeners"] == "ok"
 
 
 # central start --cluster
@@ -132,14 +235,11 @@ def test_a_cluster_keeps_the_networks_of_the_machine_that_makes_it(certified):
     assert "--create" in said
     said = certified.changes(*CLUSTER, "--create", "--rbac")
     assert "ptcp:6641:127.0.0.1 -> pssl:6641" in said
-    assert "let hosts change only their own rows" in said
+    assert "let hosts change only their own rows of the southbound database" in said
     assert certified.out("ovn-nbctl", "--bare", "--columns=name", "list", "Logical_Switch") == "web"
     files = [f"--{option}={TLS}/{file}.pem" for option, file in PEM.items()]
     assert "web" in certified.out("ovn-nbctl", "--db=ssl:127.0.0.1:6641", *files, "ls-list")
     assert certified.out("ls", "/var/lib/ovn").count("standalone") == 2
-
-
-PEM = {"private-key": "key", "certificate": "cert", "ca-cert": "ca"}
 
 
 @pytest.mark.slow
@@ -213,21 +313,71 @@ def permission_error(machine: Machine) -> bool:
 @pytest.mark.slow
 def test_access_control_is_in_force_when_we_say_so(certified):
     pki(certified, "host", "host1")
-    certified.changes("central", "start", f"--tls={TLS}")
+    certified.changes("central", "start", f"--tls={TLS}", "--address=127.0.0.1")
     assert not permission_error(certified)
-    # The row alone does nothing to a server that listens already.
+    assert "pssl:6642:127.0.0.1, with access control" in certified.changes("central", "start", "--rbac")
+    assert permission_error(certified)
+    status = certified.ovn_docker("central", "status")
+    assert (status.returncode, "hosts are restricted" in status.stdout) == (0, True)
+    assert "nothing to change" in certified.ovn_docker("central", "start").stdout
+    certified.changes("central", "stop")
+    certified.changes("central", "start")
+    assert permission_error(certified)
+    # A role that a row gets later does nothing to a server that listens already.
+    certified.out("ovn-sbctl", "set-connection", "pssl:6642:127.0.0.1")
+    certified.out(OVN_CTL, "restart_sb_ovsdb", "--db-sb-use-remote-in-db=yes", *SSL_OPTIONS)
     uuid = certified.out("ovn-sbctl", "--bare", "--columns=_uuid", "list", "Connection")
     certified.out("ovn-sbctl", "set", "Connection", uuid, "role=ovn-controller")
     status = certified.ovn_docker("central", "status")
     assert (status.returncode, "NOT restricted" in status.stdout) == (3, not permission_error(certified))
     certified.changes("central", "start", "--rbac")
     assert permission_error(certified)
-    status = certified.ovn_docker("central", "status")
-    assert (status.returncode, "hosts are restricted" in status.stdout) == (0, True)
-    assert "nothing to change" in certified.ovn_docker("central", "start").stdout
-    assert permission_error(certified)
     certified.changes("central", "start", "--no-rbac")
     assert not permission_error(certified)
+    assert certified.out("ovn-sbctl", "get-connection") == ""
+
+
+def test_with_access_control_a_row_of_others_does_not_stay(certified):
+    """Before, hosts could make it, without the role."""
+    certified.changes("central", "start", f"--tls={TLS}")
+    certified.out("ovn-sbctl", "set-connection", "ptcp:16642", "--", "set-ssl", *["/etc/hostname"] * 3)
+    said = certified.changes("central", "start", "--rbac")
+    assert "remove the row that had the southbound database listen on ptcp:16642" in said
+    assert certified.listening() == {"0.0.0.0:6641", "0.0.0.0:6642"}
+    assert "ptcp" not in certified.out("ovn-sbctl", "get-connection")
+    assert certified.out("ovn-sbctl", "get-ssl") == ""
+
+
+def test_a_listener_with_access_control_keeps_its_other_settings(certified):
+    certified.changes("central", "start", f"--tls={TLS}", "--rbac")
+    uuid = certified.out("ovn-sbctl", "--bare", "--columns=_uuid", "list", "Connection")
+    certified.out("ovn-sbctl", "set", "Connection", uuid, "inactivity_probe=60000")
+    certified.changes("central", "start", "--address=127.0.0.1")
+    assert certified.out("ovn-sbctl", "get", "Connection", uuid, "inactivity_probe") == "60000"
+    assert "127.0.0.1:6642" in certified.listening()
+
+
+@pytest.mark.slow
+def test_a_member_that_listened_where_rows_say_is_moved_over(certified):
+    """As an earlier version set it up: the others, which may be of that version, still need the rows."""
+    certified.changes(*CLUSTER, "--create")
+    certified.out(
+        "sed", "-i", "-E", r"s/ --(db-.b-use|db-.b-create|ovn-.b-log)[^ ]+//g; s/ -- .*$/\"/", DEFAULTS
+    )
+    certified.out("ovn-nbctl", "set-connection", "pssl:6641")
+    certified.out("ovn-sbctl", "set-connection", "role=ovn-controller", "pssl:6642")
+    for database in ("nb", "sb"):
+        certified.out("sh", "-c", f". {DEFAULTS}; {OVN_CTL} restart_{database}_ovsdb $OVN_CTL_OPTS")
+    pki(certified, "host", "host1")
+    assert permission_error(certified)
+    assert "which every host can change" in certified.ovn_docker("central", "status").stdout
+    said = certified.changes("central", "start")
+    assert "when this has run on all members, remove them: ovn-nbctl --no-leader-only del-connection" in said
+    assert certified.ovn_docker("central", "status").returncode == 0
+    assert certified.out("ovn-nbctl", "get-connection") == "pssl:6641"
+    certified.out("ovn-nbctl", "--no-leader-only", "del-connection")
+    assert certified.listening() >= {"0.0.0.0:6641", "0.0.0.0:6642"}
+    assert permission_error(certified)
 
 
 def test_a_dry_run_makes_no_cluster(certified):

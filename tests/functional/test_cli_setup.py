@@ -1,6 +1,7 @@
 """`ovn-docker central` and `host` on a machine of their own, with real OVS and OVN."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import pytest
 from functional.machine import Machine
 from ovn_docker.cli import arguments
 
+DEFAULTS = "/etc/default/ovn-central"
+OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
 OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 DRIVER = Path(sys.executable).with_name("ovn-docker-overlay-driver")
 
@@ -52,7 +55,8 @@ def setup(*more: str) -> tuple[str, ...]:
 def test_central_starts_as_the_guide_does(machine):
     said = machine.changes("central", "start")
     assert "let the northbound database listen: (nowhere) -> ptcp:6641" in said
-    assert "$ ovn-sbctl set-connection ptcp:6642" in said
+    assert "$ echo 'OVN_CTL_OPTS=\"--db-nb-use-remote-in-db=no" in said
+    assert machine.out("ovn-nbctl", "get-connection") == ""
     assert machine.listening() == {"0.0.0.0:6641", "0.0.0.0:6642"}
     assert machine.out("ovn-nbctl", "--db=tcp:127.0.0.1:6641", "ls-list") == ""
     assert said.count("warning: anybody who can reach ports 6641 and 6642") == 1
@@ -67,8 +71,9 @@ def test_central_dry_run_starts_nothing(machine):
     done = machine.ovn_docker("central", "start", "--dry-run")
     assert done.returncode == 0
     assert "would start ovn-northd" in done.stdout
-    assert "$ /usr/share/ovn/scripts/ovn-ctl start_northd\n" in done.stdout
-    assert "$ ovn-nbctl set-connection ptcp:6641\n" in done.stdout
+    assert "exec /usr/share/ovn/scripts/ovn-ctl start_northd $OVN_CTL_OPTS" in done.stdout
+    assert "would let the northbound database listen: (nowhere) -> ptcp:6641\n" in done.stdout
+    assert machine.run("test", "-e", DEFAULTS).returncode == 1
     assert machine.listening() == set()
     assert machine.ovn_docker("central", "status").returncode == 3
 
@@ -85,23 +90,160 @@ def test_central_limited_to_an_address_stays_so(machine):
     assert "warning" in machine.changes("central", "start", "--address", "0.0.0.0")
 
 
-def test_central_keeps_what_others_set_on_connections(machine):
-    machine.does("central", "start")
-    uuid = machine.out("ovn-nbctl", "--bare", "--columns=_uuid", "list", "Connection")
-    machine.out("ovn-nbctl", "set", "Connection", uuid, "inactivity_probe=60000")
-    more = ["--id=@c", "create", "Connection", 'target="ptcp:7777:127.0.0.1"', "--"]
-    machine.out("ovn-nbctl", *more, "add", "NB_Global", ".", "connections", "@c")
-    machine.changes("central", "start", "--address", "127.0.0.1")
-    assert machine.out("ovn-nbctl", "get", "Connection", uuid, "inactivity_probe") == "60000"
-    assert machine.listening() == {"127.0.0.1:6641", "127.0.0.1:6642", "127.0.0.1:7777"}
-    machine.out("ovn-nbctl", "set-connection", "ptcp:7777:127.0.0.1")
-    machine.does("central", "start", "--address", "127.0.0.1")
-    assert machine.listening() == {"127.0.0.1:6641", "127.0.0.1:6642", "127.0.0.1:7777"}
+def restart_as_debians_units(machine: Machine) -> None:
+    """What systemd does at boot, by the units' own command lines."""
+    for database in ("nb", "sb"):
+        machine.out("sh", "-c", f". {DEFAULTS}; {OVN_CTL} restart_{database}_ovsdb $OVN_CTL_OPTS")
+
+
+def hosts_tool(*pem: str) -> tuple[str, ...]:
+    """ovn-nbctl as a host runs it: over the network, with its certificate."""
+    return ("ovn-nbctl", "--timeout=5", f"--db={'ssl' if pem else 'tcp'}:127.0.0.1:6641", *pem)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
+def test_rows_that_a_host_writes_do_not_change_where_the_databases_listen(machine, pem, secure):
+    files = pem if secure else []
+    machine.changes("central", "start", "--address=127.0.0.1", *files)
+    listening = machine.listening()
+    tool = hosts_tool(*files)
+    for rows in (
+        ["set-connection", "pssl:6641", "ptcp:16641"],
+        ["set-ssl", "/etc/hostname", "/etc/hostname", "/etc/hostname", "TLSv1.1", "ALL@SECLEVEL=0"],
+        ["del-connection"],
+        ["set-connection", "ptcp:16641"],
+    ):
+        machine.out(*tool, *rows)
+        assert machine.out(*tool, "ls-list") == ""
+        assert machine.listening() == listening
+    status = machine.ovn_docker("central", "status")
+    assert (status.returncode, "rows without effect: ptcp:16641" in status.stdout) == (0, True)
+    restart_as_debians_units(machine)
+    assert machine.listening() == listening
+    assert machine.out(*tool, "ls-list") == ""
+    said = machine.changes("central", "start")
+    assert "remove the rows that had the northbound database listen: ptcp:16641" in said
+    assert "remove the row with the key of the northbound database" in said
+    assert machine.listening() == listening
+
+
+def speaks(machine: Machine, version: str, port: int, pem: list[str]) -> bool:
+    """Whether a server takes a connection of that version of TLS, whatever the ciphers."""
+    key, certificate, authority = (option.partition("=")[2] for option in pem)
+    ask = ("openssl", "s_client", f"-{version}", "-connect", f"127.0.0.1:{port}", "-CAfile", authority)
+    said = machine.run(*ask, "-cipher", "ALL@SECLEVEL=0", "-key", key, "-cert", certificate).stdout
+    return "Verify return code: 0 (ok)" in said and "Cipher is (NONE)" not in said
+
+
+def test_old_versions_and_ciphers_of_tls_are_refused_whatever_rows_say(machine, pem):
+    weak = ("TLSv1,TLSv1.1,TLSv1.2", "ALL@SECLEVEL=0")
+    files = [option.partition("=")[2] for option in pem]
+    machine.out(OVN_CTL, "start_northd")
+    machine.out("ovn-nbctl", "set-ssl", *files, *weak, "--", "set-connection", "pssl:6641:127.0.0.1")
+    assert speaks(machine, "tls1_1", 6641, pem)  # as every machine did that an earlier version set up
+    machine.changes("central", "start", *pem)
+    for port, control in ((6641, "ovn-nbctl"), (6642, "ovn-sbctl")):
+        machine.out(control, "set-ssl", *files, *weak)
+        for version, taken in (("tls1", False), ("tls1_1", False), ("tls1_2", True)):
+            assert speaks(machine, version, port, pem) == taken, (version, port)
+    restart_as_debians_units(machine)
+    assert not speaks(machine, "tls1_1", 6641, pem)
+
+
+def test_a_machine_that_listened_where_rows_say_is_moved_over(machine, pem):
+    machine.out(OVN_CTL, "start_northd")
+    files = [option.partition("=")[2] for option in pem]
+    machine.out("ovn-nbctl", "set-ssl", *files, "--", "set-connection", "pssl:6641:127.0.0.1", "ptcp:16641")
+    machine.out("ovn-sbctl", "set-connection", "ptcp:6642:127.0.0.1")
+    assert machine.listening() >= {"127.0.0.1:6641", "0.0.0.0:16641"}
+    assert "which every host can change" in machine.ovn_docker("central", "status").stdout
+    said = machine.changes("central", "start")
+    assert "warning: the northbound database has its key and certificates from a row" in said
+    (removed,) = re.findall("remove the rows that had the northbound database listen: (.+)", said)
+    assert set(removed.split(", ")) == {"pssl:6641:127.0.0.1", "ptcp:16641"}
+    assert machine.listening() == {"127.0.0.1:6641", "127.0.0.1:6642"}
+    assert machine.out(*hosts_tool(*pem), "ls-list") == ""
+    assert machine.out("ovn-nbctl", "get-connection") == machine.out("ovn-nbctl", "get-ssl") == ""
+    assert "which every host can change" not in machine.ovn_docker("central", "status").stdout
+
+
+def test_a_machine_that_is_down_is_moved_over_without_listening_where_rows_say(machine):
+    machine.out(OVN_CTL, "start_northd")
+    machine.out("ovn-nbctl", "set-connection", "ptcp:6641:127.0.0.1", "ptcp:16641")
+    machine.out(OVN_CTL, "stop_northd")
+    said = machine.does("central", "start", "--dry-run")
+    assert "would let the northbound database listen: ptcp:6641:127.0.0.1" not in said
+    assert "--ovn-nb-log=--remote=ptcp:6641:127.0.0.1 " in said
+    assert "restart" not in machine.changes("central", "start", "--address=127.0.0.1")
+    assert machine.listening() == {"127.0.0.1:6641", "127.0.0.1:6642"}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (("set-connection", "ptcp:6641:$(touch /run/pwned)"), "which is not an address; give --address"),
+        (("set-ssl", '/x" -- --no-monitor "', "/etc/hostname", "/etc/hostname"), "give --tls DIRECTORY"),
+    ],
+)
+def test_a_row_is_not_written_into_the_file_of_options_as_it_is(machine, pem, row, why):
+    machine.out(OVN_CTL, "start_northd")
+    files = [option.partition("=")[2] for option in pem]
+    machine.out("ovn-nbctl", "set-ssl", *files, "--", "set-connection", "pssl:6641:127.0.0.1")
+    machine.out("ovn-nbctl", *row)
+    done = machine.ovn_docker("central", "start")
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert machine.run("test", "-e", DEFAULTS).returncode == 1
+    machine.changes("central", "start", "--address=127.0.0.1", *pem)
+
+
+def test_options_of_the_administrator_stay_and_are_in_force(machine, pem):
+    line = 'OVN_CTL_OPTS="--ovn-northd-n-threads=2 -- --ssl-ciphers=ECDHE-ECDSA-AES256-GCM-SHA384"'
+    machine.out("sh", "-c", f"umask 0; printf '# mine\n%s' '{line}' >{DEFAULTS}")
+    machine.changes("central", "start", *pem)
+    text = machine.out("cat", DEFAULTS)
+    assert text.startswith(f"# mine\n{line}\n# Written by")
+    assert "--ssl-ciphers=ECDHE-ECDSA-AES256-GCM-SHA384 " in text.splitlines()[-1]
+    assert text.splitlines()[-1].count("--ssl-ciphers") == 1
+    assert machine.out("stat", "-c", "%a", DEFAULTS) == "644"
+    assert "--n-threads=2" in machine.out(
+        "sh", "-c", "tr '\\0' ' ' </proc/$(cat /run/ovn/ovn-northd.pid)/cmdline"
+    )
+    machine.out("sed", "-i", "s/n-threads=2/n-threads=3/", DEFAULTS)
+    machine.out("sed", "-i", "/^# Written/,$ s/n-threads=3/n-threads=2/", DEFAULTS)
+    machine.changes("central", "start")
+    assert machine.out("cat", DEFAULTS).count("n-threads=3") == 2
+
+
+def test_central_stop_forgets_where_the_databases_listened_if_it_shall(machine):
+    machine.out("sh", "-c", f"echo '# mine' >{DEFAULTS}")
+    machine.changes("central", "start", "--address=127.0.0.1")
+    assert "would remove our options" in machine.does("central", "stop", "--reset", "--dry-run")
+    assert f"remove our options from {DEFAULTS}" in machine.changes("central", "stop", "--reset")
+    assert machine.out("cat", DEFAULTS) == "# mine"
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        (
+            "--ovn-nb-log=-vfile:dbg",
+            "has --ovn-nb-log=-vfile:dbg, but this needs --ovn-nb-log=--remote=ptcp:6641",
+        ),
+        ("--db-nb-create-insecure-remote=yes", "but this needs --db-nb-create-insecure-remote=no"),
+        ("--db-sb-use-remote-in-db=yes", "but this needs --db-sb-use-remote-in-db=no; remove it there"),
+    ],
+)
+def test_an_option_of_the_administrator_that_would_open_another_door_is_refused(machine, option, why):
+    machine.out("sh", "-c", f"echo 'OVN_CTL_OPTS=\"{option}\"' >{DEFAULTS}")
+    code, said = machine.refuses("central", "start")
+    assert (code, why in said) == (2, True), said
+    assert machine.listening() == set()
 
 
 def test_central_with_tls(machine, pem):
     said = machine.changes("central", "start", *pem)
-    assert "set key and certificates of the southbound database" in said
+    assert said.count("--ovn-sb-db-ssl-key=") == 1
     assert "warning" not in said
     assert machine.out("ovn-nbctl", "--db=ssl:127.0.0.1:6641", *pem, "ls-list") == ""
     assert machine.run("ovn-nbctl", "--timeout=2", "--db=tcp:127.0.0.1:6641", "ls-list").returncode != 0

@@ -220,7 +220,11 @@ def test_the_machine_boots_and_docker_would_find_the_driver(booted):
 
 def test_the_confined_driver_does_its_work(booted):
     said = booted.changes("central", "start", "--address=127.0.0.1")
-    assert "set-connection ptcp:6641:127.0.0.1" in said
+    assert "let the northbound database listen: (nowhere) -> ptcp:6641:127.0.0.1" in said
+    booted.out("ovn-nbctl", "--db=tcp:127.0.0.1:6641", "set-connection", "ptcp:16641")
+    booted.out("systemctl", "restart", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
+    wait_until(lambda: booted.listening() >= {"127.0.0.1:6641", "127.0.0.1:6642"})
+    assert "0.0.0.0:16641" not in booted.listening()
     booted.changes(*SETUP)
     assert booted.changes("host", "start") == "nothing to change\n"  # systemd has started it all
     wait_until(lambda: booted.ovn_docker("host", "status").returncode == 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ovn_docker.cli import arguments, central, main, setup, steps, tcpdump
+from ovn_docker.cli import arguments, central, listeners, main, setup, steps, tcpdump
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 
 COMMANDS = [
@@ -170,7 +170,7 @@ def test_help_imports_no_command_and_no_third_party_package():
     ],
 )
 def test_what_a_database_listens_on(old, ip, tls, new):
-    assert central.wanted_target(6641, old, ip and ip_address(ip), tls=tls) == new
+    assert listeners.wanted_target(6641, old, ip and ip_address(ip), tls=tls) == new
 
 
 def test_addresses_in_connection_methods():

@@ -7,53 +7,35 @@ is no proof, so we try.
 
 import re
 
-from ovn_docker.cli import members
-from ovn_docker.cli.arguments import current_tls
+from ovn_docker.cli import listeners
 from ovn_docker.cli.databases import SOUTHBOUND
+from ovn_docker.cli.listeners import Listener
 from ovn_docker.cli.steps import Steps
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
+from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.model import Tls
-
-ROLE = "ovn-controller"
-"""The only one that ovn-northd writes the rules of (ovn-sb(5), RBAC_Role)."""
 
 _TIME = 5.0
 """Seconds that the server has for an answer."""
 
 
-def check(target: str) -> None:
-    """Raises BadRequest if the southbound database is not to listen with TLS."""
-    if not target.startswith("pssl:"):
-        raise BadRequest("--rbac needs TLS: it goes by the hosts' certificates; give --tls DIRECTORY")
-
-
-def turn(steps: Steps, *, on: bool) -> None:
-    """Has the southbound database's server on this machine restrict hosts, or not.
+def enforce(steps: Steps, target: str) -> None:
+    """Has the southbound database's server on this machine restrict hosts; its row says so already.
 
     Raises:
         Unavailable: it does not follow.
 
     """
-    if steps.dry_run and not SOUTHBOUND.answers():
+    if steps.dry_run or in_force(target):
         return
-    listening = SOUTHBOUND.listening()
-    if listening is None:
-        return
-    uuid, target, role = listening
-    if role != (ROLE if on else ""):
-        what = "let hosts change only their own rows" if on else "let every host change every row"
-        value = f'role="{ROLE}"' if on else 'role=""'
-        steps.change(f"{what} of the {SOUTHBOUND.title}", *SOUTHBOUND.tool, "set", "Connection", uuid, value)
-    if target.startswith("pssl:") and not steps.dry_run and in_force(target) != on:
-        _listen_anew(steps)
-        steps.wait(
-            f"access control {'on' if on else 'off'}",
-            lambda: in_force(target) == on,
-            seconds=_TIME,
-            hint=f"restart the database server; see {SOUTHBOUND.log}",
-        )
+    _listen_anew(steps)
+    steps.wait(
+        "access control",
+        lambda: in_force(target),
+        seconds=_TIME,
+        hint=f"restart the database server; see {SOUTHBOUND.log}",
+    )
 
 
 def in_force(target: str) -> bool:
@@ -63,7 +45,7 @@ def in_force(target: str) -> bool:
         Unavailable: it does not answer.
 
     """
-    files = members.tls() or current_tls(SOUTHBOUND.control)
+    files = listeners.tls(SOUTHBOUND)
     if files is None:
         raise Unavailable(f"the {SOUTHBOUND.title} has no key; give --tls DIRECTORY")
     tls = Tls(*files, names=False)  # we know where the server is: here
@@ -78,12 +60,12 @@ def in_force(target: str) -> bool:
     raise Unavailable(f"the {SOUTHBOUND.title} did not do as it was told")
 
 
-def described(target: str, role: str) -> tuple[bool, str]:
+def described(now: Listener) -> tuple[bool, str]:
     """Whether hosts are restricted if they should be, and that in words; none if they should not."""
-    if not role:
+    if not now.restricted:
         return True, ""
     try:
-        if in_force(target):
+        if in_force(now.target):
             return True, "hosts are restricted"
     except OvnDockerError as error:
         return False, f"whether hosts are restricted is not known: {error}"
@@ -100,10 +82,9 @@ def _own_remote(target: str) -> str:
 
 def _listen_anew(steps: Steps) -> None:
     """Hosts connect again at once."""
-    remote = f"db:{SOUTHBOUND.schema},{SOUTHBOUND.root},connections"
     for what in ("remove", "add"):
         steps.change(
             f"have the {SOUTHBOUND.title} listen anew: {what} its listeners",
             *("ovs-appctl", "-T", "5", "-t", SOUTHBOUND.control_socket),
-            *(f"ovsdb-server/{what}-remote", remote),
+            *(f"ovsdb-server/{what}-remote", SOUTHBOUND.row_remote),
         )

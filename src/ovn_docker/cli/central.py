@@ -7,21 +7,21 @@ ovn-northd turns one into the other. Hosts reach the first on port 6641 and the 
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 
-from ovn_docker.cli import access, members
+from ovn_docker.cli import access, defaults, listeners, members, setup
 from ovn_docker.cli.arguments import (
     TlsFiles,
     add_command,
     add_tls_files,
     address,
     addresses,
-    current_tls,
-    in_url,
     require_own,
     require_root,
     tls_files,
 )
 from ovn_docker.cli.databases import DATABASES, OVN_CTL, SOUTHBOUND, Database
+from ovn_docker.cli.listeners import Listener
 from ovn_docker.cli.output import print_json, print_table
 from ovn_docker.cli.steps import (
     StepFailed,
@@ -35,6 +35,7 @@ from ovn_docker.cli.steps import (
 )
 from ovn_docker.errors import BadRequest, Unavailable
 from ovn_docker.model import IpAddress
+from ovn_docker.view.printable import printable
 
 UNITS = ("ovn-central", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
 """Debian's units; the last three too, because ovn-central counts as active when one of them is dead."""
@@ -44,6 +45,9 @@ START = """\
 Starts ovn-northd and the two databases, and has them listen on TCP ports 6641 and 6642.
 Without --address and TLS options a machine that listens already is left as it is;
 one that does not listens on all IPv4 addresses, as the guide does.
+
+Where and how they listen is in /etc/default/ovn-central, which Debian's units and this command start them
+with. Rows of the databases, which hosts can write (ovn-nbctl set-connection, set-ssl), have no effect on it.
 
 With --cluster the databases are kept by several machines, three or five, and work as long as more than half
 of them do. Run the same command on each, first and with --create on one of them, which keeps the networks
@@ -58,9 +62,11 @@ examples:
 """
 STOP = """\
 Stops ovn-northd and the two databases. Networks stay in the databases; running containers keep their network.
+The next start has them listen as before, unless --reset is given.
 
-example:
+examples:
   ovn-docker central stop
+  ovn-docker central stop --reset
 """
 STATUS = """\
 Shows what runs and where it listens; of a cluster its members, who leads, when each was heard from, and how
@@ -99,13 +105,16 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         help="let a host change only its own rows of the southbound database, by the name in its certificate",
     )
     add_tls_files(parser, "this machine")
-    add_command(commands, "stop", "stop them", STOP, stop)
+    parser = add_command(commands, "stop", "stop them", STOP, stop)
+    parser.add_argument(
+        "--reset", action="store_true", help=f"forget where they listen: remove that from {defaults.DEFAULTS}"
+    )
     parser = add_command(commands, "status", "show what runs and where it listens", STATUS, status)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def start(args: argparse.Namespace) -> int:
-    """Starts what is not running, then makes both databases listen."""
+    """Starts what is not running, and has both databases listen as their command line says."""
     require_root()
     require("ovn-northd")
     if args.create and not args.cluster:
@@ -118,24 +127,42 @@ def start(args: argparse.Namespace) -> int:
         _start_member(steps, members.plan(args.cluster, files), create=args.create, rbac=args.rbac)
     else:
         _start_alone(steps, args.address, files, rbac=args.rbac)
-    if args.rbac is not None:
-        access.turn(steps, on=args.rbac)
     return steps.finish()
 
 
 def _start_member(steps: Steps, cluster: members.Cluster, *, create: bool, rbac: bool | None) -> None:
     """Makes this machine a member, if it is none, and starts it."""
     members.check(cluster, create=create)
-    if members.outdated(cluster):
+    restricted = rbac if rbac is not None else _is_restricted(steps, cluster)
+    wanted = [
+        listeners.checked(
+            Listener(database, cluster.target(database), cluster.tls, restricted and database is SOUTHBOUND)
+        )
+        for database in DATABASES
+    ]
+    words = listeners.words(wanted, cluster.options())
+    if not members.is_member() or words != defaults.configured():
         if any_running():
             stop_daemons(steps)
         members.prepare(steps, cluster, create=create)
-    if steps.changed or not all_running():
+        _configure(steps, wanted, words)
         start_daemons(steps)
+    else:
+        _start_what_differs(steps, wanted, words)
     members.settle(steps, cluster)
-    for database in DATABASES:
-        known = database.answers()
-        listen(steps, database, cluster.target(database), known=known, rbac=rbac)
+    _settle(steps, wanted, words)
+    if restricted:
+        setup.advise_name()
+
+
+def _is_restricted(steps: Steps, cluster: members.Cluster) -> bool:
+    """Whether the southbound database has access control as it is."""
+    if (said := listeners.restricted_by_options()) is not None:
+        return said
+    if SOUTHBOUND.clustered() and not SOUTHBOUND.pid():  # a member of an earlier version: its row says it
+        start_daemons(steps)
+    now = listeners.now(SOUTHBOUND)
+    return now.restricted if now else members.restrict(cluster.others, cluster.tls)
 
 
 def _start_alone(steps: Steps, ip: IpAddress | None, files: TlsFiles | None, *, rbac: bool | None) -> None:
@@ -145,27 +172,70 @@ def _start_alone(steps: Steps, ip: IpAddress | None, files: TlsFiles | None, *, 
         raise BadRequest(
             "this machine is a member of a cluster: give --cluster, or neither --address nor TLS"
         )
-    if rbac and not files:
-        now = SOUTHBOUND.listening() if SOUTHBOUND.answers() else None
-        access.check(now[1] if now else "")
-    if not all_running():
-        start_daemons(steps)
-    exposed = False
-    for database in DATABASES:
-        # In a dry run a database that is down cannot be asked; a new one listens nowhere.
-        known = database.answers()
-        if files:
-            set_tls(steps, database, files, known=known)
-        old = database.listening() if known else None
-        new = wanted_target(database.port, old[1] if old else None, ip, tls=files is not None)
-        listen(steps, database, new, known=known, rbac=rbac)
-        exposed = exposed or re.fullmatch(r"ptcp:\d+(:0\.0\.0\.0|:\[::\])?", new) is not None
-    if exposed:
+    if clustered and not all_running() and listeners.restricted_by_options() is None:
+        start_daemons(steps)  # of an earlier version: where it listens is in a row
+    default = members.target if clustered else (lambda _: "")
+    wanted = [
+        listeners.wanted(database, ip, files, restricted=rbac, default=default(database))
+        for database in DATABASES
+    ]
+    if rbac and wanted[-1].tls is None:
+        raise BadRequest("--rbac needs TLS: it goes by the hosts' certificates; give --tls DIRECTORY")
+    words = listeners.words(wanted, members.options() if clustered else {})
+    if words != defaults.configured():
+        _configure(steps, wanted, words)
+    _start_what_differs(steps, wanted, words)
+    _settle(steps, wanted, words)
+    if wanted[-1].restricted:
+        setup.advise_name()
+    if any(re.fullmatch(r"ptcp:\d+(:0\.0\.0\.0|:\[::\])?", listener.target) for listener in wanted):
         print(
             "warning: anybody who can reach ports 6641 and 6642 of this machine can change the network; "
             "limit them with --address, or use TLS (--tls DIRECTORY, see ovn-docker pki)",
             file=sys.stderr,
         )
+
+
+def _configure(steps: Steps, wanted: Sequence[Listener], words: Sequence[str]) -> None:
+    """Has the servers listen as wanted from their next start on, whoever starts them."""
+    for listener in wanted:
+        if listener.restricted and listener.database.pid():
+            listeners.keep_row(steps, listener)
+    defaults.write(steps, words, listeners.describe(wanted))
+
+
+def _start_what_differs(steps: Steps, wanted: Sequence[Listener], words: Sequence[str]) -> None:
+    """Restarts the servers that listen otherwise, one after the other, and starts what does not run."""
+    for listener in wanted:
+        if listener.database.pid() and not listener.followed(words):
+            restart(steps, listener.database)
+    if not all_running():
+        start_daemons(steps)
+
+
+def _settle(steps: Steps, wanted: Sequence[Listener], words: Sequence[str]) -> None:
+    """Waits until the servers listen as wanted, and removes the rows by which they would otherwise."""
+    for listener in wanted:
+        database = listener.database
+        if steps.dry_run and not database.pid():
+            continue
+        if listener.restricted:
+            listeners.keep_row(steps, listener)
+        steps.wait(
+            f"listening of the {database.title} on {listener.target}",
+            lambda listener=listener: listener.followed(words),  # type: ignore[misc]
+            seconds=5,
+            hint=f"have whatever starts ovn-ctl(8) here give it OVN_CTL_OPTS of {defaults.DEFAULTS}",
+        )
+        steps.wait(
+            f"listening on {listener.target}",
+            database.bound,
+            seconds=2,
+            hint=f"another program may have the port; see {database.log}",
+        )
+        if listener.restricted:
+            access.enforce(steps, listener.target)
+        listeners.remove_rows(steps, listener)
 
 
 def all_running() -> bool:
@@ -188,7 +258,7 @@ def start_daemons(steps: Steps) -> None:
         hint = "see the logs in /var/log/ovn"
         start_members(steps)
     else:
-        steps.change(what, OVN_CTL, *members.configured(), "start_northd")
+        steps.change(what, *ovn_ctl("start_northd"))
         hint = "see the logs in /var/log/ovn"
     steps.wait(what, all_running, seconds=15, hint=hint)
     alone = [database for database in DATABASES if not database.clustered()]
@@ -196,68 +266,35 @@ def start_daemons(steps: Steps) -> None:
 
 
 def start_members(steps: Steps) -> None:
-    """Starts them one by one, because ovn-ctl(8) waits half a minute for each to find a leader.
-
-    A member that finds none is up all the same: others may come later.
-    """
-    options = members.configured()
+    """Starts them one by one, because ovn-ctl(8) waits half a minute for each to find a leader."""
     for database in DATABASES:
-        try:
-            command = f"start_{database.short}_ovsdb"
-            steps.change(f"start the {database.title}", OVN_CTL, *options, command)
-        except StepFailed:
-            if not database.pid():
-                raise
-    steps.change("start ovn-northd", OVN_CTL, *options, "--ovn-manage-ovsdb=no", "start_northd")
+        command = ovn_ctl(f"start_{database.short}_ovsdb")
+        _run_server(steps, database, f"start the {database.title}", *command)
+    steps.change("start ovn-northd", *ovn_ctl("start_northd --ovn-manage-ovsdb=no"))
 
 
-def set_tls(steps: Steps, database: Database, files: TlsFiles, *, known: bool) -> None:
-    """Gives a database its key and certificates, unless it has these already."""
-    if known and files == current_tls(database.control):
-        return
-    steps.change(f"set key and certificates of the {database.title}", database.control, "set-ssl", *files)
-
-
-def listen(steps: Steps, database: Database, new: str, *, known: bool, rbac: bool | None) -> None:
-    """Makes a database listen on its port, touching no connection but the one on that port.
-
-    *rbac*: from the first moment a new connection restricts hosts.
-    """
-    existing = database.listening() if known else None
-    uuid, old, _ = existing or (None, None, None)
-    if new == old:
-        return
-    what = f"let the {database.title} listen: {old or '(nowhere)'} -> {new}"
-    role = [f"role={access.ROLE}"] if rbac and database is SOUTHBOUND else []
-    if uuid:  # the row keeps its other settings, such as inactivity_probe
-        steps.change(what, *database.tool, "set", "Connection", uuid, f'target="{new}"')
-    elif known and database.connections():
-        steps.change(
-            what, *database.tool, "--id=@c", "create", "Connection", f'target="{new}"', *role,
-            "--", "add", database.root, ".", "connections", "@c",
-        )  # fmt: skip
+def restart(steps: Steps, database: Database) -> None:
+    """Restarts a database's server; clients connect again at once."""
+    what = f"restart the {database.title}"
+    if booted_with_systemd():
+        steps.change(what, "systemctl", "restart", f"ovn-ovsdb-server-{database.short}")
     else:
-        steps.change(what, *database.tool, "set-connection", *role, new)
-    steps.wait(
-        f"listening on {new}",
-        database.bound,
-        seconds=2,
-        hint=f"another program may have the port; see {database.log}",
-    )
+        _run_server(steps, database, what, *ovn_ctl(f"restart_{database.short}_ovsdb"))
+    steps.wait(what, database.answers, seconds=15, hint=f"see {database.log}")
 
 
-def wanted_target(port: int, old: str | None, ip: IpAddress | None, *, tls: bool) -> str:
-    """The connection method to listen with (ovsdb(7), "Passive Connection Methods").
+def ovn_ctl(command: str) -> tuple[str, ...]:
+    """The command line of ovn-ctl(8) with the options of `defaults`, as Debian's units have it."""
+    return "sh", "-c", f". {defaults.DEFAULTS}; exec {OVN_CTL} {command} $OVN_CTL_OPTS"
 
-    What is not asked for stays as it is: TLS is never turned off, and no address is widened.
-    """
-    method, _, rest = (old or f"ptcp:{port}").partition(":")
-    _, _, host = rest.partition(":")
-    if tls:
-        method = "pssl"
-    if ip is not None:
-        host = in_url(ip)
-    return ":".join(part for part in (method, str(port), host) if part)
+
+def _run_server(steps: Steps, database: Database, what: str, *command: str) -> None:
+    """A member that finds no leader is up all the same: others may come later."""
+    try:
+        steps.change(what, *command)
+    except StepFailed:
+        if not (database.clustered() and database.pid()):
+            raise
 
 
 def stop(args: argparse.Namespace) -> int:
@@ -266,6 +303,8 @@ def stop(args: argparse.Namespace) -> int:
     steps = Steps(dry_run=args.dry_run)
     if any_running():
         stop_daemons(steps)
+    if args.reset:
+        defaults.clear(steps)
     return steps.finish()
 
 
@@ -324,15 +363,14 @@ def database_status(database: Database) -> tuple[bool, str, str, str]:
         return False, database.title, "not running", "start it with `ovn-docker central start`"
     if not database.answers():
         return False, database.title, f"running (pid {pid})", "does not answer on its Unix socket"
-    connection = database.listening()
-    if connection is None:
+    now = listeners.now(database)
+    if now is None:
         text = f"does not listen on port {database.port}; run `ovn-docker central start`"
         return False, database.title, f"running (pid {pid})", text
-    _, target, role = connection
-    up = database.bound()
+    up, target = database.bound(), printable(now.target)
     text = f"listens on {target}" if up else f"should listen on {target} but cannot; see {database.log}"
-    as_wanted, restricted = access.described(target, role)
-    text = "; ".join(filter(None, (text, restricted)))
+    as_wanted, restricted = access.described(now)
+    text = "; ".join(filter(None, (text, restricted, listeners.remark(database))))
     return up and as_wanted, database.title, f"running (pid {pid})", text
 
 

@@ -1,11 +1,15 @@
 """OVN's two databases on this machine: their files, processes and connections."""
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ovn_docker.cli.steps import rows, run, run_directory, running, succeeds
+from ovn_docker.cli.arguments import TlsFiles
+from ovn_docker.cli.steps import plain, rows, run, run_directory, running, succeeds
+from ovn_docker.errors import OvnDockerError
 
 OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
 
@@ -74,11 +78,50 @@ class Database:
         """Whether it answers on its Unix socket."""
         return succeeds(*self.tool, "--timeout=2", "get-connection")
 
+    @property
+    def row_remote(self) -> str:
+        """The ``--remote`` that has its server listen where Connection rows say (ovsdb-server(1))."""
+        return f"db:{self.schema},{self.root},connections"
+
+    def remotes(self) -> list[str]:
+        """Where its server listens: connection methods, or `row_remote`; empty if it does not run."""
+        command = ("ovs-appctl", "-T", "5", "-t", self.control_socket, "ovsdb-server/list-remotes")
+        try:
+            return run(command).split()
+        except OvnDockerError:
+            return []
+
+    def arguments(self) -> dict[str, str]:
+        """The options that its server was started with; of one that was given twice, the last value."""
+        pid = self.pid()
+        if pid is None:
+            return {}
+        try:
+            given = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has just ended
+            return {}
+        return {name: value for name, _, value in (word.partition("=") for word in given)}
+
     def connections(self) -> list[tuple[str, str, str]]:
         """UUID, target and role of every Connection row; the role is empty, or that of access control."""
-        role = "role," if self.short == "sb" else ""
-        found = rows(*self.tool, "--timeout=10", f"--columns=_uuid,{role}target", "list", "Connection")
-        return [(row["_uuid"], row["target"], row.get("role", "")) for row in found]
+        role = ("role",) if self.short == "sb" else ()
+        found = self._select("Connection", "_uuid", "target", *role)
+        return [(row["_uuid"], row["target"], row.get("role") or "") for row in found]
+
+    def row_tls(self) -> TlsFiles | None:
+        """The files that ``set-ssl`` has put into a row."""
+        found = self._select("SSL", *TlsFiles._fields)
+        return TlsFiles(**found[0]) if found else None
+
+    def _select(self, table: str, *columns: str) -> list[dict[str, Any]]:
+        """All rows of a table: from the server, or if none runs, from the file, unless it is a member's."""
+        if self.pid():
+            return rows(*self.tool, "--timeout=10", f"--columns={','.join(columns)}", "list", table)
+        if not self.file.exists() or self.clustered():
+            return []
+        query = [self.schema, {"op": "select", "table": table, "where": [], "columns": columns}]
+        (answer,) = json.loads(run(("ovsdb-tool", "query", str(self.file), json.dumps(query))))
+        return [{name: plain(value) for name, value in row.items()} for row in answer["rows"]]
 
     def listening(self) -> tuple[str, str, str] | None:
         """UUID, target and role of the connection that listens on our port, or None."""

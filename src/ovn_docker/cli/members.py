@@ -1,7 +1,7 @@
 """OVN's databases as clusters of several machines (RAFT, ovsdb(7), "Clustered Database Service Model").
 
 A machine is a member because its database files say so; what its daemons need besides (addresses, TLS) is in
-Debian's own file of options, so that they start as well without us.
+Debian's own file of options (`defaults`), so that they start as well without us.
 
 ovn-northd reaches the southbound database over this machine's Unix socket only, and so works where the leader
 is. Over the network the access control of hosts' certificates would hold it back, and a second port without
@@ -10,23 +10,19 @@ would be open to every host.
 
 import json
 import re
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from ovn_docker.cli import pki
+from ovn_docker.cli import defaults, pki
 from ovn_docker.cli.arguments import TlsFiles, in_url, own_addresses
-from ovn_docker.cli.databases import DATABASES, NORTHBOUND, Database
+from ovn_docker.cli.databases import DATABASES, NORTHBOUND, SOUTHBOUND, Database
 from ovn_docker.cli.steps import Steps, rows, run
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.model import IpAddress, Tls
-
-DEFAULTS = Path("/etc/default/ovn-central")
-"""Options of ovn-ctl(8) that Debian's units take, and so do we."""
 
 _JOIN_TIME = 40.0
 """Seconds to become a member; ovn-ctl(8) itself waits 30."""
@@ -37,7 +33,8 @@ _ABSENT = 10_000
 _ASK_TIME = 3.0
 """Seconds that each other machine has to say whether it is a member."""
 
-_MARK = "# Written by `ovn-docker central start`; it has the options of the lines above too."
+_OPTIONS = re.compile(r"--(db-[ns]b-cluster-.+|ovn-northd-(ssl-.+|nb-db))")
+"""The names of `Cluster.options`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Cluster:
         return f"ssl:{in_url(address)}:{database.peer_port}"
 
     def target(self, database: Database) -> str:
-        """How every member listens: the row is in the database, the same one on all."""
+        """How every member listens: where access control is on, one row says it for all."""
         return f"pssl:{database.port}{':[::]' if self.me.version == 6 else ''}"
 
     def options(self) -> dict[str, str]:
@@ -75,9 +72,6 @@ class Cluster:
             options |= {
                 f"--db-{short}-cluster-local-addr": in_url(self.me),
                 f"--db-{short}-cluster-local-proto": "ssl",
-                f"--ovn-{short}-db-ssl-key": key,
-                f"--ovn-{short}-db-ssl-cert": certificate,
-                f"--ovn-{short}-db-ssl-ca-cert": authority,
             }
             if self.others:
                 options |= {
@@ -193,18 +187,16 @@ def check(cluster: Cluster, *, create: bool) -> None:
             _check_joinable(database, cluster, found)
 
 
-def outdated(cluster: Cluster) -> bool:
-    """Whether files or options of this machine are not those of a member; the daemons must stop first."""
-    return _options(cluster) != configured() or not all(database.clustered() for database in DATABASES)
+def is_member() -> bool:
+    """Whether this machine's files of both databases are those of a member."""
+    return all(database.clustered() for database in DATABASES)
 
 
 def prepare(steps: Steps, cluster: Cluster, *, create: bool) -> None:
-    """Makes files and options of this machine those of a member; the daemons do not run."""
+    """Makes the files of this machine those of a member; the daemons do not run."""
     for database in DATABASES:
         if not database.clustered():
             (_create if create else _join)(steps, database, cluster)
-    if (wanted := _options(cluster)) != configured():
-        _configure(steps, wanted)
 
 
 def settle(steps: Steps, cluster: Cluster) -> None:
@@ -296,42 +288,23 @@ def _server(line: str) -> Server:
     )
 
 
-def configured() -> list[str]:
-    """The options of ovn-ctl(8) that are set for this machine's daemons; a later line counts more."""
-    try:
-        words = shlex.split(DEFAULTS.read_text(encoding="utf-8"), comments=True)
-    except (OSError, ValueError):
-        return []
-    values = [word.partition("=")[2] for word in words if word.startswith("OVN_CTL_OPTS=")]
-    return values[-1].split() if values else []
+def options() -> dict[str, str]:
+    """The options of ovn-ctl(8) that make this machine's daemons those of a member."""
+    given = defaults.options(defaults.configured())
+    return {name: value for name, value in given.items() if _OPTIONS.fullmatch(name)}
 
 
-def tls() -> TlsFiles | None:
-    """The key and certificates that this machine's daemons have as members; None if they are none."""
-    given = dict(option.split("=", 1) for option in configured() if "=" in option)
-    files = [given.get(f"--ovn-sb-db-ssl-{file}", "") for file in ("key", "cert", "ca-cert")]
-    return TlsFiles(*files) if all(files) else None
+def target(database: Database) -> str:
+    """How a database of this machine, which is a member, listens if nothing says it."""
+    address = options().get(f"--db-{database.short}-cluster-local-addr", "")
+    return f"pssl:{database.port}{':[::]' if address.startswith('[') else ''}"
 
 
-def _options(cluster: Cluster) -> list[str]:
-    """Those that are set, with ours in their place."""
-    ours = cluster.options()
-    others = [option for option in configured() if option.partition("=")[0] not in ours]
-    return [*others, *(f"{name}={value}" for name, value in ours.items())]
-
-
-def _configure(steps: Steps, options: list[str]) -> None:
-    """Has the daemons started with these, whoever starts them."""
-    line = f'OVN_CTL_OPTS="{" ".join(options)}"'
-    steps.note(f"set the daemons' options in {DEFAULTS}", f"echo {shlex.quote(line)} >> {DEFAULTS}")
-    if steps.dry_run:
-        return
-    text = DEFAULTS.read_text(encoding="utf-8") if DEFAULTS.exists() else ""
-    text = re.sub(rf"(?m)^{re.escape(_MARK)}\nOVN_CTL_OPTS=.*\n", "", text)
-    partial = DEFAULTS.with_name(f".{DEFAULTS.name}.partial")
-    DEFAULTS.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(f"{text}{_MARK}\n{line}\n", encoding="utf-8")
-    partial.replace(DEFAULTS)
+def restrict(addresses: Sequence[IpAddress], files: TlsFiles) -> bool:
+    """Whether the southbound database of a machine that answers has access control, as a row says."""
+    asked = ovsdb.select("Connection", columns=["role"])
+    answers = _ask(addresses, files, SOUTHBOUND, SOUTHBOUND.schema, asked)
+    return any(row["role"] for _, rows in answers for row in rows)
 
 
 def _check_address(database: Database, cluster: Cluster) -> None:
@@ -346,21 +319,29 @@ def _check_address(database: Database, cluster: Cluster) -> None:
 
 def _members(cluster: Cluster, database: Database) -> dict[IpAddress, str]:
     """The other machines that are members already, and the ID of their cluster."""
-    tls = Tls(*cluster.tls, names=False)  # as members know each other too
-    found: dict[IpAddress, str] = {}
-    for ip in cluster.others:
-        connection = ovsdb.Database("_Server", [f"ssl:{in_url(ip)}:{database.port}"], tls=tls)
-        asked = ovsdb.select("Database", ["name", "==", database.schema], columns=["model", "cid"])
+    asked = ovsdb.select("Database", ["name", "==", database.schema], columns=["model", "cid"])
+    return {
+        ip: str(row["cid"])
+        for ip, rows in _ask(cluster.others, cluster.tls, database, "_Server", asked)
+        for row in rows
+        if row["model"] == "clustered" and row["cid"]
+    }
+
+
+def _ask(
+    addresses: Sequence[IpAddress], files: TlsFiles, database: Database, schema: str, asked: dict[str, Any]
+) -> Iterator[tuple[IpAddress, list[ovsdb.Row]]]:
+    """What the machines that answer at a database's port have."""
+    tls = Tls(*files, names=False)  # as members know each other too
+    for ip in addresses:
+        connection = ovsdb.Database(schema, [f"ssl:{in_url(ip)}:{database.port}"], tls=tls)
         try:
             (said,) = connection.transact(asked, deadline=Deadline(_ASK_TIME))
         except OvnDockerError:
             continue
         finally:
             connection.close()
-        for row in said:
-            if row["model"] == "clustered" and row["cid"]:
-                found[ip] = str(row["cid"])
-    return found
+        yield ip, said
 
 
 def _check_joinable(database: Database, cluster: Cluster, found: dict[IpAddress, str]) -> None:

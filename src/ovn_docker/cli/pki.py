@@ -7,6 +7,7 @@ database; that of a central machine has its addresses, by which the driver knows
 """
 
 import argparse
+import os
 import re
 import shutil
 import ssl
@@ -18,14 +19,17 @@ from pathlib import Path
 
 from ovn_docker.cli.arguments import add_command, addresses, describe, require_root
 from ovn_docker.cli.output import print_json, print_table
-from ovn_docker.cli.steps import Steps, require, run, succeeds
-from ovn_docker.errors import Conflict, NotFound
+from ovn_docker.cli.steps import Steps, require, rows, run, succeeds
+from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
 
 DIRECTORY = Path("/etc/ovn-docker/pki")
 AUTHORITY_DAYS = 3650
 DAYS = 825
 RENEW_DAYS = 30
 """From how many days before its end a certificate is made anew; `ovn-docker doctor` warns from then on."""
+
+KEPT = "openvswitch/system-id.conf"
+"""Below /etc, where ovs-ctl(8) keeps a machine's system-id."""
 
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
 
@@ -38,14 +42,15 @@ examples:
   ovn-docker pki init --directory /root/pki
 """
 CENTRAL = """\
-Makes key and certificate of a machine with OVN's databases. NAME is its system-id (see
-/etc/openvswitch/system-id.conf) if it has containers too, otherwise a name of your choice; --address are its
-addresses in `ovn-docker host setup --central`. Run it again to renew the certificate when 30 days or less are
-left, or when the addresses have changed.
+Makes key and certificate of a machine with OVN's databases. If it has containers too, NAME must be its
+system-id (see /etc/openvswitch/system-id.conf), or access control does not let it be a host; without NAME it
+is that of this machine. --address are its addresses in `ovn-docker host setup --central`. Run it again to
+renew the certificate when 30 days or less are left, or when the addresses have changed.
 
-example:
-  ovn-docker pki central db1 --address 10.0.0.1
-  scp -rp /etc/ovn-docker/pki/db1 10.0.0.1:/etc/ovn-docker/tls
+examples:
+  ovn-docker pki central --address 10.0.0.1         for this machine
+  ovn-docker pki central host2 --address 10.0.0.2
+  scp -rp /etc/ovn-docker/pki/host2 10.0.0.2:/etc/ovn-docker/tls
 """
 HOST = """\
 Makes key and certificate of a machine with containers. SYSTEM-ID is what Open vSwitch calls it (see
@@ -91,7 +96,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         commands.add_parser("list", help="list the certificates", allow_abbrev=False),
     ]
     describe(made[3], LIST, show)
-    made[1].add_argument("name", metavar="NAME", type=_name, help="system-id, or a name of your choice")
+    made[1].add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        type=_name,
+        help="its system-id; if it has no containers, any name (default: the system-id of this machine)",
+    )
     made[1].add_argument(
         "--address",
         required=True,
@@ -161,6 +172,8 @@ def issue(args: argparse.Namespace) -> int:
     authority = args.directory / "ca.pem"
     if not authority.exists():
         raise NotFound(f"there is no authority in {args.directory}; make one with `ovn-docker pki init`")
+    if args.name is None:
+        args.name = _own_name()
     steps = Steps(dry_run=args.dry_run)
     place = args.directory / args.name
     wanted = tuple(sorted(map(str, args.address or ())))
@@ -173,6 +186,27 @@ def issue(args: argparse.Namespace) -> int:
         steps.change("add the authority's certificate", "cp", str(authority), str(place))
         steps.change("put it in place", "mv", str(partial), str(place / "cert.pem"))
     return steps.finish()
+
+
+def kept_system_id() -> str:
+    """The name of this machine that ovs-ctl(8) keeps in a file; empty if there is none."""
+    try:
+        return (Path(os.environ.get("OVS_SYSCONFDIR") or "/etc") / KEPT).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _own_name() -> str:
+    """This machine's system-id: that of Open vSwitch, or if it does not run, the one that it will have."""
+    try:
+        found = rows("ovs-vsctl", "--timeout=5", "--columns=external_ids", "list", "Open_vSwitch")
+    except OvnDockerError:
+        found = []
+    kept = found[0]["external_ids"].get("system-id", "") if found else ""
+    try:
+        return _name(kept or kept_system_id())
+    except argparse.ArgumentTypeError:
+        raise BadRequest("Open vSwitch has no system-id here that can be a name; give NAME") from None
 
 
 def _make(steps: Steps, args: argparse.Namespace, place: Path, wanted: tuple[str, ...]) -> None:

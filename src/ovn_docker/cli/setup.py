@@ -5,10 +5,11 @@ import json
 import os
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovn_docker.cli import nameservers
+from ovn_docker.cli import members, nameservers, pki
 from ovn_docker.cli.arguments import (
     TLS_DIRECTORY,
     TlsFiles,
@@ -23,7 +24,7 @@ from ovn_docker.cli.arguments import (
 )
 from ovn_docker.cli.databases import NORTHBOUND, SOUTHBOUND
 from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, rows, succeeds
-from ovn_docker.errors import BadRequest, Unavailable
+from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.model import ENCAPS, IpAddress
 
 VSWITCH_START = ("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=random")
@@ -83,6 +84,9 @@ def setup(args: argparse.Namespace) -> int:
     require_encapsulation(args.encap_type, datapath, record["iface_types"])
     if args.tls and not files and not record["ssl"]:
         raise BadRequest("--tls: Open vSwitch has no key yet; give the directory that has it: --tls DIR")
+    name = record["external_ids"].get("system-id") or system_id(steps)
+    if used := files or (current_tls("ovs-vsctl") if args.tls else None):
+        check_name(used, name, args.central)
     if files:
         set_tls(steps, files)
     method = "ssl" if files or args.tls else "tcp"
@@ -93,10 +97,8 @@ def setup(args: argparse.Namespace) -> int:
         "ovn-encap-ip": str(args.encap_ip),
         "ovn-encap-type": args.encap_type,
         "ovn-bridge-datapath-type": datapath,
-        "system-id": old.get("system-id") or system_id(steps),
+        "system-id": name,
     }
-    if files:
-        advise_name(files, wanted["system-id"])
     write(steps, old, {key: value for key, value in wanted.items() if old.get(key) != value})
     switch_bridge(steps, old.get("ovn-bridge", "br-int"), datapath)
     if datapath == "netdev":
@@ -201,24 +203,64 @@ def set_tls(steps: Steps, files: TlsFiles) -> None:
         steps.change("set key and certificates of Open vSwitch", "ovs-vsctl", "--no-wait", "set-ssl", *files)
 
 
-def advise_name(files: TlsFiles, system_id: str) -> None:
-    """Says so when the certificate is in another's name: with access control OVN goes by that name."""
-    from ovn_docker.cli import pki
+def check_name(files: TlsFiles, name: str, central: Sequence[IpAddress]) -> None:
+    """Warns about a certificate that is not in this host's name, by which OVN goes with access control.
 
-    if (holder := pki.holder(files.certificate)) and holder.name != system_id:
+    Raises:
+        BadRequest: the databases have access control, so that this host could not even register.
+
+    """
+    if not (wrong := _misnamed(files.certificate, name)):
+        return
+    if members.restrict(central, files):
+        raise BadRequest(
+            f"{wrong}: the southbound database lets a host change only rows of that name, so OVN would not "
+            f"know this host; {_renamed(files.certificate, name)}"
+        )
+    print(
+        f"warning: {wrong}: where the databases have access control (ovn-docker central start --rbac) this "
+        f"host can do nothing; {_renamed(files.certificate, name)}",
+        file=sys.stderr,
+    )
+
+
+def advise_name() -> None:
+    """Warns where this machine is a host, and access control does not let it be one by its certificate."""
+    try:
+        ids, files = open_vswitch("external_ids")["external_ids"], current_tls("ovs-vsctl")
+    except OvnDockerError:
+        return  # no Open vSwitch: it is not a host
+    name = ids.get("system-id", "")
+    if "ovn-remote" in ids and files and (wrong := _misnamed(files.certificate, name)):
         print(
-            f"warning: {files.certificate} is of {holder.name!r}, but this host is {system_id}: where the "
-            f"databases have access control (ovn-docker central start --rbac) it can do nothing; "
-            f"`ovn-docker pki host {system_id}` makes one of its own",
+            f"warning: {wrong}: with access control OVN does not know this machine as a host; "
+            f"{_renamed(files.certificate, name)}",
             file=sys.stderr,
         )
 
 
+def _misnamed(certificate: str, name: str) -> str:
+    """Says whose the certificate is, if not this host's."""
+    holder = pki.holder(certificate)
+    if holder is None or holder.name == name:
+        return ""
+    return f"{certificate} is for {holder.name!r}, and this host's system-id is {name!r}"
+
+
+def _renamed(certificate: str, name: str) -> str:
+    """How to have one in the right name."""
+    holder = pki.holder(certificate)
+    of_central = (
+        f"central {name} --address {','.join(holder.addresses)}" if holder and holder.addresses else ""
+    )
+    return f"make one with `ovn-docker pki {of_central or f'host {name}'}` where the authority is"
+
+
 def system_id(steps: Steps) -> str:
     """The name of this host, from the file where ovs-ctl(8) keeps it; made and written if missing."""
-    path = Path(os.environ.get("OVS_SYSCONFDIR") or "/etc") / "openvswitch/system-id.conf"
-    if path.exists() and (name := path.read_text(encoding="utf-8").strip()):
+    if name := pki.kept_system_id():
         return name
+    path = Path(os.environ.get("OVS_SYSCONFDIR") or "/etc") / pki.KEPT
     name = str(uuid.uuid4())
     steps.note(f"write a new system-id to {path}", f"uuidgen > {path}")
     if not steps.dry_run:

@@ -153,17 +153,18 @@ def rows(*argv: str) -> list[dict[str, Any]]:
     A set becomes a list, a map a dict, a UUID a string, as RFC 7047 section 5.1 writes them.
     """
     reply = json.loads(run((argv[0], "--format=json", *argv[1:])))
-    return [{k: _plain(v) for k, v in zip(reply["headings"], row, strict=True)} for row in reply["data"]]
+    return [{k: plain(v) for k, v in zip(reply["headings"], row, strict=True)} for row in reply["data"]]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value without the notation of RFC 7047, section 5.1."""
     match value:
         case ["uuid", uuid]:
             return uuid
         case ["set", members]:
-            return [_plain(member) for member in members]
+            return [plain(member) for member in members]
         case ["map", pairs]:
-            return {_plain(k): _plain(v) for k, v in pairs}
+            return {plain(k): plain(v) for k, v in pairs}
         case _:
             return value
 

@@ -88,6 +88,37 @@ def northd(facts: Facts) -> Iterable[Finding]:
         )
 
 
+def row_listeners(facts: Facts) -> Iterable[Finding]:
+    """With TLS, databases of this machine listen where no host can change it."""
+    for title, targets in facts.probes.row_listeners.items():
+        yield Finding(
+            f"the {title} of this machine listens on {targets} because a row says so, and every host can "
+            "change that: open it to everybody without TLS, or close it",
+            "have it listen as its command line says",
+            (CENTRAL,),
+            severity=Severity.WARN,
+        )
+
+
+def certificate_name(facts: Facts) -> Iterable[Finding]:
+    """Where the southbound database has access control, the certificate is in this host's name."""
+    own = facts.snapshot.system_id
+    if not facts.probes.restricted:
+        return
+    for one in facts.probes.certificates:
+        if one.what == "certificate" and one.name and one.name != own:
+            of_central = ("central", own, "--address", ",".join(one.addresses))
+            command = ("ovn-docker", "pki", *(of_central if one.addresses else ("host", own)))
+            yield Finding(
+                f"the certificate {one.path} is for {one.name!r}, and this host's system-id is {own!r}: the "
+                "southbound database lets a host change only rows in the name of its certificate",
+                "make one in its name, where the authority is, copy it over the files here, and restart "
+                "ovn-controller, whose connection still has the old one",
+                (command,),
+                where="authority",
+            )
+
+
 def registered(facts: Facts) -> Iterable[Finding]:
     """OVN has this host as a chassis."""
     system_id = facts.snapshot.system_id

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ovn_docker.host.engine import dockerd_setting
+from ovn_docker.view.printable import printable
 from ovn_docker.view.snapshot import Snapshot
 
 PORTS = {"geneve": 6081, "vxlan": 4789}
@@ -22,6 +23,10 @@ class Certificate:
     path: str
     expires: float | None
     problem: str = ""
+    name: str = ""
+    """Its common name."""
+    addresses: tuple[str, ...] = ()
+    """Those in it; a database's has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +53,19 @@ def certificates(snapshot: Snapshot) -> Iterable[Certificate]:
     for what, path in (("certificate", certificate), ("authority's certificate", authority)):
         try:
             done = subprocess.run(
-                ("openssl", "x509", "-noout", "-enddate", "-in", path),
+                ("openssl", "x509", "-noout", "-enddate", "-subject", "-nameopt", "multiline",
+                 "-ext", "subjectAltName", "-in", path),
                 capture_output=True, text=True, timeout=5, check=False,
             )  # fmt: skip
-            said = done.stdout.strip().removeprefix("notAfter=")
+            ends, name = (re.search(text, done.stdout) for text in ("notAfter=(.*)", r"commonName\s*= (.*)"))
             if not Path(path).is_file():
                 yield Certificate(what, path, None, "there is no such file")
             elif done.returncode:
                 yield Certificate(what, path, None, "it is no certificate in PEM format")
             else:
-                yield Certificate(what, path, ssl.cert_time_to_seconds(said))
+                expires = ssl.cert_time_to_seconds(ends[1] if ends else "")
+                addresses = tuple(re.findall(r"IP Address:([0-9A-Fa-f.:]+)", done.stdout))
+                yield Certificate(what, path, expires, "", printable(name[1]) if name else "", addresses)
         except (OSError, ValueError, subprocess.TimeoutExpired):
             continue  # without openssl(1) nobody looks; what is wrong with TLS shows as it connects
 

@@ -24,6 +24,7 @@ from ovn_docker.model import EndpointId, Tls, host_link
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources, tls_of
 from ovn_docker.view.machine import Certificate, Machine, certificates, firewall, look
+from ovn_docker.view.printable import printable
 from ovn_docker.view.snapshot import Snapshot, Vswitch, ip_version
 
 SMALL = 100
@@ -93,6 +94,10 @@ class Probes:
     unguarded: frozenset[str] = frozenset()
     """Links of containers that believe any router, though their networks are not said to take any."""
     certificates: tuple[Certificate, ...] = ()
+    restricted: bool = False
+    """Whether a listener of the southbound database lets hosts change their own rows only."""
+    row_listeners: Mapping[str, str] = field(default_factory=dict)
+    """Databases of this machine that listen with TLS, and where: as rows say, which hosts can change."""
     firewall: tuple[str, ...] = ()
     """Rules of this host that drop what comes to the tunnels' port."""
     machine: Machine = Machine()
@@ -118,6 +123,8 @@ def probe(sources: Sources, cluster: Cluster) -> Probes:
         offload=_offload(cluster, pids),
         unguarded=frozenset(unguarded(_guarded(cluster))),
         certificates=tuple(certificates(snapshot)),
+        restricted=any(row["role"] for row in _connections(sources.southbound, "role")),
+        row_listeners=_row_listeners(sources),
         firewall=firewall() if any(not pair.small for pair in pairs.values()) else (),
         machine=look(),
         macs=frozenset(Links().macs()),
@@ -135,6 +142,33 @@ def _controller(sources: Sources) -> str:
         )
     except (OSError, ValueError):
         return ""
+
+
+def _connections(database: Database | None, *columns: str) -> list[ovsdb.Row]:
+    """The rows that say where a database listens (ovn-nb(5), ovn-sb(5)); none if it cannot be asked."""
+    try:
+        asked = ovsdb.select("Connection", columns=columns)
+        return database.transact(asked, deadline=Deadline(PATIENCE))[0] if database else []
+    except OvnDockerError:
+        return []
+
+
+def _row_listeners(sources: Sources) -> dict[str, str]:
+    """With TLS only: without, everybody may change everything anyhow."""
+    found = {}
+    for title, name, database, columns in (
+        ("northbound", "ovnnb_db", sources.northbound, ("target",)),
+        ("southbound", "ovnsb_db", sources.southbound, ("target", "role")),
+    ):
+        try:
+            remotes = ask(sources.places.ovn / f"{name}.ctl", "ovsdb-server/list-remotes", 2.0)
+        except OSError:
+            continue
+        if "db:" in remotes:
+            open_to_all = [row["target"] for row in _connections(database, *columns) if not row.get("role")]
+            if targets := [printable(target) for target in open_to_all if target.startswith("pssl:")]:
+                found[f"{title} database"] = ", ".join(targets)
+    return found
 
 
 def _sync(sources: Sources) -> Sync | None:

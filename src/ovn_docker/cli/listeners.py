@@ -1,0 +1,280 @@
+"""How the servers of OVN's databases listen: as their command line says, not as rows that clients can change.
+
+By default ovn-ctl(8) has a server take listeners, key, TLS versions and ciphers from rows of the database it
+serves, and every host may write the northbound one. We give the server all of them as arguments, and keep
+these in `defaults.DEFAULTS`.
+
+The southbound database with access control is the exception: only a row gives a listener a role
+(ovsdb-server(1) of 3.1 has no argument for it). Clients that have the role cannot change the row.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from ovn_docker.cli import defaults
+from ovn_docker.cli.arguments import TlsFiles, in_url
+from ovn_docker.cli.databases import SOUTHBOUND, Database
+from ovn_docker.cli.steps import Steps, run
+from ovn_docker.errors import BadRequest
+from ovn_docker.model import IpAddress
+from ovn_docker.view.printable import printable
+
+ROLE = "ovn-controller"
+"""The only role that ovn-northd writes the rules of (ovn-sb(5), RBAC_Role)."""
+
+LOG = ("-vconsole:off", "-vfile:info")
+"""What ovn-ctl(8) has in the option that `Listener.options` takes for the listener."""
+
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2: with forward secrecy, and authenticated (RFC 7525, section 4.2)."""
+
+_REMOTE = re.compile(r"p(tcp|ssl):(\d+)(?::(.+))?")
+_PATH = re.compile(r"/[\w./@+-]+")
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where and how a database listens; *restricted*: where its row says, which gives hosts a role."""
+
+    database: Database
+    target: str
+    """A passive connection method (ovsdb(7)): ``pssl:6641:10.0.0.1``."""
+    tls: TlsFiles | None = None
+    restricted: bool = False
+
+    def options(self) -> dict[str, str]:
+        """What ovn-ctl(8) has to know to start the server.
+
+        It has no option for a TLS listener. Only that of a server's logging has a value that it hands on as
+        it is, and to one server.
+        """
+        short = self.database.short
+        found = {f"--db-{short}-use-remote-in-db": "yes" if self.restricted else "no"}
+        found[f"--db-{short}-create-insecure-remote"] = "no"
+        if not self.restricted:
+            found[f"--ovn-{short}-log"] = f"--remote={self.target}"
+        if self.tls:
+            for name, path in zip(("key", "cert", "ca-cert"), self.tls, strict=True):
+                found[f"--ovn-{short}-db-ssl-{name}"] = path
+        return found
+
+    def followed(self, words: Sequence[str]) -> bool:
+        """Whether the database's server listens so; *words*: those of `defaults`."""
+        remotes = self.database.remotes()
+        if self.database.row_remote in remotes:
+            if not self.restricted:
+                return False
+        elif self.restricted or self.target not in remotes:
+            return False
+        given = self.database.arguments()
+        wanted = [word.partition("=") for word in defaults.arguments(words) if word.startswith("--ssl-")]
+        if self.tls:
+            files = zip(("--private-key", "--certificate", "--ca-cert"), self.tls, strict=True)
+            return all(given.get(n) == v for n, v in [*files, *((n, v) for n, _, v in wanted)])
+        return True
+
+
+def now(database: Database) -> Listener | None:
+    """How a database listens, or would if it were started; None: it does not."""
+    running = database.pid() is not None
+    options = defaults.options(defaults.configured())
+    remotes = database.remotes() if running else [_fixed(options, database)]
+    target = next((one for one in remotes if _is_ours(database, one)), None)
+    if target:
+        return Listener(database, target, _tls(options, database))
+    if running and database.row_remote not in remotes:
+        return None
+    if row := database.listening():
+        return Listener(database, row[1], _tls(options, database) or database.row_tls(), row[2] == ROLE)
+    return None
+
+
+def tls(database: Database) -> TlsFiles | None:
+    """Key and certificates of a database's server."""
+    return _tls(defaults.options(defaults.configured()), database) or database.row_tls()
+
+
+def restricted_by_options() -> bool | None:
+    """Whether the options have the southbound database listen with access control; None: they do not say."""
+    said = defaults.options(defaults.configured()).get(f"--db-{SOUTHBOUND.short}-use-remote-in-db")
+    return None if said is None else said == "yes"
+
+
+def wanted(
+    database: Database,
+    ip: IpAddress | None,
+    files: TlsFiles | None,
+    *,
+    restricted: bool | None,
+    default: str = "",
+) -> Listener:
+    """How a database is to listen. *default*: where it listens if it does not yet.
+
+    Raises:
+        BadRequest: nothing safe to go on with is there: no key, or a row that is not one of ours.
+
+    """
+    old = now(database)
+    target = wanted_target(database.port, old.target if old else default or None, ip, tls=files is not None)
+    secure = target.startswith("pssl:")
+    if secure and files is None:
+        files = tls(database)
+        if files is None:
+            raise BadRequest(f"the {database.title} listens with TLS and has no key; give --tls DIRECTORY")
+        if not _tls(defaults.options(defaults.configured()), database):
+            print(
+                f"warning: the {database.title} has its key and certificates from a row that hosts could "
+                f"change: if {', '.join(map(printable, files))} are not yours, give --tls DIRECTORY",
+                file=sys.stderr,
+            )
+    if restricted is None:
+        restricted = old is not None and old.restricted
+    return checked(Listener(database, target, files, restricted and secure and database is SOUTHBOUND))
+
+
+def wanted_target(port: int, old: str | None, ip: IpAddress | None, *, tls: bool) -> str:
+    """The connection method to listen with (ovsdb(7), "Passive Connection Methods").
+
+    What is not asked for stays as it is: TLS is never turned off, and no address is widened.
+    """
+    method, _, rest = (old or f"ptcp:{port}").partition(":")
+    _, _, host = rest.partition(":")
+    if tls:
+        method = "pssl"
+    if ip is not None:
+        host = in_url(ip)
+    return ":".join(part for part in (method, str(port), host) if part)
+
+
+def checked(listener: Listener) -> Listener:
+    """The same one, if all of it may be an argument in a file that shells read: a row may have had anything.
+
+    Raises:
+        BadRequest: it may not.
+
+    """
+    found = _REMOTE.fullmatch(listener.target)
+    try:
+        if found and found[3]:
+            ip_address(found[3].removeprefix("[").removesuffix("]"))
+    except ValueError:
+        found = None
+    if not found:
+        raise BadRequest(
+            f"a row has the {listener.database.title} listen on {printable(listener.target)!r}, which is not "
+            "an address; give --address"
+        )
+    for path in listener.tls or ():
+        if not (_PATH.fullmatch(path) and Path(path).is_file()):
+            raise BadRequest(
+                f"{printable(path)!r} is not a file with a name that ovn-ctl can take; give --tls DIRECTORY "
+                "with a path of letters, digits and ./@+-"
+            )
+    return listener
+
+
+def words(listeners: Iterable[Listener], others: dict[str, str]) -> list[str]:
+    """All that the daemons are to be started with; *others*: more options of ovn-ctl(8)."""
+    ours = dict(others)
+    for listener in listeners:
+        ours |= listener.options()
+    return defaults.merged(ours, [*LOG, *(_tls_arguments() if any(one.tls for one in listeners) else ())])
+
+
+def describe(listeners: Iterable[Listener]) -> str:
+    """The change of the options, in words."""
+    lines = []
+    for listener in listeners:
+        old = now(listener.database)
+        before = replace(old, tls=None) if old else None
+        if before != replace(listener, tls=None):
+            was = _in_words(old) if old else "(nowhere)"
+            lines.append(f"let the {listener.database.title} listen: {was} -> {_in_words(listener)}")
+    return "\n".join([*lines, f"set the daemons' options in {defaults.DEFAULTS}"])
+
+
+def _in_words(listener: Listener) -> str:
+    return f"{printable(listener.target)}{', with access control' if listener.restricted else ''}"
+
+
+def keep_row(steps: Steps, listener: Listener) -> None:
+    """Makes the row of a restricted database the only one, with its role; other settings of it stay."""
+    database = listener.database
+    rows = database.connections()
+    mine = next((row for row in rows if _is_ours(database, row[1])), None)
+    for uuid, target, _ in rows:
+        if mine is None or uuid != mine[0]:
+            steps.change(
+                f"remove the row that had the {database.title} listen on {printable(target)}",
+                *database.tool, "remove", database.root, ".", "connections", uuid,
+            )  # fmt: skip
+    new = (f'target="{listener.target}"', f'role="{ROLE}"')
+    what = f"let hosts change only their own rows of the {database.title}, which listens on {listener.target}"
+    if mine is None:
+        steps.change(
+            what, *database.tool, "--id=@c", "create", "Connection", *new,
+            "--", "add", database.root, ".", "connections", "@c",
+        )  # fmt: skip
+    elif mine[1:] != (listener.target, ROLE):
+        steps.change(what, *database.tool, "set", "Connection", mine[0], *new)
+
+
+def remove_rows(steps: Steps, listener: Listener) -> None:
+    """Removes what had the database listen before, and has no effect any more.
+
+    Not in a cluster: a member that an earlier version has set up still listens where a row says.
+    """
+    database = listener.database
+    targets = "" if listener.restricted else printable(", ".join(row[1] for row in database.connections()))
+    if database.clustered():
+        if targets:
+            command = " ".join((*database.tool, "del-connection"))
+            print(
+                f"note: rows of the {database.title} have no effect on this machine any more ({targets}); "
+                f"when this has run on all members, remove them: {command}",
+                file=sys.stderr,
+            )
+        return
+    if targets:
+        steps.change(
+            f"remove the rows that had the {database.title} listen: {targets}",
+            *database.tool,
+            "del-connection",
+        )
+    if database.row_tls():
+        steps.change(f"remove the row with the key of the {database.title}", *database.tool, "del-ssl")
+
+
+def remark(database: Database) -> str:
+    """What there is to say of rows of a database that runs; mostly nothing."""
+    targets = printable(", ".join(row[1] for row in database.connections()))
+    if database.row_remote not in database.remotes():
+        return f"rows without effect: {targets}" if targets and not database.clustered() else ""
+    row = database.listening()
+    if row and row[1].startswith("pssl:") and row[2] != ROLE:
+        return "a row says so, which every host can change: run `ovn-docker central start`"
+    return ""
+
+
+def _tls_arguments() -> tuple[str, ...]:
+    """TLS 1.2 and, where it can be named, 1.3: Open vSwitch before 3.5 takes no list that has it."""
+    version = re.search(r"(\d+)\.(\d+)", run(("ovsdb-server", "--version")))
+    new = version is not None and (int(version[1]), int(version[2])) >= (3, 5)
+    return (f"--ssl-protocols={'TLSv1.2,TLSv1.3' if new else 'TLSv1.2'}", f"--ssl-ciphers={CIPHERS}")
+
+
+def _fixed(options: dict[str, str], database: Database) -> str:
+    return options.get(f"--ovn-{database.short}-log", "").removeprefix("--remote=")
+
+
+def _is_ours(database: Database, target: str) -> bool:
+    return re.match(rf"p(tcp|ssl):{database.port}(:|$)", target) is not None
+
+
+def _tls(options: dict[str, str], database: Database) -> TlsFiles | None:
+    files = [options.get(f"--ovn-{database.short}-db-ssl-{file}", "") for file in ("key", "cert", "ca-cert")]
+    return TlsFiles(*files) if all(files) else None

@@ -1,0 +1,239 @@
+"""A host with its key and certificate turns against OVN's databases: one server, and a cluster of three."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from e2e.lab import CommandError, Fabric, Host, wait_for
+from e2e.lab.command import at_once
+from e2e.lab.fabric import PKI
+from e2e.lab.host import OVN_CTL, TLS
+
+PEM = {"private-key": "key", "certificate": "cert", "ca-cert": "ca"}
+STOLEN = "/etc/stolen"
+"""On the attacker: a host's certificate, in its own name."""
+
+
+class Lab:
+    """Hosts with ovn-controller and TLS, with access control; the third is the attacker."""
+
+    def __init__(self, fabric: Fabric, members: int) -> None:
+        first = len(fabric.hosts) + 1
+        self.names = [f"host{number}" for number in range(first, first + 3)]
+        self.hosts = self.host1, self.host2, self.attacker = fabric.add_hosts(*self.names)
+        at_once(Host.start_switch, self.hosts)
+        if members == 1:
+            self._start_alone()
+        else:
+            fabric.start_members(list(self.hosts))
+        self.central = self.hosts[:members]
+        at_once(self._join, self.hosts)
+        self.give(self.issue(self.attacker.name), self.attacker, STOLEN)
+        wait_for(lambda: self.chassis() == set(self.names), "three chassis")
+
+    def _start_alone(self) -> None:
+        self.host1.run("ovn-docker", "pki", "init", f"--directory={PKI}")
+        address = f"--address={self.host1.address}"
+        self.host1.run("ovn-docker", "pki", "central", address, f"--directory={PKI}")
+        for host in self.hosts[1:]:
+            self.host1.run("ovn-docker", "pki", "host", host.name, f"--directory={PKI}")
+        for host in self.hosts:
+            self.give(f"{PKI}/{host.name}", host, TLS)
+        self.host1.run("ovn-docker", "central", "start", address, f"--tls={TLS}", "--rbac")
+
+    def issue(self, name: str, *command: str) -> str:
+        """A host's certificate, not that of a machine with databases; its directory on the first host."""
+        directory = f"{PKI}/stolen"
+        self.host1.run("mkdir", "-p", directory)
+        self.host1.run("cp", f"{PKI}/ca.pem", f"{PKI}/ca-key.pem", directory)
+        self.host1.run(*command, "ovn-docker", "pki", "host", name, f"--directory={directory}", "--days=1")
+        return f"{directory}/{name}"
+
+    def give(self, directory: str, host: Host, to: str) -> None:
+        """Copy key and certificates to a host, as with scp."""
+        host.run("mkdir", "-p", "--mode=700", to)
+        for file in PEM.values():
+            text = self.host1.path(f"{directory}/{file}.pem").read_text()
+            host.run("sh", "-c", f"umask 077; cat >{to}/{file}.pem", stdin=text)
+
+    def _join(self, host: Host) -> None:
+        central = ",".join(one.address for one in self.central)
+        settings = (f"--encap-ip={host.tunnel_address}", "--encap-type=geneve")
+        host.run("ovn-docker", "host", "setup", f"--central={central}", f"--tls={TLS}", *settings)
+        host.controller.start()
+
+    def chassis(self) -> set[str]:
+        sbctl = ("ovn-sbctl", "--no-leader-only", "--bare", "--columns=name", "list", "Chassis")
+        return set(self.host1.run(*sbctl).split())
+
+    def remotes(self, port: int) -> str:
+        return ",".join(f"ssl:{host.address}:{port}" for host in self.central)
+
+    def nbctl(self, *command: str, tls: str = STOLEN, host: Host | None = None) -> str:
+        """ovn-nbctl over the network, with a host's certificate; the attacker's by default."""
+        return self._tool("ovn-nbctl", 6641, *command, tls=tls, host=host)
+
+    def sbctl(self, *command: str, tls: str = STOLEN, host: Host | None = None) -> str:
+        """ovn-sbctl likewise."""
+        return self._tool("ovn-sbctl", 6642, *command, tls=tls, host=host)
+
+    def _tool(self, tool: str, port: int, *command: str, tls: str, host: Host | None) -> str:
+        files = [f"--{name}={tls}/{file}.pem" for name, file in PEM.items()]
+        return (host or self.attacker).run(
+            tool, "--timeout=10", f"--db={self.remotes(port)}", *files, *command
+        )
+
+    def listening(self) -> list[set[str]]:
+        """Where each machine with databases has TCP listeners."""
+        return [{line.split()[3] for line in host.run("ss", "-Hltn").splitlines()} for host in self.central]
+
+    def restart(self) -> None:
+        """The servers end, and are started as by Debian's units at boot."""
+        for host in self.central:
+            for database in ("nb", "sb"):
+                command = f". /etc/default/ovn-central; {OVN_CTL} restart_{database}_ovsdb $OVN_CTL_OPTS"
+                host.run("sh", "-c", command, timeout=60)
+        wait_for(self.serves, "the databases to serve")
+
+    def serves(self) -> bool:
+        """Whether an honest host still reaches both databases."""
+        try:
+            self.nbctl("ls-list", tls=TLS, host=self.host2)
+            change = ("set", "Chassis", self.host2.name, "external_ids:honest=yes")
+            self.sbctl(*change, tls=TLS, host=self.host2)
+        except CommandError:
+            return False
+        return True
+
+    def connect(self, version: str, port: int, tls: str = STOLEN) -> str:
+        """What openssl says of a connection to the first server, whatever the ciphers."""
+        own = ("-key", f"{tls}/key.pem", "-cert", f"{tls}/cert.pem") if tls else ()
+        address = f"{self.host1.address}:{port}"
+        ask = ("s_client", f"-{version}", "-cipher", "ALL@SECLEVEL=0", "-connect", address)
+        # Its lines on a refusal go to standard error; the handshake ends after the last byte is read.
+        command = 'openssl "$@" 2>&1 </dev/null'
+        return self.attacker.run(
+            "sh", "-c", command, "sh", *ask, "-CAfile", f"{STOLEN}/ca.pem", *own, check=False
+        )
+
+    def speaks(self, version: str, port: int) -> bool:
+        """Whether the first server takes a connection of that version of TLS."""
+        said = self.connect(version, port)
+        return "Verify return code: 0 (ok)" in said and "Cipher is (NONE)" not in said and "alert" not in said
+
+
+@pytest.fixture(scope="module", params=[3, 1], ids=["cluster of three", "one server"])
+def prepared(request: pytest.FixtureRequest, module_fabric: Fabric) -> Iterator[Lab]:
+    lab = Lab(module_fabric, request.param)
+    yield lab
+    at_once(Host.power_off, lab.hosts)
+
+
+@pytest.fixture
+def lab(prepared: Lab) -> Iterator[Lab]:
+    """Whatever a test has put into rows is gone afterwards."""
+    yield prepared
+    prepared.host1.run("ovn-nbctl", "--no-leader-only", "del-connection", "--", "del-ssl")
+    wait_for(prepared.serves, "the databases to serve")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("set-connection", "pssl:6641", "ptcp:16641"),
+        ("set-connection", "ptcp:16641", "pssl:16642"),
+        ("del-connection",),
+        ("set-ssl", f"{TLS}/key.pem", f"{TLS}/cert.pem", "/etc/ssl/certs/ca-certificates.crt"),
+        ("set-ssl", f"{TLS}/key.pem", f"{TLS}/cert.pem", f"{TLS}/ca.pem", "TLSv1.1", "ALL@SECLEVEL=0"),
+        ("set-ssl", "/nowhere", "/nowhere", "/nowhere"),
+    ],
+    ids=lambda rows: " ".join(rows).replace("/", "-")[:40],
+)
+def test_rows_of_the_northbound_database_open_and_close_nothing(lab: Lab, rows: tuple[str, ...]) -> None:
+    before = lab.listening()
+    lab.nbctl(*rows)
+    lab.nbctl("ls-list")  # by a new connection, which the server has taken after the change
+    assert lab.listening() == before
+    assert lab.serves()
+    assert not lab.speaks("tls1_1", 6641)
+    assert lab.speaks("tls1_2", 6641)
+
+
+def test_rows_have_no_effect_after_a_restart_either(lab: Lab) -> None:
+    before = lab.listening()
+    lab.nbctl("set-connection", "ptcp:16641", "--", "set-ssl", *["/nowhere"] * 3, "TLSv1.1", "ALL@SECLEVEL=0")
+    lab.restart()
+    assert lab.listening() == before
+    assert not lab.speaks("tls1_1", 6641)
+    assert not lab.speaks("tls1_1", 6642)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("set-connection", "ptcp:16642"),
+        ("set-connection", "pssl:6642"),  # without the role
+        ("del-connection",),
+        ("set-ssl", f"{TLS}/key.pem", f"{TLS}/cert.pem", f"{TLS}/ca.pem", "TLSv1.1", "ALL@SECLEVEL=0"),
+        ("set", "Chassis", "VICTIM", "external_ids:mine=yes"),
+        ("chassis-del", "VICTIM"),
+        ("set", "SB_Global", ".", "nb_cfg=7777"),
+        ("remove", "RBAC_Role", "ovn-controller", "permissions", "Chassis"),
+        ("destroy", "RBAC_Role", "ovn-controller"),
+        ("--all", "destroy", "RBAC_Permission"),
+    ],
+    ids=lambda change: " ".join(change).replace("/", "-")[:40],
+)
+def test_the_southbound_database_refuses_what_is_not_the_hosts_own(lab: Lab, change: tuple[str, ...]) -> None:
+    before = lab.listening()
+    with pytest.raises(CommandError, match="permission error"):
+        lab.sbctl(*(word.replace("VICTIM", lab.host1.name) for word in change))
+    assert lab.listening() == before
+    assert lab.chassis() == set(lab.names)
+
+
+def test_another_hosts_tunnel_address_stays_what_it_is(lab: Lab) -> None:
+    row = lab.sbctl("--bare", "--columns=_uuid", "find", "Encap", f"chassis_name={lab.host1.name}")
+    with pytest.raises(CommandError, match="permission error"):
+        lab.sbctl("set", "Encap", row, f'ip="{lab.attacker.tunnel_address}"')
+    own = lab.sbctl("--bare", "--columns=_uuid", "find", "Encap", f"chassis_name={lab.attacker.name}")
+    lab.sbctl("set", "Encap", own, "options:tried=yes")
+
+
+def test_access_control_is_in_force_after_a_restart(lab: Lab) -> None:
+    lab.restart()
+    with pytest.raises(CommandError, match="permission error"):
+        lab.sbctl("set-connection", "ptcp:16642")
+    assert all("hosts are restricted" in host.run("ovn-docker", "central", "status") for host in lab.central)
+
+
+def expired(lab: Lab) -> str:
+    """A directory on the attacker with a certificate that was valid until two days ago."""
+    lab.give(lab.issue("host9", "faketime", "3 days ago"), lab.attacker, "/etc/expired")
+    return "/etc/expired"
+
+
+def foreign(lab: Lab) -> str:
+    """One that another authority has made, in the name of the host that it is on."""
+    pki, name = ("ovn-docker", "pki"), lab.attacker.name
+    lab.attacker.run(*pki, "init", "--directory=/etc/foreign")
+    lab.attacker.run(*pki, "host", name, "--directory=/etc/foreign")
+    lab.attacker.run("cp", f"{STOLEN}/ca.pem", f"/etc/foreign/{name}")  # or it refuses the server itself
+    return f"/etc/foreign/{name}"
+
+
+@pytest.mark.parametrize("make", [expired, foreign])
+def test_a_certificate_that_is_not_valid_is_refused(lab: Lab, make: Callable[[Lab], str]) -> None:
+    tls = make(lab)
+    for port, tool in ((6641, lab.nbctl), (6642, lab.sbctl)):
+        with pytest.raises(CommandError):
+            tool("--timeout=2", "show", tls=tls)
+        said = lab.connect("tls1_2", port, tls)
+        assert "alert" in said, said
+        assert "Verify return code: 0 (ok)" in said, said  # by the server it was refused, not by us
+    assert lab.serves()
+
+
+def test_without_a_certificate_nobody_is_let_in(lab: Lab) -> None:
+    for port in (6641, 6642):
+        assert "alert handshake failure" in lab.connect("tls1_2", port, "")
