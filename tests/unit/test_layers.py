@@ -23,6 +23,7 @@ LAYERS = {
     },
     "host": {
         "host",
+        "host.barrier",
         "host.controller",
         "host.driver",
         "host.engine",
@@ -80,6 +81,7 @@ LAYERS = {
         "cli",
         "cli.access",
         "cli.arguments",
+        "cli.barrier",
         "cli.bridge",
         "cli.central",
         "cli.clients",

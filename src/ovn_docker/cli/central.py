@@ -8,7 +8,7 @@ import argparse
 import re
 import sys
 
-from ovn_docker.cli import access, members
+from ovn_docker.cli import access, barrier, members
 from ovn_docker.cli.arguments import (
     TlsFiles,
     add_command,
@@ -120,6 +120,7 @@ def start(args: argparse.Namespace) -> int:
         _start_alone(steps, args.address, files, rbac=args.rbac)
     if args.rbac is not None:
         access.turn(steps, on=args.rbac)
+    barrier.put_up(steps)
     return steps.finish()
 
 
@@ -266,6 +267,7 @@ def stop(args: argparse.Namespace) -> int:
     steps = Steps(dry_run=args.dry_run)
     if any_running():
         stop_daemons(steps)
+    barrier.remove(steps)
     return steps.finish()
 
 

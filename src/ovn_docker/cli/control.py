@@ -19,6 +19,7 @@ from ovs.unixctl.server import UnixctlConnection, UnixctlServer
 
 import ovn_docker
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.host.barrier import Barrier
 from ovn_docker.metrics import Tally
 from ovn_docker.model import Difference
 from ovn_docker.reconcile import Reconciler
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 Look = Callable[[], list[Difference]]
 
 
-def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler) -> None:
-    """Answer in a thread of its own: ``exit``, ``requests``, ``gc/show``, ``gc/repair`` (JSON)."""
+def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler, barrier: Barrier) -> None:
+    """Answer in a thread of its own: ``exit``, ``requests``, ``barrier``, ``gc/show`` and ``gc/repair``."""
 
     def leave(connection: UnixctlConnection, *_: object) -> None:
         connection.reply(None)
@@ -38,8 +39,12 @@ def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler) -> Non
     def requests(connection: UnixctlConnection, *_: object) -> None:
         connection.reply(f"{tally.requests} requests, {tally.errors} errors")
 
+    def about_barrier(connection: UnixctlConnection, *_: object) -> None:
+        connection.reply(barrier.state)
+
     ovs.unixctl.command_register("exit", "", 0, 0, leave, None)
     ovs.unixctl.command_register("requests", "", 0, 0, requests, None)
+    ovs.unixctl.command_register("barrier", "", 0, 0, about_barrier, None)
     error, server = UnixctlServer.create(None, ovn_docker.__version__)
     if error:
         log.warning(

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -36,6 +36,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.directory import Directory
 from ovn_docker.driver import Backend, Driver, LateFlows, Patience
 from ovn_docker.errors import BadRequest, OvnDockerError
+from ovn_docker.host.barrier import Barrier, Exposed, survey
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
@@ -72,7 +73,8 @@ class _Mode:
     *store*: where reconcile.py looks for what a crash has left; *check_controller* raises Unavailable if
     nobody would install a port's flows; *ready* raises OvnDockerError with what has to be done before
     containers can start; *start*: what runs beside; *undo*: see Patience; *name_of*: of a network or an
-    endpoint's container, empty if it is not known; *removed_elsewhere*: see Driver.
+    endpoint's container, empty if it is not known; *external_ids*: see barrier.survey(); *removed_elsewhere*:
+    see Driver.
     """
 
     backend: Backend
@@ -86,6 +88,7 @@ class _Mode:
     undo: float
     record: Recorder
     name_of: Callable[[str], str]
+    external_ids: Callable[[], Mapping[str, str]]
     removed_elsewhere: Callable[[NetworkId], bool]
 
 
@@ -136,6 +139,7 @@ def _overlay() -> None:
         undo=2.0,
         record=record,
         name_of=directory.name,
+        external_ids=lambda: vswitch.external_ids(Deadline(1)),
         removed_elsewhere=follower.removes,
     )
     _serve(settings, mode)
@@ -165,6 +169,7 @@ def _underlay() -> None:
         undo=10.0,
         record=record,
         name_of=lambda _: "",
+        external_ids=lambda: {"ovn-encap-type": ""},  # the cloud's tunnels do not end in a VM
         removed_elsewhere=lambda _: False,
     )
     _serve(settings, mode)
@@ -201,7 +206,9 @@ def _serve(settings: Common, mode: _Mode) -> None:
         *(driver, backend, mode.store, vswitch, links, Engine(settings.docker)),
         *(settings.sweep_interval, Mode(settings.repair), mode.record),
     )
-    control.serve(web.stop, tally, reconciler)
+    barrier = _barrier(settings, mode.external_ids)
+    barrier.start()
+    control.serve(web.stop, tally, reconciler, barrier)
     mode.start()
     reconciler.start()
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
@@ -265,6 +272,16 @@ def _metrics(settings: Common) -> tuple[Recorder, Callable[[Reader], None]]:
     listener = exposition.listen(settings.metrics)
     record = exposition.Exposition()
     return record, lambda reader: record.serve(listener, reader)
+
+
+def _barrier(settings: Common, external_ids: Callable[[], Mapping[str, str]]) -> Barrier:
+    """Between containers and the cluster's services."""
+
+    def exposed() -> Exposed:
+        _, metrics = settings.metrics or ("", None)
+        return survey(external_ids(), metrics, settings.barrier_open)
+
+    return Barrier(exposed if settings.barrier == "on" else None)
 
 
 def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:
