@@ -3,8 +3,8 @@
 Containers on Docker's bridges reach whatever their host reaches, which forwards and masquerades for them. The
 rules here refuse what comes from a Linux bridge for one of SERVICES, on this host and beyond it. They do not
 name Docker's bridges: there is no list to keep, and no moment in which a new one is missing from it. No chain
-of iptables is involved, so Docker, ufw and firewalld may flush and reload theirs at any time. Only ``nft flush
-ruleset`` removes the tables; the kernel reports that, and Barrier restores them.
+of iptables is involved, so Docker, ufw and firewalld may flush and reload theirs at any time. Only
+``nft flush ruleset`` removes the tables; the kernel reports that, and Barrier restores them.
 
 The same tables drop what this host's own network stack receives from, and sends to, the links of our
 endpoints: those are for Open vSwitch alone. Its datapath takes frames before these hooks are reached: in the
@@ -131,8 +131,8 @@ def survey(ids: Mapping[str, str], metrics: int | None = None, open_: tuple[str,
     ours = {port for address, port in databases if _is_ours(address)}
     published: set[IpAddress] = {
         *(address for address, _ in databases),
-        *filter(None, map(_address, ids.get("ovn-encap-ip", "").split(","))),
-        *filter(None, map(_source_towards, map(ip_address, _ANYWHERE))),
+        *(one for text in ids.get("ovn-encap-ip", "").split(",") if (one := _address(text))),
+        *(one for address in _ANYWHERE if (one := _source_towards(ip_address(address)))),
         *(address for address, port in listeners() if port in ours | _DATABASES),
     }
     types = ids.get("ovn-encap-type", "geneve").split(",")
