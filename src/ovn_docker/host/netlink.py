@@ -64,6 +64,7 @@ def subscribe(protocol: int, group: int) -> socket.socket:
     """Socket that receives what the kernel sends to a multicast group (netlink(7)). Raises OSError."""
     kernel = to_kernel(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     try:
+        kernel.bind((0, 0))  # one without a port gets nothing (net/netlink/af_netlink.c, nlmsg_notify())
         kernel.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
     except OSError:
         kernel.close()
