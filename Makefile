@@ -129,6 +129,9 @@ endif
 uninstall: ## remove what make install installed
 ifeq ($(DESTDIR),)
 	@if [ -d /run/systemd/system ]; then set -x; systemctl disable --now $(UNITS) || true; fi
+	@# What the driver leaves in the kernel as it stops, if it was there: the barrier and the rules for names.
+	@for family in inet arp; do nft delete table $$family ovn-docker 2>/dev/null || true; done
+	@for rule in "-D PREROUTING -d 169.254.53.0/24 -j" -F -X; do iptables -w -t nat $$rule OVN-DOCKER-NAMES 2>/dev/null || true; done
 endif
 	rm -f $(PROGRAMS:%=$(DESTDIR)/usr/local/bin/%) $(UNITS:%=$(DESTDIR)/etc/systemd/system/%)
 	rm -f $(SHARED:%=$(DESTDIR)/usr/local/share/%)

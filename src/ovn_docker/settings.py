@@ -52,6 +52,14 @@ def _listener(text: str) -> tuple[str, int]:
     return str(address), int(written[3])
 
 
+def _links(text: str) -> tuple[str, ...]:
+    """Names of links, without what nftables or a shell would take for more than that."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", name) for name in names):
+        raise ValueError("names of bridges, such as br-prometheus,virbr0")
+    return names
+
+
 def _setting(
     default: object, parse: Callable[[str], object], metavar: str, about: str, short: str = ""
 ) -> Any:
@@ -107,6 +115,20 @@ class Common:
         _listener,
         "ADDRESS:PORT",
         "answer Prometheus there, on /metrics, without encryption or password; such as 127.0.0.1:9476",
+    )
+    barrier: str = _setting(
+        "on",
+        _one_of("on", "off"),
+        "on|off",
+        "refuse what containers send to OVN's databases, tunnels and the metrics, and keep this host's own "
+        "network stack off their links (nftables)",
+    )
+    barrier_open: tuple[str, ...] = _setting(
+        (),
+        _links,
+        "BRIDGE,...",
+        "bridges of this host from which these may be reached all the same: one with a Prometheus in a "
+        "container, or with virtual machines that are hosts of the cluster",
     )
     log_format: str = _setting(
         "text", _one_of("text", "json"), "FORMAT", "text: lines as OVS has them; json: one object a line"

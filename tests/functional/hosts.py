@@ -49,6 +49,11 @@ class Container:
         with self._process.stdout as ready:
             ready.readline()
 
+    @property
+    def pid(self) -> int:
+        """The process that is in it."""
+        return self._process.pid
+
     def take(self, link: str) -> None:
         """Move a link into the container, as Docker does after Join."""
         ip("link", "set", link, "netns", str(self._process.pid))

@@ -1,13 +1,18 @@
 """Veth pairs in a network namespace of the test's own."""
 
+import ctypes
 import fcntl
 import json
+import os
 import resource
 import socket
 import struct
+import subprocess
 import threading
 from array import array
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -37,6 +42,20 @@ def tx_checksums(link: str) -> bool:
     return bool(value[1])
 
 
+@contextmanager
+def mount_namespace() -> Iterator[None]:
+    """Mounts of this thread's own."""
+    libc, here = ctypes.CDLL(None, use_errno=True), Path.cwd()
+    with Path("/proc/thread-self/ns/mnt").open() as before:
+        assert libc.unshare(0x20000 | 0x200) == 0  # CLONE_NEWNS | CLONE_FS, linux/sched.h
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        try:
+            yield
+        finally:
+            assert libc.setns(before.fileno(), 0x20000) == 0
+            os.chdir(here)  # setns(2) leaves it at the root
+
+
 def add(link: str, mtu: int = 1500) -> None:
     """A link that is not ours."""
     ip("link", "add", link, "mtu", str(mtu), "type", "veth", "peer", "name", "other")
@@ -62,6 +81,37 @@ class TestCreating:
         assert container["address"] == MAC != host["address"]
         assert "UP" in host["flags"]
         assert "UP" not in container["flags"]
+
+    @pytest.mark.parametrize("mtu", [1442, 1000])  # below 1280 a link has no IPv6 at all
+    def test_the_hosts_end_is_silent(self, here: Links, mtu: int) -> None:
+        create(here, mtu=mtu)
+        assert here.audible("odh") == []
+        settings = Path("/proc/sys/net/ipv4/conf/odh1")
+        found = [(settings / name).read_text().strip() for name in ("forwarding", "rp_filter", "arp_ignore")]
+        assert found == ["0", "1", "8"]
+        ip("link", "set", "odc1", "up")
+        assert "inet6" not in ip("address", "show", "odh1")
+
+    def test_the_hosts_end_is_silent_where_proc_sys_is_read_only(self, here: Links) -> None:
+        """As under systemd with ProtectKernelTunables: the link has IPv6, but no address."""
+        with mount_namespace():
+            subprocess.run(["mount", "-o", "bind", "/proc/sys", "/proc/sys"], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", "/proc/sys"], check=True)
+            create(here)
+        assert Path("/proc/sys/net/ipv6/conf/odh1/disable_ipv6").read_text() == "0\n"
+        assert here.audible("odh") == []
+        ip("link", "set", "odc1", "up")
+        assert "inet6" not in ip("address", "show", "odh1")
+
+    def test_links_of_earlier_versions_are_silenced(self, here: Links) -> None:
+        ip("link", "add", "odhold", "type", "veth", "peer", "odcold")
+        create(here)
+        assert here.audible("odh") == ["odhold"]
+        here.silence("odhold")
+        assert here.audible("odh") == []
+
+    def test_silencing_a_link_that_has_gone_is_fine(self, here: Links) -> None:
+        here.silence("odhgone")
 
     def test_jumbo_frames(self, here: Links) -> None:
         create(here, mtu=65535)

@@ -242,11 +242,49 @@ def test_the_confined_driver_does_its_work(booted):
         booted, "NetworkDriver.Join", **endpoint, SandboxKey="/run/docker/netns/0123456789ab", Options={}
     )
     assert booted.run("ip", "link", "show", answer["InterfaceName"]["SrcName"]).returncode == 0
+    link = json.loads(booted.out("ip", "-json", "-details", "link", "show", "odhbbbbbbbbbbbb"))[0]
+    assert link["inet6_addr_gen_mode"] == "none"
+    assert booted.out("cat", "/proc/sys/net/ipv4/conf/odhbbbbbbbbbbbb/arp_ignore") == "8"
     wait_until(lambda: booted.out("ovn-nbctl", "lsp-get-up", "b" * 64) == "up")  # northd notes it there
     assert call(booted, "NetworkDriver.Leave", **endpoint) == {}
     assert call(booted, "NetworkDriver.DeleteEndpoint", **endpoint) == {}
     assert call(booted, "NetworkDriver.DeleteNetwork", **network) == {}
     assert booted.out("ovn-nbctl", "ls-list") == ""
+
+
+def tables(machine: Machine) -> set[str]:
+    """The barrier's tables in nftables."""
+    return {line for line in machine.out("nft", "list", "tables").splitlines() if "ovn-docker" in line}
+
+
+BARRIER = {"table inet ovn-docker", "table arp ovn-docker"}
+
+
+def test_the_confined_driver_keeps_up_the_barrier(booted):
+    program = "ovn-docker-overlay-driver"
+    wait_until(lambda: booted.out("ovs-appctl", "-t", program, "barrier") == "up")
+    booted.out("nft", "flush", "ruleset")
+    wait_until(lambda: tables(booted) == BARRIER)
+    booted.out("systemctl", "kill", "--signal=KILL", UNITS[1])
+    assert tables(booted) == BARRIER
+
+
+def test_the_barrier_goes_with_the_last_who_needs_it(booted):
+    booted.changes("central", "start", "--address=127.0.0.1")
+    booted.changes(*SETUP)
+    booted.changes("host", "start")
+    booted.changes("host", "stop")
+    assert tables(booted) == BARRIER  # for the databases
+    assert "remove the barrier" in booted.changes("central", "stop")
+    assert tables(booted) == set()
+    assert "refuse what containers send" in booted.changes("central", "start", "--address=127.0.0.1")
+    assert tables(booted) == BARRIER
+    booted.changes("host", "start")
+    booted.changes("central", "stop")
+    assert tables(booted) == BARRIER  # for the driver
+    assert "remove the barrier" in booted.changes("host", "stop")
+    assert tables(booted) == set()
+    booted.changes("host", "start")
 
 
 def test_a_call_waits_for_a_driver_that_is_down(booted):

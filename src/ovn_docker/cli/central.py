@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from ovn_docker.cli import access, defaults, listeners, members, setup
+from ovn_docker.cli import access, barrier, defaults, listeners, members, setup
 from ovn_docker.cli.arguments import (
     TlsFiles,
     add_command,
@@ -127,6 +127,7 @@ def start(args: argparse.Namespace) -> int:
         _start_member(steps, members.plan(args.cluster, files), create=args.create, rbac=args.rbac)
     else:
         _start_alone(steps, args.address, files, rbac=args.rbac)
+    barrier.put_up(steps)
     return steps.finish()
 
 
@@ -305,6 +306,7 @@ def stop(args: argparse.Namespace) -> int:
         stop_daemons(steps)
     if args.reset:
         defaults.clear(steps)
+    barrier.remove(steps)
     return steps.finish()
 
 

@@ -20,6 +20,7 @@ from ovs.unixctl.server import UnixctlConnection, UnixctlServer
 
 import ovn_docker
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.host.barrier import Barrier
 from ovn_docker.metrics import Tally
 from ovn_docker.model import Difference
 from ovn_docker.reconcile import Reconciler
@@ -30,8 +31,10 @@ log = logging.getLogger(__name__)
 Look = Callable[[], list[Difference]]
 
 
-def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler, threads: Threads) -> None:
-    """Answer in a thread of its own: exit, requests; in JSON threads, gc/show, gc/repair."""
+def serve(
+    stop: Callable[[], None], tally: Tally, reconciler: Reconciler, threads: Threads, barrier: Barrier
+) -> None:
+    """Answer in a thread of its own: exit, requests, barrier; in JSON threads, gc/show, gc/repair."""
 
     def leave(connection: UnixctlConnection, *_: object) -> None:
         connection.reply(None)
@@ -43,8 +46,12 @@ def serve(stop: Callable[[], None], tally: Tally, reconciler: Reconciler, thread
     def states(connection: UnixctlConnection, *_: object) -> None:
         connection.reply(json.dumps([asdict(state) for state in threads.states()]))
 
+    def about_barrier(connection: UnixctlConnection, *_: object) -> None:
+        connection.reply(barrier.state)
+
     ovs.unixctl.command_register("exit", "", 0, 0, leave, None)
     ovs.unixctl.command_register("requests", "", 0, 0, requests, None)
+    ovs.unixctl.command_register("barrier", "", 0, 0, about_barrier, None)
     ovs.unixctl.command_register("threads", "", 0, 0, states, None)
     error, server = UnixctlServer.create(None, ovn_docker.__version__)
     if error:

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -39,6 +39,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.directory import Directory
 from ovn_docker.driver import Backend, Driver, LateFlows, Patience
 from ovn_docker.errors import BadRequest, OvnDockerError
+from ovn_docker.host.barrier import Barrier, Exposed, survey
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
@@ -76,7 +77,7 @@ class _Mode:
     *store*: where reconcile.py looks for what a crash has left; *check_controller* raises Unavailable if
     nobody would install a port's flows; *ready* raises OvnDockerError with what has to be done before
     containers can start; *start*: what runs beside; *undo*: see Patience; *name_of*: of a network or an
-    endpoint's container, empty if it is not known; *removed_elsewhere*,
+    endpoint's container, empty if it is not known; *external_ids*: see barrier.survey(); *removed_elsewhere*,
     *made_elsewhere*: see Driver.
     """
 
@@ -93,6 +94,7 @@ class _Mode:
     undo: float
     record: Recorder
     name_of: Callable[[str], str]
+    external_ids: Callable[[], Mapping[str, str]]
     removed_elsewhere: Callable[[NetworkId], bool]
     made_elsewhere: Callable[[str], bool]
 
@@ -152,6 +154,7 @@ def _overlay() -> None:
         undo=2.0,
         record=record,
         name_of=directory.name,
+        external_ids=lambda: vswitch.external_ids(Deadline(1)),
         removed_elsewhere=follower.removes,
         made_elsewhere=follower.makes,
     )
@@ -185,6 +188,7 @@ def _underlay() -> None:
         undo=10.0,
         record=record,
         name_of=lambda _: "",
+        external_ids=lambda: {"ovn-encap-type": ""},  # the cloud's tunnels do not end in a VM
         removed_elsewhere=lambda _: False,
         made_elsewhere=lambda _: False,
     )
@@ -228,7 +232,10 @@ def _serve(settings: Common, mode: _Mode) -> None:
         *(driver, backend, mode.store, vswitch, links, Engine(settings.docker)),
         *(settings.sweep_interval, Mode(settings.repair), mode.record),
     )
-    control.serve(web.stop, tally, reconciler, threads)
+    # Whoever flushes all rules takes the guard of the containers' links along, which reconciliation restores.
+    barrier = _barrier(settings, mode.external_ids, driver.leftovers.set)
+    barrier.start(threads)
+    control.serve(web.stop, tally, reconciler, threads, barrier)
     mode.start()
     reconciler.start(threads)
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
@@ -296,6 +303,18 @@ def _metrics(settings: Common) -> tuple[Recorder, Callable[[Reader, Threads], No
     listener = exposition.listen(settings.metrics)
     record = exposition.Exposition()
     return record, partial(record.serve, listener)
+
+
+def _barrier(
+    settings: Common, external_ids: Callable[[], Mapping[str, str]], restored: Callable[[], None]
+) -> Barrier:
+    """Between containers and the cluster's services."""
+
+    def exposed() -> Exposed:
+        _, metrics = settings.metrics or ("", None)
+        return survey(external_ids(), metrics, settings.barrier_open)
+
+    return Barrier(exposed if settings.barrier == "on" else None, restored)
 
 
 def _scope(setting: str) -> Callable[[], Literal["local", "global"]]:

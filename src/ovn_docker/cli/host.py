@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ovn_docker.cli import forget, nameservers, setup
+from ovn_docker.cli import barrier, forget, nameservers, setup
 from ovn_docker.cli.arguments import add_command, require_root
 from ovn_docker.cli.databases import OVN_CTL
 from ovn_docker.cli.output import print_table
@@ -62,7 +62,8 @@ example:
 """
 STOP = """\
 Stops the Docker driver and ovn-controller; ovn-controller takes this host out of the network as it goes.
-Open vSwitch is stopped with --all only: other networks of the machine may need it.
+Open vSwitch is stopped with --all only: other networks of the machine may need it. The barrier between
+containers and OVN's databases is removed, unless the databases run on this machine.
 
 example:
   ovn-docker host stop
@@ -196,6 +197,7 @@ def stop(args: argparse.Namespace) -> int:
         stop_part(steps, CONTROLLER)
     if args.all and (vswitch_pid("ovsdb-server") or vswitch_pid("ovs-vswitchd")):
         stop_part(steps, VSWITCH)
+    barrier.remove(steps)
     return steps.finish()
 
 

@@ -25,6 +25,7 @@ PACKAGES = {
     "ovn-northd": "ovn-central",
     "ovn": "ovn-host",
     "openssl": "openssl",
+    "nft": "nftables",
     "ip": "iproute2",
     "ss": "iproute2",
 }

@@ -17,12 +17,17 @@ from ovn_docker.host.netlink import attribute, attributes
 from ovn_docker.host.router_guard import RouterGuard
 from ovn_docker.model import IpAddress, IpNetwork
 
-_NEWLINK, _DELLINK, _GETLINK, _GETADDR, _GETROUTE = 16, 17, 18, 22, 26  # linux/rtnetlink.h, RTM_*
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19  # linux/rtnetlink.h, RTM_*
+_GETADDR, _GETROUTE = 22, 26
 _CREATE = 0x600  # NLM_F_CREATE | NLM_F_EXCL
 _INFO = struct.Struct("4xiII")  # struct ifinfomsg: index, flags, which of them to change
 _ANY = _INFO.pack(0, 0, 0)
 _ADDRESS, _IFNAME, _MTU, _LINKINFO, _LINK_NETNSID = 1, 3, 4, 18, 37  # linux/if_link.h, IFLA_*
 _KIND, _DATA, _PEER = 1, 2, 1  # IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER
+_OF_FAMILY, _INET_CONF, _ADDR_GEN_MODE = 26, 1, 8  # IFLA_AF_SPEC, IFLA_INET_CONF, IFLA_INET6_ADDR_GEN_MODE
+_NO_ADDRESS = b"\x01"  # IN6_ADDR_GEN_MODE_NONE
+_SILENT = {1: 0, 8: 1, 19: 8}
+"""Settings of IPv4 (linux/ip.h, IPV4_DEVCONF_*): no forwarding, rp_filter strict, arp_ignore all."""
 _UP, _LOWER_UP = 1, 1 << 16  # linux/if.h, IFF_UP and IFF_LOWER_UP: it has a carrier
 _OF_LINK = struct.Struct("4xI")  # struct ifaddrmsg: index of the link
 _REMOTE, _LOCAL = 1, 2  # linux/if_addr.h, IFA_ADDRESS and IFA_LOCAL: the same but on links with one peer
@@ -45,13 +50,17 @@ class Link:
 
 
 class Links:
-    """Makes, deletes and lists the veth pairs of endpoints."""
+    """Makes, deletes and lists the veth pairs of endpoints.
+
+    The host's end is for Open vSwitch alone. The kernel that answered there would be a neighbour of the
+    container's, and one router advertisement would change the host's own routes (CVE-2020-13401).
+    """
 
     def __init__(self) -> None:
         self._guard = RouterGuard()
 
     def create_veth(self, host: str, container: str, *, mac: str, mtu: int, tx_checksums: bool) -> None:
-        """Make a veth pair: *host* is up, *container* has the MAC and waits for Docker to move it.
+        """Make a veth pair: *host* is up and silent, *container* has the MAC and waits for Docker to move it.
 
         *mtu* in bytes, for both ends. Without *tx_checksums* the container computes its checksums
         itself: OVS' userspace datapath passes packets on as it gets them.
@@ -67,8 +76,37 @@ class Links:
         except OSError as error:
             what = f"cannot make the link pair {host}, {container} with MTU {mtu}"
             raise _explained(error, what) from None
+        # In time: nothing is sent or received before Docker sets the other end up.
+        self.silence(host)
         if not tx_checksums:
             self._tx_checksums_off(container)
+
+    def silence(self, link: str) -> None:
+        """Have the kernel neither speak nor answer on a link of ours. It need not exist.
+
+        IPv6 is off where /proc/sys can be written, else the link has no address; for what remains then, see
+        barrier.py. Raises OvnDockerError.
+        """
+        with suppress(OSError):  # ProtectKernelTunables (systemd.exec(5)), or a kernel without IPv6
+            Path(f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6").write_text("1")
+        settings = b"".join(attribute(number, struct.pack("I", value)) for number, value in _SILENT.items())
+        ipv4 = attribute(socket.AF_INET, attribute(_INET_CONF, settings))
+        ipv6 = attribute(socket.AF_INET6, attribute(_ADDR_GEN_MODE, _NO_ADDRESS))
+        for family in (ipv4, ipv6):
+            try:
+                netlink.request(_SETLINK, 0, _ANY + _name(link) + attribute(_OF_FAMILY, family))
+            except OSError as error:  # EAFNOSUPPORT: no IPv6 at all, as on a link with an MTU below 1280
+                if error.errno not in {errno.ENODEV, errno.EAFNOSUPPORT}:
+                    raise _explained(error, f"cannot silence the link {link}") from None
+
+    def audible(self, prefix: str) -> list[str]:
+        """Links whose name starts with *prefix* and that silence() has not seen to."""
+        found = []
+        for message in netlink.dump(_GETLINK, _ANY):
+            link = attributes(message[_INFO.size :])
+            if (name := _name_of(link)).startswith(prefix) and not _is_silent(link):
+                found.append(name)
+        return found
 
     def delete(self, link: str) -> None:
         """Delete a link, and with it the other end of its pair wherever that is; none is fine."""
@@ -173,6 +211,15 @@ class Links:
             _ethtool(link, _ETHTOOL_STXCSUM, 0)
         except OSError as error:
             raise OvnDockerError(f"cannot turn off checksum offload on {link}: {error.strerror}") from None
+
+
+def _is_silent(link: dict[int, bytes]) -> bool:
+    families = attributes(link.get(_OF_FAMILY, b""))
+    ipv4 = attributes(families.get(socket.AF_INET, b"")).get(_INET_CONF, b"")  # an array, from number 1
+    ipv6 = attributes(families.get(socket.AF_INET6, b""))
+    return ipv6.get(_ADDR_GEN_MODE, _NO_ADDRESS) == _NO_ADDRESS and all(
+        ipv4[4 * (number - 1) : 4 * number] == struct.pack("I", value) for number, value in _SILENT.items()
+    )
 
 
 def _ethtool(link: str, command: int, value: int) -> int:

@@ -7,6 +7,7 @@ To refuse them would not do: Linux sends some such ICMP messages, then one a sec
 
 import re
 import subprocess
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -59,6 +60,23 @@ def pass_on() -> None:
         _run("iptables", "--wait", "-t", "nat", "-C", *_JUMP)
     except Unavailable:
         _run("iptables", "--wait", "-t", "nat", "-I", *_JUMP)
+
+
+def passes_on() -> bool:
+    """Whether this host has the rules of pass_on()."""
+    try:
+        _run("iptables", "--wait", "-t", "nat", "-n", "-L", _CHAIN)
+    except Unavailable:
+        return False
+    return True
+
+
+def withdraw() -> None:
+    """Remove the rules of pass_on(). Raises Unavailable."""
+    with suppress(Unavailable):  # without the rule that leads to it
+        _run("iptables", "--wait", "-t", "nat", "-D", *_JUMP)
+    _run("iptables", "--wait", "-t", "nat", "-F", _CHAIN)
+    _run("iptables", "--wait", "-t", "nat", "-X", _CHAIN)
 
 
 def _of_this_host() -> list[str]:

@@ -15,6 +15,7 @@ _HEADER = struct.Struct("IHHII")  # struct nlmsghdr: length, type, flags, sequen
 _ATTRIBUTE = struct.Struct("HH")  # struct rtattr: length, type
 _REQUEST, _ACK, _DUMP_INTERRUPTED, _DUMP = 0x1, 0x4, 0x10, 0x300  # linux/netlink.h, NLM_F_*
 _ERROR, _DONE = 2, 3  # NLMSG_*
+_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1  # linux/socket.h; linux/netlink.h, NETLINK_ADD_MEMBERSHIP
 
 
 def attribute(number: int, value: bytes) -> bytes:
@@ -35,28 +36,48 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 def request(kind: int, flags: int, message: bytes) -> None:
     """Have the kernel do something. Raises OSError if it does not."""
-    with _sent(kind, flags | _ACK, message) as kernel:
+    with _sent(kind, flags | _ACK, message, socket.NETLINK_ROUTE) as kernel:
         for _ in _answers(kernel):
             pass
 
 
-def dump(kind: int, message: bytes) -> list[bytes]:
+def dump(kind: int, message: bytes, protocol: int = socket.NETLINK_ROUTE) -> list[bytes]:
     """Every message of a list that the kernel keeps. Raises OSError.
 
     Should the list have changed meanwhile it is read again, a few times: while it changes all the time, one
     that has just come or gone may be missed.
     """
-    messages: list[bytes] = []
+    found: list[bytes] = []
     for _ in range(5):
         interrupted = False
-        messages.clear()
-        with _sent(kind, _DUMP, message) as kernel:
+        found.clear()
+        with _sent(kind, _DUMP, message, protocol) as kernel:
             for flags, answer in _answers(kernel):
-                messages.append(answer)
+                found.append(answer)
                 interrupted = interrupted or bool(flags & _DUMP_INTERRUPTED)
         if not interrupted:
             break
-    return messages
+    return found
+
+
+def subscribe(protocol: int, group: int) -> socket.socket:
+    """Socket that receives what the kernel sends to a multicast group (netlink(7)). Raises OSError."""
+    kernel = to_kernel(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    try:
+        kernel.bind((0, 0))  # one without a port gets nothing (net/netlink/af_netlink.c, nlmsg_notify())
+        kernel.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    except OSError:
+        kernel.close()
+        raise
+    return kernel
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Type, flags and content of each message in a datagram of the kernel's."""
+    while data:
+        size, kind, flags, _, _ = _HEADER.unpack_from(data)
+        yield kind, flags, data[_HEADER.size : size]
+        data = data[size + -size % 4 :]
 
 
 def to_kernel(family: int, kind: int, protocol: int = 0) -> socket.socket:
@@ -67,8 +88,8 @@ def to_kernel(family: int, kind: int, protocol: int = 0) -> socket.socket:
         raise Unavailable(f"cannot ask the kernel about links: {error.strerror}") from None
 
 
-def _sent(kind: int, flags: int, message: bytes) -> socket.socket:
-    kernel = to_kernel(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+def _sent(kind: int, flags: int, message: bytes, protocol: int) -> socket.socket:
+    kernel = to_kernel(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     kernel.send(_HEADER.pack(_HEADER.size + len(message), kind, flags | _REQUEST, 1, 0) + message)
     return kernel
 
@@ -76,10 +97,7 @@ def _sent(kind: int, flags: int, message: bytes) -> socket.socket:
 def _answers(kernel: socket.socket) -> Iterator[tuple[int, bytes]]:
     """Flags and content of each message, up to the one that says how it ended."""
     while True:
-        data = kernel.recv(1 << 16)
-        while data:
-            size, kind, flags, _, _ = _HEADER.unpack_from(data)
-            content, data = data[_HEADER.size : size], data[size + -size % 4 :]
+        for kind, flags, content in messages(kernel.recv(1 << 16)):
             if kind in {_ERROR, _DONE}:
                 (error,) = struct.unpack_from("i", content)
                 if error:

@@ -1,6 +1,10 @@
-"""Echo requests of a given size that may not be fragmented (RFC 792, RFC 4443), from any namespace."""
+"""Echo requests of a given size that may not be fragmented (RFC 792, RFC 4443), and connections of TCP.
+
+Both from any network namespace.
+"""
 
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -9,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TypeVar
@@ -43,6 +47,29 @@ def answered(echoes: Collection[Echo], wait: float = 1.0) -> set[Echo]:
     with ThreadPoolExecutor() as threads:  # they are in the namespace that this thread is in (setns(2))
         asked = [threads.submit(_ask, version, ours, wait) for version, ours in by_version.items()]
         return set().union(*(one.result() for one in asked))
+
+
+def connected(targets: Collection[tuple[str, int]], wait: float = 1.0) -> set[tuple[str, int]]:
+    """Addresses and TCP ports that accept a connection within *wait* seconds; all are tried at once."""
+    found = set()
+    with ExitStack() as opened:
+        tried: dict[int, tuple[socket.socket, tuple[str, int]]] = {}
+        ready = select.poll()
+        for address, port in targets:
+            family = socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+            stream = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            stream.setblocking(False)
+            if stream.connect_ex((address, port)) in (0, errno.EINPROGRESS):
+                tried[stream.fileno()] = (stream, (address, port))
+                ready.register(stream, select.POLLOUT)
+        end = time.monotonic() + wait
+        while tried and (left := end - time.monotonic()) > 0:
+            for number, _ in ready.poll(left * 1000):
+                stream, target = tried.pop(number)
+                ready.unregister(number)
+                if stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    found.add(target)
+    return found
 
 
 def in_namespace(pid: int, run: Callable[[], T]) -> T:

@@ -93,6 +93,13 @@ class Vswitch:
             tls=_tls(root[0]["ssl"], tls, names=ids.get(TLS_NAMES) != "off"),
         )
 
+    def external_ids(self, deadline: Deadline) -> dict[str, str]:
+        """This host's settings (ovn-controller(8)), as they stand. Raises OvnDockerError."""
+        (root,) = self._database.transact(
+            ovsdb.select("Open_vSwitch", columns=["external_ids"]), deadline=deadline
+        )
+        return dict(root[0]["external_ids"]) if root else {}
+
     def check(self, chassis: Chassis) -> None:
         """Raise Unavailable, with the command to type, if ports cannot be made here."""
         if not chassis.encap_ips:

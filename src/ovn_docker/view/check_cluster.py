@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from uuid import NAMESPACE_DNS, uuid5
 
+from ovn_docker.host.barrier import TUNNELS
 from ovn_docker.view.check_host import RESTART, START, set_external_id
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
-from ovn_docker.view.machine import PORTS
 from ovn_docker.view.probes import Sync
 
 CENTRAL = ("ovn-docker", "central", "start")
@@ -277,7 +277,7 @@ def tunnel_traffic(facts: Facts) -> Iterable[Finding]:
             continue
         host, rules = facts.cluster.host_name(name), facts.probes.firewall
         kind = next((tunnel.type for tunnel in facts.cluster.tunnels if tunnel.system_id == name), "")
-        port = f"UDP port {PORTS.get(kind, PORTS['geneve'])}"
+        port = f"UDP port {TUNNELS.get(kind, TUNNELS['geneve'])}"
         here = f"; this host has the rule {rules[0]!r}" if rules else ""
         yield Finding(
             f"{_ips(facts.cluster, name)} of {host} answers, {pair.there} there does not answer {pair.here} "

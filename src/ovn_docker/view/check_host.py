@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from uuid import NAMESPACE_DNS, uuid5
 
+from ovn_docker.host.barrier import TABLE, UP
 from ovn_docker.model import ENCAPS, NAMESERVERS
 from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
+from ovn_docker.view.probes import Reached
 from ovn_docker.view.snapshot import ip_version
 
 START = ("ovn-docker", "host", "start")
@@ -101,6 +103,32 @@ def driver_threads(facts: Facts) -> Iterable[Finding]:
             (("ovs-appctl", "-t", driver.program, "exit"), START) if state.waits else (),
             severity=Severity.FAIL if state.waits else Severity.WARN,
         )
+
+
+def barrier(facts: Facts) -> Iterable[Finding]:
+    """Containers do not reach OVN's databases or the metrics."""
+    state = facts.probes.barrier
+    if state and state != "off" and not state.startswith(UP):
+        yield Finding(
+            f"there is no barrier between containers and the cluster's services: {state}",
+            "install what is missing; the driver tries again every few seconds",
+            (("apt-get", "install", "--yes", "nftables"),) if "not installed" in state else (),
+        )
+    for one in facts.probes.reached:
+        yield Finding(
+            f"container {one.container} on network {one.network} reaches {one.where}",
+            _cure(one, state),
+            subject=f"{one.network} {one.where}",
+            severity=Severity.WARN if one.neighbour or state == "off" else Severity.FAIL,
+        )
+
+
+def _cure(one: Reached, state: str) -> str:
+    if one.neighbour:
+        return "a network of this kind makes containers neighbours of the hosts: give the databases TLS"
+    if state == "off":
+        return "remove --barrier off from the driver's options, or filter it yourself"
+    return f"compare `nft list table inet {TABLE}` with the network's bridge"
 
 
 def driver_at_boot(facts: Facts) -> Iterable[Finding]:

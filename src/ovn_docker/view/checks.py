@@ -15,6 +15,7 @@ _MACHINE = (
     _check("old-driver", check_host.old_driver),
     _check("driver", check_host.driver),
     _check("driver-threads", check_host.driver_threads, "driver"),
+    _check("barrier", check_host.barrier, "driver"),
     _check("driver-at-boot", check_host.driver_at_boot),
     _check("vswitch", check_host.vswitch),
     _check("vswitchd", check_host.vswitchd, "vswitch"),

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ovn_docker.host.barrier import TABLE, TUNNELS
 from ovn_docker.host.engine import dockerd_setting
 from ovn_docker.view.printable import printable
 from ovn_docker.view.snapshot import Snapshot
-
-PORTS = {"geneve": 6081, "vxlan": 4789}
-"""UDP ports of the tunnels (RFC 8926, RFC 7348)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +69,18 @@ def certificates(snapshot: Snapshot) -> Iterable[Certificate]:
 
 
 def firewall() -> tuple[str, ...]:
-    """Rules of this host that name a tunnel's port and drop or reject (iptables-save(8), nft(8))."""
+    """Rules of others that name a tunnel's port and drop or reject (iptables-save(8), nft(8))."""
     found = []
-    a_port = re.compile(rf" ({'|'.join(map(str, PORTS.values()))})\b")
+    a_port = re.compile(rf" ({'|'.join(map(str, TUNNELS.values()))})\b")
     for command in (("iptables-save",), ("nft", "list", "ruleset")):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
         except (OSError, subprocess.TimeoutExpired):
             continue
+        theirs = re.sub(rf"^table \w+ {TABLE} {{.*?^}}", "", done.stdout, flags=re.DOTALL | re.MULTILINE)
         found += [
             line.strip()
-            for line in done.stdout.splitlines()
+            for line in theirs.splitlines()
             if a_port.search(line) and any(word in line.lower() for word in ("drop", "reject"))
         ]
     return tuple(found)

@@ -10,14 +10,17 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
+from typing import Any
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host import ovsdb
+from ovn_docker.host.barrier import SERVICES, listeners, survey
 from ovn_docker.host.controller import ask
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.host.ping import Echo, answered, in_namespace
+from ovn_docker.host.ping import Echo, answered, connected, in_namespace
 from ovn_docker.host.router_guard import unguarded
 from ovn_docker.host.vswitch import ANY_ROUTER
 from ovn_docker.model import EndpointId, Tls, host_link
@@ -78,6 +81,25 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """A service that a container reaches and should not; *port* of TCP at an *address*.
+
+    *neighbour*: its network makes it a neighbour of the hosts on their own network, where nothing is between.
+    """
+
+    container: str
+    network: str
+    address: str
+    port: int
+    neighbour: bool = False
+
+    @property
+    def where(self) -> str:
+        """Address and port, as in a URL."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class Probes:
     """What was found; ``None``: it could not be asked."""
 
@@ -100,6 +122,9 @@ class Probes:
     """Databases of this machine that listen with TLS, and where: as rows say, which hosts can change."""
     firewall: tuple[str, ...] = ()
     """Rules of this host that drop what comes to the tunnels' port."""
+    barrier: str = ""
+    """What the driver says of the barrier (`Barrier.state`); empty if it does not say."""
+    reached: tuple[Reached, ...] = ()
     machine: Machine = Machine()
     macs: frozenset[str] = frozenset()
     """Of this host's links."""
@@ -126,6 +151,8 @@ def probe(sources: Sources, cluster: Cluster) -> Probes:
         restricted=any(row["role"] for row in _connections(sources.southbound, "role")),
         row_listeners=_row_listeners(sources),
         firewall=firewall() if any(not pair.small for pair in pairs.values()) else (),
+        barrier=(state := _barrier(sources, snapshot)),
+        reached=_reached(sources, snapshot, state),
         machine=look(),
         macs=frozenset(Links().macs()),
     )
@@ -391,6 +418,81 @@ def _ping_pairs(pid: int, mtu: int, pairs: Mapping[str, tuple[Endpoint, Endpoint
                    Echo(target[host], mtu) in found, mtu)
         for host, (here, there) in pairs.items()
     }  # fmt: skip
+
+
+# Services that containers should not reach
+
+
+def _barrier(sources: Sources, snapshot: Snapshot) -> str:
+    driver = snapshot.driver
+    if driver is None or not driver.program:
+        return ""
+    try:
+        return ask(sources.places.vswitch / f"{driver.program}.{driver.pid}.ctl", "barrier", 2.0).strip()
+    except (OSError, ValueError):  # an earlier version does not know the command
+        return ""
+
+
+def _reached(sources: Sources, snapshot: Snapshot, state: str) -> tuple[Reached, ...]:
+    """Services that answer a container: from one of each network of this host's Docker, all at once."""
+    try:
+        containers = sources.docker.read("/containers/json")
+        networks = {one["Id"]: one for one in sources.docker.read("/networks")}
+    except OvnDockerError:
+        return ()
+    _, _, opened = state.partition(", open for ")
+    targets = _services(snapshot)
+    chosen: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {}
+    for container in containers:
+        for name, settings in ((container.get("NetworkSettings") or {}).get("Networks") or {}).items():
+            network = networks.get(settings.get("NetworkID"))
+            if network and network.get("Driver") not in ("host", "null") and not _is_open(network, opened):
+                chosen.setdefault(network["Id"], (container, name, network))
+
+    def look(one: tuple[dict[str, Any], str, dict[str, Any]]) -> list[Reached]:
+        container, name, network = one
+        gateways = {
+            (config["Gateway"], port)
+            for config in (network.get("IPAM") or {}).get("Config") or []
+            if ip_version(config.get("Gateway") or "")
+            for _, port in _served_here()
+        }
+        try:
+            pid = sources.docker.read(f"/containers/{container['Id']}/json")["State"]["Pid"]
+            found = in_namespace(pid, partial(connected, targets | gateways)) if pid else set()
+        except (OvnDockerError, OSError):  # it has just ended
+            return []
+        neighbour = network.get("Driver") in ("macvlan", "ipvlan")
+        label = printable((container.get("Names") or [""])[0].lstrip("/"))
+        return [Reached(label, printable(name), *target, neighbour) for target in sorted(found)]
+
+    with ThreadPoolExecutor(8) as pool:
+        return tuple(one for found in pool.map(look, chosen.values()) for one in found)
+
+
+def _is_open(network: Mapping[str, Any], opened: str) -> bool:
+    """Whether the operator has made an exception for a network's bridge (--barrier-open)."""
+    option = (network.get("Options") or {}).get("com.docker.network.bridge.name")
+    return (option or f"br-{network['Id'][:12]}") in opened.split()
+
+
+def _services(snapshot: Snapshot) -> set[tuple[str, int]]:
+    """Addresses and ports of the databases, and of what this host serves itself at any of its addresses."""
+    known = survey(snapshot.vswitch.ids if snapshot.vswitch else {})
+    found = {(str(address), port) for address, port in known.databases if not address.is_loopback}
+    served = _served_here()
+    for link in snapshot.links:
+        for address in link.addresses:
+            if not (ip_address(address).is_loopback or ip_address(address).is_link_local):
+                found |= {(address, port) for _, port in served}
+    return found
+
+
+def _served_here() -> set[tuple[str, int]]:
+    ports = {service.port for service in SERVICES}
+    return {
+        (str(address), port) for address, port in listeners() if port in ports and not address.is_loopback
+    }
 
 
 def _versions(endpoint: Endpoint) -> set[int]:

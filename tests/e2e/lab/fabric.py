@@ -14,7 +14,7 @@ PKI = "/root/pki"
 PROGRAMS = (
     *("bridge", "ip", "mount", "nsenter", "pivot_root", "tini", "unshare"),
     *("ovn-controller", "ovn-northd", "ovs-vswitchd", "ovsdb-server"),
-    *("busybox", "containerd", "docker", "dockerd", "etcd", "iptables", "python3"),
+    *("busybox", "containerd", "docker", "dockerd", "etcd", "iptables", "nft", "python3"),
 )
 
 

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[3]
 # Versions of Docker, and the Debian that has them; 20.10 is the machine's own.
 SUITES = {"26.1": "trixie", "28.5": "sid"}
 PACKAGES = (
-    "busybox-static,containerd,docker-cli,docker.io,iproute2,iptables,"
+    "busybox-static,containerd,docker-cli,docker.io,iproute2,iptables,nftables,"
     "openvswitch-switch,ovn-central,ovn-host,tini"
 )
 

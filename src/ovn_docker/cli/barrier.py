@@ -1,0 +1,67 @@
+"""The barrier between containers and the cluster's services, put up and removed by command."""
+
+import os
+import shutil
+import sys
+from contextlib import suppress
+
+from ovn_docker import settings as table
+from ovn_docker.cli import setup
+from ovn_docker.cli.databases import DATABASES
+from ovn_docker.cli.steps import Steps, run_directory
+from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.host import barrier, nameservers
+from ovn_docker.host.driver import find
+from ovn_docker.host.environment import environment
+from ovn_docker.settings import SOCKET, Settings
+
+
+def put_up(steps: Steps) -> None:
+    """Put up the barrier on a machine with Docker, unless it is there: the driver keeps its own.
+
+    With the driver's settings, which may not be installed here. Without nft there is a warning.
+    """
+    settings = table.read(Settings, {}, environment(os.environ))
+    if settings.barrier == "off" or not shutil.which("dockerd"):
+        return
+    try:
+        if barrier.listed():
+            return
+        steps.note(
+            "refuse what containers send to OVN's databases",
+            f"nft list table inet {barrier.TABLE}  # to see it",
+        )
+        if not steps.dry_run:
+            ids: dict[str, str] = {}
+            with suppress(OvnDockerError):  # a central machine need not have Open vSwitch
+                ids = setup.open_vswitch("external_ids")["external_ids"]
+            _, metrics = settings.metrics or ("", None)
+            barrier.load(barrier.ruleset(barrier.survey(ids, metrics, settings.barrier_open)))
+    except Unavailable as error:
+        print(f"warning: containers on this machine reach OVN's databases: {error}", file=sys.stderr)
+
+
+def remove(steps: Steps) -> None:
+    """Remove the barrier, and the rules that pass containers' questions for names on.
+
+    Not while there are databases on this machine, or a driver, which would put it up again.
+    """
+    if any(database.pid() for database in DATABASES) or _driver_answers():
+        return
+    with suppress(Unavailable):  # without nft there is none
+        if barrier.listed():
+            steps.note("remove the barrier", f"nft delete table inet {barrier.TABLE}")
+            if not steps.dry_run:
+                barrier.remove()
+    if nameservers.passes_on():
+        steps.note("stop passing questions for names on", "iptables -t nat -X OVN-DOCKER-NAMES")
+        if not steps.dry_run:
+            nameservers.withdraw()
+
+
+def _driver_answers() -> bool:
+    try:
+        find(SOCKET, run_directory("openvswitch"))
+    except Unavailable:
+        return False
+    return True
