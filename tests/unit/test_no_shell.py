@@ -39,9 +39,14 @@ def offences(source: str) -> Iterator[str]:
             yield f"line {node.lineno}: a command that is a string"
 
 
+EXCEPTED = {"central.py": "a shell's -c"}
+"""By file: /etc/default/ovn-central, which ovn-ctl(8) needs, is a shell script; no word is variable."""
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_programs_are_called_with_lists_of_arguments(path: Path) -> None:
-    assert list(offences(path.read_text())) == []
+    excepted = EXCEPTED.get(path.name, "no exception")
+    assert [one for one in offences(path.read_text()) if not one.endswith(excepted)] == []
 
 
 @pytest.mark.parametrize(
