@@ -50,6 +50,7 @@ from ovn_docker.names import Registrar
 from ovn_docker.options import OPTIONS, UNDERLAY, Option
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
+from ovn_docker.programs import set_search_path
 from ovn_docker.reconcile import Mode, Reconciler, Store
 from ovn_docker.settings import Common, Kind, Settings, UnderlaySettings
 
@@ -100,6 +101,7 @@ def underlay() -> None:
 
 
 def _run(serve: Callable[[], None]) -> None:
+    set_search_path()
     try:
         serve()
     except OvnDockerError as error:
