@@ -7,13 +7,10 @@ DESTDIR ?=
 # Else each of the many processes of the tests would compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-VENV := .venv
-BIN := $(VENV)/bin
+# Not another one by command line: make clean removes it.
+override VENV := .venv
+override BIN := $(VENV)/bin
 MODE ?= overlay
-PROGRAMS := ovn-docker ovn-docker-overlay-driver ovn-docker-underlay-driver
-UNITS := $(foreach mode,overlay underlay,ovn-docker-$(mode).socket ovn-docker-$(mode).service)
-SHARED := $(foreach program,$(PROGRAMS),man/man8/$(program).8 bash-completion/completions/$(program) \
-	zsh/site-functions/_$(program) fish/vendor_completions.d/$(program).fish)
 SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh
 
 help: ## show this list
@@ -48,12 +45,13 @@ docs: ## write docs/reference.md anew, from the programs' own tables
 	$(BIN)/python -m ovn_docker.cli.reference docs docs/reference.md
 
 PIP_COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate \
-	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options --upgrade pyproject.toml
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options --upgrade
 lock: ## pin, with hashes, what a release is installed with: packaging/requirements*.txt
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	@$(BIN)/pip install --quiet pip-tools
-	$(PIP_COMPILE) --output-file packaging/requirements.txt
-	$(PIP_COMPILE) --extra underlay --output-file packaging/requirements-underlay.txt
+	$(PIP_COMPILE) --output-file packaging/requirements.txt pyproject.toml
+	$(PIP_COMPILE) --extra underlay --output-file packaging/requirements-underlay.txt pyproject.toml
+	$(PIP_COMPILE) --output-file packaging/requirements-build.txt packaging/requirements-build.in
 
 test: ## all tests: unit, functional, end to end (as root)
 	@scripts/debian-packages test
@@ -109,33 +107,14 @@ bench-quick: ## the measures that matter most, in three minutes (as root)
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	PYTHONPATH=tests $(BIN)/python -m bench --scale 0.2 --results /dev/null 1 2 4
 
+install uninstall: export PREFIX := $(PREFIX)
+install uninstall: export DESTDIR := $(DESTDIR)
+install uninstall: export MODE := $(MODE)
 install: ## install into PREFIX (/opt/ovn-docker), with systemd units, manual pages, completion; MODE=underlay in OpenStack VMs (as root)
-	$(if $(filter-out overlay underlay,$(MODE)),$(error MODE=$(MODE) is no mode: overlay or underlay))
-	@scripts/debian-packages install
-	@rm -rf $(DESTDIR)$(PREFIX)
-	@scripts/virtualenv $(DESTDIR)$(PREFIX) '.$(if $(filter underlay,$(MODE)),[underlay])'
-ifneq ($(DESTDIR),)
-	@# The environment must not remember where it was built.
-	@grep -lrI --null -e '$(DESTDIR)' $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg | xargs -0 sed -i 's|$(DESTDIR)||g'
-endif
-	$(DESTDIR)$(PREFIX)/bin/python -m ovn_docker.cli.reference install $(DESTDIR)/usr/local/share
-	install -d $(DESTDIR)/usr/local/bin $(DESTDIR)/etc/systemd/system
-	ln -sf $(PROGRAMS:%=$(PREFIX)/bin/%) $(DESTDIR)/usr/local/bin/
-	for unit in $(UNITS); do sed 's|/opt/ovn-docker|$(PREFIX)|g' packaging/systemd/$$unit >$(DESTDIR)/etc/systemd/system/$$unit; done
-ifeq ($(DESTDIR),)
-	@if [ -d /run/systemd/system ]; then set -x; systemctl daemon-reload && systemctl enable --now $(filter ovn-docker-$(MODE)%,$(UNITS)); fi
-endif
+	@scripts/install install
 
 uninstall: ## remove what make install installed
-ifeq ($(DESTDIR),)
-	@if [ -d /run/systemd/system ]; then set -x; systemctl disable --now $(UNITS) || true; fi
-	@# What the driver leaves in the kernel as it stops, if it was there: the barrier and the rules for names.
-	@for family in inet arp; do nft delete table $$family ovn-docker 2>/dev/null || true; done
-	@for rule in "-D PREROUTING -d 169.254.53.0/24 -j" -F -X; do iptables -w -t nat $$rule OVN-DOCKER-NAMES 2>/dev/null || true; done
-endif
-	rm -f $(PROGRAMS:%=$(DESTDIR)/usr/local/bin/%) $(UNITS:%=$(DESTDIR)/etc/systemd/system/%)
-	rm -f $(SHARED:%=$(DESTDIR)/usr/local/share/%)
-	rm -rf $(DESTDIR)$(PREFIX)
+	@scripts/install uninstall
 
 clean: ## remove what was built here, the virtual environment included
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

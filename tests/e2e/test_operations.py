@@ -60,7 +60,7 @@ class Day:
                 at_once(lambda host: host.meet(self.joined), self.joined)
         if command.startswith("docker network create") or "host start" in command:
             wait_for(self.in_step, "the networks of the cluster on all hosts")
-        return said.replace(str(Path(sys.executable).parent), "/opt/ovn-docker/bin")
+        return said.replace(str(Path(sys.executable).parent), "/usr/local/bin")
 
     def in_step(self) -> bool:
         """Whether the hosts that have joined list the same networks."""

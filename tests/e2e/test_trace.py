@@ -204,6 +204,19 @@ def test_a_packet_is_captured_and_the_capture_ends(town: Town) -> None:
         town.host1.run("ovn-docker", "tcpdump", "web2", "--network", "bar")
 
 
+def test_tcpdump_of_the_current_directory_is_not_run(town: Town) -> None:
+    tool = town.host1.run("sh", "-c", "command -v ovn-docker").strip()
+    trap = (
+        "mkdir /tmp/trap; printf '#!/bin/sh\\necho trap\\n' >/tmp/trap/tcpdump; chmod 755 /tmp/trap/tcpdump"
+    )
+    town.host1.run("sh", "-ec", trap)
+    for path in ("", ":/usr/bin", ".:/usr/bin"):
+        said = town.host1.run(
+            "/usr/bin/env", "-C", "/tmp/trap", f"PATH={path}", tool, "tcpdump", "web2", "--version"
+        )
+        assert "libpcap version" in said
+
+
 def test_ls_and_inspect_show_all_sides(town: Town) -> None:
     rows = json.loads(town.host1.run("ovn-docker", "ls", "endpoints", "--json"))
     assert {row["id"] for row in rows} == {town.port(name) for name in town.endpoints}

@@ -25,7 +25,11 @@ pytestmark = [
 
 
 def browse(tmp_path: Path, *options: str) -> str:
-    """What the browser prints; light colours, without any of the user's settings."""
+    """Output of the browser; light colours, without any of the user's settings."""
+    return run_browser(tmp_path, *options).stdout
+
+
+def run_browser(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     quiet = [
         "--headless=new",
         "--no-sandbox",
@@ -34,7 +38,7 @@ def browse(tmp_path: Path, *options: str) -> str:
         "--window-size=1600,1000",
     ]
     command = [str(BROWSER), *quiet, f"--user-data-dir={tmp_path}/profile", *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,43 @@ def test_search(asked: str, matches: int | None, tmp_path: Path) -> None:
         assert 0 < matches < 300
     assert f'role="status">{matches} of 300</span>' in shown
     assert len(re.findall(r'class="container match"', shown)) == matches
+
+
+def test_policy_admits_the_page_own_script_and_styles(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.html"
+    file.write_text(page(picture(cluster(3, 30))))
+    shown = run_browser(tmp_path, "--enable-logging=stderr", "--dump-dom", f"file://{file}#")
+    assert 'role="status">30 of 30</span>' in shown.stdout
+    assert "Content Security Policy" not in shown.stderr
+
+
+INJECTED = {
+    "script": '<script>document.body.dataset.ran = "yes"</script>',
+    "script of an SVG": '<svg><script>document.body.dataset.ran = "yes"</script></svg>',
+    "script in a file": '<script src="evil.js"></script>',
+    "event handler": '<img src="nosuch" onerror="document.body.dataset.ran = `yes`">',
+    "event handler of an SVG": '<svg onload="document.body.dataset.ran = `yes`"></svg>',
+    "frame": """<iframe srcdoc="<script>parent.document.body.dataset.ran = 'yes'</script>"></iframe>""",
+    "base": '<base href="http://192.0.2.1/">',
+    "style": "<style>main { display: none }</style>",
+    "style attribute": '<p style="display: none">',
+}
+"""Markup that a name might bring into the page if it were not escaped."""
+
+
+@pytest.mark.parametrize("kind", INJECTED)
+def test_policy_refuses_what_is_injected(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.html"
+    html = page(picture(cluster(3, 30)))
+    assert html.count("</main>") == 1
+    file.write_text(html.replace("</main>", f"{INJECTED[kind]}</main>"))
+    (tmp_path / "evil.js").write_text('document.body.dataset.ran = "yes"')
+    shown = run_browser(
+        tmp_path, "--enable-logging=stderr", "--virtual-time-budget=1000", "--dump-dom", f"file://{file}#"
+    )
+    assert 'role="status">30 of 30</span>' in shown.stdout  # our own script runs all the same
+    assert "<body data-ran" not in shown.stdout
+    assert "Content Security Policy" in shown.stderr
 
 
 @pytest.mark.parametrize("containers", [3, 30, 300])

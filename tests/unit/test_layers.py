@@ -20,6 +20,7 @@ LAYERS = {
         "metrics",
         "model",
         "options",
+        "programs",
         "settings",
         "supply",
         "threads",

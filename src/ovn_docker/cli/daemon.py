@@ -54,6 +54,7 @@ from ovn_docker.names import Registrar
 from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, Option
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
+from ovn_docker.programs import set_search_path
 from ovn_docker.reconcile import Mode, Reconciler, Store
 from ovn_docker.settings import Common, Kind, Settings, UnderlaySettings
 from ovn_docker.threads import RESTART, Threads
@@ -110,6 +111,7 @@ def underlay() -> None:
 
 
 def _run(serve: Callable[[], None]) -> None:
+    set_search_path()
     narrow_umask()
     # A core file would have the password or the certificate's key. The units have LimitCORE=0, and refuse
     # the call: ValueError, setrlimit(2), EPERM.

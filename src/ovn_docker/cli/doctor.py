@@ -17,6 +17,7 @@ from ovn_docker.cli.output import print_json
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.environment import environment
 from ovn_docker.model import Difference
+from ovn_docker.programs import search_path
 from ovn_docker.view import cloud
 from ovn_docker.view.checks import CHECKS, UNDERLAY
 from ovn_docker.view.cluster import Cluster
@@ -113,8 +114,8 @@ def fix(results: tuple[Result, ...]) -> tuple[Result, ...]:
 
 
 def failed(command: Sequence[str]) -> str:
-    """Runs a command; what went wrong, or nothing. Our own programs are found where this one is."""
-    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    """Run a command, a program of ours from where this one is; returns the failure, or nothing."""
+    path = search_path(f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     try:
         done = subprocess.run(
             command,

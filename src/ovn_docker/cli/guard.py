@@ -133,7 +133,8 @@ def start_guard(journal: Journal, held: int, patience: float) -> tuple["subproce
     Raises Unavailable if it does not start.
     """
     scope = ["systemd-run", "--scope", "--collect", "--quiet"] if booted_with_systemd() else []
-    argv = [sys.executable, "-m", "ovn_docker.cli.main", "underlay", "guard"]
+    # -I: else Python looks for all modules in the current directory first.
+    argv = [sys.executable, "-I", "-m", "ovn_docker.cli.main", "underlay", "guard"]
     watched, lifeline = os.pipe()
     ready, answer = os.pipe()
     with (STATE / f"underlay-{journal.interface}.log").open("wb") as log:

@@ -164,14 +164,17 @@ def driver_is_unit() -> bool:
 
 
 def driver_program() -> str:
-    """The driver installed beside this program, else the one on PATH.
+    """Path of the driver installed beside this program, else of the one on PATH.
+
+    A link on PATH to the former is preferred: it is valid after an upgrade too.
 
     Raises:
         Unavailable: there is none.
 
     """
-    beside = Path(sys.executable).parent / DRIVER
-    program = str(beside) if beside.exists() else shutil.which(DRIVER)
+    beside, program = Path(sys.executable).parent / DRIVER, shutil.which(DRIVER)
+    if beside.exists() and not (program and beside.samefile(program)):
+        return str(beside)
     if program is None:
         raise Unavailable(
             f"{DRIVER} is not installed; run `make install` or `pip install .` in the source tree"

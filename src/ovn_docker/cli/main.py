@@ -1,6 +1,7 @@
 """``ovn-docker``: the operator's tool.
 
-Only the standard library and the errors are imported here; a command's module is imported when it is called.
+Only the standard library, the errors and PATH are imported here; a command's module is imported when it is
+called.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 from ovn_docker import __version__
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.programs import set_search_path
 
 COMMANDS = {
     "central": "the machine with OVN's databases: start, stop, status",
@@ -64,6 +66,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0 when done, 1 failed, 2 wrong usage, 3 something is not running."""
     argv = sys.argv[1:] if argv is None else argv
+    set_search_path()
     narrow_umask()
     try:
         with _output():

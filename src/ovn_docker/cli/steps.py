@@ -137,7 +137,7 @@ def succeeds(*argv: str) -> bool:
 
 def require(tool: str) -> None:
     """Raises Unavailable, naming the Debian package, when a program is not installed."""
-    if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
+    if shutil.which(tool) is None:
         raise missing(tool)
 
 

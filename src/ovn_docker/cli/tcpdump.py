@@ -80,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"link": link, "command": shlex.join(argv)})
         return 0
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
-    program = shutil.which("tcpdump", path=path)
+    program = shutil.which("tcpdump")
     if program is None:
         raise Unavailable("tcpdump is not installed; run `apt install tcpdump`")
     return os.execv(program, argv)  # noqa: S606 - the arguments are a list, no shell reads them

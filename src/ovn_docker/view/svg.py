@@ -55,15 +55,21 @@ text { fill: #e4eaf0; }
 """
 """What is different in the dark."""
 
+STYLESHEET = (
+    STYLE
+    + "".join(f".n{number} {{ fill: {hue}; stroke: {hue}; }} " for number, hue in enumerate(_HUES))
+    + f"\n@media (prefers-color-scheme: dark) {{{DARK}}}"
+)
+"""Content of the picture's style element: the same for every picture."""
+
 
 def svg(picture: Picture) -> str:
     """The whole file."""
     size = f"{picture.width:.0f}", f"{picture.height:.0f}"
-    hues = "".join(f".n{number} {{ fill: {hue}; stroke: {hue}; }} " for number, hue in enumerate(_HUES))
     store = "Neutron" if picture.cluster.snapshot.underlay else "OVN"
     parts = [
         f"<title>{safe(_summary(picture))}</title>",
-        f"<style>{STYLE}{hues}\n@media (prefers-color-scheme: dark) {{{DARK}}}</style>",
+        f"<style>{STYLESHEET}</style>",
         _rect("page", Box(0, 0, picture.width, picture.height), 0),
         *_head(picture),
         *_wires(picture),
