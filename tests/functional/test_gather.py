@@ -211,7 +211,8 @@ class TestEchoes:
     @pytest.fixture
     def peer(self, container: Container) -> int:
         """The process of a namespace with 10.7.0.2 and fd07::2; 10.7.0.1 and fd07::1 are here."""
-        Links().create_veth("here", "there", mac="02:00:00:00:00:02", mtu=1400, tx_checksums=True)
+        here, there = ("here", "up", "mtu", "1400"), ("there", "mtu", "1400", "address", "02:00:00:00:00:02")
+        ip("link", "add", *here, "type", "veth", "peer", "name", *there)
         container.take("there")
         pid = container._process.pid
         run = ["nsenter", f"--net=/proc/{pid}/ns/net"]

@@ -388,7 +388,8 @@ class TestNetworks:
         old(host)
         (one,) = host.reconciler().repair()
         assert one.cure == "forget that this host has network foo, which stays"
-        assert shared.networks(HOST2, Deadline(5)) == [SharedNetwork("foo", {"Name": "foo"}, False)]
+        (foo,) = shared.networks(HOST2, Deadline(5))
+        assert foo == SharedNetwork("foo", {"Name": "foo"}, removed=False, incarnation=foo.incarnation)
 
     def test_one_of_the_cluster_that_was_never_finished_goes(self, host: Host) -> None:
         """Docker died in `docker network create`: no host knows how to make it."""
