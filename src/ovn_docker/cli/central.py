@@ -5,8 +5,6 @@ ovn-northd turns one into the other. Hosts reach the first on port 6641 and the 
 """
 
 import argparse
-import re
-import sys
 
 from ovn_docker.cli import access, barrier, members
 from ovn_docker.cli.arguments import (
@@ -151,7 +149,7 @@ def _start_alone(steps: Steps, ip: IpAddress | None, files: TlsFiles | None, *, 
         access.check(now[1] if now else "")
     if not all_running():
         start_daemons(steps)
-    exposed = False
+    targets = []
     for database in DATABASES:
         # In a dry run a database that is down cannot be asked; a new one listens nowhere.
         known = database.answers()
@@ -160,13 +158,8 @@ def _start_alone(steps: Steps, ip: IpAddress | None, files: TlsFiles | None, *, 
         old = database.listening() if known else None
         new = wanted_target(database.port, old[1] if old else None, ip, tls=files is not None)
         listen(steps, database, new, known=known, rbac=rbac)
-        exposed = exposed or re.fullmatch(r"ptcp:\d+(:0\.0\.0\.0|:\[::\])?", new) is not None
-    if exposed:
-        print(
-            "warning: anybody who can reach ports 6641 and 6642 of this machine can change the network; "
-            "limit them with --address, or use TLS (--tls DIRECTORY, see ovn-docker pki)",
-            file=sys.stderr,
-        )
+        targets.append(new)
+    barrier.warn_without_tls(targets)
 
 
 def all_running() -> bool:
