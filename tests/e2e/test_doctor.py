@@ -36,6 +36,11 @@ class Ward:
         return next((h for h in self.hosts if where in (h.name, h.address)), host)
 
 
+def restart_driver(host: Host, *options: str) -> None:
+    host.driver.stop()
+    host.driver.start("--sweep-interval=3600", *options)
+
+
 def run(host: Host, network: str, name: str) -> None:
     host.docker(
         "run", "-d", f"--net={network}", f"--name={name}", "--stop-signal=KILL", "busybox", "sleep", "9999"
@@ -312,6 +317,22 @@ FAULTS = [
         "does not answer",
         lambda w: start_docker(w.host3),
         instead=True,
+    ),
+    Fault(
+        "nft-is-missing",
+        lambda w: (w.host2.run("mv", "/usr/sbin/nft", "/root/nft"), restart_driver(w.host2)),
+        "barrier",
+        says="nft is not installed",
+        cure=lambda w: w.host2.run("mv", "/root/nft", "/usr/sbin/nft"),
+        instead=True,
+    ),
+    Fault(
+        "no-barrier",
+        lambda w: restart_driver(w.central, "--barrier=off"),
+        "barrier",
+        0,
+        says="container web1 on network foo reaches",
+        cure=lambda w: restart_driver(w.central),
     ),
     Fault(
         "docker-asks-the-container-itself-for-names",

@@ -261,8 +261,9 @@ BARRIER = {"table inet ovn-docker", "table arp ovn-docker"}
 
 
 def test_the_confined_driver_keeps_up_the_barrier(booted):
-    program = "ovn-docker-overlay-driver"
-    wait_until(lambda: booted.out("ovs-appctl", "-t", program, "barrier") == "up")
+    pid = booted.out("systemctl", "show", "--property=MainPID", "--value", UNITS[1])
+    control = f"/run/openvswitch/ovn-docker-overlay-driver.{pid}.ctl"
+    wait_until(lambda: booted.out("ovs-appctl", "-t", control, "barrier") == "up")
     booted.out("nft", "flush", "ruleset")
     wait_until(lambda: tables(booted) == BARRIER)
     booted.out("systemctl", "kill", "--signal=KILL", UNITS[1])
@@ -277,7 +278,7 @@ def test_the_barrier_goes_with_the_last_who_needs_it(booted):
     assert tables(booted) == BARRIER  # for the databases
     assert "remove the barrier" in booted.changes("central", "stop")
     assert tables(booted) == set()
-    assert "refuse what containers send" in booted.changes("central", "start", "--address=127.0.0.1")
+    assert "keep containers from" in booted.changes("central", "start", "--address=127.0.0.1")
     assert tables(booted) == BARRIER
     booted.changes("host", "start")
     booted.changes("central", "stop")

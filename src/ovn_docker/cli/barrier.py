@@ -1,9 +1,12 @@
 """The barrier between containers and the cluster's services, put up and removed by command."""
 
 import os
+import re
 import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from ipaddress import ip_address
 
 from ovn_docker import settings as table
 from ovn_docker.cli import setup
@@ -14,6 +17,20 @@ from ovn_docker.host import barrier, nameservers
 from ovn_docker.host.driver import find
 from ovn_docker.host.environment import environment
 from ovn_docker.settings import SOCKET, Settings
+
+_WITHOUT_TLS = re.compile(r"ptcp:\d+(?::(.+))?")
+
+
+def warn_without_tls(targets: Iterable[str]) -> None:
+    """Say who can write if a database listens without TLS (ovsdb(7)) on an address that is not loopback."""
+    addresses = [match[1] or "all addresses" for one in targets if (match := _WITHOUT_TLS.fullmatch(one))]
+    if seen := [one for one in dict.fromkeys(addresses) if not _is_loopback(one)]:
+        print(
+            f"warning: every machine that reaches ports 6641 and 6642 on {', '.join(seen)} can read and "
+            "change all networks; with TLS only those with a certificate: ovn-docker central start "
+            "--tls /etc/ovn-docker/tls --rbac (see ovn-docker pki --help)",
+            file=sys.stderr,
+        )
 
 
 def put_up(steps: Steps) -> None:
@@ -28,7 +45,7 @@ def put_up(steps: Steps) -> None:
         if barrier.listed():
             return
         steps.note(
-            "refuse what containers send to OVN's databases",
+            "keep containers from OVN's databases",
             f"nft list table inet {barrier.TABLE}  # to see it",
         )
         if not steps.dry_run:
@@ -57,6 +74,13 @@ def remove(steps: Steps) -> None:
         steps.note("stop passing questions for names on", "iptables -t nat -X OVN-DOCKER-NAMES")
         if not steps.dry_run:
             nameservers.withdraw()
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _driver_answers() -> bool:

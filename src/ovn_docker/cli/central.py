@@ -5,8 +5,6 @@ ovn-northd turns one into the other. Hosts reach the first on port 6641 and the 
 """
 
 import argparse
-import re
-import sys
 from collections.abc import Sequence
 
 from ovn_docker.cli import access, barrier, defaults, listeners, members, setup
@@ -189,12 +187,7 @@ def _start_alone(steps: Steps, ip: IpAddress | None, files: TlsFiles | None, *, 
     _settle(steps, wanted, words)
     if wanted[-1].restricted:
         setup.advise_name()
-    if any(re.fullmatch(r"ptcp:\d+(:0\.0\.0\.0|:\[::\])?", listener.target) for listener in wanted):
-        print(
-            "warning: anybody who can reach ports 6641 and 6642 of this machine can change the network; "
-            "limit them with --address, or use TLS (--tls DIRECTORY, see ovn-docker pki)",
-            file=sys.stderr,
-        )
+    barrier.warn_without_tls(listener.target for listener in wanted)
 
 
 def _configure(steps: Steps, wanted: Sequence[Listener], words: Sequence[str]) -> None:

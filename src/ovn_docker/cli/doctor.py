@@ -169,7 +169,7 @@ def show_finding(name: str, finding: Finding) -> None:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """Such as ``47 checks: 1 found something, 40 found nothing, 6 not made because of controller``."""
+    """Such as ``48 checks: 1 found something, 40 found nothing, 6 not made because of controller``."""
     count = Counter(result.status for result in results)
     causes = dict.fromkeys(result.because for result in results if result.status == "skipped")
     parts = [

@@ -175,14 +175,16 @@ def test_the_host_answers_nothing_hears_nothing_and_learns_nothing(place: Place)
     host, path = place.host, f"/var/log/lab/hear-{uuid4()}.log"
     pid = host.spawn("python3", "-c", HEAR, log=path)
     log = host.path(path)
-    wait_for(lambda: "listening" in log.read_text(), "the listener")
-    sources = (place.address, "10.9.9.9", "172.31.0.254", host.address, "127.0.0.1")
-    send = (place.container_link, place.mac, host.address, place.neighbour, *sources)
-    answers = place.exec("mallory", "python3", "-", *send, stdin=SEND)
+    try:
+        wait_for(lambda: "listening" in log.read_text(), "the listener")
+        sources = (place.address, "10.9.9.9", "172.31.0.254", host.address, "127.0.0.1")
+        send = (place.container_link, place.mac, host.address, place.neighbour, *sources)
+        answers = place.exec("mallory", "python3", "-", *send, stdin=SEND)
+        host.run("python3", "-c", END, "127.0.0.1")
+        heard = wait_for(lambda: "<end>" in log.read_text() and log.read_text().split(), "the end")
+    finally:
+        host.kill(pid)
     assert answers == "neighbour"
-    host.run("python3", "-c", END, "127.0.0.1")
-    heard = wait_for(lambda: "<end>" in log.read_text() and log.read_text().split(), "the end")
-    host.kill(pid)
     assert heard == ["listening", "<end>"]
     assert host.run("ip", "-6", "route", "show", "dev", place.link) == ""
     assert host.run("ip", "address", "show", "dev", place.link).count("inet") == 0
