@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import Refused, check_subnets
 from ovn_docker.errors import Conflict, OvnDockerError
-from ovn_docker.metrics import REPAIRS, Recorder, Unrecorded
-from ovn_docker.model import Chassis, LocalNetwork, NetworkId, SharedNetwork
+from ovn_docker.metrics import REFUSED, REPAIRS, Recorder, Unrecorded
+from ovn_docker.model import Chassis, Definition, IpNetwork, LocalNetwork, NetworkId, Refusal, SharedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,12 @@ _FULL_LOOK = 30.0
 
 _PATIENCE = 10.0
 
+_WARNINGS = 10
+"""Refused networks that one comparison logs; any host can write any number of them."""
+
+_REMEMBERED = 4096
+"""Refusals that are not logged again; the oldest is forgotten first."""
+
 
 class Store(Protocol):
     """The networks of the cluster."""
@@ -35,8 +42,8 @@ class Store(Protocol):
     def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
         """All of them."""
 
-    def define(self, name: str, definition: dict[str, object], chassis: Chassis, deadline: Deadline) -> None:
-        """Keep what Docker knows of one, for the other hosts."""
+    def define(self, definition: Definition, chassis: Chassis, deadline: Deadline) -> None:
+        """Store a network's definition for the other hosts, unless there is one that can be read."""
 
 
 class Engine(Protocol):
@@ -45,8 +52,8 @@ class Engine(Protocol):
     def networks(self) -> list[LocalNetwork]:
         """Its networks of our driver that have a name in the cluster."""
 
-    def create_network(self, definition: dict[str, object]) -> None:
-        """Make a network. Raises Conflict if Docker does not want it."""
+    def create_network(self, wanted: Definition) -> None:
+        """Make a network. Raises Conflict if Docker refuses it."""
 
     def remove_network(self, network: LocalNetwork) -> None:
         """Remove a network. Raises Conflict if containers use it."""
@@ -61,12 +68,16 @@ class Follower:
         chassis: Callable[[Deadline], Chassis],
         engine: Engine,
         record: Recorder | None = None,
+        connected: Callable[[], list[IpNetwork]] = list,
     ) -> None:
+        """*connected*: the networks that this host's own links are in."""
         self._record = record or Unrecorded()
         self._store = store
         self._chassis = chassis
         self._engine = engine
+        self._connected = connected
         self._told: dict[str, str] = {}
+        self._refused: dict[tuple[str, Refusal], None] = {}
         self._removing: NetworkId | None = None
         self._making = ""
 
@@ -92,10 +103,12 @@ class Follower:
         # First what is here: a network made after that, in the place of one removed, has another ID.
         local = {network.shared: network for network in self._engine.networks()}
         shared = self._store.networks(chassis, deadline)
-        done = True
+        done, refused = True, []
         for network in shared:
             try:
                 self._bring_in_step(network, local.get(network.name), chassis, deadline)
+            except Refused as error:
+                refused.append((network.name, error.refusal))
             except Conflict as error:
                 done = False
                 if self._told.get(network.name) != str(error):
@@ -103,11 +116,13 @@ class Follower:
                 self._told[network.name] = str(error)
             else:
                 self._told.pop(network.name, None)
+        self._warn(refused)
         return done
 
     def _bring_in_step(
         self, network: SharedNetwork, here: LocalNetwork | None, chassis: Chassis, deadline: Deadline
     ) -> None:
+        """Raises Refused for what this host does not follow."""
         if network.removed:
             if here is not None:
                 self._removing = here.id
@@ -119,6 +134,7 @@ class Follower:
                 log.info("removed network %s, as in the cluster", network.name)
         elif here is None:
             if network.definition is not None:
+                check_subnets(network.definition, chassis.addresses, self._connected())
                 self._making = network.name
                 try:
                     self._engine.create_network(network.definition)
@@ -127,7 +143,27 @@ class Follower:
                 self._record.add(REPAIRS, "network")
                 log.info("created network %s, as in the cluster", network.name)
         elif network.definition is None:
-            self._store.define(network.name, here.definition, chassis, deadline)
+            if here.definition is not None:
+                self._store.define(here.definition, chassis, deadline)
+            elif here.refused is not None:
+                raise Refused(here.refused.part, f"other hosts cannot have it: {here.refused.why}")
+        if network.refused is not None:
+            raise Refused(network.refused.part, network.refused.why)
+
+    def _warn(self, refused: list[tuple[str, Refusal]]) -> None:
+        """Count and log each network and reason once."""
+        new = [one for one in refused if one not in self._refused]
+        for name, refusal in new[:_WARNINGS]:
+            log.warning(
+                "network %s of the cluster is refused: %s; see `ovn-docker doctor`", name[:64], refusal.why
+            )
+        if len(new) > _WARNINGS:
+            log.warning("%d more networks of the cluster are refused", len(new) - _WARNINGS)
+        for one in new:
+            self._record.add(REFUSED, one[1].part)
+            self._refused[one] = None
+        for _ in range(len(self._refused) - _REMEMBERED):
+            del self._refused[next(iter(self._refused))]
 
     def _run(self) -> None:
         seen, wait = None, threading.Event()

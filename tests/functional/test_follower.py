@@ -6,16 +6,18 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from functional.hosts import Host
+from functional.hosts import Host, definition_of
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver
 from ovn_docker.errors import Unavailable
-from ovn_docker.model import LocalNetwork, Network, NetworkId, SharedNetwork, Subnet
+from ovn_docker.model import Definition, LocalNetwork, Network, NetworkId, SharedNetwork, Subnet
 from ovn_docker.options import NetworkOptions
 
+SUBNET = Subnet(ip_network("10.7.0.0/24"), ip_address("10.7.0.1"))
+FOO = definition_of("foo", SUBNET)
 HERE, THERE, ANEW, AGAIN = (NetworkId(letter * 64) for letter in "1234")
 
 
@@ -46,10 +48,10 @@ class Docker:
         self.asked()
         return self.have
 
-    def create_network(self, definition: dict[str, object]) -> None:
+    def create_network(self, wanted: Definition) -> None:
         self._meanwhile()
         self.driver.create_network(foo(ANEW))
-        self.have = [LocalNetwork(ANEW, str(definition["Name"]), definition)]
+        self.have = [LocalNetwork(ANEW, wanted.name, wanted)]
 
     def remove_network(self, network: LocalNetwork) -> None:
         self._meanwhile()
@@ -73,7 +75,7 @@ class Cluster:
     def make(self, id_: NetworkId) -> None:
         """``docker network create`` on the other host, which tells how."""
         self._overlay.create_network(foo(id_), self._there, soon())
-        self._shared.define("foo", {"Name": "foo"}, self._there, soon())
+        self._shared.define(FOO, self._there, soon())
 
     def remove(self, id_: NetworkId) -> None:
         """``docker network rm`` there."""
@@ -85,7 +87,7 @@ class Cluster:
 
 def test_a_network_that_is_removed_and_made_again_at_once_stays(host: Host) -> None:
     """``docker network rm foo && docker network create -o ovn.network=foo``, followed by another host."""
-    cluster = Cluster(host, lambda cluster: cluster.make(AGAIN), LocalNetwork(HERE, "foo", {"Name": "foo"}))
+    cluster = Cluster(host, lambda cluster: cluster.make(AGAIN), LocalNetwork(HERE, "foo", FOO))
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
     stored = cluster.networks()
@@ -115,12 +117,12 @@ def test_a_network_that_is_removed_while_another_host_makes_it_does_not_come_bac
 
 def test_a_network_that_is_made_again_here_while_the_follower_looks_stays(host: Host) -> None:
     """``docker network rm foo && docker network create foo`` on this host; another host has it yet."""
-    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", {"Name": "foo"}))
+    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", FOO))
     cluster.make(THERE)
     driver = cluster.docker.driver
     driver.create_network(foo(HERE))
     driver.delete_network(HERE)
-    again = LocalNetwork(ANEW, "foo", {"Name": "foo"})
+    again = LocalNetwork(ANEW, "foo", FOO)
 
     def make_again() -> None:
         driver.create_network(foo(ANEW))

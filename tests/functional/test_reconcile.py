@@ -10,7 +10,20 @@ from dataclasses import replace
 import pytest
 
 from functional.conftest import Connect
-from functional.hosts import C1, C2, C3, HOST2, MAC, NET, NETWORK, Container, Host, endpoint, ip
+from functional.hosts import (
+    C1,
+    C2,
+    C3,
+    HOST2,
+    MAC,
+    NET,
+    NETWORK,
+    Container,
+    Host,
+    definition_of,
+    endpoint,
+    ip,
+)
 from functional.ovsdb_servers import Contents, until
 from ovn_docker.backends import dns
 from ovn_docker.backends.dns import Names
@@ -294,6 +307,9 @@ def old(host: Host) -> None:
             host.northbound.transact(ovsdb.update(table, ovsdb.is_row(row["_uuid"]), external_ids=ids))
 
 
+FOO = definition_of("foo", *NETWORK.subnets)
+
+
 def named(name: str, id_: str = "0a") -> Network:
     return replace(NETWORK, id=NetworkId(id_ * 32), options=NetworkOptions(name=name))
 
@@ -380,12 +396,12 @@ class TestNetworks:
         """Docker's disk was lost: nothing is removed because it is missing."""
         shared = SharedNetworks(lambda _: host.database)
         host.driver().create_network(named("foo"))
-        shared.define("foo", {"Name": "foo"}, chassis(host), Deadline(5))
+        shared.define(FOO, chassis(host), Deadline(5))
         host.overlay.create_network(named("foo", "0b"), HOST2, Deadline(5))
         old(host)
         (one,) = host.reconciler().repair()
         assert one.cure == "forget that this host has network foo, which stays"
-        assert shared.networks(HOST2, Deadline(5)) == [SharedNetwork("foo", {"Name": "foo"}, False)]
+        assert shared.networks(HOST2, Deadline(5)) == [SharedNetwork("foo", FOO, False)]
 
     def test_one_of_the_cluster_that_was_never_finished_goes(self, host: Host) -> None:
         """Docker died in `docker network create`: no host knows how to make it."""
@@ -457,7 +473,7 @@ class TestWhatIsNoHosts:
     def common(self, host: Host) -> Contents:
         """A resolver without a switch, an address released long ago, a network that nobody has."""
         host.overlay.create_network(named("foo", "0b"), HOST2, Deadline(5))
-        SharedNetworks(lambda _: host.database).define("foo", {"Name": "foo"}, chassis(host), Deadline(5))
+        SharedNetworks(lambda _: host.database).define(FOO, chassis(host), Deadline(5))
         before = host.northbound.contents()
         host.northbound.insert("DHCP_Options", cidr="10.0.0.9", external_ids=["map", [
             ["ovn-docker:owner", "overlay"], ["ovn-docker:state", "released"], ["ovn-docker:released", "1.5"],

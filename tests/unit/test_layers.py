@@ -11,7 +11,18 @@ import ovn_docker
 ROOT = Path(ovn_docker.__file__).parent
 
 LAYERS = {
-    "ground": {"", "deadline", "directory", "errors", "metrics", "model", "options", "settings", "supply"},
+    "ground": {
+        "",
+        "deadline",
+        "definition",
+        "directory",
+        "errors",
+        "metrics",
+        "model",
+        "options",
+        "settings",
+        "supply",
+    },
     "decisions": {"cluster", "driver", "ipam", "names", "reconcile"},
     "plugin": {
         "plugin",

@@ -31,6 +31,7 @@ from ovn_docker.backends.northbound import (
     stored_endpoint,
 )
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import switch_row
 from ovn_docker.errors import BadRequest, Conflict, NotFound
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, Reference, Row, has, is_row, require
@@ -126,7 +127,7 @@ class Overlay:
         row = row_uuid("attached network", network.id)
         operations = []
         if network.options.name is not None:
-            switch = shared.switch_row(network)
+            switch = switch_row(network.options.name)
             description = {
                 key: value for key, value in ids.items() if key not in {NETWORK, HOST, ENCAP, CREATED}
             }

@@ -5,19 +5,23 @@ joins. Its external_ids hold what the other hosts need to make the same network 
 *generation*, changes with any of this: it tells whether there is something to look for.
 """
 
-import json
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
 from ovn_docker.backends import dns
 from ovn_docker.backends.northbound import HOST, NAME, NOTE, OURS, SWITCH, Connect, host_ids
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import Refused, stored, switch_row, valid_name
 from ovn_docker.errors import Conflict
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require
-from ovn_docker.model import Chassis, Network, SharedNetwork, row_uuid
+from ovn_docker.model import Chassis, Definition, Network, SharedNetwork, row_uuid
 
 _SHARED = {**OURS, "ovn-docker:shared": "true"}
+SHARED = has("external_ids", _SHARED)
+"""The condition that a row of Logical_Switch is of a network of the cluster."""
+
 _DEFINITION = "ovn-docker:definition"
 _REMOVED = "ovn-docker:removed"
 _GENERATION = "ovn-docker:generation"
@@ -41,26 +45,47 @@ class SharedNetworks:
     def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
         """All networks of the cluster. A search through all switches."""
         (rows,) = self._connect(chassis).transact(
-            ovsdb.select("Logical_Switch", has("external_ids", _SHARED), columns=["external_ids"]),
-            deadline=deadline,
+            ovsdb.select("Logical_Switch", SHARED, columns=["_uuid", "external_ids"]), deadline=deadline
         )
-        return [
-            SharedNetwork(ids.get(NAME, ""), _definition(ids.get(_DEFINITION, "")), _REMOVED in ids)
-            for ids in (row["external_ids"] for row in rows)
-        ]
+        return [read(row["_uuid"], row["external_ids"]) for row in rows]
 
-    def define(self, name: str, definition: dict[str, object], chassis: Chassis, deadline: Deadline) -> None:
-        """Keep what Docker knows of a network, for the other hosts; the first definition counts."""
-        text = json.dumps(definition, sort_keys=True)
-        self._connect(chassis).transact(
-            ovsdb.mutate(
-                "Logical_Switch",
-                is_row(_switch(name)),
-                mutations=[["external_ids", "insert", {_DEFINITION: text}]],
-            ),
-            _changed(),
-            deadline=deadline,
+    def define(self, definition: Definition, chassis: Chassis, deadline: Deadline) -> None:
+        """Store a network's definition for the other hosts. The first that can be read counts.
+
+        Raises Refused if the others could not read this one either.
+        """
+        row = is_row(switch_row(definition.name))
+        database = self._connect(chassis)
+        (rows,) = database.transact(
+            ovsdb.select("Logical_Switch", row, columns=["_uuid", "external_ids"]), deadline=deadline
         )
+        for found in rows:
+            ids = found["external_ids"]
+            stored(found["_uuid"], ids, definition.text)  # or all hosts would write it at every look
+            mutations: list[list[Any]] = [["external_ids", "insert", {_DEFINITION: definition.text}]]
+            if _DEFINITION in ids and read(found["_uuid"], ids).definition is None:
+                mutations.insert(0, ["external_ids", "delete", {_DEFINITION: ids[_DEFINITION]}])
+            database.transact(
+                ovsdb.mutate("Logical_Switch", row, mutations=mutations), _changed(), deadline=deadline
+            )
+
+
+def read(row: str, ids: Mapping[str, str]) -> SharedNetwork:
+    """The network of the cluster that a row of Logical_Switch describes by its external_ids.
+
+    With a name that is not this row's it is refused, and no removal is believed either.
+    """
+    name = ids.get(NAME, "")
+    try:
+        valid_name(name, row)
+    except Refused as refused:
+        return SharedNetwork(name, None, removed=False, refused=refused.refusal)
+    removed = _REMOVED in ids
+    try:
+        definition = stored(row, ids, ids[_DEFINITION]) if _DEFINITION in ids else None
+    except Refused as refused:
+        return SharedNetwork(name, None, removed, refused.refusal)
+    return SharedNetwork(name, definition, removed)
 
 
 def join(
@@ -72,7 +97,7 @@ def join(
     Raises Conflict then, or if the switch has other subnets or options.
     """
     name = network.options.name or ""
-    row = _switch(name)
+    row = switch_row(name)
     (found, resolver, router, generation) = database.transact(
         ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
         ovsdb.select("Logical_Switch_Port", is_row(dns.resolver_port(row)), columns=["_uuid"]),
@@ -107,11 +132,6 @@ def join(
     ]
 
 
-def switch_row(network: Network) -> str:
-    """UUID of the logical switch of a network with a name."""
-    return _switch(network.options.name or "")
-
-
 def note_ids(name: str, switch: str, chassis: Chassis) -> dict[str, str]:
     """What a host's note on a shared network says besides what it is."""
     return {NAME: name, SWITCH: switch, **host_ids(chassis), **NOTE}
@@ -120,7 +140,7 @@ def note_ids(name: str, switch: str, chassis: Chassis) -> dict[str, str]:
 def removal(name: str, chassis: Chassis) -> list[Operation]:
     """Operations that mark a network as removed: the other hosts give it up when they see that."""
     mark = [["external_ids", "insert", {_REMOVED: chassis.system_id}]]
-    return [ovsdb.mutate("Logical_Switch", is_row(_switch(name)), mutations=mark), _changed()]
+    return [ovsdb.mutate("Logical_Switch", is_row(switch_row(name)), mutations=mark), _changed()]
 
 
 def leave(database: Database, name: str, deadline: Deadline) -> None:
@@ -128,7 +148,7 @@ def leave(database: Database, name: str, deadline: Deadline) -> None:
 
     Raises Conflict that names those with containers on it.
     """
-    row = _switch(name)
+    row = switch_row(name)
     if not delete_unused(database, row, deadline):
         of_switch = has("external_ids", {**OURS, SWITCH: row})
         (ports,) = database.transact(
@@ -147,10 +167,10 @@ def give_up(database: Database, name: str, deadline: Deadline) -> None:
     It goes if no host has it and none can make it: it is marked as removed, or nobody told how it was made.
     """
     (rows,) = database.transact(
-        ovsdb.select("Logical_Switch", is_row(_switch(name)), columns=["external_ids"]), deadline=deadline
+        ovsdb.select("Logical_Switch", is_row(switch_row(name)), columns=["external_ids"]), deadline=deadline
     )
     if any(useless(row["external_ids"]) for row in rows):
-        delete_unused(database, _switch(name), deadline)
+        delete_unused(database, switch_row(name), deadline)
 
 
 def useless(ids: dict[str, str]) -> bool:
@@ -194,21 +214,9 @@ def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> Non
             )
 
 
-def _definition(text: str) -> dict[str, object] | None:
-    try:
-        definition = json.loads(text)
-    except ValueError:
-        return None
-    return definition if isinstance(definition, dict) else None
-
-
 def _changed() -> Operation:
     mutations: list[list[Any]] = [
         ["external_ids", "delete", [_GENERATION]],
         ["external_ids", "insert", {_GENERATION: str(uuid4())}],
     ]
     return ovsdb.mutate("DHCP_Options", is_row(GENERATION_ROW), mutations=mutations)
-
-
-def _switch(name: str) -> str:
-    return row_uuid("shared network", name)

@@ -115,7 +115,7 @@ def _overlay() -> None:
     vswitch, directory = Vswitch(database), Directory()
     northbound = Northbound(settings.tls)
     engine = Engine(settings.docker, directory.learn)
-    follower = Follower(SharedNetworks(northbound), vswitch.chassis, engine, record)
+    follower = Follower(SharedNetworks(northbound), vswitch.chassis, engine, record, Links().connected)
 
     def start() -> None:
         serve_metrics(Statistics(database, vswitch.chassis, northbound, directory.name))

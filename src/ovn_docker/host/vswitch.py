@@ -89,6 +89,7 @@ class Vswitch:
             bridge=bridge,
             datapath={row["name"]: row["datapath_type"] for row in bridges}.get(bridge),
             tls=_tls(root[0]["ssl"], tls, names=ids.get(TLS_NAMES) != "off"),
+            southbound=_list(ids, "ovn-remote"),
         )
 
     def check(self, chassis: Chassis) -> None:

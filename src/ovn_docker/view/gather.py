@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from ovn_docker.backends import shared
 from ovn_docker.backends.northbound import ENDPOINT, HOST, NOTE, OURS, SWITCH
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
@@ -45,6 +46,7 @@ from ovn_docker.view.snapshot import (
     PortRow,
     Process,
     Scope,
+    SharedRow,
     Snapshot,
     Southbound,
     SwitchRow,
@@ -125,6 +127,7 @@ class Sources:
             scope=scope,
             processes=_processes(self.places, driver),
             links=tuple(Links().all()),
+            connected=tuple(Links().connected()),
             driver=driver,
             engine=engine,
             vswitch=vswitch,
@@ -238,7 +241,11 @@ class Sources:
     def _northbound(self, scope: Scope, vswitch: Vswitch, engine: Engine | None) -> Northbound:
         if self.northbound is None:
             self.northbound = self._connected_to_ovn("OVN_Northbound", "NB_Global", vswitch, "ovn-nb")
-        (root,) = self._ask(self.northbound, ovsdb.select("NB_Global", columns=["nb_cfg"]))
+        root, named = self._ask(
+            self.northbound,
+            ovsdb.select("NB_Global", columns=["nb_cfg"]),
+            ovsdb.select("Logical_Switch", shared.SHARED, columns=["_uuid", "external_ids"]),
+        )
         if scope is Scope.CLUSTER:
             switches, ports, notes, names = self._all_of_ours(self.northbound)
         else:
@@ -251,6 +258,9 @@ class Sources:
             ports=tuple(ports),
             notes=tuple(notes),
             names=dict(filter(None, map(_name, names))),
+            shared=tuple(
+                SharedRow(row["_uuid"], shared.read(row["_uuid"], row["external_ids"])) for row in named
+            ),
         )
 
     def _all_of_ours(self, database: Database) -> tuple[list[Row], list[PortRow], list[Note], list[Row]]:

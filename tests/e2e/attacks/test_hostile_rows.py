@@ -1,0 +1,174 @@
+"""A host writes rows to the northbound database, as every host may, for the others to act upon."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from e2e.lab import Host, wait_for
+from ovn_docker.model import row_uuid
+
+Hosts = tuple[Host, Host, Host]
+
+METRICS = "127.0.0.1:9100"
+SUBNET = "10.66.0.0/24"
+CONFIG = [{"Subnet": SUBNET}]
+
+
+def definition(**changes: Any) -> dict[str, Any]:
+    """As a host writes it that makes the network `pwn`, but for some changes."""
+    made = {
+        "Name": "pwn",
+        "Driver": "openvswitch",
+        "EnableIPv6": False,
+        "Internal": False,
+        "Attachable": False,
+        "IPAM": {"Driver": "default", "Options": {}, "Config": CONFIG},
+        "Options": {"ovn.network": "pwn"},
+        "Labels": {},
+        "CheckDuplicate": True,
+    }
+    return made | changes
+
+
+HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
+    "a bridge": (
+        "Driver 'bridge'",
+        definition(
+            Driver="bridge",
+            Options={"com.docker.network.bridge.name": "brpwn"},
+            IPAM={"Config": [{"Subnet": "172.31.0.0/24", "Gateway": "172.31.0.99"}]},
+        ),
+    ),
+    "macvlan": ("Driver 'macvlan'", definition(Driver="macvlan", Options={"parent": "eth0"})),
+    "another name": ("Name 'other'", definition(Name="other")),
+    "a switch of somebody's": (
+        "ovn.switch",
+        definition(Options={"ovn.network": "pwn", "ovn.switch": "theirs"}),
+    ),
+    "another plugin's addresses": ("IPAM driver 'weave'", definition(IPAM={"Driver": "weave", "Config": []})),
+    "swarm's ingress": ("'Ingress'", definition(Ingress=True)),
+}
+"""What the definition is, and what the refusal names."""
+
+
+@pytest.fixture
+def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
+    """Three hosts, the third of which is the attacker; afterwards nothing is left of a test."""
+    for host in three_hosts:
+        if METRICS not in host.run("ss", "-Hltn"):
+            host.driver.stop()
+            host.driver.start(f"--metrics={METRICS}", "--sweep-interval=6")
+    yield three_hosts
+    for host in three_hosts:
+        if containers := host.docker("ps", "--all", "--quiet").split():
+            host.docker("rm", "--force", *containers)
+    for host in three_hosts:
+        for network in networks(host):
+            if network not in STANDARD:
+                host.run("docker", "network", "rm", network, check=False)
+    wait_for(lambda: all(set(networks(host)) <= STANDARD for host in three_hosts), "the networks to go")
+    for switch in (
+        three_hosts[0].run("ovn-nbctl", "--bare", "--columns=_uuid", "list", "Logical_Switch").split()
+    ):
+        three_hosts[0].run("ovn-nbctl", "ls-del", switch)
+
+
+STANDARD = {"bridge", "host", "none", "docker_gwbridge"}
+
+
+def networks(host: Host) -> list[str]:
+    return host.docker("network", "ls", "--format={{.Name}}").split()
+
+
+def attack(attacker: Host, *operations: dict[str, Any]) -> list[Any]:
+    """Write to the northbound database as any host can."""
+    database = attacker.run("ovs-vsctl", "--bare", "get", "Open_vSwitch", ".", "external_ids:ovn-nb").strip(
+        '"'
+    )
+    said = attacker.run("ovsdb-client", "transact", database, json.dumps(["OVN_Northbound", *operations]))
+    results = json.loads(said)
+    assert not any("error" in result for result in results), said
+    return list(results)
+
+
+def write_network(attacker: Host, name: str, made: dict[str, Any], subnet: str = SUBNET) -> None:
+    """A network of the cluster that no user has asked for."""
+    ids = {
+        "ovn-docker:owner": "overlay",
+        "ovn-docker:shared": "true",
+        "ovn-docker:name": name,
+        "ovn-docker:definition": json.dumps(made),
+        "subnet": subnet,
+        "gateway_ip": subnet.replace("0/24", "1"),
+    }
+    attack(
+        attacker,
+        {
+            "op": "insert",
+            "table": "Logical_Switch",
+            "uuid": row_uuid("shared network", name),
+            "row": {"name": name, "external_ids": ["map", list(map(list, ids.items()))]},
+        },
+    )
+
+
+def delete_network(attacker: Host, name: str) -> None:
+    attack(
+        attacker,
+        {
+            "op": "delete",
+            "table": "Logical_Switch",
+            "where": [["_uuid", "==", ["uuid", row_uuid("shared network", name)]]],
+        },
+    )
+
+
+def scrape(host: Host, metric: str) -> float:
+    """Sum of a metric's samples."""
+    said = host.run(
+        *("python3", "-c"),
+        f"import urllib.request as u; print(u.urlopen('http://{METRICS}/metrics').read().decode())",
+    )
+    return sum(float(line.split()[-1]) for line in said.splitlines() if line.startswith(f"{metric}{{"))
+
+
+def warnings(host: Host) -> list[str]:
+    log = host.path(host.driver.log).read_text()
+    return [line for line in log.splitlines() if "|WARN|" in line and "refused" in line]
+
+
+def make_and_see_everywhere(hosts: Hosts, name: str, subnet: str) -> None:
+    """A network of a user's; when a host has it, it has looked at all that was written before."""
+    hosts[0].docker(
+        *("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch"),
+        *(f"--subnet={subnet}", "--label=team=net", "-o", f"ovn.network={name}", name),
+    )
+    for host in hosts:
+        wait_for(lambda host=host: name in networks(host), f"{name} on {host.name}")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_definition_makes_no_network_on_any_host(hosts: Hosts, what: str) -> None:
+    why, made = HOSTILE[what]
+    attacker = hosts[2]
+    refused = [scrape(host, "ovn_docker_refused_rows_total") for host in hosts]
+    said = [len(warnings(host)) for host in hosts]
+    links = [host.run("ip", "-o", "link").count("\n") for host in hosts[:2]]
+    write_network(attacker, "pwn", made)
+    make_and_see_everywhere(hosts, "good", "10.1.0.0/16")
+    make_and_see_everywhere(hosts, "better", "10.2.0.0/16")
+    for host, before, lines in zip(hosts, refused, said, strict=True):
+        assert set(networks(host)) - STANDARD == {"good", "better"}, host.name
+        (line,) = warnings(host)[lines:]
+        assert "network pwn" in line
+        assert why in line
+        assert scrape(host, "ovn_docker_refused_rows_total") == before + 1
+    assert [host.run("ip", "-o", "link").count("\n") for host in hosts[:2]] == links
+    for host in hosts:
+        results = json.loads(host.run("ovn-docker", "doctor", "--json", check=False, timeout=60))
+        (finding,) = next(one["findings"] for one in results if one["name"] == "cluster-networks")
+        assert "pwn" in finding["evidence"]
+        assert why in finding["evidence"]
+    delete_network(attacker, "pwn")
