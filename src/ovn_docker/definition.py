@@ -6,12 +6,12 @@ else is refused as a whole.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from typing import Any
 
 from ovn_docker import options
-from ovn_docker.errors import BadRequest
+from ovn_docker.errors import BadRequest, Conflict
 from ovn_docker.model import (
     ADDRESS_SPACE,
     DRIVER,
@@ -19,6 +19,9 @@ from ovn_docker.model import (
     Definition,
     IpAddress,
     IpNetwork,
+    NetworkId,
+    Pool,
+    PoolId,
     Refusal,
     row_uuid,
 )
@@ -40,8 +43,11 @@ _LABELS, _LABEL_KEY, _LABEL = 64, 255, 1024
 _RESERVED = 256
 """Auxiliary addresses of one pool."""
 
-_SHORTEST = {4: 8, 6: 16}
-"""The shortest prefix of a subnet, by IP version: 10.0.0.0/8 is the largest private network (RFC 1918).
+_MOST_RESERVED = 4096
+"""Reserved addresses of a pool of our IPAM driver."""
+
+_SHORTEST = 8
+"""The shortest prefix of a subnet: 10.0.0.0/8 and fd00::/8 are the largest private networks (RFC 1918, 4193).
 
 A container has a route to the whole subnet through this network: a wider one would redirect what it sends to
 the rest of the world.
@@ -172,9 +178,8 @@ def valid_subnet(text: object) -> IpNetwork:
         subnet = _network("Subnet", text)
     except ValueError:
         raise Refused("subnet", f"Subnet {_shown(text)} is not a subnet, such as 10.1.0.0/16") from None
-    if subnet.prefixlen < _SHORTEST[subnet.version]:
-        shortest = _SHORTEST[subnet.version]
-        raise Refused("subnet", f"Subnet {subnet} is too large: give a prefix of {shortest} bits or more")
+    if subnet.prefixlen < _SHORTEST:
+        raise Refused("subnet", f"Subnet {subnet} is too large: give a prefix of {_SHORTEST} bits or more")
     if any(subnet.version == other.version and subnet.overlaps(other) for other in _UNUSABLE):
         raise Refused("subnet", f"Subnet {subnet} is not for containers: give one of unicast addresses")
     return subnet
@@ -223,12 +228,7 @@ def _pool(given: dict[str, Any]) -> AddressPool:
     subnet = valid_subnet(given.get("Subnet"))
     part, gateway = None, None
     if text := given.get("IPRange"):
-        try:
-            part = _network("IPRange", text)
-        except ValueError:
-            raise Refused("subnet", f"IPRange {_shown(text)} is not a range, such as 10.1.2.0/24") from None
-        if not _within(part, subnet):
-            raise Refused("subnet", f"IPRange {part} is not a part of the subnet {subnet}")
+        part = _part("IPRange", text, subnet)
     if text := given.get("Gateway"):  # of IPv6, Docker says it with the length of the prefix
         gateway = _address("Gateway", text, subnet)
     auxiliary = _mapping("AuxiliaryAddresses", given.get("AuxiliaryAddresses") or {})
@@ -245,6 +245,41 @@ def _within(part: IpNetwork, subnet: IpNetwork) -> bool:
     if isinstance(part, IPv4Network):
         return isinstance(subnet, IPv4Network) and part.subnet_of(subnet)
     return isinstance(subnet, IPv6Network) and part.subnet_of(subnet)
+
+
+def stored_pool(
+    id_: PoolId,
+    subnet: str,
+    part: str | None,
+    reserved: Collection[str],
+    switch: str | None = None,
+    network: NetworkId | None = None,
+) -> Pool:
+    """A pool of our IPAM driver as a backend has it. Raises Conflict if no pool can be like that."""
+    if len(reserved) > _MOST_RESERVED:
+        raise Conflict(
+            f"pool {id_} has {len(reserved)} reserved addresses, at most {_MOST_RESERVED} are allowed; "
+            "remove its network and create it again"
+        )
+    try:
+        whole = valid_subnet(subnet)
+        range_ = _part("the range", part, whole) if part else None
+        kept = frozenset(_address("the reserved address", text, whole) for text in reserved)
+    except Refused as refused:
+        raise Conflict(
+            f"pool {id_} has been changed by somebody: {refused}; remove its network and create it again"
+        ) from None
+    return Pool(id_, whole, range_, switch, network, kept)
+
+
+def _part(key: str, text: object, subnet: IpNetwork) -> IpNetwork:
+    try:
+        part = _network(key, text)
+    except ValueError:
+        raise Refused("subnet", f"{key} {_shown(text)} is not a subnet, such as 10.1.2.0/24") from None
+    if not _within(part, subnet):
+        raise Refused("subnet", f"{key} {part} is not a part of the subnet {subnet}")
+    return part
 
 
 def _network(key: str, text: object) -> IpNetwork:

@@ -240,6 +240,8 @@ class StoredEndpoint:
     age: float
     encap: str = ""
     """Tunnel address of the host, if it has one."""
+    up: bool = False
+    """OVN has its port at work on some host (ovn-nb(5), Logical_Switch_Port:up)."""
 
     def dead(self, joined: bool | None, grace: float) -> bool:  # noqa: FBT001 - what Links.joined() says of it
         """Whether it has no container any more, going by its veth: *joined* if one end is in a container.

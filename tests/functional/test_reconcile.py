@@ -26,6 +26,7 @@ from functional.hosts import (
 )
 from functional.ovsdb_servers import Contents, until
 from ovn_docker.backends import dns
+from ovn_docker.backends.addresses import lease_row
 from ovn_docker.backends.dns import Names
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks
@@ -468,6 +469,14 @@ class TestStrays:
         assert host.northbound.contents() == before
 
 
+def insert_released(host: Host, when: str, address: str = "10.0.0.9") -> None:
+    """An address that was released at that time."""
+    ids = {"ovn-docker:owner": "overlay", "ovn-docker:state": "released", "ovn-docker:released": when}
+    host.northbound.transact(
+        ovsdb.insert("DHCP_Options", lease_row("", address), cidr=address, external_ids=ids)
+    )
+
+
 class TestWhatIsNoHosts:
     @pytest.fixture
     def common(self, host: Host) -> Contents:
@@ -475,9 +484,7 @@ class TestWhatIsNoHosts:
         host.overlay.create_network(named("foo", "0b"), HOST2, Deadline(5))
         SharedNetworks(lambda _: host.database).define(FOO, chassis(host), Deadline(5))
         before = host.northbound.contents()
-        host.northbound.insert("DHCP_Options", cidr="10.0.0.9", external_ids=["map", [
-            ["ovn-docker:owner", "overlay"], ["ovn-docker:state", "released"], ["ovn-docker:released", "1.5"],
-        ]])  # fmt: skip
+        insert_released(host, "1.5")
         host.overlay.create_network(named("bar", "0c"), HOST2, Deadline(5))
         host.northbound.transact(
             ovsdb.delete("DHCP_Options", ovsdb.has("external_ids", {"ovn-docker:name": "bar"}))
@@ -497,10 +504,7 @@ class TestWhatIsNoHosts:
 
     def test_an_address_that_its_driver_may_still_forget_is_not_shown(self, host: Host) -> None:
         """It forgets one as it releases the next, which on a quiet host may be hours later."""
-        host.northbound.insert("DHCP_Options", cidr="10.0.0.9", external_ids=["map", [
-            ["ovn-docker:owner", "overlay"], ["ovn-docker:state", "released"],
-            ["ovn-docker:released", str(time.time() - 3600)],
-        ]])  # fmt: skip
+        insert_released(host, str(time.time() - 3600))
         assert host.reconciler().look_everywhere() == []
         assert [one.kind for one in host.reconciler().repair_everywhere()] == [Kind.LEASE]
 
@@ -512,9 +516,7 @@ class TestWhatIsNoHosts:
 
     def test_is_not_looked_at_again_by_the_next_host(self, host: Host, common: Contents) -> None:
         assert len(host.reconciler().repair_everywhere(unless_lately=True)) == 3
-        host.northbound.insert("DHCP_Options", external_ids=["map", [
-            ["ovn-docker:owner", "overlay"], ["ovn-docker:state", "released"], ["ovn-docker:released", "1.5"],
-        ]])  # fmt: skip
+        insert_released(host, "1.5")
         assert host.reconciler().repair_everywhere(unless_lately=True) == []
         assert len(host.reconciler().repair_everywhere()) == 1
 

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 from uuid import UUID
 
-from ovn_docker.backends.northbound import CONTAINER, NAME, OURS, SWITCH, Connect
+from ovn_docker.backends.northbound import CONTAINER, OURS, SWITCH, Connect, name_of
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import (
@@ -28,6 +28,10 @@ from ovn_docker.model import NAMESERVERS, Chassis, EndpointId, row_uuid
 
 _OWNED = {"ovn-owned": "true"}
 """Of a name with an IPv4 address alone: that it has no IPv6 address is an answer too (ovn-nb(5))."""
+
+
+_ADDRESSES = 16
+"""Words of a port's addresses that are read: more than an endpoint has."""
 
 
 class Names:
@@ -61,10 +65,11 @@ class Names:
         ]
         note = ovsdb.mutate("Logical_Switch_Port", port, mutations=mutations)
         addresses = _addresses(ports[0]["addresses"])
-        if NAME not in ids or not addresses:
+        network = name_of(ids, ids.get(SWITCH, ""))
+        if not network or not addresses:
             database.transact(note, deadline=deadline)
             return
-        columns = {"records": _records(names, ids[NAME], addresses), "external_ids": ids}
+        columns = {"records": _records(names, network, addresses), "external_ids": ids}
         try:
             _write(database, endpoint, note, columns | {"options": _OWNED}, deadline)
         except OperationError as error:
@@ -101,7 +106,7 @@ def _write(
 def _addresses(column: str | list[str]) -> list[str]:
     """IP addresses of a port; somebody may have changed its column by hand (ovn-nb(5), addresses)."""
     words = column if isinstance(column, str) else " ".join(column)
-    return [word for word in words.split() if _is_address(word)]
+    return [word for word in words.split()[:_ADDRESSES] if _is_address(word)]
 
 
 def _is_address(word: str) -> bool:

@@ -4,8 +4,9 @@ Which rows there are, and why: docs/architecture.md.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from ovn_docker.definition import Refused, valid_name
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.tls import use_tls
 from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, age, row_uuid
@@ -73,14 +74,26 @@ def claim_row(switch: str, what: str) -> str:
     return row_uuid("claim", switch, what)
 
 
-def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:
-    """The endpoint that a row's external_ids tell of."""
+def name_of(ids: Mapping[str, str], switch: str) -> str:
+    """The network's name in the cluster, by a row that belongs to *switch*; empty if it has none.
+
+    Any host can write any name: it is that of the network only if the switch's row follows from it.
+    """
+    try:
+        return valid_name(ids.get(NAME, ""), switch)
+    except Refused:
+        return ""
+
+
+def stored_endpoint(ids: Mapping[str, str], *, up: bool = False) -> StoredEndpoint:
+    """The endpoint that a row's external_ids describe."""
     return StoredEndpoint(
         EndpointId(ids.get(ENDPOINT, "")),
         NetworkId(ids.get(NETWORK, "")),
         ids.get(HOST, ""),
         age(ids.get(CREATED, "")),
         ids.get(ENCAP, ""),
+        up,
     )
 
 
