@@ -22,7 +22,7 @@ from ovn_docker.cli.arguments import (
     tls_files,
 )
 from ovn_docker.cli.databases import DATABASES, OVN_CTL, SOUTHBOUND, Database
-from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.cli.steps import (
     StepFailed,
     Steps,
@@ -161,7 +161,7 @@ def _start_alone(steps: Steps, ip: IpAddress | None, files: TlsFiles | None, *, 
         listen(steps, database, new, known=known, rbac=rbac)
         exposed = exposed or re.fullmatch(r"ptcp:\d+(:0\.0\.0\.0|:\[::\])?", new) is not None
     if exposed:
-        print(
+        say(
             "warning: anybody who can reach ports 6641 and 6642 of this machine can change the network; "
             "limit them with --address, or use TLS (--tls DIRECTORY, see ovn-docker pki)",
             file=sys.stderr,
@@ -309,11 +309,9 @@ def print_members(clusters: dict[Database, members.Membership | None]) -> None:
             continue
         lines += [(database.title, one.address, one.sid, *found.about(one)) for one in found.servers]
         if not found.joined:
-            print(
-                f"the {database.title} has no leader: more than half of its members must be up and connected"
-            )
+            say(f"the {database.title} has no leader: more than half of its members must be up and connected")
     if len(lines) > 1:
-        print()
+        say()
         print_table(lines)
 
 

@@ -8,8 +8,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import ovs.vlog
+
+from ovn_docker.printable import one_line
 
 _MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "reconcile", "underlay", "waitress")
 _OURS = ("ovn_docker", "waitress")
@@ -24,6 +27,7 @@ def start(request_id: Callable[[], str]) -> None:
     """
     logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
     for destination in ovs.vlog.DESTINATIONS:
+        logging.getLogger(destination).addFilter(_escaped)  # what the ovs package says by itself
         if not _is_there(destination):  # a line for nobody takes as long as any
             ovs.vlog.Vlog.set_level("any", destination, "off")
     handler = _VlogHandler(request_id)
@@ -69,6 +73,14 @@ class _VlogHandler(logging.Handler):
 
 
 class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """What is said, in one line: names in it may be anybody's."""
+        return one_line(record.message)
+
+    def formatException(self, error: Any) -> str:  # noqa: N802
+        """A traceback, no line of which can be taken for another record: its error may quote anything."""
+        return "\n".join(f"  {one_line(line)}" for line in super().formatException(error).split("\n"))
+
     def format(self, record: logging.LogRecord) -> str:
         """The message; the call that it is about, unless it says so itself."""
         about = "" if hasattr(record, "call") else getattr(record, "request", "")
@@ -83,6 +95,12 @@ class _Json(logging.Formatter):
         if record.exc_info and record.exc_info[0]:
             more["traceback"] = self.formatException(record.exc_info)
         return _object(record, getattr(record, "vlog", ""), record.getMessage(), more)
+
+
+def _escaped(record: logging.LogRecord) -> bool:
+    """A filter that leaves no control characters in a record but line breaks; passes all on."""
+    record.msg = "\n".join(map(one_line, str(record.msg).split("\n")))
+    return True
 
 
 def _as_json(record: logging.LogRecord) -> bool:

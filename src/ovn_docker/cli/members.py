@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovn_docker import printable
 from ovn_docker.cli import pki
 from ovn_docker.cli.arguments import TlsFiles, in_url, own_addresses
 from ovn_docker.cli.databases import DATABASES, NORTHBOUND, Database
+from ovn_docker.cli.output import say
 from ovn_docker.cli.steps import Steps, rows, run
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
@@ -167,7 +169,7 @@ def plan(addresses: Sequence[IpAddress], files: TlsFiles | None) -> Cluster:
     if any(" " in file or '"' in file for file in files):
         raise BadRequest(f"{files.private_key}: ovn-ctl takes no path with spaces; move the files")
     if (holder := pki.holder(files.certificate)) and str(mine[0]) not in holder.addresses:
-        print(
+        say(
             f"warning: {files.certificate} does not have the address {mine[0]}, so the drivers of the hosts "
             f"refuse this machine; `ovn-docker pki central NAME --address {mine[0]}` makes one that has it",
             file=sys.stderr,
@@ -324,7 +326,7 @@ def _options(cluster: Cluster) -> list[str]:
 def _configure(steps: Steps, options: list[str]) -> None:
     """Has the daemons started with these, whoever starts them."""
     line = f'OVN_CTL_OPTS="{" ".join(options)}"'
-    steps.note(f"set the daemons' options in {DEFAULTS}", f"echo {shlex.quote(line)} >> {DEFAULTS}")
+    steps.note(f"set the daemons' options in {DEFAULTS}", f"echo {printable.command(line)} >> {DEFAULTS}")
     if steps.dry_run:
         return
     text = DEFAULTS.read_text(encoding="utf-8") if DEFAULTS.exists() else ""

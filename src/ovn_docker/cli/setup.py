@@ -22,6 +22,7 @@ from ovn_docker.cli.arguments import (
     tls_files,
 )
 from ovn_docker.cli.databases import NORTHBOUND, SOUTHBOUND
+from ovn_docker.cli.output import say, say_lines
 from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, rows, succeeds
 from ovn_docker.errors import BadRequest, Unavailable
 from ovn_docker.model import ENCAPS, IpAddress
@@ -102,7 +103,7 @@ def setup(args: argparse.Namespace) -> int:
     if datapath == "netdev":
         advise_bridge(interface)
     if note := nameservers.advice():
-        print(note, file=sys.stderr)
+        say_lines(note, file=sys.stderr)
     return steps.finish()
 
 
@@ -182,7 +183,7 @@ def advise_bridge(interface: str) -> None:
     if interface == "lo" or succeeds("ovs-vsctl", "--timeout=5", "br-exists", interface):
         return
     bridge = f"br{interface}"[:15]
-    print(
+    say_lines(
         f"note: this kernel has no openvswitch module, and in user space tunnels to other hosts need\n"
         f"{interface} as a port of a bridge that has its addresses and routes (a host alone does not):\n"
         f"    $ ovn-docker underlay bridge --interface {interface} --bridge {bridge}",
@@ -206,7 +207,7 @@ def advise_name(files: TlsFiles, system_id: str) -> None:
     from ovn_docker.cli import pki
 
     if (holder := pki.holder(files.certificate)) and holder.name != system_id:
-        print(
+        say(
             f"warning: {files.certificate} is of {holder.name!r}, but this host is {system_id}: where the "
             f"databases have access control (ovn-docker central start --rbac) it can do nothing; "
             f"`ovn-docker pki host {system_id}` makes one of its own",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ovn_docker.printable import one_line
 from ovn_docker.view.graph import Picture, State
 
 _COLOURS = {State.UP: "#2a9d5c", State.DOWN: "#e09a1a", State.FAULT: "#d3273e", State.UNKNOWN: "#97a3ae"}
@@ -63,5 +64,10 @@ def _tunnels(picture: Picture) -> Iterator[str]:
 
 def _quoted(*parts: str) -> str:
     r"""A string of dot, which has ``\n`` where a label has its lines end."""
-    text = " ".join(parts).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    text = (
+        "\n".join(map(one_line, " ".join(parts).split("\n")))
+        .replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("\n", "\\n")
+    )
     return f'"{text}"'

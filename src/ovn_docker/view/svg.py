@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from html import escape
 
 from ovn_docker.model import whole_number
+from ovn_docker.printable import one_line
 from ovn_docker.view.cluster import Endpoint, Network, Tunnel
 from ovn_docker.view.graph import GUTTER, LANE, LINE, MARGIN, PAD, Box, Card, Cell, Lane, Picture, Tile
 
@@ -328,4 +329,4 @@ def _cut(text: str, room: int) -> str:
 
 def _safe(text: str) -> str:
     """For XML 1.0, which has no word for most control characters (section 2.2)."""
-    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape("\n".join(map(one_line, text.split("\n"))))
