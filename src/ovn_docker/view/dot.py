@@ -64,10 +64,6 @@ def _tunnels(picture: Picture) -> Iterator[str]:
 
 def _quoted(*parts: str) -> str:
     r"""A string of dot, which has ``\n`` where a label has its lines end."""
-    text = (
-        "\n".join(map(one_line, " ".join(parts).split("\n")))
-        .replace("\\", "\\\\")
-        .replace('"', '\\"')
-        .replace("\n", "\\n")
-    )
+    plain = "\n".join(map(one_line, " ".join(parts).split("\n")))
+    text = plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{text}"'

@@ -136,7 +136,7 @@ def scrape(host: Host, metric: str) -> float:
 
 def warnings(host: Host) -> list[str]:
     log = host.path(host.driver.log).read_text()
-    return [line for line in log.splitlines() if "|WARN|" in line and "refused" in line]
+    return [line for line in log.splitlines() if "WARN" in line and "refused" in line]
 
 
 def make_and_see_everywhere(hosts: Hosts, name: str, subnet: str) -> None:
@@ -172,3 +172,69 @@ def test_a_hostile_definition_makes_no_network_on_any_host(hosts: Hosts, what: s
         assert "pwn" in finding["evidence"]
         assert why in finding["evidence"]
     delete_network(attacker, "pwn")
+
+
+def container(host: Host, name: str) -> str:
+    host.docker("run", "-d", "--net=good", f"--name={name}", "--stop-signal=KILL", "busybox", "sleep", "999")
+    shown = "--format={{with .NetworkSettings.Networks.good}}{{.IPAddress}} {{.EndpointID}}{{end}}"
+    return host.docker("inspect", shown, name)
+
+
+def rows_of(host: Host, endpoint: str) -> set[str]:
+    """UUIDs of the rows that an endpoint needs."""
+    found: set[str] = set()
+    for table in ("Logical_Switch_Port", "DHCP_Options"):
+        where = f"external_ids:ovn-docker\\:endpoint={endpoint}"
+        found |= set(host.run("ovn-nbctl", "--bare", "--columns=_uuid", "find", table, where).split())
+    return found
+
+
+def test_a_port_that_is_said_to_be_another_hosts_stays_at_work(hosts: Hosts) -> None:
+    """host3 writes that host2's port is host1's, and that it is old; host1 looks for what is left over."""
+    host1, host2, attacker = hosts
+    make_and_see_everywhere(hosts, "good", "10.1.0.0/16")
+    container(host1, "near")
+    address, endpoint = container(host2, "far").split()
+    host1.ping("near", address)
+    kept = rows_of(host1, endpoint)
+    assert len(kept) == 3  # the port, and claims of its address and of its MAC
+    forged = {
+        "ovn-docker:host": host1.run("ovs-vsctl", "get", "Open_vSwitch", ".", "external_ids:system-id"),
+        "ovn-docker:encap": host1.tunnel_address,
+        "ovn-docker:created": "1",
+    }
+    pairs = [[key, value.strip('"')] for key, value in forged.items()]
+    for table in ("Logical_Switch_Port", "DHCP_Options"):
+        attack(
+            attacker,
+            {
+                "op": "mutate",
+                "table": table,
+                "where": [["external_ids", "includes", ["map", [["ovn-docker:endpoint", endpoint]]]]],
+                "mutations": [
+                    ["external_ids", "delete", ["set", list(forged)]],
+                    ["external_ids", "insert", ["map", pairs]],
+                ],
+            },
+        )
+    host1.run("ovn-docker", "gc", "--repair", check=False, timeout=60)
+    host1.driver.stop()  # it looks at the database as it starts
+    host1.driver.start(f"--metrics={METRICS}", "--sweep-interval=6")
+    host1.run("ip", "link", "add", "odhstray", "type", "veth", "peer", "odcstray")
+    gone = ("sh", "-c", "! ip link show odhstray 2>/dev/null")
+    wait_for(lambda: host1.run(*gone, check=False) == "", "the sweep")
+    assert rows_of(host1, endpoint) == kept
+    host1.ping("near", address)
+
+
+def test_a_network_with_a_databases_address_is_made_on_no_host(hosts: Hosts) -> None:
+    """The subnet is that of the management network; the attacker's own host has it too."""
+    subnet = "172.31.0.0/24"
+    ipam = {"Driver": "default", "Options": {}, "Config": [{"Subnet": subnet}]}
+    write_network(hosts[2], "pwn", definition(IPAM=ipam), subnet)
+    make_and_see_everywhere(hosts, "good", "10.1.0.0/16")
+    make_and_see_everywhere(hosts, "better", "10.2.0.0/16")
+    for host in hosts:
+        assert set(networks(host)) - STANDARD == {"good", "better"}, host.name
+        assert "a database's or this host's own address" in warnings(host)[-1]
+    delete_network(hosts[2], "pwn")
