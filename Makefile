@@ -93,9 +93,9 @@ FUZZ := 100000
 fuzz: ## feed nonsense to what reads from outside: FUZZ=100000 inputs in all (as root)
 	@scripts/debian-packages check
 	@scripts/virtualenv $(VENV) --editable '.[fuzz]'
-	for target in http call words database; do \
-		PYTHONPATH=tests $(BIN)/python -m fuzz.coverage $$target $$(($(FUZZ) / 5)) || exit; done
-	FUZZ=$$(($(FUZZ) / 5)) $(BIN)/pytest tests/fuzz
+	for target in http call words database row; do \
+		PYTHONPATH=tests $(BIN)/python -m fuzz.coverage $$target $$(($(FUZZ) / 6)) || exit; done
+	FUZZ=$$(($(FUZZ) / 6)) $(BIN)/pytest tests/fuzz
 
 bench: ## measure side by side with others, and write bench/results/latest.json (as root)
 	@scripts/debian-packages bench

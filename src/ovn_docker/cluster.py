@@ -14,9 +14,19 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import Refused, check_subnets
 from ovn_docker.errors import Conflict, OvnDockerError
-from ovn_docker.metrics import REPAIRS, Recorder, Unrecorded
-from ovn_docker.model import Chassis, LocalNetwork, NetworkId, Note, SharedNetwork
+from ovn_docker.metrics import REFUSED, REPAIRS, Recorder, Unrecorded
+from ovn_docker.model import (
+    Chassis,
+    Definition,
+    IpNetwork,
+    LocalNetwork,
+    NetworkId,
+    Note,
+    Refusal,
+    SharedNetwork,
+)
 from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -31,6 +41,12 @@ _REST = 0.5
 """Seconds between two full comparisons at least, however often Docker's containers change."""
 
 _PATIENCE = 10.0
+
+_WARNINGS = 10
+"""Refused networks that one comparison logs; any host can write any number of them."""
+
+_REMEMBERED = 4096
+"""Refusals that are not logged again; the oldest is forgotten first."""
 
 
 class Store(Protocol):
@@ -56,8 +72,8 @@ class Store(Protocol):
     def keep(self, network: SharedNetwork, chassis: Chassis, deadline: Deadline) -> bool:
         """Take back the removal of a network that this host needs; False if it is too late."""
 
-    def define(self, name: str, definition: dict[str, object], chassis: Chassis, deadline: Deadline) -> None:
-        """Store the definition of a network, for the other hosts."""
+    def define(self, definition: Definition, chassis: Chassis, deadline: Deadline) -> None:
+        """Store a network's definition for the other hosts, unless there is one that can be read."""
 
 
 class Engine(Protocol):
@@ -66,8 +82,8 @@ class Engine(Protocol):
     def networks(self) -> list[LocalNetwork]:
         """Its networks of our driver that have a name in the cluster."""
 
-    def create_network(self, definition: dict[str, object]) -> None:
-        """Make a network. Raises Conflict if Docker does not want it."""
+    def create_network(self, wanted: Definition) -> None:
+        """Make a network. Raises Conflict if Docker refuses it."""
 
     def remove_network(self, network: LocalNetwork) -> None:
         """Remove a network. Raises Conflict if containers use it."""
@@ -77,6 +93,7 @@ class Follower:
     """Compares the cluster's networks with Docker's and makes and removes networks in Docker.
 
     Without *mirror* it does neither, and only notes which networks containers of this host belong to.
+    *connected*: the networks that this host's own links are in.
     """
 
     def __init__(
@@ -85,6 +102,7 @@ class Follower:
         chassis: Callable[[Deadline], Chassis],
         engine: Engine,
         record: Recorder | None = None,
+        connected: Callable[[], list[IpNetwork]] = list,
         *,
         mirror: bool = True,
     ) -> None:
@@ -93,6 +111,8 @@ class Follower:
         self._chassis = chassis
         self._engine = engine
         self._mirror = mirror
+        self._connected = connected
+        self._refused: dict[tuple[str, Refusal], None] = {}
         self._told: dict[str, str] = {}
         self._removing: NetworkId | None = None
         self._making = ""
@@ -127,7 +147,7 @@ class Follower:
         notes = self._store.notes((one.id for one in local.values()), chassis, deadline)
         missing = [one for one in shared if one.name not in local and self._mirror]
         left = self._store.left(missing, chassis, deadline) if missing else set()
-        done = True
+        done, refused = True, []
         for network in shared:
             here = local.get(network.name)
             note = notes.get(here.id) if here else None
@@ -136,6 +156,8 @@ class Follower:
                     self._note_use(network, here, note, chassis, deadline)
                 if self._mirror and network.name not in left:
                     self._bring_in_step(network, here, note, chassis, deadline)
+            except Refused as error:
+                refused.append((network.name, error.refusal))
             except Conflict as error:
                 done = False
                 if self._told.get(network.name) != str(error):
@@ -143,6 +165,7 @@ class Follower:
                 self._told[network.name] = str(error)
             else:
                 self._told.pop(network.name, None)
+        self._warn(refused)
         return done
 
     def _note_use(
@@ -169,32 +192,59 @@ class Follower:
         chassis: Chassis,
         deadline: Deadline,
     ) -> None:
+        """Raises Refused for what this host does not follow."""
         if here is None:
             if not network.removed and network.definition is not None:
-                self._create(network.name, network.definition)
-        elif network.removed and here.used and not network.forced:
-            if self._store.keep(network, chassis, deadline):
-                log.warning(
-                    "network %s stays in the cluster: it was removed elsewhere, but containers of this host "
-                    "belong to it",
-                    network.name,
-                )
+                check_subnets(network.definition, chassis.addresses, self._connected())
+                self._create(network.definition)
         elif network.removed:
-            self._remove(here)
+            self._give_up(network, here, chassis, deadline)
         elif note is not None and note.incarnation != network.incarnation and not here.used:
             self._remove(here)  # it is of an earlier life; the present one is made at the next look
             self.wake()
-        elif network.definition is None:
-            self._store.define(network.name, here.definition, chassis, deadline)
+        elif network.definition is None and here.definition is not None:
+            self._store.define(here.definition, chassis, deadline)
+        elif network.definition is None and here.refused is not None:
+            raise Refused(here.refused.part, f"other hosts cannot have it: {here.refused.why}")
+        if network.refused is not None:
+            raise Refused(network.refused.part, network.refused.why)
 
-    def _create(self, name: str, definition: dict[str, object]) -> None:
-        self._making = name
+    def _give_up(
+        self, network: SharedNetwork, here: LocalNetwork, chassis: Chassis, deadline: Deadline
+    ) -> None:
+        """Remove a network that was removed elsewhere, or take that back if this host needs it."""
+        if not here.used or network.forced:
+            self._remove(here)
+        elif self._store.keep(network, chassis, deadline):
+            log.warning(
+                "network %s stays in the cluster: it was removed elsewhere, but containers of this host "
+                "belong to it",
+                network.name,
+            )
+
+    def _warn(self, refused: list[tuple[str, Refusal]]) -> None:
+        """Count and log each network and reason once."""
+        new = [one for one in refused if one not in self._refused]
+        for name, refusal in new[:_WARNINGS]:
+            log.warning(
+                "network %s of the cluster is refused: %s; see `ovn-docker doctor`", name[:64], refusal.why
+            )
+        if len(new) > _WARNINGS:
+            log.warning("%d more networks of the cluster are refused", len(new) - _WARNINGS)
+        for one in new:
+            self._record.add(REFUSED, one[1].part)
+            self._refused[one] = None
+        for _ in range(len(self._refused) - _REMEMBERED):
+            del self._refused[next(iter(self._refused))]
+
+    def _create(self, wanted: Definition) -> None:
+        self._making = wanted.name
         try:
-            self._engine.create_network(definition)
+            self._engine.create_network(wanted)
         finally:
             self._making = ""
         self._record.add(REPAIRS, "network")
-        log.info("created network %s, as in the cluster", name)
+        log.info("created network %s, as in the cluster", wanted.name)
 
     def _remove(self, here: LocalNetwork) -> None:
         self._removing = here.id

@@ -49,6 +49,10 @@ _STORING = 2.0
 """Seconds of a call that create_endpoint keeps for its work, however long it waits for Open vSwitch."""
 
 
+_PAUSE = 0.2
+"""Seconds between two looks at what is awaited."""
+
+
 class Backend(Protocol):
     """Where networks and endpoints are stored for the whole cluster. Every method is idempotent."""
 
@@ -379,9 +383,9 @@ class Driver:
                 self._switch.check(chassis)
                 self._check_controller()
             except Unavailable:
-                if until.left() <= 0.2:
+                if until.left() <= _PAUSE:
                     raise
-                time.sleep(0.2)
+                time.sleep(_PAUSE)
             else:
                 self._was_ready = True
                 return chassis, self._tunnel_mtu(chassis)
@@ -414,6 +418,7 @@ class Driver:
 
         After a crash Docker forgets its endpoints without telling us, and gives their addresses away again.
         """
+        until = Deadline(deadline.left(at_most=self._patience.controller))
         while True:
             try:
                 return self._backend.create_endpoint(endpoint, chassis, deadline)
@@ -424,6 +429,13 @@ class Driver:
                 ours = chassis.made(error.holder.host, error.holder.encap)
                 if not ours or not self._dead(error.holder, grace):
                     raise
+                if error.holder.up and not self._left_here(error.holder, deadline):
+                    # Any host can write that it is ours. If it is, and the power was cut, ovn-controller
+                    # takes it for down in a moment; if another host has it, it stays up.
+                    if until.left() <= _PAUSE:
+                        raise
+                    time.sleep(_PAUSE)
+                    continue
                 log.warning(
                     "endpoint %s takes over from %s, which is dead", endpoint.id[:12], error.holder.id[:12]
                 )
@@ -447,6 +459,11 @@ class Driver:
             self._switch.announce(endpoint, chassis, Deadline(1))
         except Unavailable as error:
             log.info("addresses of endpoint %s were not announced: %s", endpoint.id[:12], error)
+
+    def _left_here(self, endpoint: StoredEndpoint, deadline: Deadline) -> bool:
+        """Whether a link or a port of an endpoint is on this host."""
+        there = self._links.exists(host_link(endpoint.id))
+        return there or bool(self._switch.endpoint_info(endpoint.id, deadline))
 
     def _follows(self, id_: str) -> None:
         with self._lock:

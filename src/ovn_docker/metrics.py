@@ -84,6 +84,12 @@ THREAD_FAILURES = Metric(
     ("thread",),
     read=True,
 )
+REFUSED = Metric(
+    "ovn_docker_refused_rows_total",
+    Kind.COUNTER,
+    "Networks of the cluster that this host refuses to make, by what is wrong: name, definition or subnet.",
+    ("part",),
+)
 INFO = Metric("ovn_docker_info", Kind.GAUGE, "1, with the driver's version.", ("version",), read=True)
 REACHABLE = Metric(
     "ovn_docker_database_up", Kind.GAUGE, "Whether a database answers the driver.", ("database",), read=True
@@ -127,7 +133,7 @@ SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED
 
 METRICS = (
     *(INFO, REQUESTS, FLOWS, ENDPOINTS, NOT_INSTALLED, REPAIRS, FOUND, LEFTOVERS),
-    *(UNCLEARED, REACHABLE, RECONNECTS, PROGRESS, THREADS_DOWN, THREAD_FAILURES),
+    *(UNCLEARED, REFUSED, REACHABLE, RECONNECTS, PROGRESS, THREADS_DOWN, THREAD_FAILURES),
     *(SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED_DROPS, ERRORS),
 )
 """All of them."""

@@ -1,10 +1,21 @@
 """Networks and endpoints as Docker means them, and the names that we derive from their IDs. Pure."""
 
+import json
 import re
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+)
 from typing import NewType
 from uuid import UUID, uuid5
 
@@ -37,6 +48,9 @@ PoolId = NewType("PoolId", str)
 
 ADDRESS_SPACE = "openvswitch"
 """How Docker names, in CreateNetwork, pools that come from our IPAM driver."""
+
+DRIVER = "openvswitch"
+"""The name by which Docker knows our network driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +127,85 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class SharedNetwork:
-    """A network with a name in the cluster.
+class AddressPool:
+    """One entry of Docker's IPAM.Config: addresses come from *part* of *subnet*, or from all of it.
 
-    *definition*: what Docker needs to make it (body of ``POST /networks/create``), ``None`` as long as nobody
-    has told; *removed*: a host has removed it, and the others do when no container of theirs belongs to it;
-    *forced*: they do even if stopped containers do; *incarnation*: which life of the network this is.
+    *reserved*: the auxiliary addresses by their names.
+    """
+
+    subnet: IpNetwork
+    part: IpNetwork | None = None
+    gateway: IpAddress | None = None
+    reserved: tuple[tuple[str, IpAddress], ...] = ()
+
+    @property
+    def request(self) -> dict[str, object]:
+        """The entry as Docker's API takes it."""
+        return {
+            "Subnet": str(self.subnet),
+            **({"IPRange": str(self.part)} if self.part else {}),
+            **({"Gateway": str(self.gateway)} if self.gateway else {}),
+            **({"AuxiliaryAddresses": {k: str(v) for k, v in self.reserved}} if self.reserved else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A network of the cluster as any host's Docker can make it (definition.py).
+
+    *switches*: ``Internal``, ``Attachable``, ``EnableIPv4``, ``EnableIPv6``, as far as they are given.
     """
 
     name: str
-    definition: dict[str, object] | None
+    pools: tuple[AddressPool, ...] = ()
+    ipam: str = "default"
+    options: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    switches: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def request(self) -> dict[str, object]:
+        """The body of ``POST /networks/create`` (docs.docker.com, "Engine API")."""
+        return {
+            "Name": self.name,
+            "Driver": DRIVER,
+            "CheckDuplicate": True,
+            **dict(self.switches),
+            "Options": dict(self.options),
+            "Labels": dict(self.labels),
+            "IPAM": {"Driver": self.ipam, "Options": {}, "Config": [pool.request for pool in self.pools]},
+        }
+
+    @property
+    def text(self) -> str:
+        """The form in which it is stored."""
+        return json.dumps(self.request, sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why this host does not act upon a row: one line.
+
+    *part*: ``name``, ``definition`` or ``subnet``, for the metric.
+    """
+
+    part: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedNetwork:
+    """A network with a name in the cluster.
+
+    *definition*: with it each host's Docker makes the network; ``None`` as long as no host has stored it, or
+    if it is *refused*. *removed*: a host has removed it; the others do when none of their containers belongs
+    to it; *forced*: they do even if stopped containers do; *incarnation*: which life of the network this is.
+    """
+
+    name: str
+    definition: Definition | None
     removed: bool
+    refused: Refusal | None = None
     forced: bool = False
     incarnation: str = ""
 
@@ -132,12 +214,14 @@ class SharedNetwork:
 class LocalNetwork:
     """A network of this host's Docker that is the network *shared* of the cluster.
 
+    *definition*: see SharedNetwork; ``None`` if it cannot be given to other hosts, which *refused* explains;
     *used*: containers of this host, running or stopped, belong to it.
     """
 
     id: NetworkId
     shared: str
-    definition: dict[str, object]
+    definition: Definition | None
+    refused: Refusal | None = None
     used: bool = False
 
 
@@ -173,6 +257,8 @@ class StoredEndpoint:
     age: float
     encap: str = ""
     """Tunnel address of the host, if it has one."""
+    up: bool = False
+    """OVN has its port at work on some host (ovn-nb(5), Logical_Switch_Port:up)."""
 
     def dead(self, joined: bool | None, grace: float) -> bool:  # noqa: FBT001 - what Links.joined() says of it
         """Whether it has no container any more, going by its veth: *joined* if one end is in a container.
@@ -272,6 +358,15 @@ class Tls:
     names: bool = True
 
 
+def remote_addresses(remotes: Iterable[str]) -> list[IpAddress]:
+    """IP addresses in remotes such as ``ssl:10.0.0.1:6641`` or ``tcp:[fd00::1]:6641``."""
+    found = []
+    for remote in remotes:
+        with suppress(ValueError):  # a path, or a name
+            found.append(ip_address(remote.partition(":")[2].rpartition(":")[0].strip("[]")))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Chassis:
     """This host: what the local Open_vSwitch database says.
@@ -287,6 +382,12 @@ class Chassis:
     bridge: str = "br-int"
     datapath: str | None = None
     tls: Tls | None = None
+    southbound: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[IpAddress, ...]:
+        """Addresses that this host must reach outside of OVN: of its tunnels and of the databases."""
+        return (*self.encap_ips, *remote_addresses((*self.northbound, *self.southbound)))
 
     def made(self, host: str, encap: str) -> bool:
         """Whether this host has made what says that *host* with the tunnel address *encap* has.

@@ -93,12 +93,12 @@ def _groups(text: str) -> tuple[str, ...]:
     return groups
 
 
-_MTU = "com.docker.network.driver.mtu"
+MTU = "com.docker.network.driver.mtu"
 _SWITCH = "ovn.switch"
 
 OPTIONS = (
     Option(
-        _MTU,
+        MTU,
         "mtu",
         _mtu,
         "MTU of the interface with ovn-encap-ip, less the tunnel's overhead",
@@ -142,7 +142,7 @@ ENDPOINT = (
 
 UNDERLAY = (
     Option(
-        _MTU,
+        MTU,
         "mtu",
         _mtu,
         "what Neutron gives the network, at most the MTU of the VM's own network",

@@ -122,15 +122,22 @@ def compare(found: Found, wanted: Wanted, grace: float) -> list[Difference]:
     Younger than *grace* seconds is what Docker may not have come to yet: a network that it does not list,
     an endpoint that it has not joined. One that has no port by the end of its call gets none any more. Where
     nobody knows the calls in flight, all that is so young may be in one.
+    Any host can write that an endpoint is this host's. One that has left no trace here, and that OVN has at
+    work, is at work on another host; one whose link is that of another endpoint was never here.
     """
     endpoints = {one.id: one for one in (*found.stored, *found.plugged)}
     stored, plugged = ({one.id for one in some} for some in (found.stored, found.plugged))
+    owners = {
+        host_link(EndpointId(id_)): id_ for id_ in (*plugged, *(wanted.in_flight or ()), *wanted.endpoints)
+    }
     gone = {
         id_: endpoint
         for id_, endpoint in endpoints.items()
         if id_ not in wanted.endpoints
         and endpoint.dead(found.joined.get(host_link(id_)), grace if id_ in plugged else -1)
         and not _in_flight(id_, endpoint.age, wanted, grace)
+        and (not endpoint.up or host_link(id_) in found.joined)
+        and owners.get(host_link(id_), id_) == id_
     }
     differences = [
         Difference(

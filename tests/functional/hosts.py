@@ -17,7 +17,16 @@ from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
 from ovn_docker.metrics import Recorder
-from ovn_docker.model import Chassis, Endpoint, EndpointId, Network, NetworkId, Subnet
+from ovn_docker.model import (
+    AddressPool,
+    Chassis,
+    Definition,
+    Endpoint,
+    EndpointId,
+    Network,
+    NetworkId,
+    Subnet,
+)
 from ovn_docker.reconcile import Mode, Reconciler
 
 NET = NetworkId("ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396")
@@ -30,6 +39,12 @@ MAC = "02:00:00:00:00:01"
 def ip(*arguments: str) -> str:
     """Output of the command `ip`."""
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def definition_of(name: str, *subnets: Subnet) -> Definition:
+    """The definition that a host stores of the network *name* of the cluster."""
+    pools = tuple(AddressPool(subnet.pool, gateway=subnet.gateway) for subnet in subnets)
+    return Definition(name, pools, options=(("ovn.network", name),))
 
 
 def endpoint(

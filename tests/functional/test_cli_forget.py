@@ -116,6 +116,21 @@ def test_a_host_that_ovn_still_lists_is_asked_first(lost: Machine) -> None:
     lost.out("ovn-sbctl", "chassis-del", "lost")
 
 
+def test_what_another_host_has_at_work_stays(lost: Machine) -> None:
+    """Any host can write that a port is that of a host that is gone."""
+    lost.out("ovn-nbctl", "set", "Logical_Switch_Port", PORT, f"external_ids:ovn-docker\\:endpoint={PORT}")
+    lost.out("ovn-nbctl", "--timeout=10", "--wait=sb", "sync")
+    lost.out("ovn-sbctl", "chassis-add", "other", "geneve", "10.0.0.8")
+    lost.out("ovn-sbctl", "lsp-bind", PORT, "other")
+    said = lost.ovn_docker(*FORGET, "--yes")
+    assert "1 rows that say they are of lost stay, for another host has their containers" in said.stderr
+    assert said.stdout.endswith("removed 1 lease\n")
+    assert PORT in ports(lost)
+    lost.out("ovn-sbctl", "lsp-unbind", PORT, "--", "chassis-del", "other")
+    lost.changes(*FORGET, "--yes")
+    assert PORT not in ports(lost)
+
+
 GC = ("gc", "--host", "lost")
 
 

@@ -6,16 +6,18 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from functional.hosts import Host
+from functional.hosts import Host, definition_of
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver
 from ovn_docker.errors import Conflict, NotFound, Unavailable
-from ovn_docker.model import LocalNetwork, Network, NetworkId, Note, SharedNetwork, Subnet
+from ovn_docker.model import Definition, LocalNetwork, Network, NetworkId, Note, SharedNetwork, Subnet
 from ovn_docker.options import NetworkOptions
 
+SUBNET = Subnet(ip_network("10.7.0.0/24"), ip_address("10.7.0.1"))
+FOO = definition_of("foo", SUBNET)
 HERE, THERE, ANEW, AGAIN = (NetworkId(letter * 64) for letter in "1234")
 
 
@@ -46,10 +48,10 @@ class Docker:
         self.asked()
         return self.have
 
-    def create_network(self, definition: dict[str, object]) -> None:
+    def create_network(self, wanted: Definition) -> None:
         self._meanwhile()
         self.driver.create_network(foo(ANEW))
-        self.have = [LocalNetwork(ANEW, str(definition["Name"]), definition)]
+        self.have = [LocalNetwork(ANEW, wanted.name, wanted)]
 
     def remove_network(self, network: LocalNetwork) -> None:
         self._meanwhile()
@@ -73,7 +75,7 @@ class Cluster:
     def make(self, id_: NetworkId) -> None:
         """``docker network create`` on the other host, which tells how."""
         self._overlay.create_network(foo(id_), self._there, soon())
-        self._shared.define("foo", {"Name": "foo"}, self._there, soon())
+        self._shared.define(FOO, self._there, soon())
 
     def remove(self, id_: NetworkId) -> None:
         """``docker network rm`` there."""
@@ -97,7 +99,7 @@ class Cluster:
 
 def test_a_network_that_is_removed_and_made_again_at_once_stays(host: Host) -> None:
     """``docker network rm foo && docker network create -o ovn.network=foo``, followed by another host."""
-    cluster = Cluster(host, lambda cluster: cluster.make(AGAIN), LocalNetwork(HERE, "foo", {"Name": "foo"}))
+    cluster = Cluster(host, lambda cluster: cluster.make(AGAIN), LocalNetwork(HERE, "foo", FOO))
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
     (stored,) = cluster.networks()
@@ -129,12 +131,12 @@ def test_a_network_that_is_removed_while_another_host_makes_it_does_not_come_bac
 
 def test_a_network_that_is_made_again_here_while_the_follower_looks_stays(host: Host) -> None:
     """``docker network rm foo && docker network create foo`` on this host; another host has it yet."""
-    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", {"Name": "foo"}))
+    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", FOO))
     cluster.make(THERE)
     driver = cluster.docker.driver
     driver.create_network(foo(HERE))
     driver.delete_network(HERE)
-    again = LocalNetwork(ANEW, "foo", {"Name": "foo"})
+    again = LocalNetwork(ANEW, "foo", FOO)
 
     def make_again() -> None:
         driver.create_network(foo(ANEW))
@@ -164,7 +166,7 @@ def test_a_network_that_is_made_again_is_not_removed_for_the_one_before(host: Ho
 
 def test_a_network_that_another_host_needs_goes_from_this_host_alone(host: Host) -> None:
     """A stopped container there is enough; this host's follower does not make the network again."""
-    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", {"Name": "foo"}))
+    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", FOO))
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
     cluster.use(THERE)
@@ -176,7 +178,7 @@ def test_a_network_that_another_host_needs_goes_from_this_host_alone(host: Host)
     assert set(cluster.notes(HERE, THERE)) == {THERE}
 
     cluster.docker.driver.create_network(foo(ANEW))  # by the user, who wants it again
-    cluster.docker.have = [LocalNetwork(ANEW, "foo", {"Name": "foo"})]
+    cluster.docker.have = [LocalNetwork(ANEW, "foo", FOO)]
     assert cluster.follower.follow()
     assert set(cluster.notes(ANEW, THERE)) == {ANEW, THERE}
     cluster.use(THERE, used=False)
@@ -200,7 +202,7 @@ def test_a_departure_ends_with_the_life_of_the_network(host: Host) -> None:
 
 def test_a_removal_elsewhere_is_taken_back_where_containers_belong_to_the_network(host: Host) -> None:
     """A container was created in the moment in which the other host removed the network."""
-    foo_here = LocalNetwork(HERE, "foo", {"Name": "foo"})
+    foo_here = LocalNetwork(HERE, "foo", FOO)
     cluster = Cluster(host, lambda _: None, foo_here)
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
@@ -213,7 +215,7 @@ def test_a_removal_elsewhere_is_taken_back_where_containers_belong_to_the_networ
 
 
 def test_a_forced_removal_is_not_taken_back(host: Host) -> None:
-    foo_here = LocalNetwork(HERE, "foo", {"Name": "foo"}, used=True)
+    foo_here = LocalNetwork(HERE, "foo", FOO, used=True)
     cluster = Cluster(host, lambda _: None, foo_here)
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
@@ -256,7 +258,7 @@ def test_a_removal_that_had_to_wait_does_not_remove_the_network_made_after_it(ho
 @pytest.mark.parametrize("used", [False, True])
 def test_a_network_of_an_earlier_life_is_replaced_or_adopted(host: Host, *, used: bool) -> None:
     """This host was cut off while the others removed the network and made it anew."""
-    foo_here = LocalNetwork(HERE, "foo", {"Name": "foo"}, used=used)
+    foo_here = LocalNetwork(HERE, "foo", FOO, used=used)
     cluster = Cluster(host, lambda _: None, foo_here)
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))

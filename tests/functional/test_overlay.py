@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from functional.conftest import Connect, MakeServer
+from functional.hosts import definition_of
 from functional.ovsdb_servers import Contents, OvsdbServer
 from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.northbound import Northbound
@@ -272,7 +273,7 @@ class TestCreateNetwork:
         connection = connect(database.server)
         overlay = Overlay(lambda _: connection)
         overlay.create_network(Network(NET, (SUBNET,), options=NetworkOptions(name="foo")), HOST1, soon())
-        SharedNetworks(lambda _: connection).define("foo", {"Name": "foo"}, HOST1, soon())
+        SharedNetworks(lambda _: connection).define(definition_of("foo", SUBNET), HOST1, soon())
         with monkeypatch.context() as patch:
             patch.setattr("ovn_docker.backends.shared.leave", lambda *_: None)
             overlay.delete_network(NET, HOST1, soon())

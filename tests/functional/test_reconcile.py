@@ -10,9 +10,23 @@ from dataclasses import replace
 import pytest
 
 from functional.conftest import Connect
-from functional.hosts import C1, C2, C3, HOST2, MAC, NET, NETWORK, Container, Host, endpoint, ip
+from functional.hosts import (
+    C1,
+    C2,
+    C3,
+    HOST2,
+    MAC,
+    NET,
+    NETWORK,
+    Container,
+    Host,
+    definition_of,
+    endpoint,
+    ip,
+)
 from functional.ovsdb_servers import Contents, until
 from ovn_docker.backends import dns
+from ovn_docker.backends.addresses import lease_row
 from ovn_docker.backends.dns import Names
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks
@@ -297,6 +311,9 @@ def old(host: Host) -> None:
             host.northbound.transact(ovsdb.update(table, ovsdb.is_row(row["_uuid"]), external_ids=ids))
 
 
+FOO = definition_of("foo", *NETWORK.subnets)
+
+
 def named(name: str, id_: str = "0a") -> Network:
     return replace(NETWORK, id=NetworkId(id_ * 32), options=NetworkOptions(name=name))
 
@@ -383,13 +400,13 @@ class TestNetworks:
         """Docker's disk was lost: nothing is removed because it is missing."""
         shared = SharedNetworks(lambda _: host.database)
         host.driver().create_network(named("foo"))
-        shared.define("foo", {"Name": "foo"}, chassis(host), Deadline(5))
+        shared.define(FOO, chassis(host), Deadline(5))
         host.overlay.create_network(named("foo", "0b"), HOST2, Deadline(5))
         old(host)
         (one,) = host.reconciler().repair()
         assert one.cure == "forget that this host has network foo, which stays"
         (foo,) = shared.networks(HOST2, Deadline(5))
-        assert foo == SharedNetwork("foo", {"Name": "foo"}, removed=False, incarnation=foo.incarnation)
+        assert foo == SharedNetwork("foo", FOO, removed=False, incarnation=foo.incarnation)
 
     def test_one_of_the_cluster_that_was_never_finished_goes(self, host: Host) -> None:
         """Docker died in `docker network create`: no host knows how to make it."""
@@ -456,16 +473,22 @@ class TestStrays:
         assert host.northbound.contents() == before
 
 
+def insert_released(host: Host, when: str, address: str = "10.0.0.9") -> None:
+    """An address that was released at that time."""
+    ids = {"ovn-docker:owner": "overlay", "ovn-docker:state": "released", "ovn-docker:released": when}
+    host.northbound.transact(
+        ovsdb.insert("DHCP_Options", lease_row("", address), cidr=address, external_ids=ids)
+    )
+
+
 class TestWhatIsNoHosts:
     @pytest.fixture
     def common(self, host: Host) -> Contents:
         """A resolver without a switch, an address released long ago, a network that nobody has."""
         host.overlay.create_network(named("foo", "0b"), HOST2, Deadline(5))
-        SharedNetworks(lambda _: host.database).define("foo", {"Name": "foo"}, chassis(host), Deadline(5))
+        SharedNetworks(lambda _: host.database).define(FOO, chassis(host), Deadline(5))
         before = host.northbound.contents()
-        host.northbound.insert("DHCP_Options", cidr="10.0.0.9", external_ids=["map", [
-            ["ovn-docker:owner", "overlay"], ["ovn-docker:state", "released"], ["ovn-docker:released", "1.5"],
-        ]])  # fmt: skip
+        insert_released(host, "1.5")
         host.overlay.create_network(named("bar", "0c"), HOST2, Deadline(5))
         host.northbound.transact(
             ovsdb.delete("DHCP_Options", ovsdb.has("external_ids", {"ovn-docker:name": "bar"}))
@@ -485,10 +508,7 @@ class TestWhatIsNoHosts:
 
     def test_an_address_that_its_driver_may_still_forget_is_not_shown(self, host: Host) -> None:
         """It forgets one as it releases the next, which on a quiet host may be hours later."""
-        host.northbound.insert("DHCP_Options", cidr="10.0.0.9", external_ids=["map", [
-            ["ovn-docker:owner", "overlay"], ["ovn-docker:state", "released"],
-            ["ovn-docker:released", str(time.time() - 3600)],
-        ]])  # fmt: skip
+        insert_released(host, str(time.time() - 3600))
         assert host.reconciler().look_everywhere() == []
         assert [one.kind for one in host.reconciler().repair_everywhere()] == [Kind.LEASE]
 
@@ -500,9 +520,7 @@ class TestWhatIsNoHosts:
 
     def test_is_not_looked_at_again_by_the_next_host(self, host: Host, common: Contents) -> None:
         assert len(host.reconciler().repair_everywhere(unless_lately=True)) == 3
-        host.northbound.insert("DHCP_Options", external_ids=["map", [
-            ["ovn-docker:owner", "overlay"], ["ovn-docker:state", "released"], ["ovn-docker:released", "1.5"],
-        ]])  # fmt: skip
+        insert_released(host, "1.5")
         assert host.reconciler().repair_everywhere(unless_lately=True) == []
         assert len(host.reconciler().repair_everywhere()) == 1
 

@@ -68,6 +68,7 @@ class TestSettings:
             encap_types=("geneve",),
             bridge="br-int",
             datapath="netdev",
+            southbound=("tcp:10.0.0.9:6642",),
         )
         unset.check(chassis)
 

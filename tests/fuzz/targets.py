@@ -9,18 +9,20 @@ import logging
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ovs.jsonrpc
 
-from ovn_docker import options, settings
+import recordings.requests as recordings
+from ovn_docker import definition, options, settings
 from ovn_docker.cli import arguments
-from ovn_docker.errors import BadRequest, OvnDockerError
+from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
 from ovn_docker.host import ovsdb
 from ovn_docker.host.parser import Parser
+from ovn_docker.model import PoolId
 from ovn_docker.plugin import server, sockets, wire
 from recordings.requests import REQUESTS
 from unit.test_wire import Ledger
@@ -166,6 +168,31 @@ def _refused(how: type[Exception], parse: Callable[[], object]) -> None:
         _one_line(str(error))
 
 
+def row(data: bytes) -> None:
+    """What a row of the northbound database says of a network or a pool: lines of KEY=VALUE."""
+    ids = dict(line.partition("=")[::2] for line in data.decode(errors="replace").split("\n"))
+    text, name = ids.get("ovn-docker:definition", ""), ids.get("ovn-docker:name", "")
+    with suppress(definition.Refused):
+        with _refusal():
+            parsed = definition.stored(definition.switch_row(name), ids, text)
+        assert definition.stored(definition.switch_row(name), ids, parsed.text) == parsed
+        assert parsed.request["Driver"] == "openvswitch"
+        assert parsed.request["Name"] == name
+    part = ids.get("ovn-docker:part")
+    with suppress(Conflict), _refusal():
+        pool = definition.stored_pool(PoolId("p"), ids.get("subnet", ""), part, ids.keys())
+        assert pool.subnet.prefixlen >= 8
+
+
+@contextmanager
+def _refusal() -> Iterator[None]:
+    try:
+        yield
+    except (definition.Refused, Conflict) as refused:
+        _one_line(str(refused))
+        raise
+
+
 def database(data: bytes) -> None:
     """What a database server sends, in pieces of a size that the first byte says."""
     size, text = (data[0] + 1 if data else 1), data[1:].decode(errors="replace")
@@ -187,7 +214,7 @@ def database(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    "http": http, "call": call, "words": words, "database": database,
+    "http": http, "call": call, "words": words, "database": database, "row": row,
 }  # fmt: skip
 
 _ROWS: list[Any] = [
@@ -217,6 +244,9 @@ def seeds(target: str) -> Iterator[bytes]:
     """Proper inputs to begin with."""
     if target == "words":
         yield from (words.encode() for words in _WORDS)
+    elif target == "row":
+        for one in json.loads((Path(recordings.__file__).parent / "definitions.json").read_text()):
+            yield "\n".join(f"{key}={value}" for key, value in one["external_ids"].items()).encode()
     elif target == "database":
         replies = [{"id": 1, "error": None, "result": result} for result in _REPLIES]
         yield from (b"\x40" + json.dumps(message).encode() for message in (*replies, *_NOTICES))

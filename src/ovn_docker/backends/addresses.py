@@ -6,10 +6,12 @@ A lease is Docker's word that the address is taken; the claim that goes with a p
 """
 
 import contextlib
+import re
 import threading
 import time
 from collections import deque
-from ipaddress import ip_address, ip_network
+from collections.abc import Mapping
+from ipaddress import ip_network
 from uuid import uuid4
 
 from ovn_docker.backends.northbound import (
@@ -23,6 +25,7 @@ from ovn_docker.backends.northbound import (
     stored_endpoint,
 )
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import stored_pool
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
 from ovn_docker.host.clock import CREATED, made_now, order
@@ -98,12 +101,9 @@ class Addresses:
                 f"pool {pool} is not in the northbound database at {','.join(database.remotes)}: it was "
                 "deleted there or made with another one; remove its network and create it again"
             )
-        part = ip_network(ids[_PART]) if _PART in ids else None
-        reserved = frozenset(
-            ip_address(key.removeprefix(_RESERVED)) for key in ids if key.startswith(_RESERVED)
-        )
+        reserved = [key.removeprefix(_RESERVED) for key in ids if key.startswith(_RESERVED)]
         network = NetworkId(ids[NETWORK]) if NETWORK in ids else None
-        return Pool(pool, ip_network(ids[SUBNET]), part, ids.get(SWITCH), network, reserved)
+        return stored_pool(pool, ids[SUBNET], ids.get(_PART), reserved, ids.get(SWITCH), network)
 
     def remove_pool(self, pool: PoolId, chassis: Chassis, deadline: Deadline) -> None:
         """Forget a pool with its leases. A search through the table: docker network rm only."""
@@ -123,7 +123,7 @@ class Addresses:
         """Which of *some* addresses have no claim on the pool's switch, and no lease or one long released."""
         switch = pool.switch or ""
         leases = [
-            ovsdb.select("DHCP_Options", is_row(_lease(switch, address)), columns=["external_ids"])
+            ovsdb.select("DHCP_Options", is_row(lease_row(switch, address)), columns=["external_ids"])
             for address in some
         ]
         claims = [
@@ -146,7 +146,7 @@ class Addresses:
         """Lease an address to this host. Raises Conflict that says who has it."""
         database = self._connect(chassis)
         switch = pool.switch or ""
-        row = _lease(switch, address)
+        row = lease_row(switch, address)
         ids = {
             **OURS,
             HOST: chassis.system_id,
@@ -179,7 +179,7 @@ class Addresses:
             deadline=deadline,
         )
         for ids in (row["external_ids"] for row in rows):
-            row = _lease(ids.get(SWITCH, ""), address)
+            row = lease_row(ids.get(SWITCH, ""), address)
             mine = has("external_ids", {POOL: pool, STATE: "leased"})
             released = {
                 STATE: "released",
@@ -233,7 +233,7 @@ class Addresses:
 
     def _held(self, database: Database, switch: str, address: IpAddress, deadline: Deadline) -> Conflict:
         lease, claim = database.transact(
-            ovsdb.select("DHCP_Options", is_row(_lease(switch, address)), columns=["external_ids"]),
+            ovsdb.select("DHCP_Options", is_row(lease_row(switch, address)), columns=["external_ids"]),
             ovsdb.select("DHCP_Options", is_row(claim_row(switch, str(address))), columns=["external_ids"]),
             deadline=deadline,
         )
@@ -283,14 +283,20 @@ def bind(
     return operations
 
 
-def _lease(switch: str, address: IpAddress) -> str:
+def lease_row(switch: str, address: IpAddress | str) -> str:
+    """UUID of the row that stands for an address of a logical switch that was given to a host."""
     return row_uuid("lease", switch, str(address))
 
 
 def _rested(ids: dict[str, str], rest: float) -> bool:
     if ids.get(STATE) != "released":
         return False
-    with contextlib.suppress(ValueError):
-        # By the clock of another host, perhaps: what is far in the future says nothing.
-        return abs(time.time() - float(ids.get(RELEASED, ""))) >= rest
-    return True
+    when = released(ids)
+    # By the clock of another host, perhaps: what is far in the future says nothing.
+    return when is None or abs(time.time() - when) >= rest
+
+
+def released(ids: Mapping[str, str]) -> float | None:
+    """When an address was released, in seconds of the epoch; ``None`` if its row does not say."""
+    text = ids.get(RELEASED, "")
+    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text) else None

@@ -15,11 +15,11 @@ from uuid import UUID
 from ovn_docker.backends.northbound import (
     CONTAINER,
     ENDPOINT,
-    NAME,
     OURS,
     RANK,
     SWITCH,
     Connect,
+    name_of,
     name_row,
 )
 from ovn_docker.deadline import Deadline
@@ -39,6 +39,10 @@ from ovn_docker.model import NAMESERVERS, Chassis, EndpointId, row_uuid, whole_n
 
 _OWNED = {"ovn-owned": "true"}
 """Of a name with an IPv4 address alone: that it has no IPv6 address is an answer too (ovn-nb(5))."""
+
+
+_ADDRESSES = 16
+"""Words of a port's addresses that are read: more than an endpoint has."""
 
 
 class Names:
@@ -93,11 +97,11 @@ def _set_names(
             ["external_ids", "insert", {CONTAINER: ids[CONTAINER]}],
         ],
     )
-    addresses = _addresses(ports[0]["addresses"])
-    if NAME not in ids or not addresses:
+    addresses, switch = _addresses(ports[0]["addresses"]), ids.get(SWITCH, "")
+    network = name_of(ids, switch)
+    if not network or not addresses:
         database.transact(note, deadline=deadline)
         return Unregistered()
-    network, switch = ids[NAME], ids.get(SWITCH, "")
     own = dict.fromkeys(fitting(names.own, network))
     wanted = {name: name in own for name in (*own, *fitting(names.aliases, network))}
     wanted = dict(list(wanted.items())[:MOST])
@@ -213,7 +217,7 @@ def release(
 def _addresses(column: str | list[str]) -> list[str]:
     """IP addresses of a port; somebody may have changed its column by hand (ovn-nb(5), addresses)."""
     words = column if isinstance(column, str) else " ".join(column)
-    return [word for word in words.split() if _is_address(word)]
+    return [word for word in words.split()[:_ADDRESSES] if _is_address(word)]
 
 
 def _is_address(word: str) -> bool:

@@ -12,7 +12,17 @@ from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NETWORK, N
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Condition, Database, OperationError, Reference, Row, has, is_row, require
+from ovn_docker.host.ovsdb import (
+    Condition,
+    Database,
+    OperationError,
+    Reference,
+    Row,
+    has,
+    is_row,
+    is_uuid,
+    require,
+)
 from ovn_docker.model import Chassis
 
 KINDS = ("port", "name", "claim", "lease", "pool", "note", "departure", "network")
@@ -30,6 +40,7 @@ class Belonging:
     row: str
     switch: str
     switch_name: str
+    endpoint: str = ""
 
 
 def belongings(database: Database, host: str, deadline: Deadline) -> list[Belonging]:
@@ -57,7 +68,8 @@ def belongings(database: Database, host: str, deadline: Deadline) -> list[Belong
         if kind == "pool" and switch and ids.get(NETWORK) not in noted:
             continue
         what = {"port": row.get("name"), "name": ids.get(CONTAINER)}.get(kind, row.get("cidr"))
-        found.append(Belonging(kind, str(what), row["_uuid"], switch, switch_names.get(switch, "-")))
+        name = switch_names.get(switch, "-")
+        found.append(Belonging(kind, str(what), row["_uuid"], switch, name, ids.get(ENDPOINT, "")))
     return sorted(found, key=lambda one: (KINDS.index(one.kind), one.switch_name, one.what))
 
 
@@ -73,8 +85,9 @@ def forget(database: Database, host: str, found: list[Belonging], deadline: Dead
     of_host = has("external_ids", {**OURS, HOST: host})
     database.transact(
         *(
-            ovsdb.mutate("Logical_Switch", is_row(switch), mutations=[["ports", "delete", rows]])
+            ovsdb.mutate("Logical_Switch", _with_ports(switch, row), mutations=[["ports", "delete", [row]]])
             for switch, rows in ports.items()
+            for row in rows
         ),
         *(operation for switch, rows in names.items() for operation in dns.forget(switch, rows)),
         *(
@@ -90,6 +103,11 @@ def forget(database: Database, host: str, found: list[Belonging], deadline: Dead
             shared.delete_unused(database, one.row, deadline, own)  # unless others have attached to it
 
 
+def _with_ports(switch: str, port: Reference) -> Condition:
+    """The condition of the switch that has a port, also if the port's row does not say which it is."""
+    return is_row(switch) if is_uuid(switch) else ["ports", "includes", ovsdb.encode([port])]
+
+
 def finish_removals(connect: Connect, chassis: Chassis, deadline: Deadline) -> None:
     """Delete the networks of the cluster that were removed and that no host has any more.
 
@@ -99,6 +117,32 @@ def finish_removals(connect: Connect, chassis: Chassis, deadline: Deadline) -> N
         if network.removed:
             with contextlib.suppress(Conflict):  # containers of other hosts are on it
                 shared.leave(connect(chassis), network.name, deadline)
+
+
+def at_work_elsewhere(
+    southbound: Database, host: str, found: list[Belonging], deadline: Deadline
+) -> set[str]:
+    """Rows of the ports that a chassis other than *host* has at work, with all that is their endpoints'.
+
+    Any host can write that another's port is that of a host that is gone; southbound, with access control, no
+    host can say that it is at work on another one.
+    """
+    ports = [one for one in found if one.kind == "port"]
+    chassis, *bindings = southbound.transact(
+        ovsdb.select("Chassis", columns=["_uuid", "name"]),
+        *(
+            ovsdb.select("Port_Binding", ["logical_port", "==", one.what], columns=["chassis"])
+            for one in ports
+        ),
+        deadline=deadline,
+    )
+    others = {row["_uuid"] for row in chassis if row["name"] != host}
+    busy = {
+        one.endpoint
+        for one, rows in zip(ports, bindings, strict=True)
+        if any(row["chassis"] in others for row in rows if isinstance(row["chassis"], str))
+    }
+    return {one.row for one in found if one.endpoint and one.endpoint in busy}
 
 
 def registered(southbound: Database, host: str, deadline: Deadline) -> bool:

@@ -13,6 +13,7 @@ from itertools import chain
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.backends.trunk import Parent, remove
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import stored_pool
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError
 from ovn_docker.model import (
     Chassis,
@@ -311,14 +312,8 @@ def _tagged(row: Resource, prefix: str) -> str:
 def _pool(row: Resource) -> Pool:
     part, network, subnet = (_tagged(row, prefix) for prefix in (_RANGE, _NETWORK, _SUBNET))
     reserved = [tag.removeprefix(_RESERVED) for tag in row["tags"] if tag.startswith(_RESERVED)]
-    return Pool(
-        PoolId(row["name"]),
-        ip_network(row["prefixes"][0]),
-        ip_network(part.replace(_SLASH, "/")) if part else None,
-        f"{network}/{subnet}" if subnet else None,
-        None,
-        frozenset(map(ip_address, reserved)),
-    )
+    bound_to = f"{network}/{subnet}" if subnet else None
+    return stored_pool(PoolId(row["name"]), row["prefixes"][0], part.replace(_SLASH, "/"), reserved, bound_to)
 
 
 def _bound_to(pool: Pool) -> tuple[str, str]:

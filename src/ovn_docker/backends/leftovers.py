@@ -3,13 +3,12 @@
 A row of a host is that host's to delete; what carries no host anybody may delete, but one at a time.
 """
 
-import contextlib
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from ovn_docker.backends import dns, shared
-from ovn_docker.backends.addresses import POOL, RELEASED, STATE, SUBNET
+from ovn_docker.backends.addresses import POOL, STATE, SUBNET, lease_row, released
 from ovn_docker.backends.northbound import (
     CONTAINER,
     ENCAP,
@@ -22,6 +21,7 @@ from ovn_docker.backends.northbound import (
     SWITCH,
     Connect,
     claim_row,
+    name_of,
 )
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
@@ -34,6 +34,7 @@ from ovn_docker.host.ovsdb import (
     Row,
     has,
     is_row,
+    is_uuid,
     require,
     require_none,
 )
@@ -74,6 +75,9 @@ _CLEARED = "ovn-docker:cleared"
 _TABLES = {Kind.NAMES: "DNS", Kind.RESOLVER: "Logical_Router", Kind.NETWORK: "Logical_Switch"}
 """Where a stray is; all others are in DHCP_Options."""
 
+_OF_TABLE = {Kind.CLAIM: "Logical_Switch_Port", Kind.NAMES: "Logical_Switch_Port"}
+"""Where the row is that a stray belongs to; the rows of all others are in DHCP_Options."""
+
 
 class Leftovers:
     """Our rows of the northbound database, looked at as a whole: searches through whole tables."""
@@ -103,33 +107,38 @@ class Leftovers:
         """
         of_host = has("external_ids", {**OURS, HOST: chassis.system_id})
         columns = ["_uuid", "_version", "external_ids"]
-        options, names, ports, own, switches = self._connect(chassis).transact(
+        database = self._connect(chassis)
+        options, names, ports, own, switches = database.transact(
             ovsdb.select("DHCP_Options", of_host, columns=[*columns, "cidr"]),
             ovsdb.select("DNS", of_host, columns=columns),
             ovsdb.select("Logical_Switch_Port", of_host, columns=["_uuid"]),
-            ovsdb.select("Logical_Switch", of_host, columns=["external_ids"]),
+            ovsdb.select("Logical_Switch", of_host, columns=["_uuid", "external_ids"]),
             ovsdb.select("Logical_Switch", columns=["_uuid"]),
             deadline=deadline,
         )
         notes = [row for row in options if NOTE.items() <= row["external_ids"].items()]
         there = {row["_uuid"] for row in (*options, *ports, *switches)}
-        strays = [_stray(row, there) for row in (*options, *names)]
+        strays = [one for row in (*options, *names) if (one := _stray(row, there))]
         made = [
-            ids
-            for ids in (row["external_ids"] for row in (*own, *notes))
-            if chassis.made(ids[HOST], ids.get(ENCAP, ""))
+            row["external_ids"]
+            for kind, rows in (("network", own), ("attached network", notes))
+            for row in rows
+            if row["_uuid"] == row_uuid(kind, row["external_ids"].get(NETWORK, ""))
+            and chassis.made(row["external_ids"][HOST], row["external_ids"].get(ENCAP, ""))
         ]
-        return [_network(ids) for ids in made], [one for one in strays if one]
+        return [_network(ids) for ids in made], _lonely(database, strays, deadline)
 
     def clear(self, stray: Difference, chassis: Chassis, deadline: Deadline) -> bool:
         """Delete a row, if it is as it was when it was found, and what it should belong to is not there."""
         uuid, version, belongs_to = stray.row.split()
         table = _TABLES.get(stray.kind, "DHCP_Options")
         unchanged = ["_version", "==", ovsdb.encode(Reference(version))]
-        of_table = {Kind.CLAIM: "Logical_Switch_Port", Kind.NAMES: "Logical_Switch_Port"}
         conditions = [require(table, uuid, unchanged)]
         if belongs_to != "-":
-            conditions.append(require_none(of_table.get(stray.kind, "DHCP_Options"), is_row(belongs_to)))
+            conditions.append(require_none(_OF_TABLE.get(stray.kind, "DHCP_Options"), is_row(belongs_to)))
+        elif stray.kind is Kind.POOL:
+            leased = has("external_ids", {**OURS, POOL: uuid, STATE: "leased"})
+            conditions.append(require_none("DHCP_Options", leased))
         return _done(
             self._connect(chassis), *conditions, ovsdb.delete(table, is_row(uuid)), deadline=deadline
         )
@@ -164,26 +173,46 @@ def _network(ids: dict[str, str]) -> StoredNetwork:
     return StoredNetwork(NetworkId(ids.get(NETWORK, "")), shared, age(ids))
 
 
+def _lonely(database: Database, strays: list[Difference], deadline: Deadline) -> list[Difference]:
+    """The strays without those that belong to a row after all, which says that it is another host's."""
+    belongs_to = [one.row.split()[2] for one in strays]
+    found = database.transact(
+        *(
+            ovsdb.select(_OF_TABLE.get(one.kind, "DHCP_Options"), is_row(row), columns=["_uuid"])
+            for one, row in zip(strays, belongs_to, strict=True)
+        ),
+        deadline=deadline,
+    )
+    return [one for one, rows in zip(strays, found, strict=True) if not rows]
+
+
 def _stray(row: Row, there: set[str]) -> Difference | None:
-    """What is wrong with a row of DHCP_Options or DNS, if something is; *there*: UUIDs of other rows."""
+    """What is wrong with a row of DHCP_Options or DNS, if something is; *there*: UUIDs of other rows.
+
+    Any host can write that a row is another host's, or of another kind. A row counts as what its UUID follows
+    from, and as nothing else.
+    """
     ids, place = row["external_ids"], Leftovers.place
     switch, old = ids.get(SWITCH, ""), age(ids)
     endpoint = row_uuid("endpoint", EndpointId(ids.get(ENDPOINT, "")))
-    kind, what, belongs_to, why = None, row.get("cidr", ""), "-", ""
+    kind, what, belongs_to, why, wanted = None, row.get("cidr", ""), "-", "", ""
     if ENDPOINT in ids and endpoint not in there:
         kind, belongs_to = (Kind.CLAIM if "cidr" in row else Kind.NAMES), endpoint
+        wanted = claim_row(switch, row["cidr"]) if "cidr" in row else dns.names_row(EndpointId(ids[ENDPOINT]))
         why = "the port that it goes with has gone"
         what = what or ids.get(CONTAINER, ids[ENDPOINT])
     elif ids.get(STATE) == "leased":
         claim = claim_row(switch, row["cidr"])
+        wanted = lease_row(switch, row["cidr"])
         if claim not in there and old > _UNUSED:
             kind, belongs_to, why = Kind.LEASE, claim, "Docker asked for it and no endpoint has it"
     elif SUBNET in ids and POOL in ids:
+        wanted = ids[POOL]
         if ids.get(STATE) == "free" and old > _UNUSED:
             kind, why = Kind.POOL, "Docker asked for it and no network has it"
         elif switch and switch not in there and old > _UNUSED:
             kind, why = Kind.POOL, "its network has gone"
-    if kind is None:
+    if kind is None or row["_uuid"] != wanted:
         return None
     row_and_version = f"{row['_uuid']} {row['_version']} {belongs_to}"
     return Difference(kind, what, place, since(old), why, "delete it", row_and_version, ids.get(ENDPOINT, ""))
@@ -193,7 +222,7 @@ def _common(
     database: Database, deadline: Deadline, rested: float
 ) -> list[tuple[Difference, list[ovsdb.Operation]]]:
     """What belongs to no host and to nothing, addresses after *rested* seconds; and what deletes it."""
-    released, routers, switches, notes = database.transact(
+    leases, routers, switches, notes = database.transact(
         ovsdb.select("DHCP_Options", has("external_ids", {**OURS, STATE: "released"}),
                      columns=["_uuid", "_version", "cidr", "external_ids"]),
         ovsdb.select("Logical_Router", has("external_ids", OURS), columns=["_uuid", "name"]),
@@ -201,11 +230,11 @@ def _common(
         ovsdb.select("DHCP_Options", has("external_ids", {**OURS, **NOTE}), columns=["external_ids"]),
         deadline=deadline,
     )  # fmt: skip
-    found = [*_released(released, rested)]
+    found = [*_released(leases, rested)]
     there = {row["_uuid"] for row in switches}
     for row in routers:
         switch = row["name"].removeprefix("resolver-")
-        if switch not in there and row["_uuid"] == dns.resolver(switch):
+        if is_uuid(switch) and switch not in there and row["_uuid"] == dns.resolver(switch):
             what = Difference(
                 Kind.RESOLVER, row["name"], Leftovers.place, None, "its switch has gone", "delete it"
             )
@@ -215,7 +244,7 @@ def _common(
     for row in switches:
         ids = row["external_ids"]
         used = row["_uuid"] in noted or set(_several(row["ports"])) - {dns.resolver_port(row["_uuid"])}
-        if NAME in ids and not used and shared.useless(ids):
+        if name_of(ids, row["_uuid"]) and not used and shared.useless(ids):
             what = Difference(Kind.NETWORK, ids[NAME], Leftovers.place, None,
                               "no host has it, and none will make it", "delete it")  # fmt: skip
             found.append((what, shared.delete_operations(row["_uuid"])))
@@ -224,20 +253,19 @@ def _common(
 
 def _released(rows: Iterable[Row], rested: float) -> Iterable[tuple[Difference, list[ovsdb.Operation]]]:
     for row in rows:
-        ids = row["external_ids"]
-        with contextlib.suppress(ValueError):
-            released = float(ids.get(RELEASED, "0"))
-            if not -_LATELY < time.time() - released < rested:
-                unchanged = ["_version", "==", ovsdb.encode(Reference(row["_version"]))]
-                what = Difference(
-                    Kind.LEASE,
-                    row["cidr"],
-                    Leftovers.place,
-                    round(released),
-                    "it was released long ago",
-                    "delete it",
-                )
-                yield what, [ovsdb.delete("DHCP_Options", is_row(row["_uuid"]), unchanged)]
+        ids, when = row["external_ids"], released(row["external_ids"]) or 0
+        is_lease = row["_uuid"] == lease_row(ids.get(SWITCH, ""), row["cidr"])
+        if is_lease and not -_LATELY < time.time() - when < rested:
+            unchanged = ["_version", "==", ovsdb.encode(Reference(row["_version"]))]
+            what = Difference(
+                Kind.LEASE,
+                row["cidr"],
+                Leftovers.place,
+                round(when),
+                "it was released long ago",
+                "delete it",
+            )
+            yield what, [ovsdb.delete("DHCP_Options", is_row(row["_uuid"]), unchanged)]
 
 
 def _cleared_lately(database: Database, deadline: Deadline) -> bool:

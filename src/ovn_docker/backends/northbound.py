@@ -4,8 +4,9 @@ Which rows there are, and why: docs/architecture.md.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from ovn_docker.definition import Refused, valid_name
 from ovn_docker.host.clock import age
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.model import Chassis, EndpointId, NetworkId, StoredEndpoint, Tls, row_uuid
@@ -84,14 +85,26 @@ def name_row(switch: str, name: str) -> str:
     return row_uuid("name", switch, name)
 
 
-def stored_endpoint(ids: dict[str, str]) -> StoredEndpoint:
-    """The endpoint that a row's external_ids tell of."""
+def name_of(ids: Mapping[str, str], switch: str) -> str:
+    """The network's name in the cluster, by a row that belongs to *switch*; empty if it has none.
+
+    Any host can write any name: it is that of the network only if the switch's row follows from it.
+    """
+    try:
+        return valid_name(ids.get(NAME, ""), switch)
+    except Refused:
+        return ""
+
+
+def stored_endpoint(ids: Mapping[str, str], *, up: bool = False) -> StoredEndpoint:
+    """The endpoint that a row's external_ids describe."""
     return StoredEndpoint(
         EndpointId(ids.get(ENDPOINT, "")),
         NetworkId(ids.get(NETWORK, "")),
         ids.get(HOST, ""),
         age(ids),
         ids.get(ENCAP, ""),
+        up,
     )
 
 

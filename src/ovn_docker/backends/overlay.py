@@ -5,14 +5,14 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 
 import contextlib
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
+from ovn_docker import options
 from ovn_docker.backends import dns, shared
-from ovn_docker.backends.addresses import bind
+from ovn_docker.backends.addresses import STATE, bind, lease_row
 from ovn_docker.backends.northbound import (
     ENCAP,
     ENDPOINT,
@@ -28,13 +28,25 @@ from ovn_docker.backends.northbound import (
     Connect,
     claim_row,
     host_ids,
+    name_of,
     stored_endpoint,
 )
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import switch_row
 from ovn_docker.errors import BadRequest, Conflict, NotFound
 from ovn_docker.host import ovsdb
 from ovn_docker.host.clock import CREATED, UPTIME, made_now
-from ovn_docker.host.ovsdb import Database, Operation, OperationError, Reference, Row, has, is_row, require
+from ovn_docker.host.ovsdb import (
+    Database,
+    Operation,
+    OperationError,
+    Reference,
+    Row,
+    has,
+    is_row,
+    is_uuid,
+    require,
+)
 from ovn_docker.model import (
     AddressInUse,
     Attachment,
@@ -49,6 +61,9 @@ from ovn_docker.model import (
 
 log = logging.getLogger(__name__)
 
+_ADDRESSES = 16
+"""Addresses of a port whose claims go with it: more than an endpoint has."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
@@ -60,7 +75,7 @@ class _Stored:
     @property
     def name(self) -> str:
         """Its name in the cluster, if it has one."""
-        return self.ids.get(NAME, "")
+        return name_of(self.ids, self.switch)
 
     @property
     def resolver(self) -> bool:
@@ -74,8 +89,11 @@ class _Stored:
 
     @property
     def mtu(self) -> int | None:
-        mtu = self.ids.get(MTU, "")
-        return int(mtu) if re.fullmatch("[0-9]{1,5}", mtu) else None
+        """In bytes; ``None`` if the row has none that a user can give."""
+        try:
+            return options.parse({options.MTU: self.ids.get(MTU, "")}).mtu
+        except BadRequest:
+            return None
 
 
 class Overlay:
@@ -134,7 +152,7 @@ class Overlay:
         row = shared.note_row(network.id)
         operations: list[Operation] = []
         if network.options.name is not None:
-            switch = shared.switch_row(network)
+            switch = switch_row(network.options.name)
             description = {
                 key: value for key, value in ids.items() if key not in {NETWORK, HOST, ENCAP, CREATED, UPTIME}
             }
@@ -174,7 +192,7 @@ class Overlay:
         belongs to it: then it goes from this host alone. So does one that was made again meanwhile.
         """
         database = self._connect(chassis)
-        name, removed = self._forget_network(database, network, deadline, kept=kept, remover=chassis)
+        name, removed = self._forget_network(database, network, chassis, deadline, kept=kept, remove=True)
         if removed:
             shared.leave(database, name, deadline)
         elif name:
@@ -183,9 +201,13 @@ class Overlay:
     def drop_network(self, network: NetworkId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the network as delete_network does, but one of the cluster is not removed elsewhere.
 
-        Raises Conflict if another host has attached to its switch.
+        Another host's stays. Raises Conflict if another host has attached to its switch, or has containers on
+        it.
         """
         database = self._connect(chassis)
+        stored = _stored(network, database.transact(*_look(network), deadline=deadline))
+        if stored and HOST in stored.ids and not chassis.made(stored.ids[HOST], stored.ids.get(ENCAP, "")):
+            return
         row = row_uuid("network", network)
         others = ["external_ids", "excludes", ovsdb.encode({NETWORK: network})]
         of_switch = has("external_ids", {**OURS, SWITCH: row})
@@ -200,7 +222,13 @@ class Overlay:
                 raise Conflict(
                     f"network {network[:12]} stays: host {ids.get(HOST)} has attached to its switch"
                 )
-        name, _ = self._forget_network(database, network, deadline)
+        (ports,) = database.transact(
+            ovsdb.select("Logical_Switch_Port", of_switch, columns=["external_ids"]), deadline=deadline
+        )
+        for ids in (port["external_ids"] for port in ports):
+            if HOST in ids and not chassis.made(ids[HOST], ids.get(ENCAP, "")):
+                raise Conflict(f"network {network[:12]} stays: host {ids[HOST]} has containers on it")
+        name, _ = self._forget_network(database, network, chassis, deadline)
         if name:
             shared.give_up(database, name, deadline)
 
@@ -208,41 +236,58 @@ class Overlay:
         self,
         database: Database,
         network: NetworkId,
+        chassis: Chassis,
         deadline: Deadline,
         *,
         kept: bool = False,
-        remover: Chassis | None = None,
+        remove: bool = False,
     ) -> tuple[str, bool]:
         """Delete all that is this Docker network's alone.
 
         Returns its name in the cluster, if it has one, and whether it is now removed there.
 
-        *remover*: the host whose user removes it, from all hosts if it can be.
+        *remove*: from all hosts, if it can be. Rows that are another host's stay, unless all hosts' Dockers
+        share the network: any host can write a network's ID into them.
         """
         ours = has("external_ids", {**OURS, NETWORK: network})
+        of_host = has("external_ids", {**OURS, NETWORK: network, HOST: chassis.system_id})
+        note = is_row(shared.note_row(network))
         try:
             stored = self._stored(database, network, deadline)
         except NotFound:  # someone typed ls-del: claims are no part of the switch
-            database.transact(ovsdb.delete("DHCP_Options", ours), deadline=deadline)
+            database.transact(
+                ovsdb.delete("DHCP_Options", of_host),
+                ovsdb.delete("DHCP_Options", note, ours),
+                deadline=deadline,
+            )
             return "", False
         if KEPT in stored.ids and not kept:
             return "", False
-        ports, names = database.transact(
-            ovsdb.select("Logical_Switch_Port", ours, columns=["_uuid"]),
-            ovsdb.select("DNS", ours, columns=["_uuid"]),
+        alone = of_host if HOST in stored.ids else ours
+        rested = has("external_ids", {STATE: "released"})
+        ports, names, leases = database.transact(
+            ovsdb.select("Logical_Switch_Port", alone, columns=["_uuid"]),
+            ovsdb.select("DNS", alone, columns=["_uuid"]),
+            ovsdb.select("DHCP_Options", ours, rested, columns=["_uuid", "cidr"]),
             deadline=deadline,
         )
         left = [Reference(port["_uuid"]) for port in ports]
         operations = [
             ovsdb.mutate("Logical_Switch", is_row(stored.switch), mutations=[["ports", "delete", left]]),
-            ovsdb.delete("DHCP_Options", ours),
+            ovsdb.delete("DHCP_Options", alone),
+            ovsdb.delete("DHCP_Options", note, ours),
+            *(
+                ovsdb.delete("DHCP_Options", is_row(lease_row(stored.switch, lease["cidr"])), ours, rested)
+                for lease in leases
+                if lease["_uuid"] == lease_row(stored.switch, lease["cidr"])
+            ),
             *dns.forget(stored.switch, [row["_uuid"] for row in names]),
             ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
         ]
-        if remover and stored.name:
+        if remove and stored.name:
             for removed, more in (
-                (True, shared.removal(stored.ids, remover)),
-                (False, shared.departure(stored.ids, remover)),
+                (True, shared.removal(stored.name, stored.ids, chassis)),
+                (False, shared.departure(stored.name, stored.ids, chassis)),
             ):
                 try:
                     database.transact(*operations, *more, deadline=deadline)
@@ -302,17 +347,16 @@ class Overlay:
             database.transact(ovsdb.delete("DNS", *left), deadline=deadline)
         for port in ports:
             switch = port["external_ids"].get(SWITCH, "")
+            on_it = is_row(switch) if is_uuid(switch) else ["ports", "includes", ["uuid", row]]
             names = [dns.names_row(endpoint)] if NAME in port["external_ids"] else []
             mine = has("external_ids", {ENDPOINT: endpoint})
             database.transact(
-                ovsdb.mutate(
-                    "Logical_Switch", is_row(switch), mutations=[["ports", "delete", [Reference(row)]]]
-                ),
+                ovsdb.mutate("Logical_Switch", on_it, mutations=[["ports", "delete", [Reference(row)]]]),
                 *(dns.forget(switch, names) if names else ()),
                 *dns.release(endpoint, switch, (one["records"] for one in records)),
                 *(
                     ovsdb.delete("DHCP_Options", is_row(claim_row(switch, what)), mine)
-                    for what in _text(port["addresses"]).split()
+                    for what in _text(port["addresses"]).split()[:_ADDRESSES]
                 ),
                 deadline=deadline,
             )
@@ -325,9 +369,14 @@ class Overlay:
         """Every endpoint of this host. A search through the whole table: not while Docker waits."""
         of_host = has("external_ids", {**OURS, HOST: chassis.system_id})
         (rows,) = self._connect(chassis).transact(
-            ovsdb.select("Logical_Switch_Port", of_host, columns=["external_ids"]), deadline=deadline
+            ovsdb.select("Logical_Switch_Port", of_host, columns=["_uuid", "external_ids", "up"]),
+            deadline=deadline,
         )
-        stored = (stored_endpoint(row["external_ids"]) for row in rows)
+        stored = (
+            stored_endpoint(row["external_ids"], up=row["up"] is True)
+            for row in rows
+            if row["_uuid"] == row_uuid("endpoint", row["external_ids"].get(ENDPOINT, ""))
+        )
         return [one for one in stored if chassis.made(one.host, one.encap)]
 
     def _stored(self, database: Database, network: NetworkId, deadline: Deadline) -> _Stored:
@@ -347,13 +396,14 @@ class Overlay:
         if not found:
             return
         ids = found[0]["external_ids"]
-        holder = stored_endpoint(ids)
-        port = row_uuid("endpoint", holder.id)
+        id_ = ids.get(ENDPOINT, "")
+        port = is_row(row_uuid("endpoint", id_))
         (alive,) = database.transact(
-            ovsdb.select("Logical_Switch_Port", is_row(port), columns=["name"]), deadline=deadline
+            ovsdb.select("Logical_Switch_Port", port, columns=["external_ids", "up"]), deadline=deadline
         )
-        if alive:
-            raise AddressInUse(what, holder)
+        if alive:  # the port says whose it is: a claim can say that anybody's endpoint has an address
+            of_port = {**alive[0]["external_ids"], ENDPOINT: id_}
+            raise AddressInUse(what, stored_endpoint(of_port, up=alive[0]["up"] is True))
         if not OURS.items() <= ids.items():
             raise Conflict(
                 f"address {what} is claimed by a row whose external_ids somebody has changed; if no "
@@ -391,7 +441,8 @@ def _stored(network: NetworkId, found: list[Any]) -> _Stored | None:
     for row in switches:
         return _Stored(own, row["external_ids"])
     for row in notes:
-        return _Stored(row["external_ids"].get(SWITCH, own), row["external_ids"])
+        switch = row["external_ids"].get(SWITCH, own)
+        return _Stored(switch, row["external_ids"]) if is_uuid(switch) else None
     return None
 
 

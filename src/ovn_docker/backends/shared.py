@@ -5,20 +5,23 @@ joins. Its external_ids hold what the other hosts need to make the same network 
 *generation*, changes with any of this: it tells whether there is something to look for.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
 from ovn_docker.backends import dns
 from ovn_docker.backends.northbound import HOST, NAME, NOTE, OURS, SWITCH, Connect, host_ids
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import Refused, stored, switch_row, valid_name
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, Row, has, is_row, require
-from ovn_docker.model import Chassis, Network, NetworkId, Note, SharedNetwork, row_uuid
+from ovn_docker.model import Chassis, Definition, Network, NetworkId, Note, SharedNetwork, row_uuid
 
 _SHARED = {**OURS, "ovn-docker:shared": "true"}
+SHARED = has("external_ids", _SHARED)
+"""The condition that a row of Logical_Switch is of a network of the cluster."""
+
 _DEFINITION = "ovn-docker:definition"
 REMOVED = "ovn-docker:removed"
 """On the switch of a network that is on its way out: the host that removed it."""
@@ -59,19 +62,9 @@ class SharedNetworks:
     def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
         """All networks of the cluster. A search through all switches."""
         (rows,) = self._connect(chassis).transact(
-            ovsdb.select("Logical_Switch", has("external_ids", _SHARED), columns=["external_ids"]),
-            deadline=deadline,
+            ovsdb.select("Logical_Switch", SHARED, columns=["_uuid", "external_ids"]), deadline=deadline
         )
-        return [
-            SharedNetwork(
-                ids.get(NAME, ""),
-                _definition(ids.get(_DEFINITION, "")),
-                REMOVED in ids,
-                _FORCED in ids,
-                ids.get(INCARNATION, ""),
-            )
-            for ids in (row["external_ids"] for row in rows)
-        ]
+        return [read(row["_uuid"], row["external_ids"]) for row in rows]
 
     def notes(
         self, networks: Iterable[NetworkId], chassis: Chassis, deadline: Deadline
@@ -113,7 +106,7 @@ class SharedNetworks:
 
     def keep(self, network: SharedNetwork, chassis: Chassis, deadline: Deadline) -> bool:
         """Take back the removal of a network that this host needs; False if that life of it is over."""
-        switch = _switch(network.name)
+        switch = switch_row(network.name)
         unforced = ["external_ids", "excludes", ovsdb.encode({_FORCED: "true"})]
         unmark: list[list[Any]] = [["external_ids", "delete", [REMOVED]]]
         try:
@@ -132,7 +125,7 @@ class SharedNetworks:
 
     def users(self, name: str, chassis: Chassis, deadline: Deadline) -> dict[str, bool]:
         """Hosts that have the network, by system-id, and whether containers of theirs belong to it."""
-        of_switch = has("external_ids", {**OURS, SWITCH: _switch(name)})
+        of_switch = has("external_ids", {**OURS, SWITCH: switch_row(name)})
         notes, ports = self._connect(chassis).transact(
             ovsdb.select("DHCP_Options", of_switch, has("external_ids", NOTE), columns=["external_ids"]),
             ovsdb.select("Logical_Switch_Port", of_switch, ["type", "==", ""], columns=["external_ids"]),
@@ -147,7 +140,7 @@ class SharedNetworks:
         Docker removes it from a host when no running container uses it. Raises NotFound if there is no such
         network, Conflict if containers belong to it and there is no *force*.
         """
-        database, switch = self._connect(chassis), _switch(name)
+        database, switch = self._connect(chassis), switch_row(name)
         of_switch = has("external_ids", {**OURS, SWITCH: switch})
         used = [
             ovsdb.require_none("DHCP_Options", of_switch, has("external_ids", {**NOTE, _USED: "true"})),
@@ -173,18 +166,43 @@ class SharedNetworks:
             ) from None
         delete_unused(database, switch, deadline)
 
-    def define(self, name: str, definition: dict[str, object], chassis: Chassis, deadline: Deadline) -> None:
-        """Keep what Docker knows of a network, for the other hosts; the first definition counts."""
-        text = json.dumps(definition, sort_keys=True)
-        self._connect(chassis).transact(
-            ovsdb.mutate(
-                "Logical_Switch",
-                is_row(_switch(name)),
-                mutations=[["external_ids", "insert", {_DEFINITION: text}]],
-            ),
-            _changed(),
-            deadline=deadline,
+    def define(self, definition: Definition, chassis: Chassis, deadline: Deadline) -> None:
+        """Store a network's definition for the other hosts. The first that can be read counts.
+
+        Raises Refused if the others could not read this one either.
+        """
+        row = is_row(switch_row(definition.name))
+        database = self._connect(chassis)
+        (rows,) = database.transact(
+            ovsdb.select("Logical_Switch", row, columns=["_uuid", "external_ids"]), deadline=deadline
         )
+        for found in rows:
+            ids = found["external_ids"]
+            stored(found["_uuid"], ids, definition.text)  # or all hosts would write it at every look
+            mutations: list[list[Any]] = [["external_ids", "insert", {_DEFINITION: definition.text}]]
+            if _DEFINITION in ids and read(found["_uuid"], ids).definition is None:
+                mutations.insert(0, ["external_ids", "delete", {_DEFINITION: ids[_DEFINITION]}])
+            database.transact(
+                ovsdb.mutate("Logical_Switch", row, mutations=mutations), _changed(), deadline=deadline
+            )
+
+
+def read(row: str, ids: Mapping[str, str]) -> SharedNetwork:
+    """The network of the cluster that a row of Logical_Switch describes by its external_ids.
+
+    With a name that is not this row's it is refused, and no removal is believed either.
+    """
+    name = ids.get(NAME, "")
+    try:
+        valid_name(name, row)
+    except Refused as refused:
+        return SharedNetwork(name, None, removed=False, refused=refused.refusal)
+    definition, refusal = None, None
+    try:
+        definition = stored(row, ids, ids[_DEFINITION]) if _DEFINITION in ids else None
+    except Refused as refused:
+        refusal = refused.refusal
+    return SharedNetwork(name, definition, REMOVED in ids, refusal, _FORCED in ids, ids.get(INCARNATION, ""))
 
 
 def join(
@@ -206,7 +224,7 @@ def join(
     Raises Conflict then, or if the switch has other subnets or options.
     """
     name = network.options.name or ""
-    row = _switch(name)
+    row = switch_row(name)
     (found, resolver, router, generation) = database.transact(
         ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
         ovsdb.select("Logical_Switch_Port", is_row(dns.resolver_port(row)), columns=["_uuid"]),
@@ -253,11 +271,6 @@ def join(
     ], life
 
 
-def switch_row(network: Network) -> str:
-    """UUID of the logical switch of a network with a name."""
-    return _switch(network.options.name or "")
-
-
 def note_row(network: NetworkId) -> str:
     """UUID of a host's note on a network of its Docker."""
     return row_uuid("attached network", network)
@@ -269,14 +282,13 @@ def note_ids(name: str, switch: str, incarnation: str, chassis: Chassis) -> dict
     return {NAME: name, SWITCH: switch, **host_ids(chassis), **NOTE, **life}
 
 
-def removal(note: dict[str, str], chassis: Chassis) -> list[Operation]:
+def removal(name: str, note: Mapping[str, str], chassis: Chassis) -> list[Operation]:
     """Operations that mark a network as removed: the other hosts give it up when they see that.
 
     *note*: external_ids of this host's note. They fail with "timed out" if a container of another host,
     running or stopped, belongs to the network, or if the life that the note is about is over.
     """
-    name = note[NAME]
-    switch = _switch(name)
+    switch = switch_row(name)
     of_switch = has("external_ids", {**OURS, SWITCH: switch})
     others = ["external_ids", "excludes", ovsdb.encode({HOST: chassis.system_id})]
     mark = [["external_ids", "insert", {REMOVED: chassis.system_id}]]
@@ -289,13 +301,12 @@ def removal(note: dict[str, str], chassis: Chassis) -> list[Operation]:
     ]
 
 
-def departure(note: dict[str, str], chassis: Chassis) -> list[Operation]:
+def departure(name: str, note: Mapping[str, str], chassis: Chassis) -> list[Operation]:
     """Operations that note that this host has left a network that stays; *note*: see removal().
 
     Without this the host's follower would make the network again.
     """
-    name, life = note[NAME], note.get(INCARNATION, "")
-    switch = _switch(name)
+    switch, life = switch_row(name), note.get(INCARNATION, "")
     ids = {**OURS, **LEFT, **host_ids(chassis), NAME: name, SWITCH: switch, INCARNATION: life}
     return [
         _require_life(switch, life),
@@ -308,7 +319,7 @@ def leave(database: Database, name: str, deadline: Deadline) -> None:
 
     Raises Conflict that names those with containers on it.
     """
-    row = _switch(name)
+    row = switch_row(name)
     if not delete_unused(database, row, deadline):
         of_switch = has("external_ids", {**OURS, SWITCH: row})
         (ports,) = database.transact(
@@ -327,10 +338,10 @@ def give_up(database: Database, name: str, deadline: Deadline) -> None:
     It goes if no host has it and none can make it: it is marked as removed, or nobody told how it was made.
     """
     (rows,) = database.transact(
-        ovsdb.select("Logical_Switch", is_row(_switch(name)), columns=["external_ids"]), deadline=deadline
+        ovsdb.select("Logical_Switch", is_row(switch_row(name)), columns=["external_ids"]), deadline=deadline
     )
     if any(useless(row["external_ids"]) for row in rows):
-        delete_unused(database, _switch(name), deadline)
+        delete_unused(database, switch_row(name), deadline)
 
 
 def useless(ids: dict[str, str]) -> bool:
@@ -380,14 +391,6 @@ def _ids(row: Row) -> dict[str, str]:
     return ids
 
 
-def _definition(text: str) -> dict[str, object] | None:
-    try:
-        definition = json.loads(text)
-    except ValueError:
-        return None
-    return definition if isinstance(definition, dict) else None
-
-
 def _require_life(switch: str, incarnation: str) -> Operation:
     """Go on only if the network lives that life; a row of an earlier version has none."""
     life = [has("external_ids", {INCARNATION: incarnation})] if incarnation else []
@@ -404,7 +407,3 @@ def _changed() -> Operation:
         ["external_ids", "insert", {_GENERATION: str(uuid4())}],
     ]
     return ovsdb.mutate("DHCP_Options", is_row(GENERATION_ROW), mutations=mutations)
-
-
-def _switch(name: str) -> str:
-    return row_uuid("shared network", name)

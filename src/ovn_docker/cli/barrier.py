@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from ovn_docker import settings as table
 from ovn_docker.cli import setup
 from ovn_docker.cli.databases import DATABASES
+from ovn_docker.cli.output import say
 from ovn_docker.cli.steps import Steps, run_directory
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host import barrier, nameservers
@@ -25,7 +26,7 @@ def warn_without_tls(targets: Iterable[str]) -> None:
     """Say who can write if a database listens without TLS (ovsdb(7)) on an address that is not loopback."""
     addresses = [match[1] or "all addresses" for one in targets if (match := _WITHOUT_TLS.fullmatch(one))]
     if seen := [one for one in dict.fromkeys(addresses) if not _is_loopback(one)]:
-        print(
+        say(
             f"warning: every machine that reaches ports 6641 and 6642 on {', '.join(seen)} can read and "
             "change all networks; with TLS only those with a certificate: ovn-docker central start "
             "--tls /etc/ovn-docker/tls --rbac (see ovn-docker pki --help)",
@@ -55,7 +56,7 @@ def put_up(steps: Steps) -> None:
             _, metrics = settings.metrics or ("", None)
             barrier.load(barrier.ruleset(barrier.survey(ids, metrics, settings.barrier_open)))
     except Unavailable as error:
-        print(f"warning: containers on this machine reach OVN's databases: {error}", file=sys.stderr)
+        say(f"warning: containers on this machine reach OVN's databases: {error}", file=sys.stderr)
 
 
 def remove(steps: Steps) -> None:

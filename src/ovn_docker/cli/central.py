@@ -20,7 +20,7 @@ from ovn_docker.cli.arguments import (
 )
 from ovn_docker.cli.databases import DATABASES, OVN_CTL, SOUTHBOUND, Database
 from ovn_docker.cli.listeners import Listener
-from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.cli.steps import (
     StepFailed,
     Steps,
@@ -33,7 +33,7 @@ from ovn_docker.cli.steps import (
 )
 from ovn_docker.errors import BadRequest, Unavailable
 from ovn_docker.model import IpAddress
-from ovn_docker.view.printable import printable
+from ovn_docker.printable import printable
 
 UNITS = ("ovn-central", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
 """Debian's units; the last three too, because ovn-central counts as active when one of them is dead."""
@@ -343,11 +343,9 @@ def print_members(clusters: dict[Database, members.Membership | None]) -> None:
             continue
         lines += [(database.title, one.address, one.sid, *found.about(one)) for one in found.servers]
         if not found.joined:
-            print(
-                f"the {database.title} has no leader: more than half of its members must be up and connected"
-            )
+            say(f"the {database.title} has no leader: more than half of its members must be up and connected")
     if len(lines) > 1:
-        print()
+        say()
         print_table(lines)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ovn_docker import printable
 from ovn_docker.cli.steps import Steps, run, succeeds
 from ovn_docker.errors import Conflict, Unavailable
 
@@ -220,7 +221,7 @@ def _hand_over(steps: Steps, client: Client, old: str, new: str, *, back: bool) 
 
 
 def _write(steps: Steps, path: Path, text: str) -> None:
-    steps.note(f"write {path}", f"printf %s {shlex.quote(text)} > {path}")
+    steps.note(f"write {path}", f"{printable.command('printf', '%s', text)} > {path}")
     if not steps.dry_run:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -133,8 +133,8 @@ def _overlay() -> None:
     vswitch, directory = Vswitch(database), Directory()
     northbound = Northbound(settings.tls, threads)
     engine = Engine(settings.docker, directory.learn)
-    shared = SharedNetworks(northbound)
-    follower = Follower(shared, vswitch.chassis, engine, record, mirror=settings.sync == "on")
+    shared, mirror = SharedNetworks(northbound), settings.sync == "on"
+    follower = Follower(shared, vswitch.chassis, engine, record, Links().connected, mirror=mirror)
 
     def start() -> None:
         serve_metrics(Statistics(threads, database, vswitch.chassis, northbound, directory.name), threads)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -10,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ovn_docker import printable
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.cli import gc
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import print_json
+from ovn_docker.cli.output import print_json, say
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.environment import environment
 from ovn_docker.model import Difference
@@ -106,9 +106,9 @@ def fix(results: tuple[Result, ...]) -> tuple[Result, ...]:
             break
         for command in dict.fromkeys(commands):
             done.add(command)
-            print(f"fix: {shlex.join(command)}", file=sys.stderr, flush=True)
+            say(f"fix: {printable.command(*command)}", file=sys.stderr, flush=True)
             if problem := failed(command):
-                print(f"     failed: {problem}", file=sys.stderr)
+                say(f"     failed: {problem}", file=sys.stderr)
         results = look()
     return results
 
@@ -154,18 +154,18 @@ def show(results: Sequence[Result], *, everything: bool) -> None:
         width = max(len(result.check.name) for result in results)
         for result in results:
             why = f"because of {result.because}" if result.status == "skipped" else result.because
-            print(f"{result.status:8}{result.check.name:{width}}  {why or result.check.about}".rstrip())
-    print(summary(results))
+            say(f"{result.status:8}{result.check.name:{width}}  {why or result.check.about}".rstrip())
+    say(summary(results))
 
 
 def show_finding(name: str, finding: Finding) -> None:
     """Evidence, cure, and the commands, each on a line that can be copied."""
-    print(f"{finding.severity:5} {name}: {finding.evidence}")
-    print(f"      cure: {finding.cure}")
+    say(f"{finding.severity:5} {name}: {finding.evidence}")
+    say(f"      cure: {finding.cure}")
     prompt = f"{finding.where}$" if finding.where else "$"
     for command in finding.commands:
-        print(f"          {prompt} {shlex.join(command)}")
-    print()
+        say(f"          {prompt} {printable.command(*command)}")
+    say()
 
 
 def summary(results: Sequence[Result]) -> str:

@@ -7,11 +7,19 @@ from collections import Counter
 from contextlib import ExitStack
 
 from ovn_docker import settings as table
-from ovn_docker.backends.forget import Belonging, answers, belongings, finish_removals, forget, registered
+from ovn_docker.backends.forget import (
+    Belonging,
+    answers,
+    at_work_elsewhere,
+    belongings,
+    finish_removals,
+    forget,
+    registered,
+)
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.cli import setup
 from ovn_docker.cli.arguments import require_root
-from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
@@ -19,6 +27,7 @@ from ovn_docker.host.environment import environment
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.model import Tls
+from ovn_docker.printable import command
 from ovn_docker.settings import Settings
 
 TEXT = """\
@@ -80,22 +89,23 @@ def run(args: argparse.Namespace) -> int:
             print_table([("WHAT", "", "LOGICAL SWITCH"), *map(line, found)])
         if not found:  # as when a host name is typed that is not the system-id
             whose = f"nothing is stored of a host with the system-id {args.host}"
-            print(f"note: {whose}; `ovn-sbctl show` has those that OVN knows", file=sys.stderr)
+            say(f"note: {whose}; `ovn-sbctl show` has those that OVN knows", file=sys.stderr)
         if args.dry_run:
-            print(f"would remove {count(found)}" if found else "nothing to change", file=people)
+            say(f"would remove {count(found)}" if found else "nothing to change", file=people)
             return 0
         if found:
             if not args.force:
                 southbound = southbound_database(northbound.tls)
                 connections.callback(southbound.close)
                 if still_listed(args.host, northbound, southbound):
-                    tail = f"OVN lists it until you type: ovn-sbctl chassis-del {args.host}"
-                    print(f"{args.host} does not answer; {tail}", file=people)
+                    tail = f"OVN lists it until you type: {command('ovn-sbctl', 'chassis-del', args.host)}"
+                    say(f"{args.host} does not answer; {tail}", file=people)
+                found = without_those_at_work(args.host, found, southbound)
             if not (args.yes or confirmed(f"remove {count(found)} of {args.host}")):
                 raise OvnDockerError("nothing was removed; confirm it, or say --yes")
             forget(northbound, args.host, found, Deadline(PATIENCE))
         finish_removals(connect, chassis, Deadline(PATIENCE))  # also what an interrupted call left undone
-    print(f"removed {count(found)}" if found else "nothing to change", file=people)
+    say(f"removed {count(found)}" if found else "nothing to change", file=people)
     return 0
 
 
@@ -144,11 +154,23 @@ def still_listed(host: str, northbound: Database, southbound: Database) -> bool:
     return True
 
 
+def without_those_at_work(host: str, found: list[Belonging], southbound: Database) -> list[Belonging]:
+    """Those of some rows whose containers no other host has; says what is left out."""
+    elsewhere = at_work_elsewhere(southbound, host, found, Deadline(PATIENCE))
+    if elsewhere:
+        say(
+            f"note: {len(elsewhere)} rows that say they are of {host} stay, for another host has their "
+            "containers; find out who wrote that",
+            file=sys.stderr,
+        )
+    return [one for one in found if one.row not in elsewhere]
+
+
 def confirmed(what: str) -> bool:
     """Whether the user says yes; without a user it is no. Asks on standard error: the output may be JSON."""
     sys.stdout.flush()  # what is asked for stands there
-    print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)
+    say(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline() if sys.stdin else ""  # closed by the shell: <&-
     if not answer.endswith("\n"):
-        print(file=sys.stderr)
+        say(file=sys.stderr)
     return answer.strip().lower() in {"y", "yes"}

@@ -16,7 +16,7 @@ from ovn_docker.backends.openrc import VIF, vif
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.cli import forget, login
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend, Driver, Patience
@@ -27,6 +27,7 @@ from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.vswitch import VmBridge, Vswitch
 from ovn_docker.model import Chassis, Difference, Kind
+from ovn_docker.printable import command
 from ovn_docker.reconcile import Reconciler, Store
 from ovn_docker.settings import SOCKET, Common, Settings, UnderlaySettings
 
@@ -86,9 +87,11 @@ def run(args: argparse.Namespace) -> int:
     if lines:
         print_table([HEADER, *lines])
     else:
-        print("nothing is left over")
+        say("nothing is left over")
     for host in absent_hosts():
-        print(f"{host} is not up, says OVN; if it is gone for good: ovn-docker gc --host {host}")
+        named = (f"--host={host}",) if host.startswith("-") else ("--host", host)
+        cure = command("ovn-docker", "gc", *named)
+        say(f"{host} is not up, says OVN; if it is gone for good: {cure}")
     return 1 if found else 0
 
 
@@ -97,8 +100,7 @@ def differences(*, repair: bool = False, patience: float = PATIENCE) -> list[Dif
 
     Raises OvnDockerError if nobody can tell.
     """
-    command = "gc/repair" if repair else "gc/show"
-    said = order(command, patience, SOCKET, run_directory("openvswitch"))
+    said = order("gc/repair" if repair else "gc/show", patience, SOCKET, run_directory("openvswitch"))
     if said is not None:
         return [Difference(**{**row, "kind": Kind(row["kind"])}) for row in json.loads(said)]
     with reconciler() as own:
@@ -149,13 +151,13 @@ def forget_vm(args: argparse.Namespace, variables: Mapping[str, str]) -> int:
     elif found:
         print_table([HEADER, *(line(one, one.cure) for one in found)])
     if not found or args.dry_run:
-        print(f"would remove {len(found)}" if found else "nothing to change", file=people)
+        say(f"would remove {len(found)}" if found else "nothing to change", file=people)
         return 0
     if not (args.yes or forget.confirmed(f"remove what VM {gone} has left")):
         raise OvnDockerError("nothing was removed; confirm it, or say --yes")
     for one in found:
         backend.forget(one, chassis, Deadline(PATIENCE))
-    print(f"removed {len(found)}", file=people)
+    say(f"removed {len(found)}", file=people)
     return 0
 
 

@@ -3,13 +3,12 @@
 import argparse
 import contextlib
 import os
-import shlex
-import sys
 import tempfile
 from pathlib import Path
 
+from ovn_docker import printable
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import as_json
+from ovn_docker.cli.output import as_json, print_document
 from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.dot import dot
@@ -61,7 +60,7 @@ def format_of(given: str | None, output: Path | None) -> str:
     if not given and suffix in OTHERS:
         raise BadRequest(
             f"{output} would be no {suffix}, but {', '.join(FORMATS)} is what there is; "
-            f"try: ovn-docker graph --format dot | dot -T{suffix} >{shlex.quote(str(output))}"
+            f"try: ovn-docker graph --format dot | dot -T{suffix} >{printable.command(str(output))}"
         )
     return given or {"htm": "html", "gv": "dot"}.get(suffix, suffix if suffix in FORMATS else "svg")
 
@@ -83,7 +82,7 @@ def write(text: str, output: Path | None) -> None:
     What is no file, such as /dev/null or a pipe, is written to as it is: root could replace that too.
     """
     if output is None:
-        sys.stdout.write(text)
+        print_document(text)
         return
     part = ""
     try:

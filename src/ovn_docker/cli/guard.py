@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from ovn_docker.cli.bridge import Journal, Salvage, restore
 from ovn_docker.cli.clients import Client
+from ovn_docker.cli.output import say
 from ovn_docker.cli.steps import booted_with_systemd
 from ovn_docker.cli.uplink import Uplink
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
@@ -106,7 +107,7 @@ def guarded(journal: Journal, held: int, patience: float) -> Iterator[None]:
             yield
         except BaseException as error:
             with suppress(OSError):
-                print(f"putting back what {journal.interface} had: {_cause(error)}", flush=True)
+                say(f"putting back what {journal.interface} had: {_cause(error)}", flush=True)
             put_back(journal)
             raise
         journal_path(journal.interface).unlink(missing_ok=True)
@@ -176,4 +177,4 @@ def put_back(journal: Journal) -> None:
     restore(steps, journal)
     journal_path(journal.interface).unlink(missing_ok=True)
     for failure in steps.failures:
-        print(f"warning: {failure}", file=sys.stderr, flush=True)
+        say(f"warning: {failure}", file=sys.stderr, flush=True)

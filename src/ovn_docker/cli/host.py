@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ovn_docker.cli import barrier, forget, nameservers, setup
 from ovn_docker.cli.arguments import add_command, require_root
 from ovn_docker.cli.databases import OVN_CTL
-from ovn_docker.cli.output import print_table
+from ovn_docker.cli.output import print_table, say_lines
 from ovn_docker.cli.steps import Steps, booted_with_systemd, require, run, run_directory, running, succeeds
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host.driver import PROGRAM as DRIVER
@@ -233,7 +233,7 @@ def status(_: argparse.Namespace) -> int:
     ]
     print_table([line[1:] for line in lines])
     if note := nameservers.advice():
-        print(note, file=sys.stderr)
+        say_lines(note, file=sys.stderr)
     return 0 if all(line[0] for line in lines) else Unavailable.exit_code
 
 

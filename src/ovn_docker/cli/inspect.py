@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.errors import NotFound
 from ovn_docker.view.cluster import Cluster, Endpoint, Network, listed
 from ovn_docker.view.gather import Sources
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         for number, one in enumerate(found):
             if number:
-                print()
+                say()
             lines = network_lines(cluster, one) if isinstance(one, Network) else endpoint_lines(cluster, one)
             print_table([*lines])
     return 1 if any(one.differences for one in found) else 0

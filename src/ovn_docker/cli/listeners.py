@@ -18,10 +18,11 @@ from pathlib import Path
 from ovn_docker.cli import defaults
 from ovn_docker.cli.arguments import TlsFiles, in_url
 from ovn_docker.cli.databases import SOUTHBOUND, Database
+from ovn_docker.cli.output import say
 from ovn_docker.cli.steps import Steps, run
 from ovn_docker.errors import BadRequest
 from ovn_docker.model import IpAddress
-from ovn_docker.view.printable import printable
+from ovn_docker.printable import printable
 
 ROLE = "ovn-controller"
 """The only role that ovn-northd writes the rules of (ovn-sb(5), RBAC_Role)."""
@@ -126,7 +127,7 @@ def wanted(
         if files is None:
             raise BadRequest(f"the {database.title} listens with TLS and has no key; give --tls DIRECTORY")
         if not _tls(defaults.options(defaults.configured()), database):
-            print(
+            say(
                 f"warning: the {database.title} has its key and certificates from a row that hosts could "
                 f"change: if {', '.join(map(printable, files))} are not yours, give --tls DIRECTORY",
                 file=sys.stderr,
@@ -233,7 +234,7 @@ def remove_rows(steps: Steps, listener: Listener) -> None:
     if database.clustered():
         if targets:
             command = " ".join((*database.tool, "del-connection"))
-            print(
+            say(
                 f"note: rows of the {database.title} have no effect on this machine any more ({targets}); "
                 f"when this has run on all members, remove them: {command}",
                 file=sys.stderr,

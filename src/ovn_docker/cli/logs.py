@@ -12,6 +12,8 @@ from typing import Any
 
 import ovs.vlog
 
+from ovn_docker.printable import one_line
+
 _MODULES = ("daemon", "driver", "neutron", "ovsdb", "plugin", "reconcile", "underlay", "waitress")
 _OURS = ("ovn_docker", "waitress")
 _SYSLOG = "/dev/log"  # as in ovs.vlog
@@ -29,6 +31,7 @@ def start(request_id: Callable[[], str]) -> None:
         ovs.vlog.Vlog.set_pattern(destination, pattern.replace(_MILLISECONDS, _MICROSECONDS))
     logging.getLogger().addHandler(logging.NullHandler())  # or Python itself prints what has no log file
     for destination in ovs.vlog.DESTINATIONS:
+        logging.getLogger(destination).addFilter(_escaped)  # what the ovs package says by itself
         if not _is_there(destination):  # a line for nobody takes as long as any
             ovs.vlog.Vlog.set_level("any", destination, "off")
     handler = _VlogHandler(request_id)
@@ -74,23 +77,19 @@ class _VlogHandler(logging.Handler):
 
 
 class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """What is said, in one line: names in it may be anybody's."""
+        return one_line(record.message)
+
+    def formatException(self, error: Any) -> str:  # noqa: N802
+        """A traceback, no line of which can be taken for another record: its error may quote anything."""
+        return "\n".join(f"  {one_line(line)}" for line in super().formatException(error).split("\n"))
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the message on one line, with the call that it is about unless it names the call itself."""
         about = "" if hasattr(record, "call") else getattr(record, "request", "")
         line = super().format(record)
-        return f"{line} [request={_escaped(about)}]" if about else line
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
-        """Return the message without line ends and control characters: parts of it come from others."""
-        return _escaped(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
-        """Return the traceback, indented: no line of it looks like one of the log."""
-        return "\n".join(f"  {_escaped(line)}" for line in super().formatException(ei).splitlines())
-
-
-def _escaped(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return f"{line} [request={one_line(about)}]" if about else line
 
 
 class _Json(logging.Formatter):
@@ -100,6 +99,12 @@ class _Json(logging.Formatter):
         if record.exc_info and record.exc_info[0]:
             more["traceback"] = self.formatException(record.exc_info)
         return _object(record, getattr(record, "vlog", ""), record.getMessage(), more)
+
+
+def _escaped(record: logging.LogRecord) -> bool:
+    """A filter that leaves no control characters in a record but line breaks; passes all on."""
+    record.msg = "\n".join(map(one_line, str(record.msg).split("\n")))
+    return True
 
 
 def _as_json(record: logging.LogRecord) -> bool:

@@ -1,7 +1,6 @@
 """``ovn-docker``: the operator's tool.
 
-Only the standard library, the errors and PATH are imported here; a command's module is imported when it is
-called.
+Little of ours is imported here; a command's module is imported when it is called.
 """
 
 import argparse
@@ -16,7 +15,9 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from ovn_docker import __version__
+from ovn_docker.cli.output import say
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.printable import one_line
 from ovn_docker.programs import set_search_path
 
 COMMANDS = {
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with exit code 2."""
-        self.exit(2, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+        self.exit(2, f"{one_line(f'{self.prog}: {message} (see `{self.prog} --help`)')}\n")
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         """Complains of what is left: the command does that, which has the help, and not the whole program."""
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = make_parser(argv[:1]).parse_args(argv)
             return int(args.run(args))
     except OvnDockerError as error:
-        print(f"ovn-docker: {error}", file=sys.stderr)
+        say(f"ovn-docker: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -18,6 +18,7 @@ from typing import Any
 from ovn_docker.cli import defaults, pki
 from ovn_docker.cli.arguments import TlsFiles, in_url, own_addresses
 from ovn_docker.cli.databases import DATABASES, NORTHBOUND, SOUTHBOUND, Database
+from ovn_docker.cli.output import say
 from ovn_docker.cli.steps import Steps, rows, run
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
@@ -160,7 +161,7 @@ def plan(addresses: Sequence[IpAddress], files: TlsFiles | None) -> Cluster:
     if any(" " in file or '"' in file for file in files):
         raise BadRequest(f"{files.private_key}: ovn-ctl takes no path with spaces; move the files")
     if (holder := pki.holder(files.certificate)) and str(mine[0]) not in holder.addresses:
-        print(
+        say(
             f"warning: {files.certificate} does not have the address {mine[0]}, so the drivers of the hosts "
             f"refuse this machine; `ovn-docker pki central NAME --address {mine[0]}` makes one that has it",
             file=sys.stderr,

@@ -8,7 +8,7 @@ from contextlib import closing
 from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.forget import confirmed, local_database, northbound_database
-from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host.engine import Engine
@@ -102,12 +102,12 @@ def remove(args: argparse.Namespace) -> int:
                 )
             people = sys.stderr if args.json else sys.stdout
             if args.dry_run:
-                print(f"would remove network {args.name}", file=people)
+                say(f"would remove network {args.name}", file=people)
                 return 0
             if not (args.yes or confirmed(f"remove network {args.name} from {len(users)} hosts")):
                 raise OvnDockerError("nothing was removed; confirm it, or give --yes")
             shared.remove(args.name, chassis, Deadline(PATIENCE), force=args.force)
-    print(f"removed network {args.name}", file=people)
+    say(f"removed network {args.name}", file=people)
     return 0
 
 

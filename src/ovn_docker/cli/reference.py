@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ovn_docker import __version__, errors, model, settings
 from ovn_docker.cli import completion
+from ovn_docker.cli.output import say
 from ovn_docker.cli.usage import Command, drivers, tool
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.metrics import METRICS
@@ -90,7 +91,7 @@ def main(arguments: list[str]) -> int:
         case ["install", share]:
             files = install(Path(share))
         case _:
-            print("usage: python -m ovn_docker.cli.reference docs FILE | install SHARE", file=sys.stderr)
+            say("usage: python -m ovn_docker.cli.reference docs FILE | install SHARE", file=sys.stderr)
             return 2
     for path, text in files:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from ovn_docker.cli.arguments import (
     tls_files,
 )
 from ovn_docker.cli.databases import NORTHBOUND, SOUTHBOUND
+from ovn_docker.cli.output import say, say_lines
 from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, rows, succeeds
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
 from ovn_docker.model import ENCAPS, IpAddress
@@ -104,7 +105,7 @@ def setup(args: argparse.Namespace) -> int:
     if datapath == "netdev":
         advise_bridge(interface)
     if note := nameservers.advice():
-        print(note, file=sys.stderr)
+        say_lines(note, file=sys.stderr)
     return steps.finish()
 
 
@@ -184,7 +185,7 @@ def advise_bridge(interface: str) -> None:
     if interface == "lo" or succeeds("ovs-vsctl", "--timeout=5", "br-exists", interface):
         return
     bridge = f"br{interface}"[:15]
-    print(
+    say_lines(
         f"note: this kernel has no openvswitch module, and in user space tunnels to other hosts need\n"
         f"{interface} as a port of a bridge that has its addresses and routes (a host alone does not):\n"
         f"    $ ovn-docker underlay bridge --interface {interface} --bridge {bridge}",
@@ -217,7 +218,7 @@ def check_name(files: TlsFiles, name: str, central: Sequence[IpAddress]) -> None
             f"{wrong}: the southbound database lets a host change only rows of that name, so OVN would not "
             f"know this host; {_renamed(files.certificate, name)}"
         )
-    print(
+    say(
         f"warning: {wrong}: where the databases have access control (ovn-docker central start --rbac) this "
         f"host can do nothing; {_renamed(files.certificate, name)}",
         file=sys.stderr,
@@ -232,7 +233,7 @@ def advise_name() -> None:
         return  # no Open vSwitch: it is not a host
     name = ids.get("system-id", "")
     if "ovn-remote" in ids and files and (wrong := _misnamed(files.certificate, name)):
-        print(
+        say(
             f"warning: {wrong}: with access control OVN does not know this machine as a host; "
             f"{_renamed(files.certificate, name)}",
             file=sys.stderr,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import print_json, print_table
+from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.errors import Unavailable
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Sources
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_table([*parts(cluster)])
         if cluster.tunnels:
-            print()
+            say()
             print_table([("TUNNEL TO", "ADDRESS", "PORT", "STATE", "SENT", "RECEIVED"), *tunnels(cluster)])
     return Unavailable.exit_code if down else 0
 

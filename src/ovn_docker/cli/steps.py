@@ -6,7 +6,6 @@ With ``--dry-run`` the changes are printed and not made.
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from ovn_docker import printable
+from ovn_docker.cli.output import say
 from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
 
 TOOL_TIMEOUT = 60.0
@@ -60,14 +61,15 @@ class Steps:
             Unavailable: the program is not installed, or cannot be run.
 
         """
-        self.note(what, shlex.join(argv))
+        self.note(what, printable.command(*argv))
         if not self.dry_run:
             run(argv)
 
     def note(self, what: str, command: str) -> None:
         """Says a change that the caller makes itself, with a command that a user could type for it."""
         self.changed = True
-        print(f"{'would ' if self.dry_run else ''}{what}\n    $ {command}", flush=True)
+        say(f"{'would ' if self.dry_run else ''}{what}")
+        say(f"    $ {command}", flush=True)
 
     def wait(self, what: str, ready: Callable[[], bool], *, seconds: float, hint: str) -> None:
         """Waits until `ready`, at most `seconds`; not at all in a dry run.
@@ -85,7 +87,7 @@ class Steps:
     def finish(self) -> int:
         """Says so when nothing changed; returns the exit code of success."""
         if not self.changed:
-            print("nothing to change")
+            say("nothing to change")
         return 0
 
 
@@ -112,12 +114,14 @@ def run(argv: Sequence[str]) -> str:
         except OSError as error:
             raise Unavailable(f"cannot run {argv[0]}: {error.strerror}") from None
         except subprocess.TimeoutExpired:
-            raise TimedOut(f"`{shlex.join(argv)}` did not end within {TOOL_TIMEOUT:g} seconds") from None
+            raise TimedOut(
+                f"`{printable.command(*argv)}` did not end within {TOOL_TIMEOUT:g} seconds"
+            ) from None
         printed, said = (_text(file) for file in (output, errors))
     if done.returncode != 0:
         lines = [line for line in f"{printed}\n{said}".splitlines() if line.strip()]
         last = (lines or ["it printed nothing"])[-1]
-        raise StepFailed(f"`{shlex.join(argv)}` failed with exit code {done.returncode}: {last}")
+        raise StepFailed(f"`{printable.command(*argv)}` failed with exit code {done.returncode}: {last}")
     return printed
 
 

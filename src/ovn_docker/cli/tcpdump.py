@@ -3,10 +3,10 @@
 import argparse
 import os
 import re
-import shlex
 import shutil
 from typing import Any
 
+from ovn_docker import printable
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.output import print_json
 from ovn_docker.errors import BadRequest, Conflict, NotFound, Unavailable
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             link = find_link(Cluster(sources.gather(Scope.NETWORKS)), args.container, args.network)
     argv = command(args, link)
     if args.json:
-        print_json({"link": link, "command": shlex.join(argv)})
+        print_json({"link": link, "command": printable.command(*argv)})
         return 0
     program = shutil.which("tcpdump")
     if program is None:

@@ -1,14 +1,14 @@
 """``ovn-docker trace``: what happens to a packet between two containers, hop by hop, there and back."""
 
 import argparse
-import shlex
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ovn_docker import printable
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import print_json
+from ovn_docker.cli.output import print_json, say, say_lines
 from ovn_docker.cli.steps import run
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import NotFound, OvnDockerError, Unavailable
@@ -77,7 +77,9 @@ def run_command(args: argparse.Namespace) -> int:
         show(ways)
         if args.detail:
             for title, text in details:
-                print(f"\n== {title}\n{text.rstrip()}")
+                say()
+                say(f"== {title}")
+                say_lines(text.rstrip())
     return 0 if all(one.delivered for one in ways) else 1
 
 
@@ -123,7 +125,7 @@ def joined(cluster: Cluster, source: Sequence[Endpoint], target: Sequence[Endpoi
     for ends, moved in ((source, target[0]), (target, source[0])):
         for end in ends:
             if end.switch and moved.host in hosts.get(end.switch, ()):
-                command = shlex.join(("docker", "network", "connect", end.network, moved.container))
+                command = printable.command("docker", "network", "connect", end.network, moved.container)
                 return f"connect one: {command}{'' if moved.here else f', on {moved.host}'}"
     return f"connect both with a network that {source[0].host} and {target[0].host} have"
 
@@ -275,14 +277,14 @@ def show(ways: Sequence[Way]) -> None:
     """One line per hop."""
     width = max(len(hop.place) for one in ways for hop in one.hops)
     for one in ways:
-        print(f"{one.source} -> {one.target}  {one.packet}")
+        say(f"{one.source} -> {one.target}  {one.packet}")
         for hop in one.hops:
             mark = " " if hop.passes else "X"
-            print(f" {mark} {hop.place:{width}}  {hop.what}")
+            say(f" {mark} {hop.place:{width}}  {hop.what}")
             if hop.by:
-                print(f"   {'':{width}}  {hop.by}")
-        print()
-    print(verdict(ways))
+                say(f"   {'':{width}}  {hop.by}")
+        say()
+    say(verdict(ways))
 
 
 def verdict(ways: Sequence[Way]) -> str:

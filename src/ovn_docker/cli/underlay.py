@@ -14,6 +14,7 @@ from ovn_docker.cli import clients, guard, persistence, reach, setup, uplink
 from ovn_docker.cli.arguments import add_command, address, require_root
 from ovn_docker.cli.bridge import VSCTL, Careful, Journal, Salvage, bridge_of, made_for, perform, restore
 from ovn_docker.cli.host import vswitch_running
+from ovn_docker.cli.output import print_document, say, say_lines
 from ovn_docker.cli.steps import require, run
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.model import HOST_LINK
@@ -128,7 +129,7 @@ def bridge(args: argparse.Namespace) -> int:
     with guard.lock(args.interface) as held:
         with suppress(FileNotFoundError):
             left = guard.read(guard.journal_path(args.interface))
-            print(f"an earlier move of {args.interface} was cut off; putting back what it had")
+            say(f"an earlier move of {args.interface} was cut off; putting back what it had")
             guard.put_back(left)
         guard.confirmation_path(args.interface).unlink(missing_ok=True)
         return undo(args, held) if args.undo else move(args, uplink.description(args.interface), held)
@@ -237,7 +238,7 @@ def proven(args: argparse.Namespace, wanted: set[str]) -> bool:
     """Whether all of *wanted* answer through the bridge, or the operator says that it is good, in time."""
     if not wanted:
         with suppress(OSError):
-            print(
+            say_lines(
                 f"nobody answered on {args.interface} before, so nothing proves that {args.bridge} works; "
                 f"within {args.timeout:g} seconds, in a new session, or it is put back, type:\n"
                 f"    $ ovn-docker underlay bridge --interface {args.interface} --bridge {args.bridge} "
@@ -252,7 +253,7 @@ def proven(args: argparse.Namespace, wanted: set[str]) -> bool:
             with suppress(OvnDockerError):
                 if reach.answering(wanted, args.bridge, 1) == wanted:
                     with suppress(OSError):
-                        print(f"{', '.join(sorted(wanted))} answered through {args.bridge}", flush=True)
+                        say(f"{', '.join(sorted(wanted))} answered through {args.bridge}", flush=True)
                     return True
         time.sleep(0.1)
     return False
@@ -265,7 +266,7 @@ def confirm(args: argparse.Namespace) -> int:
             f"no move of {args.interface} waits for a confirmation; it is kept or put back already"
         )
     guard.confirmation_path(args.interface).touch()
-    print(f"confirmed: {args.interface} stays in {args.bridge}")
+    say(f"confirmed: {args.interface} stays in {args.bridge}")
     return 0
 
 
@@ -310,21 +311,21 @@ def persist(args: argparse.Namespace, link: dict[str, Any]) -> int:
         clients.running_on(where),
     )
     if not args.output or args.dry_run:
-        print(text, end="")
+        print_document(text)
         return 0
     try:
         args.output.write_text(text, encoding="utf-8")
         args.output.chmod(0o600)
     except OSError as error:
         raise BadRequest(f"--output {args.output} cannot be written: {error.strerror}") from None
-    print(f"wrote {args.output}; what to do with it is said at its top")
+    say(f"wrote {args.output}; what to do with it is said at its top")
     return 0
 
 
 def advise(args: argparse.Namespace) -> None:
     """Says how to make it last."""
     with suppress(OSError):
-        print(
+        say_lines(
             "note: this lasts until the next boot. For a file that keeps it:\n"
             f"    $ ovn-docker underlay bridge --interface {args.interface} --bridge {args.bridge} "
             f"--persistent {persistence.kind_here() or '|'.join(persistence.KINDS)}",

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ovn_docker import definition
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.hostnames import ContainerNames
-from ovn_docker.model import EndpointId, LocalNetwork, NetworkId
+from ovn_docker.model import DRIVER, Definition, EndpointId, LocalNetwork, NetworkId
 from ovn_docker.options import SHARED_NAME
 
 CONFIG = Path("/etc/docker/daemon.json")
 
-OUR_NETWORKS = "/networks?filters=" + quote(json.dumps({"driver": ["openvswitch"]}))
+OUR_NETWORKS = "/networks?filters=" + quote(json.dumps({"driver": [DRIVER]}))
 """Asks Docker for the networks that have our driver."""
 
 
@@ -96,12 +97,7 @@ class Engine:
         ]
         used = self._used() if shared else set()
         return [
-            LocalNetwork(
-                NetworkId(network["Id"]),
-                name,
-                _definition(network),
-                used=bool(used & {network["Id"], network["Name"]}),
-            )
+            _local(network, name, used=bool(used & {network["Id"], network["Name"]}))
             for network, name in shared
         ]
 
@@ -143,9 +139,9 @@ class Engine:
         """Answer to a question that changes nothing, such as ``/version``. Raises Unavailable, Conflict."""
         return self._ask("GET", path)
 
-    def create_network(self, definition: dict[str, object]) -> None:
-        """Make a network. Raises Conflict if Docker does not want it, Unavailable if it does not answer."""
-        self._ask("POST", "/networks/create", definition)
+    def create_network(self, wanted: Definition) -> None:
+        """Make a network. Raises Conflict if Docker refuses it, Unavailable if it does not answer."""
+        self._ask("POST", "/networks/create", wanted.request)
 
     def remove_network(self, network: LocalNetwork) -> None:
         """Remove a network. Raises Conflict if containers use it, Unavailable if Docker does not answer."""
@@ -250,12 +246,9 @@ def _milliseconds(container: dict[str, Any]) -> int:
         return 0
 
 
-def _definition(network: dict[str, Any]) -> dict[str, object]:
-    """The body of ``POST /networks/create`` that makes the same network on another host."""
-    same = ("Name", "Driver", "Internal", "Attachable", "EnableIPv4", "EnableIPv6", "Options", "Labels")
-    ipam = network.get("IPAM") or {}
-    return {
-        **{key: network[key] for key in same if key in network},
-        "IPAM": {key: ipam.get(key) for key in ("Driver", "Options", "Config")},
-        "CheckDuplicate": True,
-    }
+def _local(network: dict[str, Any], name: str, *, used: bool) -> LocalNetwork:
+    id_ = NetworkId(network["Id"])
+    try:
+        return LocalNetwork(id_, name, definition.of_docker(network, name), used=used)
+    except definition.Refused as refused:
+        return LocalNetwork(id_, name, None, refused.refusal, used=used)

@@ -33,6 +33,7 @@ _OF_LINK = struct.Struct("4xI")  # struct ifaddrmsg: index of the link
 _REMOTE, _LOCAL = 1, 2  # linux/if_addr.h, IFA_ADDRESS and IFA_LOCAL: the same but on links with one peer
 _ROUTE = struct.Struct("BB10x")  # struct rtmsg: family, length of the destination's prefix
 _DESTINATION, _TABLE, _MAIN = 1, 15, 254  # RTA_DST, RTA_TABLE, RT_TABLE_MAIN
+_THROUGH = {5, 9, 18}  # RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA: through a router
 
 _SIOCGIFCONF, _SIOCGIFMTU, _SIOCGIFINDEX, _SIOCETHTOOL = 0x8912, 0x8921, 0x8933, 0x8946  # linux/sockios.h
 _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x16, 0x17  # linux/ethtool.h
@@ -194,7 +195,13 @@ class Links:
 
     def routes(self) -> list[IpNetwork]:
         """Networks that this host has routes to, its own included; not the default route."""
-        routes = []
+        return [network for network, _ in self._routes()]
+
+    def connected(self) -> list[IpNetwork]:
+        """Networks that this host's links are in: it reaches them without a router."""
+        return [network for network, route in self._routes() if not _THROUGH & route.keys()]
+
+    def _routes(self) -> Iterator[tuple[IpNetwork, dict[int, bytes]]]:
         for message in netlink.dump(_GETROUTE, _ROUTE.pack(0, 0)):
             family, length = _ROUTE.unpack_from(message)
             route = attributes(message[_ROUTE.size :])
@@ -202,8 +209,7 @@ class Links:
             if table == _MAIN and _DESTINATION in route and family in {socket.AF_INET, socket.AF_INET6}:
                 destination = ip_address(route[_DESTINATION])
                 if not destination.is_multicast:
-                    routes.append(ip_network((destination, length), strict=False))
-        return routes
+                    yield ip_network((destination, length), strict=False), route
 
     def _tx_checksums_off(self, link: str) -> None:
         """What ``ethtool -K LINK tx off`` does."""

@@ -503,9 +503,21 @@ def encode(value: Any) -> Any:
             return value
 
 
+_NO_ROW = "00000000-0000-0000-0000-000000000000"
+
+
+def is_uuid(text: str) -> bool:
+    """Whether *text* is a UUID as OVSDB writes it (RFC 7047, 3.1)."""
+    return re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text) is not None
+
+
 def is_row(row: str) -> Condition:
-    """The condition that selects one row, without a search."""
-    return ["_uuid", "==", encode(Reference(row))]
+    """The condition that selects one row, without a search; none if *row* is no UUID.
+
+    UUIDs are kept in rows that any host may write: one that is no UUID would have the server refuse the whole
+    transaction.
+    """
+    return ["_uuid", "==", encode(Reference(row if is_uuid(row) else _NO_ROW))]
 
 
 def has(column: str, pairs: Mapping[str, str]) -> Condition:

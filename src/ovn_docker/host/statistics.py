@@ -24,10 +24,15 @@ from ovn_docker.metrics import (
     Sample,
 )
 from ovn_docker.model import Chassis, whole_number
+from ovn_docker.printable import one_line
 from ovn_docker.threads import Threads
 
 _PATIENCE = 1.0
 """Seconds that each database may take: Prometheus waits for ten."""
+
+
+_LABEL = 128
+"""Characters of a name that a label has at most."""
 
 
 class Statistics:
@@ -86,7 +91,8 @@ class Statistics:
     def _of_container(self, row: Row) -> Iterator[Sample]:
         ids, counted = row["external_ids"], row["statistics"]
         endpoint, network = ids.get(ENDPOINT, ""), ids.get(NETWORK, "")
-        labels = (endpoint[:12], self._name_of(network) or network[:12], self._name_of(endpoint))
+        names = self._name_of(network)[:_LABEL] or network[:12], self._name_of(endpoint)[:_LABEL]
+        labels = (endpoint[:12], *map(one_line, names))
         for metric, keys in STATISTICS.items():
             yield Sample(metric, sum(counted.get(key, 0) for key in keys), labels)
 

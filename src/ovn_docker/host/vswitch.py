@@ -91,6 +91,7 @@ class Vswitch:
             bridge=bridge,
             datapath={row["name"]: row["datapath_type"] for row in bridges}.get(bridge),
             tls=_tls(root[0]["ssl"], tls, names=ids.get(TLS_NAMES) != "off"),
+            southbound=_list(ids, "ovn-remote"),
         )
 
     def external_ids(self, deadline: Deadline) -> dict[str, str]:

@@ -26,6 +26,7 @@ from ovn_docker.metrics import REQUESTS, Recorder, Unrecorded
 from ovn_docker.plugin import wire
 from ovn_docker.plugin.connections import BODY_BYTES, Connection, Door
 from ovn_docker.plugin.sockets import BoundSocket
+from ovn_docker.printable import one_line
 from ovn_docker.threads import Threads
 
 log = logging.getLogger("ovn_docker.plugin")
@@ -90,7 +91,7 @@ def application(
             failed = f"internal error ({type(error).__name__}): see the log of the ovn-docker driver"
         outage.learn(environ["PATH_INFO"], outcome)
         if failed:
-            failed = wire.one_line(failed)
+            failed = one_line(failed[:900])
             body = wire.failure(failed)
         seconds = time.monotonic() - start
         known = environ["PATH_INFO"] in wire.METHODS

@@ -31,6 +31,7 @@ from ovn_docker.model import (
     Subnet,
     is_router_mac,
 )
+from ovn_docker.printable import one_line
 
 Answer = Mapping[str, object]
 
@@ -430,14 +431,8 @@ def answer(plugin: Plugin, path: str, request: Request) -> bytes:
 
 def failure(message: str) -> bytes:
     """An error as JSON: NetworkDriver reads ``Err``, IpamDriver ``Error`` (moby ipams/remote/api/api.go)."""
-    line = one_line(message)
+    line = one_line(message[:900])  # Docker prints it raw
     return msgspec.json.encode({"Err": line, "Error": line})
-
-
-def one_line(message: str) -> str:
-    """*message* as people can read it, whatever it quotes: Docker prints it raw."""
-    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in message[:900])
-    return "".join(shown)
 
 
 def _shown(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from uuid import NAMESPACE_DNS, uuid5
 
 from ovn_docker.host.barrier import TUNNELS
+from ovn_docker.printable import command
 from ovn_docker.view.check_host import RESTART, START, set_external_id
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Facts, Finding, Look, NotChecked, Severity
@@ -157,8 +158,8 @@ def hosts_answer(facts: Facts) -> Iterable[Finding]:
             yield Finding(
                 f"ovn-controller of {host.name} does not answer: the host is down or cut off, or it does "
                 "not run",
-                f"start it there; if {host.name} is gone for good: ovn-docker host forget "
-                f"{host.system_id}, and ovn-sbctl chassis-del {host.system_id}",
+                f"start it there; if {host.name} is gone for good: {_forget(host.system_id)}, and "
+                f"{command('ovn-sbctl', 'chassis-del', host.system_id)}",
                 (START,),
                 subject=host.system_id,
                 where=host.name,
@@ -176,11 +177,15 @@ def _unregistered(facts: Facts) -> Iterable[Finding]:
             on_it = f"{len(ports)} containers on our networks are there"
             yield Finding(
                 f"ovn-controller of {name} has been stopped; {on_it}",
-                f"start it there; if {name} is gone for good: ovn-docker host forget {name}",
+                f"start it there; if {name} is gone for good: {_forget(name)}",
                 (START,),
                 subject=name,
                 where=name,
             )
+
+
+def _forget(system_id: str) -> str:
+    return command("ovn-docker", "host", "forget", *(["--"] if system_id.startswith("-") else []), system_id)
 
 
 def clock(facts: Facts) -> Iterable[Finding]:

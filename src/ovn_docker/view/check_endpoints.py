@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
+from ovn_docker.definition import Refused, check_subnets
 from ovn_docker.host.clock import CREATED
 from ovn_docker.model import EndpointId, host_link, whole_number
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
@@ -37,6 +38,34 @@ def networks_removed(facts: Facts) -> Iterable[Finding]:
                 "remove its containers; or keep the network: docker network create with the same options on "
                 f"{network.removed}",
                 subject=f"network {network.name}",
+                severity=Severity.WARN,
+            )
+
+
+def cluster_networks(facts: Facts) -> Iterable[Finding]:
+    """This host can have every network of the cluster: none is refused."""
+    snapshot = facts.snapshot
+    shared = snapshot.northbound.shared if snapshot.northbound else ()
+    here = {network.shared for network in snapshot.engine.networks} if snapshot.engine else set()
+    for one in shared:
+        network, refused = one.network, one.network.refused
+        if refused is None and network.definition and not network.removed and network.name not in here:
+            try:
+                check_subnets(
+                    network.definition,
+                    snapshot.vswitch.addresses if snapshot.vswitch else (),
+                    snapshot.connected,
+                )
+            except Refused as error:
+                refused = error.refusal
+        if refused is not None:
+            yield Finding(
+                f"network {network.name[:64]} of the cluster is refused on this host: {refused.why}",
+                "find out who has written its row of Logical_Switch; if nobody needs it, delete it"
+                if refused.part != "subnet"
+                else "give it another subnet; or, if it is meant so, create it on this host by hand",
+                (_nbctl(facts, "ls-del", one.row),) if refused.part != "subnet" else (),
+                subject=f"network {one.row}",
                 severity=Severity.WARN,
             )
 

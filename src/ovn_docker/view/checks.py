@@ -70,6 +70,7 @@ CHECKS = (
     _check("network-mtu", check_endpoints.network_mtu, "docker", "encap-ip", "encap-type", "southbound"),
     _check("networks-stored", check_endpoints.networks_stored, "docker", "northbound"),
     _check("networks-removed", check_endpoints.networks_removed, "docker", "northbound"),
+    _check("cluster-networks", check_endpoints.cluster_networks, "docker", "northbound"),
     _check("containers-stored", check_endpoints.stored, "docker", "northbound", "networks-stored",
            "system-id"),
     _check("containers-plugged", check_endpoints.plugged, "docker", "vswitch", "integration-bridge",

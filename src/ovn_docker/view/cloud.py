@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ovn_docker.backends.openrc import VIF, login, vif
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError
-from ovn_docker.view.printable import printable
+from ovn_docker.printable import printable
 
 if TYPE_CHECKING:
     from ovn_docker.backends.neutron import Neutron, Resource

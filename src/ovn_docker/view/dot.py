@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ovn_docker.printable import one_line
 from ovn_docker.view.graph import Picture, State
 
 _COLOURS = {State.UP: "#2a9d5c", State.DOWN: "#e09a1a", State.FAULT: "#d3273e", State.UNKNOWN: "#97a3ae"}
@@ -63,6 +64,6 @@ def _tunnels(picture: Picture) -> Iterator[str]:
 
 def _quoted(*parts: str) -> str:
     r"""Return a string of dot, with ``\n`` at the end of each line; a terminal may show it."""
-    text = " ".join(parts).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    shown = (char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    return f'"{"".join(shown)}"'
+    plain = "\n".join(map(one_line, " ".join(parts).split("\n")))
+    text = plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{text}"'

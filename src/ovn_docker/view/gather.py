@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from ovn_docker.backends import shared
 from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NOTE, OURS, SWITCH
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
@@ -27,9 +28,9 @@ from ovn_docker.host.ovsdb import Database, Row, has, is_row
 from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
 from ovn_docker.options import SHARED_NAME
+from ovn_docker.printable import printable
 from ovn_docker.settings import DOCKER, SOCKET
 from ovn_docker.view import cloud, ml2_ovn
-from ovn_docker.view.printable import printable
 from ovn_docker.view.snapshot import (
     BindingRow,
     Bridge,
@@ -44,6 +45,7 @@ from ovn_docker.view.snapshot import (
     PortRow,
     Process,
     Scope,
+    SharedRow,
     Snapshot,
     Southbound,
     SwitchRow,
@@ -124,6 +126,7 @@ class Sources:
             scope=scope,
             processes=_processes(self.places, driver),
             links=tuple(Links().all()),
+            connected=tuple(Links().connected()),
             driver=driver,
             engine=engine,
             vswitch=vswitch,
@@ -181,8 +184,10 @@ class Sources:
     # Docker
 
     def _engine(self) -> Engine:
-        version, info = self.docker.read("/version"), self.docker.read("/info")
-        rows = printable(self.docker.read(OUR_NETWORKS))  # a network's name may be anything
+        version, info, rows, containers = (
+            printable(self.docker.read(path))  # names may be anything
+            for path in ("/version", "/info", OUR_NETWORKS, "/containers/json?all=1")
+        )
         networks = tuple(map(_docker_network, rows))
         ours = {network.id for network in networks}
         return Engine(
@@ -191,7 +196,7 @@ class Sources:
             networks=networks,
             endpoints=tuple(
                 endpoint
-                for container in self.docker.read("/containers/json?all=1")
+                for container in containers
                 for endpoint in _docker_endpoints(container)
                 if endpoint.network in ours
             ),
@@ -202,14 +207,15 @@ class Sources:
     def _vswitch(self) -> Vswitch:
         if self.vswitch is None:
             self.vswitch = self._connected("Open_vSwitch", "Open_vSwitch", [self.places.database], START)
-        roots, bridges, ports, interfaces, tls = self.vswitch.transact(
+        roots, bridges, ports, interfaces, tls = self._ask(
+            self.vswitch,
             ovsdb.select("Open_vSwitch", columns=["ovs_version", "external_ids", "ssl"]),
             ovsdb.select("Bridge", columns=["name", "datapath_type", "fail_mode", "ports"]),
             ovsdb.select("Port", columns=["_uuid", "tag", "interfaces"]),
             ovsdb.select("Interface", columns=["_uuid", "name", "type", "ofport", "error", "link_state",
                                                "external_ids", "options", "bfd_status", "statistics"]),
             ovsdb.select("SSL", columns=["_uuid", "private_key", "certificate", "ca_cert"]),
-            deadline=Deadline(PATIENCE),
+            patience=PATIENCE,
         )  # fmt: skip
         if not roots:
             raise Unavailable("the Open_vSwitch database is empty; set it up with: ovs-vsctl init")
@@ -236,7 +242,11 @@ class Sources:
     def _northbound(self, scope: Scope, vswitch: Vswitch, engine: Engine | None) -> Northbound:
         if self.northbound is None:
             self.northbound = self._connected_to_ovn("OVN_Northbound", "NB_Global", vswitch, "ovn-nb")
-        (root,) = self._ask(self.northbound, ovsdb.select("NB_Global", columns=["nb_cfg"]))
+        root, named = self._ask(
+            self.northbound,
+            ovsdb.select("NB_Global", columns=["nb_cfg"]),
+            ovsdb.select("Logical_Switch", shared.SHARED, columns=["_uuid", "external_ids"]),
+        )
         if scope is Scope.CLUSTER:
             switches, ports, notes, names = self._all_of_ours(self.northbound)
         else:
@@ -249,6 +259,9 @@ class Sources:
             ports=tuple(ports),
             notes=tuple(notes),
             names=dict(filter(None, map(_name, names))),
+            shared=tuple(
+                SharedRow(row["_uuid"], shared.read(row["_uuid"], row["external_ids"])) for row in named
+            ),
         )
 
     def _all_of_ours(self, database: Database) -> tuple[list[Row], list[PortRow], list[Note], list[Row]]:
@@ -359,11 +372,11 @@ class Sources:
             datapaths=keys,
         )
 
-    def _ask(self, database: Database, *operations: ovsdb.Operation) -> list[Any]:
+    def _ask(self, database: Database, *operations: ovsdb.Operation, patience: float = _LARGE) -> list[Any]:
         """Rows, as they may be shown: other hosts write to these databases too."""
         if not operations:
             return []
-        return [printable(result) for result in database.transact(*operations, deadline=Deadline(_LARGE))]
+        return [printable(result) for result in database.transact(*operations, deadline=Deadline(patience))]
 
 
 def _wanted_bindings(

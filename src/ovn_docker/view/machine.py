@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ovn_docker.host.barrier import TABLE, TUNNELS
 from ovn_docker.host.engine import dockerd_setting
-from ovn_docker.view.printable import printable
+from ovn_docker.printable import printable
 from ovn_docker.view.snapshot import Snapshot
 
 

@@ -24,10 +24,10 @@ from ovn_docker.host.ping import Echo, answered, connected, in_namespace
 from ovn_docker.host.router_guard import unguarded
 from ovn_docker.host.vswitch import ANY_ROUTER
 from ovn_docker.model import EndpointId, Tls, host_link
+from ovn_docker.printable import printable
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources, tls_of
 from ovn_docker.view.machine import Certificate, Machine, certificates, firewall, look
-from ovn_docker.view.printable import printable
 from ovn_docker.view.snapshot import Snapshot, Vswitch, ip_version
 
 SMALL = 100

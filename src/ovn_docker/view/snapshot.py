@@ -13,7 +13,14 @@ from ovn_docker.backends.northbound import ENDPOINT, HOST, NETWORK, OURS, SWITCH
 from ovn_docker.host.clock import CREATED
 from ovn_docker.host.driver import UNDERLAY, Driver
 from ovn_docker.host.links import Link
-from ovn_docker.model import tunnel_overhead, whole_number
+from ovn_docker.model import (
+    IpAddress,
+    IpNetwork,
+    SharedNetwork,
+    remote_addresses,
+    tunnel_overhead,
+    whole_number,
+)
 from ovn_docker.view.cloud import Cloud
 
 
@@ -139,6 +146,13 @@ class Vswitch:
         return self.ids.get("ovn-encap-ip", "").partition(",")[0].strip()
 
     @property
+    def addresses(self) -> list[IpAddress]:
+        """Addresses that this host must reach outside of OVN: see Chassis."""
+        remotes = (*self.ids.get("ovn-nb", "").split(","), *self.ids.get("ovn-remote", "").split(","))
+        tunnels = (f"ip:{ip.strip()}:0" for ip in self.ids.get("ovn-encap-ip", "").split(","))
+        return remote_addresses((*map(str.strip, remotes), *tunnels))
+
+    @property
     def overhead(self) -> int:
         """Bytes that its tunnels add to a packet. Raises ValueError if *encap_ip* is no address."""
         types = self.ids.get("ovn-encap-type", "geneve").split(",")
@@ -203,10 +217,18 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedRow:
+    """A network of the cluster and the row of Logical_Switch that describes it."""
+
+    row: str
+    network: SharedNetwork
+
+
+@dataclass(frozen=True, slots=True)
 class Northbound:
     """OVN_Northbound, as far as the scope goes.
 
-    *names*: endpoint to the container's name, where the host has told.
+    *names*: endpoint to the container's name, where the host has told; *shared*: all networks of the cluster.
     """
 
     remote: str
@@ -215,6 +237,7 @@ class Northbound:
     ports: tuple[PortRow, ...]
     notes: tuple[Note, ...]
     names: Mapping[str, str] = field(default_factory=dict)
+    shared: tuple[SharedRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +302,8 @@ class Snapshot:
     """Why a part could not be read: ``driver``, ``docker``, ``vswitch``, ``northbound``, ``southbound``."""
     vif: str = ""
     """UUID of this virtual machine's own port, if it is one in a cloud and that is set."""
+    connected: tuple[IpNetwork, ...] = ()
+    """Networks that this host's own links are in."""
     cloud: Cloud | None = None
     """What *northbound* and *southbound* were made of there (ml2_ovn.py)."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from html import escape
 
 from ovn_docker.model import whole_number
+from ovn_docker.printable import one_line
 from ovn_docker.view.cluster import Endpoint, Network, Tunnel
 from ovn_docker.view.graph import GUTTER, LANE, LINE, MARGIN, PAD, Box, Card, Cell, Lane, Picture, Tile
 
@@ -334,4 +335,4 @@ def _cut(text: str, room: int) -> str:
 
 def safe(text: str) -> str:
     """Return a text for XML and HTML; XML 1.0 admits few control characters (section 2.2)."""
-    return escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return escape("\n".join(map(one_line, text.split("\n"))))

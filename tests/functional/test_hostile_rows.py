@@ -1,0 +1,340 @@
+"""Rows of the northbound database that another host wrote in bad faith, and a driver that reads them.
+
+host1 is ours, host2 has the containers that must not suffer. A third host writes.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from functional.conftest import Connect
+from functional.docker_networks import DockerHost
+from functional.hosts import C1, C2, HOST2, MAC, NET, NETWORK, Container, Host, endpoint
+from functional.ovsdb_servers import OvsdbServer
+from ovn_docker.backends.addresses import lease_row
+from ovn_docker.backends.dns import Names, resolver
+from ovn_docker.backends.northbound import claim_row
+from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.deadline import Deadline
+from ovn_docker.errors import Conflict, OvnDockerError
+from ovn_docker.host import ovsdb
+from ovn_docker.model import AddressInUse, EndpointId, NetworkId, row_uuid
+from ovn_docker.options import NetworkOptions
+
+ID1, ID2 = NetworkId("0a" * 32), NetworkId("0b" * 32)
+OLD = {"ovn-docker:created": "1"}
+PORT2 = row_uuid("endpoint", C2)
+SWITCH2 = row_uuid("network", ID2)
+
+
+def soon() -> Deadline:
+    return Deadline(10)
+
+
+def change(host: Host, table: str, row: str, **ids: str) -> None:
+    """Have a row say something else; `_` stands for `ovn-docker:`."""
+    pairs = {key.replace("_", "ovn-docker:", 1): value for key, value in ids.items()}
+    host.northbound.transact(
+        ovsdb.mutate(
+            table,
+            ovsdb.is_row(row),
+            mutations=[
+                ["external_ids", "delete", list(pairs)],
+                ["external_ids", "insert", {key: value for key, value in pairs.items() if value}],
+            ],
+        )
+    )
+
+
+def put_up(host: Host, port: str = PORT2) -> None:
+    """What ovn-northd writes while a container is at work on whichever host."""
+    host.northbound.transact(ovsdb.update("Logical_Switch_Port", ovsdb.is_row(port), up=True))
+
+
+def of_host2(host: Host) -> list[object]:
+    """All that must be there for host2's container."""
+    contents = host.northbound.contents()
+    return [
+        row["_uuid"]
+        for table in ("Logical_Switch", "Logical_Switch_Port", "DHCP_Options", "DNS")
+        for row in contents.get(table, [])
+    ]
+
+
+@pytest.fixture
+def victim(host: Host) -> Host:
+    """host1, and a container of host2 on a network of its own, at work."""
+    host.overlay.create_network(replace(NETWORK, id=ID2), HOST2, soon())
+    host.overlay.create_endpoint(replace(endpoint(C2, mac=MAC), network=ID2), HOST2, soon())
+    put_up(host)
+    host.docker.networks.clear()
+    return host
+
+
+class TestSweep:
+    """host1 looks for what is left over, and deletes it."""
+
+    def test_a_port_of_another_host_that_is_said_to_be_ours_stays(self, victim: Host) -> None:
+        change(victim, "Logical_Switch_Port", PORT2, _host="host1", _encap="10.0.0.1", _created="1")
+        before = of_host2(victim)
+        assert victim.reconciler(interval=-1).repair_everywhere() == []
+        assert of_host2(victim) == before
+
+    def test_a_network_of_another_host_that_is_said_to_be_ours_stays(self, victim: Host) -> None:
+        change(victim, "Logical_Switch", SWITCH2, _host="host1", _encap="10.0.0.1", _created="1")
+        before = of_host2(victim)
+        with pytest.raises(Conflict, match="host host2 has containers on it"):
+            victim.reconciler(interval=-1).repair_everywhere()
+        assert of_host2(victim) == before
+
+    def test_a_network_and_its_port_that_are_said_to_be_ours_stay(self, victim: Host) -> None:
+        for table, row in (("Logical_Switch", SWITCH2), ("Logical_Switch_Port", PORT2)):
+            change(victim, table, row, _host="host1", _encap="10.0.0.1", _created="1")
+        before = of_host2(victim)
+        assert victim.reconciler(interval=-1).repair_everywhere() == []
+        assert of_host2(victim) == before
+
+    @pytest.mark.parametrize("table", ["DHCP_Options", "Logical_Switch"])
+    def test_a_new_row_that_names_a_network_of_another_host_does_not_delete_that(
+        self, victim: Host, table: str
+    ) -> None:
+        ids = {
+            "ovn-docker:owner": "overlay",
+            "ovn-docker:note": "true",
+            "ovn-docker:host": "host1",
+            "ovn-docker:network": ID2,
+            **OLD,
+        }
+        before = of_host2(victim)
+        victim.northbound.transact(ovsdb.insert(table, row_uuid("forged"), external_ids=ids))
+        victim.reconciler(interval=-1).repair_everywhere()
+        assert set(before) <= set(of_host2(victim))
+
+    def test_claims_of_another_host_that_are_said_to_be_ours_stay(self, victim: Host) -> None:
+        for row in victim.northbound.rows("DHCP_Options", "_uuid"):
+            change(victim, "DHCP_Options", row["_uuid"], _host="host1", _created="1")
+        before = of_host2(victim)
+        reconciler = victim.reconciler(interval=-1)
+        assert reconciler.look() == []
+        assert reconciler.repair_everywhere() == []
+        assert of_host2(victim) == before
+
+    def test_what_is_no_released_address_stays_though_it_says_so(self, victim: Host) -> None:
+        for row in victim.northbound.rows("DHCP_Options", "_uuid"):
+            change(victim, "DHCP_Options", row["_uuid"], _state="released", _released="1")
+        before = of_host2(victim)
+        assert victim.reconciler(interval=-1).repair_everywhere() == []
+        assert of_host2(victim) == before
+
+    @pytest.mark.parametrize("when", ["-inf", "nan", "1e999", "-1e999", "", "9" * 5000, "\u0663"])
+    def test_a_time_that_is_none_keeps_nobody_from_clearing(self, victim: Host, when: str) -> None:
+        for number, said in enumerate((when, "1.5")):
+            address = f"10.9.0.{number}"
+            ids = {
+                "ovn-docker:owner": "overlay",
+                "ovn-docker:state": "released",
+                "ovn-docker:released": said,
+                "ovn-docker:created": when,
+            }
+            row = lease_row("", address)
+            victim.northbound.transact(ovsdb.insert("DHCP_Options", row, cidr=address, external_ids=ids))
+        cleared = [one.what for one in victim.reconciler(interval=-1).repair_everywhere()]
+        assert cleared == ["10.9.0.0", "10.9.0.1"] or cleared == ["10.9.0.1", "10.9.0.0"]
+
+    def test_a_network_of_one_host_that_is_said_to_have_a_name_stays(self, victim: Host) -> None:
+        victim.overlay.delete_endpoint(C2, HOST2, soon())
+        change(victim, "Logical_Switch", SWITCH2, _name="foo")
+        before = of_host2(victim)
+        assert victim.reconciler(interval=-1).repair_everywhere() == []
+        assert of_host2(victim) == before
+
+    def test_a_resolver_of_no_switch_keeps_nobody_from_clearing(self, victim: Host) -> None:
+        for switch in ("garbage", row_uuid("gone")):
+            victim.northbound.transact(
+                ovsdb.insert(
+                    "Logical_Router",
+                    resolver(switch),
+                    name=f"resolver-{switch}",
+                    external_ids={"ovn-docker:owner": "overlay"},
+                )
+            )
+        (cleared,) = victim.reconciler(interval=-1).repair_everywhere()
+        assert cleared.what == f"resolver-{row_uuid('gone')}"
+
+    def test_a_pool_in_use_stays_though_it_is_said_to_be_free(self, victim: Host, connect: Connect) -> None:
+        docker = DockerHost("host2", connect(victim.northbound))
+        network = docker.create("10.3.0.0/24")
+        docker.take(network)
+        change(victim, "DHCP_Options", network.pool, _host="host1", _state="free", _created="1")
+        victim.reconciler(interval=-1).repair_everywhere()
+        assert network.pool in of_host2(victim)
+
+    def test_the_beginning_of_an_endpoints_id_deletes_no_link(self, host: Host, container: Container) -> None:
+        """Links have the first twelve digits in their names."""
+        host.driver().create_network(NETWORK)
+        host.driver().create_endpoint(endpoint())
+        forged = EndpointId(f"{C1[:12]}{'0' * 52}")
+        host.overlay.create_endpoint(endpoint(forged, "192.168.1.9/24", mac=MAC), HOST2, soon())
+        change(
+            host, "Logical_Switch_Port", row_uuid("endpoint", forged), _host="host1", _encap="", _created="1"
+        )
+        host.docker.endpoints.add(C1)
+        host.reconciler(interval=-1).repair()
+        assert host.links.exists(f"odh{C1[:12]}")
+
+
+class TestCreateEndpoint:
+    """Docker on host1 starts a container with an address that a row says is taken."""
+
+    def claim(self, host: Host, by: str) -> None:
+        ids = {
+            "ovn-docker:owner": "overlay",
+            "ovn-docker:host": "host1",
+            "ovn-docker:encap": "10.0.0.1",
+            "ovn-docker:network": NET,
+            "ovn-docker:endpoint": by,
+            **OLD,
+        }
+        row = claim_row(row_uuid("network", NET), "192.168.1.2")
+        host.northbound.transact(ovsdb.insert("DHCP_Options", row, cidr="192.168.1.2", external_ids=ids))
+
+    def test_a_forged_claim_does_not_delete_another_hosts_endpoint(self, victim: Host) -> None:
+        victim.overlay.create_network(NETWORK, victim.vswitch.chassis(soon()), soon())
+        self.claim(victim, C2)
+        before = of_host2(victim)
+        with pytest.raises(AddressInUse, match="on host host2"):
+            victim.driver().create_endpoint(endpoint())
+        assert of_host2(victim) == before
+
+    def test_a_forged_claim_and_port_do_not_either(self, victim: Host) -> None:
+        victim.overlay.create_network(NETWORK, victim.vswitch.chassis(soon()), soon())
+        self.claim(victim, C2)
+        change(
+            victim, "Logical_Switch_Port", PORT2,
+            _host="host1", _encap="10.0.0.1", _network=NET, _created="1",
+        )  # fmt: skip
+        before = of_host2(victim)
+        with pytest.raises(AddressInUse):
+            victim.driver().create_endpoint(endpoint())
+        assert of_host2(victim) == before
+
+    def test_our_own_after_a_power_cut_is_taken_over_when_ovn_has_it_down(self, host: Host) -> None:
+        """ovn-controller says so as it starts; until then the port is up."""
+        host.driver().create_network(NETWORK)
+        host.driver().create_endpoint(endpoint())
+        host.vswitch.unplug(C1, soon())
+        host.links.delete(f"odh{C1[:12]}")
+        put_up(host, row_uuid("endpoint", C1))
+        down = ovsdb.update("Logical_Switch_Port", ovsdb.is_row(row_uuid("endpoint", C1)), up=False)
+        with pytest.raises(AddressInUse):
+            host.driver().create_endpoint(endpoint(C2))
+        host.northbound.transact(down)
+        host.driver().create_endpoint(endpoint(C2))
+
+    @pytest.mark.parametrize("switch", ["garbage", "", "\x1b[2J\n"])
+    def test_a_note_of_no_switch_is_refused_in_one_line_and_can_be_removed(
+        self, host: Host, switch: str
+    ) -> None:
+        chassis = host.vswitch.chassis(soon())
+        network = replace(NETWORK, id=ID1, options=NetworkOptions(name="foo"))
+        host.overlay.create_network(network, chassis, soon())
+        change(host, "DHCP_Options", row_uuid("attached network", ID1), _switch=switch)
+        with pytest.raises(OvnDockerError, match="remove it with docker network rm") as refused:
+            host.driver().create_endpoint(endpoint(network=ID1))
+        assert str(refused.value).isprintable()
+        host.overlay.delete_network(ID1, chassis, soon())
+        assert row_uuid("attached network", ID1) not in of_host2(host)
+
+    @pytest.mark.parametrize("mtu", ["1", "67", "65536", "99999", "-5", "\u0663\u0663\u0663"])
+    def test_an_mtu_that_no_user_can_give_is_none(self, host: Host, mtu: str) -> None:
+        host.driver().create_network(NETWORK)
+        change(host, "Logical_Switch", row_uuid("network", NET), _mtu=mtu)
+        chassis = host.vswitch.chassis(soon())
+        assert host.overlay.create_endpoint(endpoint(mac=MAC), chassis, soon()).mtu is None
+
+
+class TestDelete:
+    """Docker on host1 removes a container or a network."""
+
+    def test_a_network_takes_no_rows_along_that_are_another_hosts(self, victim: Host) -> None:
+        chassis = victim.vswitch.chassis(soon())
+        victim.overlay.create_network(NETWORK, chassis, soon())
+        before = of_host2(victim)
+        for table in ("Logical_Switch_Port", "DHCP_Options"):
+            for row in victim.northbound.rows(table, "_uuid"):
+                change(victim, table, row["_uuid"], _network=NET)
+        victim.overlay.delete_network(NET, chassis, soon())
+        assert set(before) - set(of_host2(victim)) == {row_uuid("network", NET)}
+
+    def test_the_name_of_another_network_does_not_remove_that(self, host: Host) -> None:
+        chassis = host.vswitch.chassis(soon())
+        for id_, name in ((ID1, "foo"), (ID2, "bar")):
+            named = replace(NETWORK, id=id_, options=NetworkOptions(name=name))
+            host.overlay.create_network(named, chassis if name == "foo" else HOST2, soon())
+        change(host, "DHCP_Options", row_uuid("attached network", ID1), _name="bar")
+        host.overlay.delete_network(ID1, chassis, soon())
+        shared = SharedNetworks(lambda _: host.database).networks(chassis, soon())
+        assert {network.name: network.removed for network in shared} in (
+            {"foo": False, "bar": False},
+            {"bar": False},
+        )
+
+    def test_a_port_that_names_no_switch_goes_all_the_same(self, host: Host) -> None:
+        host.driver().create_network(NETWORK)
+        before = host.state()
+        host.driver().create_endpoint(endpoint())
+        change(host, "Logical_Switch_Port", row_uuid("endpoint", C1), _switch="garbage")
+        host.driver().delete_endpoint(NET, C1)
+        assert host.northbound.rows("Logical_Switch_Port") == []
+        assert host.state()["links"] == before["links"]
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["com", "\n", "foo.bar baz"])
+    def test_the_name_behind_a_containers_is_its_networks_or_none(self, host: Host, name: str) -> None:
+        chassis = host.vswitch.chassis(soon())
+        named = replace(NETWORK, id=ID1, options=NetworkOptions(name="foo"))
+        host.overlay.create_network(named, chassis, soon())
+        host.overlay.create_endpoint(endpoint(network=ID1, mac=MAC), chassis, soon())
+        change(host, "Logical_Switch_Port", row_uuid("endpoint", C1), _name=name)
+        Names(lambda _: host.database).set_names(C1, ("google",), chassis, soon())
+        assert host.northbound.rows("DNS") == []
+
+
+class TestPools:
+    """Docker on host1 asks our IPAM driver for addresses of a pool that somebody has changed."""
+
+    @pytest.mark.parametrize(
+        ("ids", "why"),
+        [
+            ({"_subnet": "garbage"}, "'garbage' is not a subnet"),
+            ({"_subnet": "0.0.0.0/0"}, "too large"),
+            ({"_subnet": "127.0.0.0/8"}, "not for containers"),
+            ({"_subnet": "224.0.0.0/8"}, "not for containers"),
+            ({"_part": "10.4.0.0/24"}, "not a part of the subnet"),
+            ({"_part": "fd00::/64"}, "not a part of the subnet"),
+            ({"_reserved x": ""}, "'x' is not an IP address"),
+            (
+                {f"_reserved 10.3.{number // 256}.{number % 256}": "" for number in range(4097)},
+                "at most 4096",
+            ),
+        ],
+        ids=lambda value: str(value)[:24],
+    )
+    def test_a_pool_that_cannot_be_is_refused_in_one_line(
+        self, northbound: OvsdbServer, connect: Connect, ids: dict[str, str], why: str
+    ) -> None:
+        docker = DockerHost("host1", connect(northbound))
+        network = docker.create("10.3.0.0/16")
+        pairs = {key.replace("_", "ovn-docker:", 1): value for key, value in ids.items()}
+        northbound.transact(
+            ovsdb.mutate(
+                "DHCP_Options",
+                ovsdb.is_row(network.pool),
+                mutations=[["external_ids", "delete", list(pairs)], ["external_ids", "insert", pairs]],
+            )
+        )
+        with pytest.raises(Conflict, match=why) as refused:
+            docker.take(network)
+        assert str(refused.value).isprintable()
+        docker.remove(network)
