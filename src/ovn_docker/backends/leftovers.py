@@ -18,10 +18,12 @@ from ovn_docker.backends.northbound import (
     NETWORK,
     NOTE,
     OURS,
+    RANK,
     SWITCH,
     Connect,
     claim_row,
     name_of,
+    name_row,
 )
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
@@ -198,7 +200,10 @@ def _stray(row: Row, there: set[str]) -> Difference | None:
     kind, what, belongs_to, why, wanted = None, row.get("cidr", ""), "-", "", ""
     if ENDPOINT in ids and endpoint not in there:
         kind, belongs_to = (Kind.CLAIM if "cidr" in row else Kind.NAMES), endpoint
-        wanted = claim_row(switch, row["cidr"]) if "cidr" in row else dns.names_row(EndpointId(ids[ENDPOINT]))
+        if "cidr" in row:
+            wanted = (name_row if RANK in ids else claim_row)(switch, row["cidr"])
+        else:
+            wanted = dns.names_row(EndpointId(ids[ENDPOINT]))
         why = "the port that it goes with has gone"
         what = what or ids.get(CONTAINER, ids[ENDPOINT])
     elif ids.get(STATE) == "leased":

@@ -5,12 +5,12 @@ comes last, and repeats the administrator's words. Words after ``--`` are argume
 """
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ovn_docker.cli.steps import Steps
 from ovn_docker.errors import BadRequest
+from ovn_docker.printable import command
 
 DEFAULTS = Path("/etc/default/ovn-central")
 
@@ -60,7 +60,7 @@ def arguments(words: Sequence[str]) -> Words:
 def write(steps: Steps, words: Sequence[str], why: str) -> None:
     """Has the daemons started with these words, whoever starts them."""
     line = f'OVN_CTL_OPTS="{" ".join(words)}"'
-    steps.note(why, f"echo {shlex.quote(line)} >> {DEFAULTS}")
+    steps.note(why, f"echo {command(line)} >> {DEFAULTS}")
     if steps.dry_run:
         return
     text = _BLOCK.sub("", _text())
