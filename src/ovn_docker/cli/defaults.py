@@ -5,6 +5,7 @@ comes last, and repeats the administrator's words. Words after ``--`` are argume
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
