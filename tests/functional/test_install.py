@@ -138,7 +138,6 @@ exec /usr/bin/"${0##*/}" "$@"
 STAGES = {
     "mktemp -d": "0.1.0",
     f"mv -fT {PREFIX}/current.new": "0.1.0",
-    f"mv -fT {PREFIX}/bin.new": "0.2.0",
     "mv -fT /etc/systemd/system/ovn-docker-overlay.service.new": "0.2.0",
     f"rm -rf {PREFIX}/versions": "0.2.0",
 }
@@ -264,6 +263,9 @@ def test_clean_removes_nothing_outside_of_the_sources(occupied: Root) -> None:
     assert occupied.changes() == before
 
 
+MODES = {"d": {"root:root 755"}, "f": {"root:root 644", "root:root 755"}, "l": {"root:root 777"}}
+
+
 def modes(tree: Path) -> dict[str, set[str]]:
     """Owner and mode of each kind of file below a directory."""
     listing = subprocess.check_output(["find", tree, "-mindepth", "1", "-printf", "%y %u:%g %m\n"], text=True)
@@ -275,17 +277,13 @@ def modes(tree: Path) -> dict[str, set[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("umask", ["000", "022", "077"])
+@pytest.mark.parametrize("umask", ["000", "077"])  # 022 is that of test_systemd
 def test_modes_do_not_follow_the_umask(tmp_path: Path, umask: str) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     install = f"umask {umask}; exec make install DESTDIR={tree}"
     subprocess.run(["sh", "-c", install], cwd=SOURCE, check=True, capture_output=True, timeout=300)
-    assert modes(tree) == {
-        "d": {"root:root 755"},
-        "f": {"root:root 644", "root:root 755"},
-        "l": {"root:root 777"},
-    }
+    assert modes(tree) == MODES
     for unit in UNITS:
         assert (tree / "etc/systemd/system" / unit).stat().st_mode & 0o777 == 0o644
         assert f"{tree}" not in (tree / "etc/systemd/system" / unit).read_text()
@@ -330,10 +328,8 @@ def test_upgrade_from_an_installation_without_stamp(root: Root) -> None:
     assert root.version() == "0.2.0"
     assert root.out(f"{PREFIX}/bin/ovn-docker", "--version").endswith(" 0.2.0")
     assert end(process).startswith(f"{PREFIX}/lib/python")
-    root.out("make", "install")
-    left = root.out("ls", "-A", PREFIX).split()
-    assert sorted(left) == [".ovn-docker-installation", "bin", "current", "versions"]
-    assert len(root.versions()) == 1
+    root.out("make", "uninstall")
+    assert root.run("test", "-e", PREFIX).returncode == 1
 
 
 def test_an_installation_without_stamp_is_uninstalled_and_files_of_others_stay(root: Root) -> None:
@@ -352,9 +348,10 @@ def test_an_installation_without_stamp_is_uninstalled_and_files_of_others_stay(r
 
 def test_a_directory_that_was_there_is_used_and_stays(root: Root) -> None:
     """Also after an installation that has failed."""
-    root.sh("mkdir -p /srv/theirs; echo nonsense >packaging/requirements-build.txt")
+    root.sh("mkdir -p /srv/theirs")
     for prefix, stays in (("/srv/theirs", True), ("/srv/ours", False)):
-        assert root.run("make", "install", f"PREFIX={prefix}").returncode != 0
+        done = root.run("make", "install", f"PREFIX={prefix}", "PYTHON=/bin/false")
+        assert "no Python 3.11" in done.stderr
         assert (root.run("test", "-d", prefix).returncode == 0) is stays
     assert root.out("ls", "-A", "/srv/theirs") == ""
 
@@ -391,23 +388,23 @@ def test_programs_import_nothing_that_the_environment_names(installed: Root) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "complaint"),
+    ("file", "fault", "complaint"),
     [
-        ("s/sha256:[0-9a-f]/sha256:x/; s/sha256:x/sha256:0/", "DO NOT MATCH THE HASHES"),
-        ("/^waitress==/,/[^\\\\]$/d", "waitress"),
+        ("requirements-build.txt", "s/sha256:[0-9a-f]\\{4\\}/sha256:0000/", "DO NOT MATCH THE HASHES"),
+        ("requirements-build.txt", "/^pluggy==/,/[^\\\\]$/d", "pluggy"),
+        ("requirements.txt", "s/sha256:[0-9a-f]\\{4\\}/sha256:0000/", "DO NOT MATCH THE HASHES"),
+        ("requirements.txt", "/^waitress==/,/[^\\\\]$/d", "waitress"),
     ],
-    ids=["another content", "not pinned"],
+    ids=["another build tool", "a build tool not pinned", "another package", "a package not pinned"],
 )
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-build.txt"])
 def test_failed_installation_leaves_the_one_before(
     installed: Root, file: str, fault: str, complaint: str
 ) -> None:
-    fault = fault.replace("waitress", "pluggy") if "build" in file else fault
     versions = installed.versions()
     installed.sh(f"sed -i '{fault}' packaging/{file}")
     done = installed.run("make", "install")
     assert done.returncode != 0
-    assert complaint in done.stderr or "pluggy" in done.stderr
+    assert complaint in done.stderr
     assert "make install: failed; nothing that was installed before has changed\n" in done.stderr
     assert (installed.version(), installed.versions()) == ("0.1.0", versions)
     assert installed.run("test", "-e", f"{PREFIX}/build").returncode == 1
@@ -435,9 +432,6 @@ def test_upgrade_keeps_the_files_of_a_program_that_runs(installed: Root) -> None
     assert installed.version() == "0.2.0"
     assert set(installed.versions()) > {old}
     assert end(process).startswith(f"{PREFIX}/versions/{old}/")
-    installed.out("make", "install")
-    assert old not in installed.versions()
-    assert len(installed.versions()) == 1
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import pytest
 
+from functional import test_install
 from functional.machine import OVN_DOCKER, PID, STATE, Machine
 from ovn_docker.settings import Settings
 
@@ -71,6 +72,10 @@ def unit(tree: Path, name: str) -> configparser.ConfigParser:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(tree / "etc/systemd/system" / name)
     return parser
+
+
+def test_modes_are_those_of_a_system(tree):
+    assert test_install.modes(tree) == test_install.MODES
 
 
 @pytest.mark.parametrize("units", [UNITS, UNDERLAY], ids=["overlay", "underlay"])
