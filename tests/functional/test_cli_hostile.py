@@ -1,5 +1,6 @@
 """Every command of `ovn-docker`, on databases and a Docker with names that were chosen to do harm."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -171,6 +172,12 @@ def test_no_name_is_more_than_text_in_what_a_command_prints(machine: Machine, co
 def test_commands_take_such_a_name_and_quote_it(machine: Machine, what: str) -> None:
     for command in (("inspect",), ("host", "forget", "--dry-run"), ("tcpdump",)):
         check(machine.ovn_docker(*command, "--", HOSTILE[what]), what=what)
+
+
+def test_a_row_that_names_no_switch_does_not_hide_the_database(machine: Machine) -> None:
+    """Its UUID would be no UUID, for which the server refuses all that is asked with it."""
+    results = json.loads(machine.ovn_docker("doctor", "--json").stdout)
+    assert {one["name"]: one["status"] for one in results}["northbound"] == "ok"
 
 
 def test_the_command_that_gc_offers_for_a_host_names_that_host_and_nothing_else(machine: Machine) -> None:
