@@ -178,7 +178,9 @@ class Host:
 
     def spawn(self, *argv: str, log: str = "/dev/null", env: dict[str, str] | None = None) -> int:
         """Start a background process; returns its process id inside the host."""
-        detach = 'echo 0 > /sys/fs/cgroup/init/cgroup.procs; log=$1; shift; setsid "$@" >> "$log" 2>&1 & echo $!'
+        detach = (
+            'echo 0 > /sys/fs/cgroup/init/cgroup.procs; log=$1; shift; setsid "$@" >> "$log" 2>&1 & echo $!'
+        )
         return int(self.run("sh", "-ec", detach, "sh", log, *argv, env=env))
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
