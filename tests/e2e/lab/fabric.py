@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from e2e.lab import images
-from e2e.lab.command import ENVIRONMENT, at_once, begin, run
+from e2e.lab.command import ENVIRONMENT, PATIENCE, at_once, begin, run
 from e2e.lab.host import TLS, Host
 
 PKI = "/root/pki"
@@ -64,7 +64,7 @@ class Fabric:
         self._process.stdin.close()
         for host in self.hosts:
             host.reap()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=30 * PATIENCE)
 
     def keep(self) -> str:
         """Let everything live on when we end; returns what to type to enter the hosts and to end them."""

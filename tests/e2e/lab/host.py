@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from e2e.lab import images
-from e2e.lab.command import LabError, begin, run, wait_for
+from e2e.lab.command import PATIENCE, LabError, begin, run, wait_for
 from e2e.lab.services import Controller, Daemon, Dockerd, Etcd, Service, Vswitchd
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Host:
     def reap(self) -> None:
         """Wait for the death of all processes, however it came."""
         if self._process:
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=30 * PATIENCE)
             self.pid = 0
 
     def _plug_in(self) -> None:
