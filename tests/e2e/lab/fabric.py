@@ -1,6 +1,7 @@
 """The switches between hosts, and the life and death of everything on them."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -71,7 +72,7 @@ class Fabric:
         assert self._process.stdin is not None
         self._process.stdin.write("keep\n")
         self._process.stdin.close()
-        enter = [f"{host.name}: {' '.join(host.enter)}" for host in self.hosts if host.pid]
+        enter = [f"{host.name}: {shlex.join(host.enter)} bash" for host in self.hosts if host.pid]
         return "\n".join([*enter, f"to end all: kill -9 {self.pid}"])
 
     def add_hosts(self, *names: str, engine: str = "20.10") -> list[Host]:
