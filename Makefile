@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-underlay chaos bench bench-quick install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 override VENV := .venv
 override BIN := $(VENV)/bin
 MODE ?= overlay
-SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh
+SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh tests/kernel/*.sh
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -76,6 +76,12 @@ test-attacks: ## attacks from inside containers, and from a host with stolen cre
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m attacks
+
+ACCELERATOR ?= auto
+test-kernel: ## the demo, the installed package and end-to-end tests in an ordinary Debian virtual machine, kept in /var/cache (as root)
+	@scripts/debian-packages kernel
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/pytest --capture=no --durations=0 tests/kernel --accelerator=$(ACCELERATOR)
 
 NEUTRON ?= 29
 test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cache; NEUTRON=26 for that release (as root)

@@ -20,6 +20,9 @@ if is_up docker; then
     for image in $(docker image ls --quiet --filter "label=$LABEL"); do
         show docker image rm "$image" || echo "containers of yours use image $image; it stays"
     done
+    if was_down gateway && docker network inspect docker_gwbridge >/dev/null 2>&1; then
+        show docker network rm docker_gwbridge || echo "containers of yours use docker_gwbridge; it stays"
+    fi
     mine=$(docker network ls --filter driver=openvswitch --format '{{.Name}}' | tr '\n' ' ')
     [ -z "$mine" ] || echo "Networks of yours stay and work again once the driver runs: $mine"
 fi
@@ -35,16 +38,29 @@ if was_down docker && is_up docker; then
     fi
 fi
 if [ -x .venv/bin/ovn-docker ]; then
-    ! was_down host || show ovn-docker host stop
+    if was_down driver || was_down controller; then
+        show ovn-docker host stop
+    fi
     if was_down setup && is_up openvswitch; then
+        ! is_up controller || controller stop # it would make the bridge again
         show ovs-vsctl --if-exists del-br br-int
         for key in ovn-remote ovn-nb ovn-encap-ip ovn-encap-type ovn-bridge-datapath-type; do
             show ovs-vsctl remove Open_vSwitch . external_ids $key
         done
     fi
+    if [ -e "$STATE" ] && ! was_down controller && ! is_up controller; then
+        controller start
+    fi
     ! was_down openvswitch || show ovn-docker host stop --all
-    if was_down central && was_down setup; then
+    if was_down listeners; then
         show ovn-docker central stop --reset
+        if ! was_down central; then # it ran before, and listened nowhere
+            if systemd; then
+                show systemctl start ovn-central
+            else
+                show /usr/share/ovn/scripts/ovn-ctl start_northd
+            fi
+        fi
     elif was_down central; then
         show ovn-docker central stop
     fi

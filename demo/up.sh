@@ -9,9 +9,10 @@ cd "$(dirname "$0")/.."
 
 if ! [ -e "$STATE" ]; then # else this is a repetition, and what is up was started by us
     mkdir -p "$(dirname "$STATE")"
-    for part in openvswitch central host docker; do
-        is_up $part || echo $part
-    done >"$STATE"
+    : >"$STATE"
+    for part in openvswitch central controller driver docker; do
+        is_up $part || note $part
+    done
 fi
 
 say "1. What is needed: Open vSwitch, OVN, Docker, Python packages"
@@ -32,9 +33,14 @@ echo "Open vSwitch runs"
 
 case $remote in
     '' | tcp:127.0.0.1:6642)
-        [ -n "$remote" ] || echo setup >>"$STATE"
+        [ -n "$remote" ] || note setup
         say "3. The central components, for this machine only"
-        show ovn-docker central start --address 127.0.0.1 || fail "the central components did not start"
+        if listens; then # as somebody has decided
+            show ovn-docker central start || fail "the central components did not start"
+        else
+            note listeners
+            show ovn-docker central start --address 127.0.0.1 || fail "the central components did not start"
+        fi
 
         say "4. One time setup of this host"
         # The address that other hosts would reach; alone, any will do.
@@ -65,4 +71,5 @@ if ! is_up docker; then
         sleep 0.5
     done
 fi
+docker network inspect docker_gwbridge >/dev/null 2>&1 || note gateway # the first container will make it
 echo "Docker $(docker version --format '{{.Server.Version}}') answers"

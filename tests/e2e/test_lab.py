@@ -117,6 +117,15 @@ def test_a_background_process(two_hosts: tuple[Host, Host]) -> None:
     wait_for(lambda: not host.path(f"/proc/{pid}").exists(), "the process to be dead and buried")
 
 
+def test_all_that_runs_on_a_host_is_in_its_control_group(two_hosts: tuple[Host, Host]) -> None:
+    host = two_hosts[0]
+    assert "0::/init" in host.run("cat", "/proc/self/cgroup").splitlines()
+    host.spawn("cat", "/proc/self/cgroup", log="/tmp/group")
+    wait_for(lambda: "0::/init" in host.tail("/tmp/group").splitlines(), "the process to tell its group")
+    # The group above has none of its own, or Docker could make no others in it.
+    assert host.run("cat", "/sys/fs/cgroup/cgroup.procs") == ""
+
+
 def test_hosts_reach_each_other(two_hosts: tuple[Host, Host]) -> None:
     host1, host2 = two_hosts
     for address in (host2.address, host2.address6, host2.tunnel_address, host2.tunnel_address6):

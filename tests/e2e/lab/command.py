@@ -1,5 +1,6 @@
 """Commands that tell all about their failure, and waits that end."""
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,9 @@ ENVIRONMENT = {
     # Not /usr/local: the Docker under test is the distribution's.  Last, the environment that runs the tests.
     "PATH": f"/usr/sbin:/usr/bin:/sbin:/bin:{sys.prefix}/bin",
 }
+
+PATIENCE = float(os.environ.get("OVN_DOCKER_TEST_PATIENCE", "1"))
+"""Time-outs of the lab are multiplied by this, on a machine whose processor is emulated."""
 
 T = TypeVar("T")
 
@@ -47,6 +51,7 @@ def run(
 
     `enter` is the command that puts it in its place, `where` the name of that place; `timeout` in seconds.
     """
+    timeout *= PATIENCE
     done = subprocess.run(
         [*enter, "timeout", "--kill-after=1", f"{timeout:g}", *argv],  # inside: `nsenter` passes no signal on
         env=ENVIRONMENT | (env or {}),
@@ -54,7 +59,7 @@ def run(
         stdin=None if isinstance(stdin, str) else stdin,
         capture_output=True,
         check=False,
-        timeout=timeout + 5,
+        timeout=timeout + 5 * PATIENCE,
     )
     stdout, stderr = (text.decode(errors="replace").rstrip("\n") for text in (done.stdout, done.stderr))
     if check and done.returncode:
@@ -88,6 +93,7 @@ def wait_for(condition: Callable[[], T], what: str, timeout: float = 60) -> T:
 
     `timeout` is in seconds: so many that only what never happens takes all of them, on a slow machine too.
     """
+    timeout *= PATIENCE
     deadline = time.monotonic() + timeout
     trouble: Exception | None = None
     while time.monotonic() < deadline:

@@ -1,13 +1,14 @@
 """The switches between hosts, and the life and death of everything on them."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Self
 
 from e2e.lab import images
-from e2e.lab.command import ENVIRONMENT, at_once, begin, run
+from e2e.lab.command import ENVIRONMENT, PATIENCE, at_once, begin, run
 from e2e.lab.host import TLS, Host
 
 PKI = "/root/pki"
@@ -64,14 +65,14 @@ class Fabric:
         self._process.stdin.close()
         for host in self.hosts:
             host.reap()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=30 * PATIENCE)
 
     def keep(self) -> str:
         """Let everything live on when we end; returns what to type to enter the hosts and to end them."""
         assert self._process.stdin is not None
         self._process.stdin.write("keep\n")
         self._process.stdin.close()
-        enter = [f"{host.name}: {' '.join(host.enter)}" for host in self.hosts if host.pid]
+        enter = [f"{host.name}: {shlex.join(host.enter)} bash" for host in self.hosts if host.pid]
         return "\n".join([*enter, f"to end all: kill -9 {self.pid}"])
 
     def add_hosts(self, *names: str, engine: str = "20.10") -> list[Host]:

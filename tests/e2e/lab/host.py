@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from e2e.lab import images
-from e2e.lab.command import LabError, begin, run, wait_for
+from e2e.lab.command import PATIENCE, LabError, begin, run, wait_for
 from e2e.lab.services import Controller, Daemon, Dockerd, Etcd, Service, Vswitchd
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Host:
     def reap(self) -> None:
         """Wait for the death of all processes, however it came."""
         if self._process:
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=30 * PATIENCE)
             self.pid = 0
 
     def _plug_in(self) -> None:
@@ -156,9 +156,14 @@ class Host:
 
     @property
     def enter(self) -> list[str]:
-        """The command that runs another command, or a shell, on this host."""
-        spaces = ("--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup", "--root", "--wd")
-        return ["nsenter", f"--target={self.pid}", *spaces]
+        """The command that runs another command, or a shell, on this host.
+
+        It joins the host's control group first: systemd mounts cgroup2 with the option nsdelegate, with which
+        nobody is let in from the inside (the kernel's cgroup-v2.rst, "Delegation Containment").
+        """
+        group = f"/proc/{self.fabric.pid}/root{self.fabric.group}/{self.name}/init/cgroup.procs"
+        spaces = "--mount --net --uts --ipc --pid --cgroup --root --wd"
+        return ["sh", "-ec", f'echo 0 > {group}; exec nsenter --target={self.pid} {spaces} "$@"', "sh"]
 
     def run(
         self,
@@ -178,9 +183,7 @@ class Host:
 
     def spawn(self, *argv: str, log: str = "/dev/null", env: dict[str, str] | None = None) -> int:
         """Start a background process; returns its process id inside the host."""
-        detach = (
-            'echo 0 > /sys/fs/cgroup/init/cgroup.procs; log=$1; shift; setsid "$@" >> "$log" 2>&1 & echo $!'
-        )
+        detach = 'log=$1; shift; setsid "$@" >> "$log" 2>&1 & echo $!'
         return int(self.run("sh", "-ec", detach, "sh", log, *argv, env=env))
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
