@@ -68,8 +68,10 @@ driver_answers() {
     return 1
 }
 
-# Whether OVN's northbound database listens on a port, or will when it is up: the database keeps its connections.
+# Whether OVN's northbound database listens on a port, or will when it is up: as /etc/default/ovn-central says, or
+# as rows of its own say.
 listens() {
+    ! grep -qs '^OVN_CTL_OPTS=.*--remote=p' /etc/default/ovn-central || return 0
     if is_up central; then
         ovn-nbctl --timeout=2 --db=unix:/var/run/ovn/ovnnb_db.sock get-connection
     else
