@@ -18,6 +18,7 @@ from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, OvnDockerError
 from ovn_docker.host import ovsdb
+from ovn_docker.hostnames import ContainerNames
 from ovn_docker.model import AddressInUse, EndpointId, NetworkId, row_uuid
 from ovn_docker.options import NetworkOptions
 
@@ -297,7 +298,7 @@ class TestNames:
         host.overlay.create_network(named, chassis, soon())
         host.overlay.create_endpoint(endpoint(network=ID1, mac=MAC), chassis, soon())
         change(host, "Logical_Switch_Port", row_uuid("endpoint", C1), _name=name)
-        Names(lambda _: host.database).set_names(C1, ("google",), chassis, soon())
+        Names(lambda _: host.database).set_names(C1, ContainerNames(("google",)), chassis, soon())
         assert host.northbound.rows("DNS") == []
 
 

@@ -1,6 +1,6 @@
 """The move of a network interface into an Open vSwitch bridge: its steps, and those back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,10 +20,10 @@ MADE_FOR = "ovn-docker:interface"
 class Careful(Steps):
     """Steps that go on when nobody reads what they say: the terminal may be gone."""
 
-    def note(self, what: str, command: str) -> None:
+    def note(self, what: str, command: str, *, first: Iterable[str] = ()) -> None:
         """Says a change."""
         with suppress(OSError):
-            super().note(what, command)
+            super().note(what, command, first=first)
 
 
 class Salvage(Careful):

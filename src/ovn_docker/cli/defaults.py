@@ -58,10 +58,11 @@ def arguments(words: Sequence[str]) -> Words:
     return _split(words)[1]
 
 
-def write(steps: Steps, words: Sequence[str], why: str) -> None:
-    """Has the daemons started with these words, whoever starts them."""
+def write(steps: Steps, words: Sequence[str], why: Sequence[str]) -> None:
+    """Has the daemons started with these words, whoever starts them; *why*: what that changes."""
     line = f'OVN_CTL_OPTS="{" ".join(words)}"'
-    steps.note(why, f"echo {command(line)} >> {DEFAULTS}")
+    what = f"set the daemons' options in {DEFAULTS}"
+    steps.note(what, f"echo {command(line)} >> {DEFAULTS}", first=why)
     if steps.dry_run:
         return
     text = _BLOCK.sub("", _text())

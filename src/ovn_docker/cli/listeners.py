@@ -186,8 +186,8 @@ def words(listeners: Iterable[Listener], others: dict[str, str]) -> list[str]:
     return defaults.merged(ours, [*LOG, *(_tls_arguments() if any(one.tls for one in listeners) else ())])
 
 
-def describe(listeners: Iterable[Listener]) -> str:
-    """The change of the options, in words."""
+def describe(listeners: Iterable[Listener]) -> list[str]:
+    """What a change of the options changes, a line for each database."""
     lines = []
     for listener in listeners:
         old = now(listener.database)
@@ -195,7 +195,7 @@ def describe(listeners: Iterable[Listener]) -> str:
         if before != replace(listener, tls=None):
             was = _in_words(old) if old else "(nowhere)"
             lines.append(f"let the {listener.database.title} listen: {was} -> {_in_words(listener)}")
-    return "\n".join([*lines, f"set the daemons' options in {defaults.DEFAULTS}"])
+    return lines
 
 
 def _in_words(listener: Listener) -> str:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,10 +65,14 @@ class Steps:
         if not self.dry_run:
             run(argv)
 
-    def note(self, what: str, command: str) -> None:
-        """Says a change that the caller makes itself, with a command that a user could type for it."""
+    def note(self, what: str, command: str, *, first: Iterable[str] = ()) -> None:
+        """Says a change that the caller makes itself, with a command that a user could type for it.
+
+        *first*: what the same command changes besides, a line each.
+        """
         self.changed = True
-        say(f"{'would ' if self.dry_run else ''}{what}")
+        for line in (*first, what):
+            say(f"{'would ' if self.dry_run else ''}{line}")
         say(f"    $ {command}", flush=True)
 
     def wait(self, what: str, ready: Callable[[], bool], *, seconds: float, hint: str) -> None:
