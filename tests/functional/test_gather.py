@@ -194,9 +194,10 @@ class TestEchoes:
     @pytest.fixture
     def peer(self, container: Container) -> int:
         """The process of a namespace with 10.7.0.2 and fd07::2; 10.7.0.1 and fd07::1 are here."""
-        Links().create_veth("here", "there", mac="02:00:00:00:00:02", mtu=1400, tx_checksums=True)
+        peer = ("there", "mtu", "1400", "address", "02:00:00:00:00:02")
+        ip("link", "add", "here", "up", "mtu", "1400", "type", "veth", "peer", *peer)
         container.take("there")
-        pid = container._process.pid
+        pid = container.pid
         run = ["nsenter", f"--net=/proc/{pid}/ns/net"]
         commands = [
             ["ip", "address", "add", "10.7.0.1/24", "dev", "here"],
