@@ -1,5 +1,6 @@
 """The README says what the code says."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ovn_docker.options import OPTIONS, UNDERLAY, Option
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "underlay.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,21 @@ def test_settings_in_the_readme_exist() -> None:
     for option in ("--flows-timeout", "--late-flows", "--scope", "--sync"):
         assert option in README
         assert option in known
+
+
+def test_claims_of_the_security_page_name_tests_that_exist() -> None:
+    """Every test in brackets is a module, and every attack is named."""
+    named = set(re.findall(r"\[((?:attacks|e2e|functional|unit)/test_\w+)\]", SECURITY))
+    attacks = {f"attacks/{path.stem}" for path in (ROOT / "tests/e2e/attacks").glob("test_*.py")}
+    assert attacks <= named
+    for name in named:
+        module = ROOT / "tests" / name.replace("attacks/", "e2e/attacks/")
+        assert list(module.parent.glob(f"{module.name}*.py")), name
+
+
+def test_tests_of_values_that_are_read_exist() -> None:
+    """The table of values names functions and classes of tests."""
+    table = SECURITY.split("### Values that are read")[1].split("\n## ")[0]
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(?:\w+::)?(test_\w+?)_?\*?`|`(Test\w+)`", table):
+        assert re.search(rf"(?:def|class) {name[0] or name[1]}", sources), name
