@@ -113,6 +113,8 @@ def of_docker(network: Mapping[str, Any], name: str) -> Definition:
     """The definition of the network *name* of the cluster, as Docker describes it. Raises Refused."""
     ipam = network.get("IPAM") or {}
     same = {key: network[key] for key in _KEYS - {"Name", "IPAM", "CheckDuplicate"} if key in network}
+    if "Options" in same:
+        same["Options"] = {k: v for k, v in (same["Options"] or {}).items() if not options.is_of_others(k)}
     config = [{key: pool[key] for key in _POOL_KEYS if key in pool} for pool in ipam.get("Config") or []]
     addresses = {"Driver": ipam.get("Driver"), "Options": ipam.get("Options"), "Config": config}
     definition = parse(name, {**same, "Name": name, "IPAM": addresses})
@@ -304,6 +306,7 @@ def _address(key: str, text: object, subnet: IpNetwork) -> IpAddress:
 def _options(name: str, given: object) -> tuple[tuple[str, str], ...]:
     """Options that this mode of the driver knows, one of them the network's own name."""
     fields = _mapping("Options", given or {})
+    _only("Options", fields, {option.key for option in options.OPTIONS})
     texts = {key: _printable(f"option {_shown(key)}", value, _LABEL) for key, value in fields.items()}
     try:
         known = options.parse(texts)

@@ -11,6 +11,9 @@ from typing import Any
 
 from ovn_docker.errors import BadRequest
 
+DOCKER = "com.docker.network."
+"""How the names of Docker's own options begin."""
+
 SHARED_NAME = "ovn.network"
 """The option that gives a network a name in the cluster."""
 
@@ -177,12 +180,28 @@ UNDERLAY = (
 def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> NetworkOptions:
     """Turn Docker's ``com.docker.network.generic`` map into NetworkOptions; *table* is the mode's.
 
-    Raises BadRequest for an unknown key (with the nearest known one) or a bad value.
+    Options of Docker's other drivers are ignored. Raises BadRequest for any other unknown key (with the
+    nearest known one) or a bad value.
     """
+    given = {key: value for key, value in given.items() if not is_of_others(key, table)}
     fields = _fields(given, table, UNDERLAY if table is OPTIONS else OPTIONS)
     if "name" in fields and "switch" in fields:
         raise BadRequest("options ovn.network and ovn.switch exclude each other: give one of them")
     return NetworkOptions(**fields)
+
+
+def is_of_others(key: str, table: tuple[Option, ...] = OPTIONS) -> bool:
+    """Whether an option is of Docker's other drivers and means nothing here, such as a bridge's name.
+
+    Compose files that were written for the bridge driver have them. One that ends as a known one does, such
+    as ``com.docker.network.mtu``, is taken for a mistyped one.
+    """
+    ends = {option.key.rpartition(".")[2] for option in table}
+    return (
+        key.startswith(DOCKER)
+        and key not in {option.key for option in table}
+        and key.rpartition(".")[2].lower() not in ends
+    )
 
 
 def parse_endpoint(given: Mapping[str, object], table: tuple[Option, ...] = ENDPOINT) -> EndpointOptions:
@@ -218,7 +237,7 @@ def _fields(
 
 def unknown(key: str, known: Mapping[str, Option]) -> str:
     """One line that names the unknown option and the nearest known ones."""
-    nearest = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.6)
     hint = (
         f"did you mean {nearest[0]}?" if nearest else f"known options: {', '.join(sorted(known)) or 'none'}"
     )

@@ -14,7 +14,7 @@ from functional.docker_api import Api
 from functional.hosts import Container
 from functional.overlay_host import ask
 from ovn_docker.model import container_link
-from ovn_docker.plugin.wire import DOCKER
+from ovn_docker.options import DOCKER
 
 IPAM_SPACE = "openvswitch"
 

@@ -15,7 +15,7 @@ from functional.docker_api import Api
 from functional.overlay_host import NET, NETWORK, OverlayHost, endpoint, ids
 from functional.ovsdb_servers import until
 from ovn_docker.model import host_link
-from ovn_docker.plugin.wire import DOCKER
+from ovn_docker.options import DOCKER
 
 SITECUSTOMIZE = """
 import os, time

@@ -95,7 +95,7 @@ HOSTILE: dict[str, tuple[object, str]] = {
     "no option": (good(Options=None), "must be 'foo'"),
     "option of bridge": (
         good(Options={"ovn.network": "foo", "com.docker.network.bridge.name": "br"}),
-        "unknown option",
+        "Options has 'com.docker.network.bridge.name'",
     ),
     "option of another type": (good(Options={"ovn.network": 1}), "must be a string"),
     "options of another type": (good(Options=["ovn.network"]), "Options"),

@@ -66,6 +66,26 @@ def test_misspelt_option_names_the_nearest(typed: str, meant: str) -> None:
         options.parse({typed: "x"})
 
 
+@pytest.mark.parametrize("table", [options.OPTIONS, options.UNDERLAY])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "com.docker.network.bridge.name",
+        "com.docker.network.bridge.enable_icc",
+        "com.docker.network.container_iface_prefix",
+        "com.docker.network.enable_ipv6",
+    ],
+)
+def test_options_of_dockers_other_drivers_are_ignored(key: str, table: tuple[options.Option, ...]) -> None:
+    """Compose files that were written for the bridge driver have them."""
+    assert options.is_of_others(key, table)
+    assert options.parse({key: "x", MTU: "1400"}, table) == options.parse({MTU: "1400"}, table)
+
+
+def test_known_and_foreign_options_are_not_of_others() -> None:
+    assert not any(options.is_of_others(key) for key in (MTU, "ovn.network", "ovn.nonsense", "encrypted"))
+
+
 def test_an_option_like_no_other_names_them_all() -> None:
     known = f"{MTU}, ovn.network, ovn.routers, ovn.switch"
     with pytest.raises(BadRequest, match=f"unknown option 'xyzzy': known options: {known}"):

@@ -29,7 +29,7 @@ from ovn_docker.model import (
     Subnet,
     choose_mac,
 )
-from ovn_docker.options import OPTIONS, NetworkOptions
+from ovn_docker.options import OPTIONS, NetworkOptions, is_of_others
 from ovn_docker.plugin import server
 from ovn_docker.plugin.wire import METHODS, Plugin, answer, decode
 from recordings.requests import DOCKER, EP, GENERIC, NET, POOL, RECORDINGS, almost_right, broken, with_pool
@@ -207,7 +207,8 @@ def why_refused(method: str, request: Any) -> str | None:
     if method == "NetworkDriver.CreateNetwork":
         if len(request["IPv4Data"]) > 1:
             return "2 IPv4 subnets given"
-        unknown = [key for key in options if key not in {option.key for option in OPTIONS}]
+        known = {option.key for option in OPTIONS}
+        unknown = [key for key in options if key not in known and not is_of_others(key)]
     if method == "IpamDriver.RequestPool":
         unknown = list(given or {})
     if method == "NetworkDriver.CreateEndpoint":

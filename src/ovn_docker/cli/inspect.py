@@ -82,6 +82,9 @@ def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str
     yield "subnets", ", ".join(network.subnets)
     yield "MTU", str(network.mtu) if network.mtu else "that of the tunnels"
     yield "hosts", ", ".join(network.hosts)
+    for one in cluster.snapshot.engine.networks if cluster.snapshot.engine else ():
+        if one.id == network.id and one.ignored:
+            yield "ignored options", ", ".join(one.ignored)
     for endpoint in cluster.endpoints:
         if endpoint.switch == network.switch and endpoint.switch:
             yield "container", f"{endpoint.container} ({', '.join(endpoint.addresses)}) on {endpoint.host}"

@@ -5,6 +5,7 @@ they have there. Go sends an empty list or map as ``null``. Members that we do n
 version of Docker adds some.
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,8 +39,10 @@ Answer = Mapping[str, object]
 _CONNECTED = 1
 """A route without a next hop (moby daemon/libnetwork/types/types.go, CONNECTED)."""
 
-DOCKER = "com.docker.network."
-"""Prefix of the option keys that belong to Docker itself."""
+_IFNAME = options.DOCKER + "endpoint.ifname"
+"""Name of the interface in the container, since Docker 28.1; plugins answer with a prefix only."""
+
+log = logging.getLogger("ovn_docker.plugin")
 
 
 class Driver(Protocol):
@@ -172,8 +175,8 @@ class _PoolsRequest(NetworkRequest, frozen=True):
 class NetworkOptions(msgspec.Struct, frozen=True):
     """Docker's own options and, as *generic*, those that the user typed behind ``-o``."""
 
-    internal: bool = msgspec.field(default=False, name=DOCKER + "internal")
-    generic: dict[str, Any] | None = msgspec.field(default=None, name=DOCKER + "generic")
+    internal: bool = msgspec.field(default=False, name=options.DOCKER + "internal")
+    generic: dict[str, Any] | None = msgspec.field(default=None, name=options.DOCKER + "generic")
 
 
 class CreateNetworkRequest(_PoolsRequest, frozen=True):
@@ -185,6 +188,11 @@ class CreateNetworkRequest(_PoolsRequest, frozen=True):
         """The network that is meant. Raises BadRequest."""
         given = self.Options or NetworkOptions()
         typed = options.parse(given.generic or {}, table)
+        for key in given.generic or {}:
+            if options.is_of_others(key, table):
+                log.info(
+                    "network %s: option %s is of another driver and is ignored", self.NetworkID[:12], key
+                )
         return Network(self.NetworkID, self.subnets(), given.internal, typed)
 
 
@@ -214,6 +222,11 @@ class CreateEndpointRequest(EndpointRequest, frozen=True, kw_only=True):
     def endpoint(self, table: tuple[options.Option, ...] = options.ENDPOINT) -> Endpoint:
         """The endpoint that is meant. Raises BadRequest."""
         typed = options.parse_endpoint(self.Options or {}, table)
+        if _IFNAME in (self.Options or {}):
+            log.info(
+                "endpoint %s: option %s is ignored: Docker takes no interface name from a plugin",
+                self.EndpointID[:12], _IFNAME,
+            )  # fmt: skip
         given = self.Interface or EndpointInterface()
         wanted = (("Address", given.Address, 4), ("AddressIPv6", given.AddressIPv6, 6))
         addresses = tuple(_interface(name, text, version) for name, text, version in wanted if text)

@@ -27,7 +27,7 @@ from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
 from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
-from ovn_docker.options import SHARED_NAME
+from ovn_docker.options import SHARED_NAME, is_of_others
 from ovn_docker.printable import printable
 from ovn_docker.settings import DOCKER, SOCKET
 from ovn_docker.view import cloud, ml2_ovn
@@ -416,6 +416,7 @@ def _docker_network(row: dict[str, Any]) -> DockerNetwork:
         name=row["Name"],
         subnets=tuple(pool["Subnet"] for pool in pools if pool.get("Subnet")),
         shared=(row.get("Options") or {}).get(SHARED_NAME, ""),
+        ignored=tuple(sorted(filter(is_of_others, row.get("Options") or {}))),
     )
 
 

@@ -47,12 +47,16 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class DockerNetwork:
-    """A network of this host's Docker whose driver is ours; *shared*: its name in the cluster, if any."""
+    """A network of this host's Docker whose driver is ours; *shared*: its name in the cluster, if any.
+
+    *ignored*: its options of Docker's other drivers.
+    """
 
     id: str
     name: str
     subnets: tuple[str, ...]
     shared: str = ""
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
