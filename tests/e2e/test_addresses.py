@@ -126,7 +126,7 @@ def test_a_lost_host_is_forgotten_and_its_addresses_are_had_again(hosts: Hosts) 
 
     said = host1.run(*forget)
     assert "host3 does not answer; OVN lists it until you type: ovn-sbctl chassis-del host3" in said
-    assert "removed 1 port, 1 name, 2 claims, 1 lease, 1 pool, 1 note" in said
+    assert "removed 1 port, 1 name, 4 claims, 1 lease, 1 pool, 1 note" in said
     run(host2, "mine", "--ip=10.1.7.7")
     assert unanswered(host1, "c1", "10.1.7.7", tunnel=True) == []
     assert host1.run(*forget) == "nothing to change"

@@ -25,7 +25,9 @@ def kinds(found: list[dict[str, Any]]) -> list[str]:
 
 def age(cluster: Cluster, network: str) -> None:
     """An hour passes for a network."""
-    cluster.central.run("ovn-nbctl", "set", "Logical_Switch", network, "external_ids:ovn-docker\\:created=1")
+    row = ("Logical_Switch", network)
+    cluster.central.run("ovn-nbctl", "remove", *row, "external_ids", "ovn-docker\\:uptime")
+    cluster.central.run("ovn-nbctl", "set", *row, "external_ids:ovn-docker\\:created=1")
 
 
 def test_a_network_removed_while_the_driver_was_away_goes(cluster: Cluster) -> None:
