@@ -13,7 +13,7 @@ from e2e.lab import Host, wait_for
 Hosts = tuple[Host, Host, Host]
 
 SEND = """
-import socket, struct, sys
+import socket, struct, sys, time
 from ipaddress import ip_address
 link, my_mac, to_mac = sys.argv[1], *(bytes.fromhex(word.replace(":", "")) for word in sys.argv[2:4])
 my_v4, to_v4, my_v6, to_v6 = (ip_address(word).packed for word in sys.argv[4:])
@@ -68,12 +68,15 @@ def advertisement(word, destination, target, before=b"", first=None):
     ipv6(destination, local, target, 58, body, before, first)
 
 
-for _ in range(3):  # in user space a tunnel may lose a packet
+# In user space a tunnel may lose a packet, and what is dropped takes along what is sent in the same moment.
+for _ in range(6):
+    time.sleep(0.1)
     ipv4(to_mac, my_v4, to_v4, 17, udp(7, 7, "honest 4"))
     ipv6(to_mac, my_v6, to_v6, 17, udp(7, 7, "honest 6"))
     ipv4(ALL, bytes(4), b"\\xff" * 4, 17, udp(68, 67, "discover"))
     ipv6(b"\\x33\\x33\\0\\x01\\0\\x02", local, servers, 17, udp(546, 547, "solicit"))
     ipv6(b"\\x33\\x33\\0\\0\\0\\x01", local, nodes, 58, bytes(8).replace(b"\\0", b"\\x85", 1) + marked("rs"))
+time.sleep(0.5)
 for _ in range(3):
     advertisement("ra to all", b"\\x33\\x33\\0\\0\\0\\x01", nodes)
     advertisement("ra to one", to_mac, to_v6)
