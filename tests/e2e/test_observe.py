@@ -82,7 +82,9 @@ def test_containers_and_calls_are_counted_by_name(hosts: Hosts) -> None:
 
     def progress() -> set[float]:
         found = scrape(host)
-        return {found.get(f'ovn_docker_nb_cfg{{at="{at}"}}', -1) for at in ("northbound", "southbound", "host")}
+        return {
+            found.get(f'ovn_docker_nb_cfg{{at="{at}"}}', -1) for at in ("northbound", "southbound", "host")
+        }
 
     # An answer is shared for up to a second, so that the first one may be from before the change.
     wait_for(lambda: len(progress()) == 1 and min(progress()) >= 1, "all to have come as far")

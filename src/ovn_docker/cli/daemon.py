@@ -4,6 +4,7 @@ Detaching, pidfile, log file, levels that change at run time (``ovs-appctl vlog/
 package, so that it behaves as ovs-vswitchd(8) says.
 """
 
+import faulthandler
 import logging
 import os
 import resource
@@ -60,6 +61,9 @@ from ovn_docker.settings import Common, Kind, Settings, UnderlaySettings
 from ovn_docker.threads import RESTART, Threads
 
 log = logging.getLogger(__name__)
+
+_LEAVING = 10.0
+"""Seconds that the process has to end after the calls in flight; it needs some milliseconds."""
 
 OVERLAY_HELP = (
     "Docker network plugin 'openvswitch': containers of many hosts on switches of OVN.",
@@ -226,10 +230,16 @@ def _serve(settings: Common, mode: _Mode) -> None:
     tally = Tally(mode.record)
     threads = mode.threads
     web = server.Server(server.application(plugin, tally, mode.name_of), listener, threads)
-    threads.stop = web.stop
 
+    def stop() -> None:
+        """End in bounded time, whatever hangs: then with the traces of all threads on standard error."""
+        with suppress(OSError, RuntimeError, ValueError):  # there may be no standard error
+            faulthandler.dump_traceback_later(server.DRAIN_SECONDS + _LEAVING, exit=True)
+        web.stop()
+
+    threads.stop = stop
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: web.stop())
+        signal.signal(number, lambda *_: stop())
     reconciler = Reconciler(
         *(driver, backend, mode.store, vswitch, links, Engine(settings.docker)),
         *(settings.sweep_interval, Mode(settings.repair), mode.record),
@@ -237,7 +247,7 @@ def _serve(settings: Common, mode: _Mode) -> None:
     # Whoever flushes all rules takes the guard of the containers' links along, which reconciliation restores.
     barrier = _barrier(settings, mode.external_ids, driver.leftovers.set)
     barrier.start(threads)
-    control.serve(web.stop, tally, reconciler, threads, barrier)
+    control.serve(stop, tally, reconciler, threads, barrier)
     mode.start()
     reconciler.start(threads)
     log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
