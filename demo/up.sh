@@ -35,7 +35,9 @@ case $remote in
     '' | tcp:127.0.0.1:6642)
         [ -n "$remote" ] || note setup
         say "3. The central components, for this machine only"
-        if listens; then # as somebody has decided
+        if listens && is_up central; then
+            echo "The databases run and listen already; they stay as they are"
+        elif listens; then # as somebody has decided
             show ovn-docker central start || fail "the central components did not start"
         else
             note listeners
