@@ -15,6 +15,7 @@ import pytest
 from functional.conftest import new_network_namespace
 from functional.hosts import C1, C2, NETWORK, Host, endpoint, ip
 from ovn_docker.host.links import Links
+from ovn_docker.host.router_guard import remove_unused
 from ovn_docker.model import NetworkId, Subnet, host_link
 from ovn_docker.options import NetworkOptions
 
@@ -161,6 +162,17 @@ def test_many_links_that_are_gone_are_forgotten(links: Links) -> None:
         links.delete(link)
     links.restore_guard([])
     assert guarded() == set()
+
+
+def test_the_table_goes_with_the_last_link(links: Links) -> None:
+    links.guard(LINK)
+    assert not remove_unused()
+    assert "netdev" in nft("list", "tables")
+    for link in (LINK, OTHER):
+        links.delete(link)
+    assert remove_unused()
+    assert nft("list", "tables") == ""
+    assert not remove_unused()
 
 
 def test_other_rules_stay(links: Links) -> None:

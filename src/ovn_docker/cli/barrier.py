@@ -14,7 +14,7 @@ from ovn_docker.cli.databases import DATABASES
 from ovn_docker.cli.output import say
 from ovn_docker.cli.steps import Steps, run_directory
 from ovn_docker.errors import OvnDockerError, Unavailable
-from ovn_docker.host import barrier, nameservers
+from ovn_docker.host import barrier, nameservers, router_guard
 from ovn_docker.host.driver import find
 from ovn_docker.host.environment import environment
 from ovn_docker.settings import SOCKET, Settings
@@ -60,7 +60,7 @@ def put_up(steps: Steps) -> None:
 
 
 def remove(steps: Steps) -> None:
-    """Remove the barrier, and the rules that pass containers' questions for names on.
+    """Remove the barrier, the guard where no link is left, and the rules that pass questions for names on.
 
     Not while there are databases on this machine, or a driver, which would put it up again.
     """
@@ -71,6 +71,8 @@ def remove(steps: Steps) -> None:
             steps.note("remove the barrier", f"nft delete table inet {barrier.TABLE}")
             if not steps.dry_run:
                 barrier.remove()
+    if not steps.dry_run:
+        router_guard.remove_unused()
     if nameservers.passes_on():
         steps.note("stop passing questions for names on", "iptables -t nat -X OVN-DOCKER-NAMES")
         if not steps.dry_run:

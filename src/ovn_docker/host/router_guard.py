@@ -51,7 +51,8 @@ _FAMILY = struct.Struct(">BBH")  # struct nfgenmsg: family, version, subsystem o
 _NETFILTER = 12  # linux/netlink.h, NETLINK_NETFILTER
 _NETDEV = 5  # NFPROTO_NETDEV
 _BEGIN, _END, _NFTABLES = 16, 17, 10  # linux/netfilter/nfnetlink.h, NFNL_MSG_BATCH_*, NFNL_SUBSYS_NFTABLES
-_NEWTABLE, _NEWCHAIN, _GETCHAIN, _DELCHAIN, _NEWRULE, _DELRULE = 0, 3, 4, 5, 6, 8  # NFT_MSG_*
+_NEWTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _DELCHAIN = 0, 2, 3, 4, 5  # NFT_MSG_*
+_NEWRULE, _DELRULE = 6, 8
 _REQUEST, _ACK, _DUMP, _CREATE, _APPEND = 0x1, 0x4, 0x300, 0x400, 0x800  # NLM_F_*
 _ERROR, _DONE = 2, 3  # NLMSG_*
 _NESTED = 0x8000  # NLA_F_NESTED
@@ -76,6 +77,17 @@ def unguarded(links: Iterable[str]) -> set[str]:
         return _links().intersection(links) - _chains()
     except (OSError, Unavailable):
         return set(links)
+
+
+def remove_unused() -> bool:
+    """Delete the table if no link of ours is left; return whether it was there."""
+    if any(name.startswith(HOST_LINK) for name in _links()):
+        return False
+    try:
+        _change([_Change(_DELTABLE, 0, _text(1, TABLE))])
+    except (OSError, Unavailable):  # it is not there
+        return False
+    return True
 
 
 class RouterGuard:
