@@ -1,5 +1,6 @@
 """Networks of the cluster, followed by a host while others remove them and make them again."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -183,6 +184,19 @@ def test_a_network_that_another_host_needs_goes_from_this_host_alone(host: Host)
     assert set(cluster.notes(ANEW, THERE)) == {ANEW, THERE}
     cluster.use(THERE, used=False)
     cluster.docker.driver.delete_network(ANEW)
+    assert [network.removed for network in cluster.networks()] == [True]
+
+
+def test_a_removal_waits_for_the_note_that_the_last_container_has_gone(host: Host) -> None:
+    """``docker rm`` on another host, and ``docker network rm`` here in the same moment."""
+    cluster = Cluster(host, lambda _: None)
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.use(THERE)
+    late = threading.Timer(0.5, lambda: cluster.use(THERE, used=False))
+    late.start()
+    cluster.docker.driver.delete_network(HERE)
+    late.join()
     assert [network.removed for network in cluster.networks()] == [True]
 
 

@@ -286,7 +286,7 @@ class Overlay:
         ]
         if remove and stored.name:
             for removed, more in (
-                (True, shared.removal(stored.name, stored.ids, chassis)),
+                (True, shared.removal(stored.name, stored.ids, chassis, deadline)),
                 (False, shared.departure(stored.name, stored.ids, chassis)),
             ):
                 try:

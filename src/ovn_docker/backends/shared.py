@@ -35,6 +35,9 @@ INCARNATION = "ovn-docker:incarnation"
 _USED = "ovn-docker:used"
 """On a host's note, "true" or "false": containers of the host, running or stopped, belong to the network."""
 
+_NOTING = 2.0
+"""Seconds within which a host notes that no container of its belongs to a network any more (cluster.py)."""
+
 OF_LIFE = frozenset({INCARNATION, _USED})
 """Keys of a note that change while the network stays the same."""
 
@@ -282,19 +285,23 @@ def note_ids(name: str, switch: str, incarnation: str, chassis: Chassis) -> dict
     return {NAME: name, SWITCH: switch, **host_ids(chassis), **NOTE, **life}
 
 
-def removal(name: str, note: Mapping[str, str], chassis: Chassis) -> list[Operation]:
+def removal(name: str, note: Mapping[str, str], chassis: Chassis, deadline: Deadline) -> list[Operation]:
     """Operations that mark a network as removed: the other hosts give it up when they see that.
 
     *note*: external_ids of this host's note. They fail with "timed out" if a container of another host,
-    running or stopped, belongs to the network, or if the life that the note is about is over.
+    running or stopped, belongs to the network, or if the life that the note is about is over. A host notes a
+    moment late that its last container has gone: they wait for that.
     """
+    wait = max(0.0, deadline.left(at_most=_NOTING + 0.5) - 0.5)
     switch = switch_row(name)
     of_switch = has("external_ids", {**OURS, SWITCH: switch})
     others = ["external_ids", "excludes", ovsdb.encode({HOST: chassis.system_id})]
     mark = [["external_ids", "insert", {REMOVED: chassis.system_id}]]
     return [
         _require_life(switch, note.get(INCARNATION, "")),
-        ovsdb.require_none("DHCP_Options", of_switch, others, has("external_ids", {**NOTE, _USED: "true"})),
+        ovsdb.require_none(
+            "DHCP_Options", of_switch, others, has("external_ids", {**NOTE, _USED: "true"}), wait=wait
+        ),
         ovsdb.require_none("Logical_Switch_Port", of_switch, others, ["type", "==", ""]),
         ovsdb.mutate("Logical_Switch", is_row(switch), mutations=mark),
         _changed(),
