@@ -40,6 +40,9 @@ _FULL_LOOK = 30.0
 _REST = 0.5
 """Seconds between two full comparisons at least, however often Docker's containers change."""
 
+_GOING = 10.0
+"""Seconds that Docker and the driver may take to remove a network; many times what they need."""
+
 _PATIENCE = 10.0
 
 _WARNINGS = 10
@@ -65,6 +68,9 @@ class Store(Protocol):
 
     def write_note(self, network: NetworkId, note: Note, chassis: Chassis, deadline: Deadline) -> None:
         """Change a note of this host."""
+
+    def noted(self, network: SharedNetwork, chassis: Chassis, deadline: Deadline) -> bool:
+        """Whether this host has a note on a network, of whichever ID of its Docker."""
 
     def left(self, networks: Iterable[SharedNetwork], chassis: Chassis, deadline: Deadline) -> set[str]:
         """Names of the networks that this host has left."""
@@ -113,6 +119,8 @@ class Follower:
         self._mirror = mirror
         self._connected = connected
         self._refused: dict[tuple[str, Refusal], None] = {}
+        self._going: dict[str, float] = {}
+        """When a network was first missing in Docker while this host had a note on it."""
         self._told: dict[str, str] = {}
         self._removing: NetworkId | None = None
         self._making = ""
@@ -194,7 +202,11 @@ class Follower:
     ) -> None:
         """Raises Refused for what this host does not follow."""
         if here is None:
-            if not network.removed and network.definition is not None:
+            if (
+                not network.removed
+                and network.definition is not None
+                and not self._is_going(network, chassis, deadline)
+            ):
                 check_subnets(network.definition, chassis.addresses, self._connected())
                 self._create(network.definition)
         elif network.removed:
@@ -208,6 +220,20 @@ class Follower:
             raise Refused(here.refused.part, f"other hosts cannot have it: {here.refused.why}")
         if network.refused is not None:
             raise Refused(network.refused.part, network.refused.why)
+
+    def _is_going(self, network: SharedNetwork, chassis: Chassis, deadline: Deadline) -> bool:
+        """Whether the user of this host may just be removing a network.
+
+        Docker lists a network no more before it asks the driver to delete it, which deletes this host's note.
+        A note that stays was left by a crash.
+        """
+        if not self._store.noted(network, chassis, deadline):
+            self._going.pop(network.name, None)
+            return False
+        going = time.monotonic() - self._going.setdefault(network.name, time.monotonic()) < _GOING
+        if going:
+            self.wake()
+        return going
 
     def _give_up(
         self, network: SharedNetwork, here: LocalNetwork, chassis: Chassis, deadline: Deadline

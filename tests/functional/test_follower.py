@@ -200,6 +200,20 @@ def test_a_removal_waits_for_the_note_that_the_last_container_has_gone(host: Hos
     assert [network.removed for network in cluster.networks()] == [True]
 
 
+def test_a_network_that_is_just_being_removed_is_not_made_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker lists it no more before it calls the driver; a note that stays was left by a crash."""
+    cluster = Cluster(host, lambda _: None)
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.follower.follow()
+    assert cluster.docker.have == []
+    monkeypatch.setattr("ovn_docker.cluster._GOING", 0)
+    cluster.follower.follow()
+    assert [network.id for network in cluster.docker.have] == [ANEW]
+
+
 def test_a_departure_ends_with_the_life_of_the_network(host: Host) -> None:
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)

@@ -97,6 +97,14 @@ class SharedNetworks:
             ovsdb.mutate("DHCP_Options", is_row(note_row(network)), mutations=mutations), deadline=deadline
         )
 
+    def noted(self, network: SharedNetwork, chassis: Chassis, deadline: Deadline) -> bool:
+        """Whether this host has a note on a network, of whichever ID of its Docker. A search."""
+        mine = {**OURS, **NOTE, SWITCH: switch_row(network.name), HOST: chassis.system_id}
+        (rows,) = self._connect(chassis).transact(
+            ovsdb.select("DHCP_Options", has("external_ids", mine), columns=["_uuid"]), deadline=deadline
+        )
+        return bool(rows)
+
     def left(self, networks: Iterable[SharedNetwork], chassis: Chassis, deadline: Deadline) -> set[str]:
         """Names of the networks whose present life this host has left."""
         wanted = list(networks)
