@@ -261,16 +261,14 @@ def test_files_are_for_the_owner_to_write_whatever_the_umask(
     request: pytest.FixtureRequest, which: str, tmp_path: Path
 ) -> None:
     running: Driver = request.getfixturevalue(which)
-    running.environment["OVN_DOCKER_SOCKET"] = str(
-        tmp_path / "run" / "docker" / "plugins" / "openvswitch.sock"
-    )
-    running.socket = Path(running.environment["OVN_DOCKER_SOCKET"])
+    running.socket = tmp_path / "r" / "d" / "openvswitch.sock"  # unix(7) has room for 107 characters
+    running.environment["OVN_DOCKER_SOCKET"] = str(running.socket)
     before = os.umask(0)
     try:
         running.start("--pidfile", "--log-file")
     finally:
         os.umask(before)
-    made = [*running.directory.iterdir(), *(tmp_path / "run").rglob("*"), tmp_path / "run"]
+    made = [*running.directory.iterdir(), *(tmp_path / "r").rglob("*"), tmp_path / "r"]
     modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in made}
     assert {f"{running.program.name}.pid", f"{running.program.name}.log", "openvswitch.sock"} <= modes.keys()
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o022} == {}
