@@ -128,6 +128,8 @@ def test_a_removal_on_a_host_that_is_cut_off_spares_the_network_made_after_it(ho
         host1.docker(*create)
         wait_for(lambda: networks(host3) == ["foo"], "the new foo on host3")
     wait_for(lambda: networks(host2) == ["foo"], "the new foo on host2")
+    # ovn-controller may wait 8 s between two attempts to connect.
+    wait_for(lambda: host2.controller.appctl("connection-status") == "connected", "ovn-controller on host2")
     boxes = ("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "600")
     for host in hosts:
         host.docker(*boxes)
