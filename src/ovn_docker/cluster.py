@@ -4,7 +4,8 @@
 with the key-value store that Docker had until version 23. All of it happens outside Docker's calls to us:
 Docker may not be asked while it waits for an answer.
 
-The life of a shared network, and which host may end it: docs/architecture.md, "Networks of the cluster".
+The life of a shared network, and which host may end it: docs/architecture.md, "A shared network lives as
+long as a host needs it".
 """
 
 import logging

@@ -161,7 +161,7 @@ class SharedNetworks:
         mark: list[list[Any]] = [["external_ids", "delete", [REMOVED]], ["external_ids", "insert", marks]]
         try:
             database.transact(
-                require("Logical_Switch", switch, has("external_ids", _SHARED)),
+                require("Logical_Switch", switch, SHARED),
                 *([] if force else used),
                 ovsdb.mutate("Logical_Switch", is_row(switch), mutations=mark),
                 _changed(),
@@ -171,7 +171,7 @@ class SharedNetworks:
             if error.error != "timed out":
                 raise
             if error.index == 0:
-                raise NotFound(f"no network {name} in the cluster: see `ovn-docker ls --all`") from None
+                raise NotFound(f"no network {name} in the cluster: see `ovn-docker ls`") from None
             raise Conflict(
                 f"containers, running or stopped, belong to network {name}: remove them, or give --force"
             ) from None
