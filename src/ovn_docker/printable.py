@@ -11,7 +11,7 @@ from typing import Any
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""What shows nothing (Unicode, Default_Ignorable_Code_Point) though str.isprintable() is true of it."""
+"""Characters without a glyph (Unicode, Default_Ignorable_Code_Point) that str.isprintable() accepts."""
 
 
 def one_line(text: str) -> str:
@@ -27,7 +27,7 @@ def is_plain(text: str) -> bool:
 
 
 def printable(value: Any) -> Any:
-    """What JSON can hold, with a question mark for each character that one_line() would write otherwise."""
+    """*value*, of JSON's types, with a question mark for each character that one_line() would escape."""
     if _is_printable(value):
         return value  # no copy: it may be large
     if isinstance(value, str):

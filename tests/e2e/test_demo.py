@@ -29,7 +29,7 @@ def put_tree(host: Host) -> None:
 
 
 def state(host: Host) -> set[str]:
-    """What a host has; Docker's own bridge and directory stay once it has run, whoever started it."""
+    """The state of a host. Docker's own bridge and directory stay once it has run, whoever started it."""
     said = host.run("sh", "-c", f"({STATE}) 2>&1", timeout=60, check=False)
     return {line for line in said.splitlines() if "docker0" not in line and "/run/docker/plugins" not in line}
 

@@ -251,7 +251,7 @@ def by_hand(addresses: str) -> tuple[str, ...]:
 
 
 def leave_things(ward: Ward) -> None:
-    """What a crash leaves: a port in Open vSwitch and its link, and a logical port of this host.
+    """The leftovers of a crash: a port in Open vSwitch and its link, and a logical port of this host.
 
     The driver only reports it: one that a cure has started clears it within a minute.
     """

@@ -321,7 +321,7 @@ def test_the_hosts_kernel_neither_hears_nor_speaks_on_a_link_that_is_not_silence
         tap.send(b"\xff" * 6 + mac + b"\x08\0" + datagram)
         with pytest.raises(BlockingIOError):
             server.recv(100)
-        # What comes last is a frame of somebody else's, as from Open vSwitch.
+        # The last frame is not the barrier's own; Open vSwitch can send such frames.
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as switch:
             switch.bind(("odh1", 0))
             switch.send(b"\xff" * 6 + mac + b"\x88\xb5" + bytes(46))

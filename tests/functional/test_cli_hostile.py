@@ -31,7 +31,7 @@ SWITCH = row_uuid("network", NET)
 
 
 def docker(path: str) -> Any:
-    """What there is at a path of Docker's API: one network, and containers with all the names."""
+    """The answer to a path of Docker's API: one network, and containers with all the names."""
     network = {
         "Id": NET,
         "Name": ALL[1],

@@ -92,7 +92,7 @@ def test_central_limited_to_an_address_stays_so(machine):
 
 
 def restart_as_debians_units(machine: Machine) -> None:
-    """What systemd does at boot, by the units' own command lines."""
+    """Run the command lines of the units, as systemd does at boot."""
     for database in ("nb", "sb"):
         machine.out("sh", "-c", f". {DEFAULTS}; {OVN_CTL} restart_{database}_ovsdb $OVN_CTL_OPTS")
 

@@ -35,7 +35,7 @@ SUBNET = "192.168.7.0/24"
 
 
 class Clock:
-    """What the drivers of a host take for the time, and Docker of that host."""
+    """The clock that the drivers and Docker of a host read."""
 
     def __init__(self, host: OverlayHost) -> None:
         self.host = host
@@ -56,7 +56,7 @@ class Clock:
         partial.replace(self._offset)
 
     def repair(self) -> list[dict[str, Any]]:
-        """What a comparison of everything has cleared."""
+        """The leftovers that a comparison of everything has cleared."""
         (control,) = self.host.directory.glob("ovn-docker-overlay-driver.*.ctl")
         told = subprocess.run(
             ["ovs-appctl", "-t", str(control), "gc/repair"],

@@ -115,7 +115,7 @@ def docker(driver: Driver) -> Iterator[Docker]:
 
 
 def findings(driver: Driver) -> list[tuple[str, Severity]]:
-    """What the doctor says of its threads."""
+    """The lines of the doctor about the driver's threads."""
     directory = os.open(driver.directory, os.O_PATH)
     try:  # its own name may be too long for a socket's (unix(7), sun_path)
         answering = find(driver.socket, Path(f"/proc/self/fd/{directory}"))

@@ -59,7 +59,7 @@ OTHER = (
 )
 PAYLOADS = MARKUP + OTHER
 NAMES = re.compile(rf"({'|'.join(WORDS)})(-\d+)?|({'|'.join(name for name, _ in NETWORKS)})|(host|vm)\d+")
-"""What is named in the clusters below: containers, networks, hosts and virtual machines."""
+"""The kinds of names in the clusters below: containers, networks, hosts and virtual machines."""
 
 
 def attacked(value: Any, payload: str) -> Any:

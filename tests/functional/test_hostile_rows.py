@@ -48,7 +48,7 @@ def change(host: Host, table: str, row: str, **ids: str) -> None:
 
 
 def put_up(host: Host, port: str = PORT2) -> None:
-    """What ovn-northd writes while a container is at work on whichever host."""
+    """The rows that ovn-northd writes while a container is at work on whichever host."""
     host.northbound.transact(ovsdb.update("Logical_Switch_Port", ovsdb.is_row(port), up=True))
 
 

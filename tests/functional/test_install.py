@@ -358,7 +358,7 @@ def test_a_directory_that_was_there_is_used_and_stays(root: Root) -> None:
 
 @pytest.fixture(scope="module")
 def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an installation of version 0.1.0 makes."""
+    """The files that an installation of version 0.1.0 makes."""
     directory = tmp_path_factory.mktemp("installed")
     root = Root(directory)
     try:

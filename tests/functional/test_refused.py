@@ -1,4 +1,4 @@
-"""Who is refused by the driver: other users of the host, malformed requests, servers with an old TLS."""
+"""The driver refuses other users of the host, malformed requests, servers with an old TLS."""
 
 import os
 import re

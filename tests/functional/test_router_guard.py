@@ -1,4 +1,4 @@
-"""What is sent to a container as only routers and DHCP servers do, and which links are guarded against it."""
+"""Packets to a container that only routers and DHCP servers send, and the links guarded against them."""
 
 import json
 import logging

@@ -169,7 +169,7 @@ def _refused(how: type[Exception], parse: Callable[[], object]) -> None:
 
 
 def row(data: bytes) -> None:
-    """What a row of the northbound database says of a network or a pool: lines of KEY=VALUE."""
+    """The description of a network or a pool in a row of the northbound database: lines of KEY=VALUE."""
     ids = dict(line.partition("=")[::2] for line in data.decode(errors="replace").split("\n"))
     text, name = ids.get("ovn-docker:definition", ""), ids.get("ovn-docker:name", "")
     with suppress(definition.Refused):

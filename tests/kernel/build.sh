@@ -23,7 +23,7 @@ fi
 mkdir -p "$directory"
 ssh-keygen -q -t ed25519 -N '' -f "$directory/key"
 git -C "$source" archive --format=tar --output="$directory/source.tar" HEAD
-# What everybody has who installed Debian with its installer; then what the suites themselves install.
+# The packages that Debian's installer installs, then the packages that the suites themselves install.
 # shellcheck disable=SC2086,SC2016  # lists of words; $1 is the hook's
 mmdebstrap --variant=minbase --components=main $settings \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \

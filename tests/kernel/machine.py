@@ -89,7 +89,7 @@ class Machine:
             raise LabError(f"exit status {status} (124: not within {seconds:g} s), see above: {command}")
 
     def read(self, command: str) -> str:
-        """What a shell command prints, errors included, whatever its exit status."""
+        """The output of a shell command, errors included, for any exit status."""
         done = subprocess.run(self._enter(command), capture_output=True, text=True, check=False, timeout=120)
         return done.stdout + done.stderr
 

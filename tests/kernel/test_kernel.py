@@ -27,12 +27,12 @@ STATE = Path(__file__).parent / "state.sh"
 
 
 def state(machine: Machine) -> str:
-    """What the machine has that `make run` changes."""
+    """The state of the machine that `make run` changes."""
     return machine.read(STATE.read_text())
 
 
 def rest(machine: Machine, before: str) -> Sequence[str]:
-    """What the machine has or lacks that differs from a state before."""
+    """The differences from an earlier state of the machine."""
     now, then = set(state(machine).splitlines()), set(before.splitlines())
     return sorted([f"+{line}" for line in now - then] + [f"-{line}" for line in then - now])
 

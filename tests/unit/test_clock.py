@@ -10,7 +10,7 @@ YEAR = 365 * 24 * 3600
 
 
 def made(seconds_ago: float, *, boot_id: str = "", wrong: float = 0) -> dict[str, str]:
-    """What a row says that was made in this boot or another one, by a clock that was wrong."""
+    """Rows that were made in this boot or an earlier one, by a clock that was wrong."""
     return {
         CREATED: str(int(time.time() - seconds_ago + wrong)),
         UPTIME: f"{int((time.monotonic() - seconds_ago) * 1000)}@{boot_id or boot()}",

@@ -140,7 +140,7 @@ def _writing(row: str, switch: str, columns: dict[str, Any], *, new: bool) -> li
 
 @dataclass(frozen=True, slots=True)
 class _Claims:
-    """What an endpoint may claim on a switch: its rows have *ids*, its container was made at *created*."""
+    """The names of one endpoint on a switch: its rows have *ids*, its container was made at *created*."""
 
     database: Database
     switch: str
@@ -189,7 +189,7 @@ class _Claims:
 
 
 def _rank(ids: dict[str, str]) -> tuple[bool, float, str]:
-    """What a claim is worth, the least being the most."""
+    """The precedence of a claim as a sort key: the smallest wins."""
     kind, _, created = ids.get(RANK, "").partition(" ")
     when = whole_number(created)
     return kind != "own", float("inf") if when is None else when, ids.get(ENDPOINT, "")

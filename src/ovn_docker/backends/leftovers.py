@@ -64,8 +64,8 @@ It forgets what was released when it releases the next one: on a quiet host that
 _LATELY = 3600.0
 """Seconds for which what belongs to no host is not looked at again.
 
-That, and whether a released address has rested, is by the clocks of all hosts; a time further in the future
-says nothing. If one is wrong, there is one look more, or an address is given away again a little early.
+The clocks of all hosts decide this, and also whether a released address has rested. A time further in the
+future does not count. A wrong clock costs one more look, or a released address is used again a little early.
 """
 
 _LOCK = "ovn_docker"
@@ -189,7 +189,7 @@ def _lonely(database: Database, strays: list[Difference], deadline: Deadline) ->
 
 
 def _stray(row: Row, there: set[str]) -> Difference | None:
-    """What is wrong with a row of DHCP_Options or DNS, if something is; *there*: UUIDs of other rows.
+    """The difference that a row of DHCP_Options or DNS makes, or None; *there*: UUIDs of other rows.
 
     Any host can write that a row is another host's, or of another kind. A row counts as what its UUID follows
     from, and as nothing else.

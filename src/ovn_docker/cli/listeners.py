@@ -28,7 +28,7 @@ ROLE = "ovn-controller"
 """The only role that ovn-northd writes the rules of (ovn-sb(5), RBAC_Role)."""
 
 LOG = ("-vconsole:off", "-vfile:info")
-"""What ovn-ctl(8) has in the option that `Listener.options` takes for the listener."""
+"""The default of ``--ovn-nb-log`` and ``--ovn-sb-log`` (ovn-ctl(8)), which `Listener.options` replaces."""
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2: with forward secrecy, and authenticated (RFC 7525, section 4.2)."""
@@ -48,7 +48,7 @@ class Listener:
     restricted: bool = False
 
     def options(self) -> dict[str, str]:
-        """What ovn-ctl(8) has to know to start the server.
+        """The options of ovn-ctl(8) that start the server.
 
         It has no option for a TLS listener. Only that of a server's logging has a value that it hands on as
         it is, and to one server.
@@ -140,7 +140,7 @@ def wanted(
 def wanted_target(port: int, old: str | None, ip: IpAddress | None, *, tls: bool) -> str:
     """The connection method to listen with (ovsdb(7), "Passive Connection Methods").
 
-    What is not asked for stays as it is: TLS is never turned off, and no address is widened.
+    Settings that are not given stay as they are: TLS is never turned off, and no address is widened.
     """
     method, _, rest = (old or f"ptcp:{port}").partition(":")
     _, _, host = rest.partition(":")
@@ -187,7 +187,7 @@ def words(listeners: Iterable[Listener], others: dict[str, str]) -> list[str]:
 
 
 def describe(listeners: Iterable[Listener]) -> list[str]:
-    """What a change of the options changes, a line for each database."""
+    """The effects of a change of the options, a line for each database."""
     lines = []
     for listener in listeners:
         old = now(listener.database)
@@ -251,7 +251,7 @@ def remove_rows(steps: Steps, listener: Listener) -> None:
 
 
 def remark(database: Database) -> str:
-    """What there is to say of rows of a database that runs; mostly nothing."""
+    """Messages about rows of a running database; usually none."""
     targets = printable(", ".join(row[1] for row in database.connections()))
     if database.row_remote not in database.remotes():
         return f"rows without effect: {targets}" if targets and not database.clustered() else ""

@@ -78,7 +78,7 @@ class _VlogHandler(logging.Handler):
 
 class _Text(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """What is said, in one line: names in it may be anybody's."""
+        """The message on one line, printable: other hosts choose some of the names in it."""
         return one_line(record.message)
 
     def formatException(self, error: Any) -> str:  # noqa: N802

@@ -332,7 +332,7 @@ def _members(cluster: Cluster, database: Database) -> dict[IpAddress, str]:
 def _ask(
     addresses: Sequence[IpAddress], files: TlsFiles, database: Database, schema: str, asked: dict[str, Any]
 ) -> Iterator[tuple[IpAddress, list[ovsdb.Row]]]:
-    """What the machines that answer at a database's port have."""
+    """Rows of the servers that answer at a database's port, each with its address."""
     tls = Tls(*files, names=False)  # as members know each other too
     for ip in addresses:
         connection = ovsdb.Database(schema, [f"ssl:{in_url(ip)}:{database.port}"], tls=tls)

@@ -38,7 +38,7 @@ _DROPPED = (
     (_UDP, struct.pack(">HH", 67, 68)),  # from a DHCP server to a client (RFC 2131, 4.1)
     (_UDP, struct.pack(">HH", 547, 546)),  # the same for IPv6 (RFC 8415, 7.2)
 )
-"""What is dropped: the protocol, and the first bytes of its header."""
+"""Packets to drop: the protocol, and the first bytes of its header."""
 
 _PATIENCE = 5.0
 """Seconds for the kernel to answer."""
@@ -182,7 +182,7 @@ def _payload(base: int, offset: int, length: int) -> bytes:
 
 
 def _compare(load: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """What loads into register 1, and whether that is *value*."""
+    """Expressions that load register 1 and compare it with *value*."""
     return load, _expression("cmp", _number(1, 1), _number(2, 0), _nest(3, attribute(1, value)))
 
 

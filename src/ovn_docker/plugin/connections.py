@@ -66,7 +66,7 @@ class _Refusal(ErrorTask):  # type: ignore[misc]
 
 
 class Connection(HTTPChannel):  # type: ignore[misc]
-    """What waitress calls a channel, whose own times are those of the clock on the wall, which may be set.
+    """A channel of waitress with times that a change of the wall clock does not move.
 
     By time.monotonic(): *made*; *active*: when it last sent something or got an answer; *called*: when its
     call came in.

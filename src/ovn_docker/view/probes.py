@@ -123,7 +123,7 @@ class Probes:
     firewall: tuple[str, ...] = ()
     """Rules of this host that drop what comes to the tunnels' port."""
     barrier: str = ""
-    """What the driver says of the barrier (`Barrier.state`); empty if it does not say."""
+    """The state of the barrier by the driver (`Barrier.state`); empty if the driver does not answer."""
     reached: tuple[Reached, ...] = ()
     machine: Machine = Machine()
     macs: frozenset[str] = frozenset()

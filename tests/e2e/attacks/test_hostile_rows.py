@@ -50,7 +50,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
     "another plugin's addresses": ("IPAM driver 'weave'", definition(IPAM={"Driver": "weave", "Config": []})),
     "swarm's ingress": ("'Ingress'", definition(Ingress=True)),
 }
-"""What the definition is, and what the refusal names."""
+"""Definitions to refuse, and the word that each refusal has to name."""
 
 
 @pytest.fixture

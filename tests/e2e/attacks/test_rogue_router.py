@@ -92,7 +92,7 @@ for _ in range(3):
     ipv4(to_mac, my_v4, to_v4, 17, udp(67, 68, "offer to one"))
     ipv6(to_mac, local, to_v6, 17, udp(547, 546, "reply"))
 """
-"""What routers and DHCP servers send, and what their clients do, with what it is between < and >."""
+"""Packets of routers and DHCP servers, and of their clients; the kind is between < and >."""
 
 HONEST = {"honest 4", "honest 6", "discover", "solicit", "rs", "the end"}
 ROUTERS = {

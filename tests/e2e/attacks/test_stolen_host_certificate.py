@@ -106,7 +106,7 @@ class Lab:
         return True
 
     def connect(self, version: str, port: int, tls: str = STOLEN) -> str:
-        """What openssl says of a connection to the first server, whatever the ciphers."""
+        """The output of openssl for a connection to the first server, with any ciphers."""
         own = ("-key", f"{tls}/key.pem", "-cert", f"{tls}/cert.pem") if tls else ()
         address = f"{self.host1.address}:{port}"
         ask = ("s_client", f"-{version}", "-cipher", "ALL@SECLEVEL=0", "-connect", address)

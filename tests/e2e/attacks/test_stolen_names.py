@@ -61,7 +61,7 @@ def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
 
 @pytest.fixture(scope="module")
 def client(hosts: Hosts) -> Container:
-    """Who asks."""
+    """The container that looks names up."""
     return Container(hosts[0], "client")
 
 
