@@ -8,6 +8,7 @@ import pytest
 
 from ovn_docker import settings
 from ovn_docker.options import OPTIONS, UNDERLAY, Option
+from ovn_docker.view.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -48,3 +49,11 @@ def test_tests_of_values_that_are_read_exist() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for name in re.findall(r"`(?:\w+::)?(test_\w+?)_?\*?`|`(Test\w+)`", table):
         assert re.search(rf"(?:def|class) {name[0] or name[1]}", sources), name
+
+
+@pytest.mark.parametrize("page", ["architecture", "operations", "troubleshooting"])
+def test_the_number_of_checks_is_the_doctors(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    assert set(re.findall(r"(\d+) checks\b", text)) == {str(len(CHECKS))}
+    for total, rest in re.findall(r"(\d+) checks: (.+)", text):
+        assert sum(map(int, re.findall(r"\d+", rest))) == int(total)
