@@ -97,12 +97,11 @@ def shared_network(hosts: tuple[Host, ...], name: str = "foo", number: int = 1) 
     hosts[0].docker("network", "rm", name)
 
 
-def heard(
-    victim: Container, sender: Container, code: str, *argv: str, honest: Container | None = None
-) -> set[str]:
+def heard(victim: Container, sender: Container, code: str, *argv: str, honest: Container) -> set[str]:
     """Return the words that reach the victim while the sender runs a program.
 
-    The last one is "the end". The program sends it, or afterwards an *honest* container of the network.
+    The last one is "the end", which an *honest* container says until the victim hears it: in user space Open
+    vSwitch loses with a packet that the router guard drops the next ones that it has at hand for that link.
     """
     with ThreadPoolExecutor() as pool:
         listening = pool.submit(victim.python, LISTEN, victim.link)
@@ -110,6 +109,6 @@ def heard(
             lambda: len(victim.exec("cat", "/proc/net/packet").splitlines()) > 1, "the listener's socket"
         )
         sender.python(code, *argv)
-        while honest and not listening.done():
+        while not listening.done():
             honest.python(END, victim.v4)
         return set(listening.result().splitlines()) - {"listening"}

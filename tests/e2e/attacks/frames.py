@@ -104,11 +104,6 @@ def hidden(message: bytes) -> Iterator[tuple[int, bytes]]:
         yield 44, fragment(following, cut // 8, number, more=False) + whole[cut:]
 
 
-def end() -> None:
-    for _ in range(5):  # in user space a tunnel may lose a packet
-        send(THEIRS, IPV4, ipv4(udp(b"<the end>")))
-
-
 def neighbours() -> None:
     """Claim the IPv6 address that is the last argument, by neighbour advertisements that OVN may misread."""
     (claimed,) = MORE
@@ -134,7 +129,6 @@ def router() -> None:
     for target, mac in ((ALL_NODES, b"\x33\x33\0\0\0\1"), (THEIR6, THEIRS)):
         for following, payload in hidden(icmpv6(134, body + b"\1\1" + MINE, LINK_LOCAL, target)):
             send(mac, IPV6, ipv6(payload, following, LINK_LOCAL, target))
-    end()
 
 
 def plain() -> None:
@@ -160,7 +154,6 @@ def tags() -> None:
             word = f"<{text}>".encode()
             send(target, IPV4, ipv4(udp(word)), tags=bytes.fromhex(text))
             send(target, ARP, arp(2, MINE, MY4, THEIRS, THEIR4) + word, tags=bytes.fromhex(text))
-    end()
 
 
 def bridges() -> None:

@@ -118,11 +118,7 @@ def victims(hosts: Hosts) -> Iterator[tuple[Container, Container]]:
 
 
 def says(sender: Container, victim: Container) -> set[str]:
-    """Return what the victim hears of a container that says all that routers and DHCP servers do.
-
-    In user space Open vSwitch loses with a packet that is dropped the next ones that it has at hand for the
-    same link: the end comes later.
-    """
+    """Return what the victim hears of a container that says all that routers and DHCP servers do."""
     ends = (sender.link, sender.mac, victim.mac, sender.v4, victim.v4, sender.v6, victim.v6)
     return heard(victim, sender, SEND, *ends, honest=sender)
 

@@ -85,8 +85,6 @@ for _ in range(3):  # in user space a tunnel may lose a packet
         neighbour(f"nd: {whose} source", "mine", whose, "mine", "mine")
         neighbour(f"nd: {whose} hardware", "mine", "mine", whose, "mine")
         neighbour(f"nd: {whose} target", "mine", "mine", "mine", whose)
-for _ in range(5):
-    ipv4("the end", "mine", "mine")
 """
 """Send frames of all kinds, honest and forged, each with its name between < and > at the end."""
 
@@ -129,4 +127,4 @@ def forgeries_heard(victim: Container, mallory: Container, bystander: Container)
         *(mallory.link, mallory.mac, bystander.mac, NOBODYS_MAC, victim.mac),
         *(mallory.v4, bystander.v4, others[0], victim.v4, mallory.v6, bystander.v6, others[1], victim.v6),
     )
-    return heard(victim, mallory, SEND, *claims)
+    return heard(victim, mallory, SEND, *claims, honest=mallory)
