@@ -404,11 +404,8 @@ def ports_are_published(side: Side) -> None:
         bound = side.container("cc")["NetworkSettings"]["Ports"]
         return {port: bindings if port == "80/tcp" else bool(bindings) for port, bindings in bound.items()}
 
-    def served() -> bool:
-        return "404" in side.host.run("sh", "-c", "busybox wget -O- http://127.0.0.1:8080/none 2>&1 || true")
-
     side.see("ports", shown())
-    side.see("served", served())
+    side.see("served", side.serves("127.0.0.1"))
     (listed,) = side.api("GET", "/containers/json")
     side.see(
         "in the list",
@@ -416,12 +413,55 @@ def ports_are_published(side: Side) -> None:
     )
     side.connect("a", "cc")
     side.see("ports with another network", shown())
-    side.see("served with another network", served())
+    side.see("served with another network", side.serves("127.0.0.1"))
     side.disconnect("n", "cc")
     side.see("ports with the other network alone", shown())
-    side.see("served with the other network alone", served())
+    side.see("served with the other network alone", side.serves("127.0.0.1"))
     side.create("cd", "n", HostConfig={"PortBindings": ports}, **exposed)
     side.refusal("taken", "POST", "/containers/cd/start")
+
+
+@scenario
+def a_container_is_on_a_bridge_too(side: Side) -> None:
+    side.network("n", {"Subnet": "10.20.0.0/24"})
+    side.api("POST", "/networks/create", {"Name": "plain", "Driver": "bridge"})
+    command = {"Cmd": ["httpd", "-f", "-p", "80"], "ExposedPorts": {"80/tcp": {}}}
+    side.run("c1", "n", HostConfig={"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}, **command)
+    side.run("c2", "n")
+
+    def served() -> list[bool]:
+        return [side.serves(side.host.address), side.serves(side.host.address, "c2")]
+
+    side.see("served to the host and to a neighbour", served())
+    side.connect("plain", "c1")
+    side.see("served with a bridge", served())
+    side.see("a way out", side.reaches("c1", side.host.address))
+    side.see("default routes", side.exec("c1", "ip", "route").count("default"))
+    side.see("neighbour", side.reaches("c2", "c1"))
+    side.disconnect("n", "c1")
+    side.see("served with the bridge alone", served())
+
+
+@scenario
+def a_network_of_ipv6_alone(side: Side) -> None:
+    """Docker before 27 knows no EnableIPv4, and adds a subnet of IPv4."""
+    side.network("n", SIX, EnableIPv4=False, EnableIPv6=True)
+    side.see("EnableIPv4", side.inspect("n").get("EnableIPv4"))
+    side.run("c1", "n")
+    fixed = {"IPAMConfig": {"IPv6Address": "2001:db8:1234::77"}}
+    side.run("c2", "n", fixed)
+    side.see("addresses of IPv6", [side.endpoint(name, "n")["GlobalIPv6Address"] for name in ("c1", "c2")])
+    side.see("each other", side.reaches("c1", "2001:db8:1234::77"))
+
+
+@scenario
+def settings_of_an_interface(side: Side) -> None:
+    side.network("n", {"Subnet": "10.20.0.0/24"})
+    sysctls = {"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.log_martians=1"}
+    side.run("c1", "n", {"DriverOpts": sysctls})
+    side.see("sysctl", side.exec("c1", "cat", "/proc/sys/net/ipv4/conf/eth0/log_martians"))
+    side.run("c2", "n", {"DriverOpts": {"com.docker.network.endpoint.ifname": "foo0"}})
+    side.see("name", side.exec("c2", "ip", "-oneline", "link").count(" foo0@"))
 
 
 @scenario

@@ -212,6 +212,13 @@ class Side:
         answered = self.exec(container, "sh", "-c", script, "sh", *targets).split()
         return [target for target in targets if target in answered]
 
+    def serves(self, address: str, container: str = "") -> bool:
+        """Whether a web server soon answers on port 8080 of an address, asked by the host or a container."""
+        ask = f"busybox wget -T 2 -O- http://{address}:8080/none 2>&1 | grep -q 404"
+        script = f"for i in 1 2 3 4 5 6 7 8 9; do if {ask}; then echo yes; break; fi; sleep 0.2; done"
+        argv = ("sh", "-c", script)
+        return "yes" in (self.exec(container, *argv) if container else self.host.run(*argv))
+
     def fails(self, container: str, *argv: str) -> str:
         """Return what a command says that fails in a container."""
         try:

@@ -80,6 +80,7 @@ DIFFERENCES = (
         },
         **OLD,
     ),
+    *differs("Name of an interface", scenarios.settings_of_an_interface, {"name": (1, 0)}, engines=("28.5",)),
     *differs(
         "Status of an error",
         scenarios.addresses_are_fixed,
