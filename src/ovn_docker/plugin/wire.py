@@ -468,7 +468,7 @@ def _interface(name: str, text: str, version: int, prefix: str = "") -> IPv4Inte
 
 
 def _network(name: str, text: str, version: int, *, host_bits: bool = False) -> IpNetwork | None:
-    """Return a subnet such as 10.1.0.0/24, None if *text* is empty; *host_bits* may be set, and are ignored."""
+    """Return a subnet such as 10.1.0.0/24, None if *text* is empty; host bits are ignored, or refused."""
     if not text:
         return None
     given = _interface(name, text, version)

@@ -208,7 +208,8 @@ class Side:
 
     def reaches(self, container: str, *targets: str) -> list[str]:
         """Of some addresses or names, those that answer a container's echo request."""
-        script = "for i; do { ping -c 1 -W 1 $i >/dev/null 2>&1 && echo $i; } & done; wait"
+        ping = "ping -c 1 -W 1 $i >/dev/null 2>&1"
+        script = f"for i; do {{ {{ {ping} || {ping}; }} && echo $i; }} & done; wait"
         answered = self.exec(container, "sh", "-c", script, "sh", *targets).split()
         return [target for target in targets if target in answered]
 
