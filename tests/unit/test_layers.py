@@ -13,6 +13,7 @@ ROOT = Path(ovn_docker.__file__).parent
 LAYERS = {
     "ground": {
         "",
+        "allowed",
         "deadline",
         "definition",
         "directory",
@@ -59,6 +60,7 @@ LAYERS = {
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.allowed_claims",
         "backends.dns",
         "backends.forget",
         "backends.leases",
