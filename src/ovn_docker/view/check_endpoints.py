@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from ipaddress import ip_address
 
+from ovn_docker import options, printable
 from ovn_docker.definition import Refused, check_subnets
 from ovn_docker.host.clock import CREATED
 from ovn_docker.model import EndpointId, host_link, whole_number
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
-from ovn_docker.view.snapshot import DockerEndpoint, PortRow
+from ovn_docker.view.snapshot import DockerEndpoint, PortRow, ip_version
 
 GRACE = 15.0
 """Seconds that an endpoint may be half-made or half-removed: how long a call of Docker's may take."""
@@ -140,6 +142,33 @@ def addresses(facts: Facts) -> Iterable[Finding]:
                     (_nbctl(facts, command, port.row, " ".join(wanted)),),
                     subject=endpoint.id,
                 )
+
+
+def port_security(facts: Facts) -> Iterable[Finding]:
+    """Containers use no address that port security drops."""
+    for endpoint, port in _stored(facts):
+        network = facts.cluster.network_name(endpoint.network)
+        for one in facts.probes.held.get(endpoint.id, ()):
+            dropped = [a for a in one.addresses if not (_is_links(a) or port.permits(one.mac, a))]
+            if not dropped:
+                continue
+            own = one.mac.lower() == endpoint.mac.lower()
+            words = " ".join(a if own else f"{one.mac}/{a}" for a in dropped)
+            value = f"name={network},driver-opt={options.ALLOWED}={words}"
+            option = printable.command("--network", value)
+            yield Finding(
+                f"{_name(facts, endpoint)} has {', '.join(dropped)} with MAC {one.mac} on its {one.link}, and "
+                f"port security allows {', '.join(port.port_security)}: what it sends from there is dropped",
+                f"allow it: start the container with {option}, or create the network with "
+                f"-o {options.ALLOWED}; else take it off",
+                subject=endpoint.id,
+                severity=Severity.WARN,
+            )
+
+
+def _is_links(address: str) -> bool:
+    """Whether an address is one that the kernel gives each link by itself."""
+    return ip_version(address) == 6 and ip_address(address).is_link_local
 
 
 def claimed(facts: Facts) -> Iterable[Finding]:

@@ -78,6 +78,7 @@ CHECKS = (
     _check("containers-linked", check_endpoints.linked, "docker", "containers-plugged"),
     _check("ports-enabled", check_endpoints.enabled, "docker", "northbound"),
     _check("port-addresses", check_endpoints.addresses, "docker", "northbound"),
+    _check("port-security", check_endpoints.port_security, "docker", "containers-linked", "port-addresses"),
     _check("ports-claimed", check_endpoints.claimed, "docker", "northbound", "southbound", "registered",
            "containers-plugged"),
     _check("flows-installed", check_endpoints.installed, "docker", "vswitchd", "controller-current",
