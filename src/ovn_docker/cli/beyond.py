@@ -216,7 +216,7 @@ def _on_network(
         what = "where OVN answers to names" if target in NAMESERVERS else "the network's gateway"
         said = f"{target} is {what}, and no container's"
     else:
-        may = [_named(cluster, port) for port in _allowed_to(cluster, own.switch, target)]
+        may = sorted(_named(cluster, port) for port in _allowed_to(cluster, own.switch, target))
         said = f"no port has {target}" + (f"; it is allowed to {', '.join(may[:4])}" if may else "")
     yield Hop(f"network {own.network}", said)
     if not probe:

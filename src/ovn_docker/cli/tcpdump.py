@@ -101,15 +101,15 @@ def elsewhere(found: tuple[Endpoint, ...]) -> bool:
 
 
 def over_ssh(args: argparse.Namespace, end: Endpoint) -> list[str]:
-    """What captures a container of another host: ssh(1), with a command line for the shell there.
+    """The call of ssh(1) that captures a container of another host by a command line for its shell.
 
     The name of the host is what it has written into the database: no option of ssh's, and no user. The rest is
     what was typed here. Raises Unavailable for another name.
     """
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252}[A-Za-z0-9])?", end.host):
         raise Unavailable(
-            f"{args.container} is on {end.host[:64]!r}, which is not the name of a host: run ovn-docker tcpdump "
-            "there"
+            f"{args.container} is on {end.host[:64]!r}, which is not the name of a host: run "
+            "ovn-docker tcpdump there"
         )
     options = ["--network", args.network] if args.network else []
     options += ["-c", str(args.count)] if args.count else []

@@ -157,8 +157,9 @@ def port_security(facts: Facts) -> Iterable[Finding]:
             value = f"name={network},driver-opt={options.ALLOWED}={words}"
             option = printable.command("--network", value)
             yield Finding(
-                f"{_name(facts, endpoint)} has {', '.join(dropped)} with MAC {one.mac} on its {one.link}, and "
-                f"port security allows {', '.join(port.port_security)}: what it sends from there is dropped",
+                f"{_name(facts, endpoint)} has {', '.join(dropped)} with MAC {one.mac} on its {one.link}, "
+                f"and port security allows {', '.join(port.port_security)}: what it sends from there is "
+                "dropped",
                 f"allow it: start the container with {option}, or create the network with "
                 f"-o {options.ALLOWED}; else take it off",
                 subject=endpoint.id,
