@@ -337,9 +337,11 @@ def test_a_virtual_mac_moves_with_its_address(town: Town) -> None:
         for name, before in (("vip1", ""), ("vip2", "vip1")):
             if before:
                 inside(town, before, "ip", "link", "del", "vrrp")
-            inside(town, name, *"ip link add vrrp link eth0 address".split(), mac, "type", "macvlan")
+            inside(town, name, "sysctl", "-w", "net.ipv4.conf.eth0.arp_ignore=1")
+            macvlan = ("address", mac, "type", "macvlan")
+            inside(town, name, "ip", "link", "add", "vrrp", "link", "eth0", *macvlan)
             inside(town, name, "ip", "link", "set", "vrrp", "up")
-            inside(town, name, "ip", "address", "add", f"{address}/24", "dev", "vrrp")
+            inside(town, name, "ip", "address", "add", f"{address}/32", "dev", "vrrp")
             town.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "vrrp", address)
             assert silent(town, address) == {"web1": [], "far": []}, name
             assert mac in inside(town, "web1", "ip", "neighbour", "show", address)

@@ -606,12 +606,15 @@ def _port_columns(endpoint: Endpoint) -> dict[str, Any]:
     """Port security repeats the addresses: only these and the allowed ones may be sent from the port.
 
     A MAC that several ports may have belongs to none: frames for it go to all of them (ovn-nb(5), "unknown").
+    An address that is allowed with a MAC is so with the container's own MAC, too: the kernel sends from the
+    virtual address by the interface that the route names (keepalived.conf(5), "use_vmac").
     """
     mac, own = endpoint.mac or "", [str(address.ip) for address in endpoint.addresses]
     of_mac = {mac: list(own)}
     for one in endpoint.allowed:
-        words = of_mac.setdefault(one.mac or mac, list(own))
-        words += [] if one.target in words else [one.target]
+        for key in {one.mac or mac: None, mac: None}:
+            words = of_mac.setdefault(key, list(own))
+            words += [] if one.target in words else [one.target]
     addresses = [" ".join([mac, *own])]
     if len(of_mac) > 1 or endpoint.port_security is False:
         addresses.append("unknown")

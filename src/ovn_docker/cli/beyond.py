@@ -282,7 +282,7 @@ def _through_host(cluster: Cluster, way: Route, target: IpAddress) -> Iterator[H
     except (StepFailed, ValueError):
         yield Hop(host, f"it comes in by {bridge}, and the host has no route to {target}", passes=False)
         return
-    rule = iptables.masquerade(_saved("nat", target.version), ip_address(way.source), onwards.link)
+    rule = iptables.masquerade(_saved(target.version), ip_address(way.source), target, onwards.link)
     if rule:
         what = f"it comes in by {bridge} and gets the address of {onwards.link} (masquerading)"
     else:
@@ -302,10 +302,10 @@ def _route(said: str) -> Route:
     return Route(*(str(printable(found[0].get(key) or "")) for key in ("dev", "gateway", "prefsrc")))
 
 
-def _saved(table: str, version: int) -> str:
-    """The rules of a table of iptables; empty where they cannot be read."""
+def _saved(version: int) -> str:
+    """The rules of the table nat; empty where they cannot be read."""
     try:
-        return run(("iptables-save" if version == 4 else "ip6tables-save", "-t", table))
+        return run(("iptables-save" if version == 4 else "ip6tables-save", "-t", "nat"))
     except OvnDockerError:
         return ""
 
@@ -389,7 +389,7 @@ def _inwards(
     own = at or address("" if port.ip in _ANY else port.ip)
     yield Hop(host, f"it comes to {packet} of {own or 'any address of this host'}")
     rule, inner, number = iptables.published(
-        _saved("nat", own.version if own else 4), packet.protocol, port.port, own
+        _saved(own.version if own else 4), packet.protocol, port.port, own
     )
     if not rule:
         if packet.protocol == "tcp" and not any(listening == port.port for _, listening in listeners()):

@@ -101,10 +101,10 @@ def elsewhere(found: tuple[Endpoint, ...]) -> bool:
 
 
 def over_ssh(args: argparse.Namespace, end: Endpoint) -> list[str]:
-    """The call of ssh(1) that captures a container of another host by a command line for its shell.
+    """The call of ssh(1) that captures on another host, by a command line for its shell.
 
-    The name of the host is what it has written into the database: no option of ssh's, and no user. The rest is
-    what was typed here. Raises Unavailable for another name.
+    The host has written its name into the database itself; one that ssh could take for an option or a user is
+    refused. The rest is what was typed here. Raises Unavailable, BadRequest.
     """
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252}[A-Za-z0-9])?", end.host):
         raise Unavailable(

@@ -5,15 +5,19 @@ Docker 29 can make them with nft(8) instead (``--firewall-backend=nftables``); t
 
 import shlex
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 from ovn_docker.model import IpAddress
 
 
-def masquerade(saved: str, source: IpAddress, out: str) -> str:
-    """The rule that gives packets from *source* that leave by *out* an address of the host; else empty."""
+def masquerade(saved: str, source: IpAddress, target: IpAddress, out: str) -> str:
+    """The rule that gives packets from *source* to *target* that leave by *out* an address of the host.
+
+    Empty without one; rules for one protocol alone are left out.
+    """
     for rule, words in _rules(saved, "POSTROUTING"):
-        if _option(words, "-j") in ("MASQUERADE", "SNAT") and _is_from(words, source) and _leaves(words, out):
+        applies = _is(words, "-s", source) and _is(words, "-d", target) and _leaves(words, out)
+        if applies and "-p" not in words and _option(words, "-j") in ("MASQUERADE", "SNAT"):
             return rule
     return ""
 
@@ -26,7 +30,7 @@ def published(saved: str, protocol: str, port: int, at: IpAddress | None) -> tup
     for rule, words in _rules(saved, "DOCKER"):
         target = _option(words, "--to-destination")
         matches = _option(words, "-p") == protocol and _option(words, "--dport") == str(port)
-        if target and matches and (at is None or _is_for(words, at)):
+        if target and matches and (at is None or _is(words, "-d", at)):
             address, _, number = target.rpartition(":")
             if number.isascii() and number.isdigit():
                 return rule, address.strip("[]"), int(number)
@@ -43,27 +47,25 @@ def _rules(saved: str, chain: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _option(words: list[str], name: str) -> str:
-    """What stands behind an option, unless ``!`` does before it."""
-    at = next((n for n, word in enumerate(words) if word == name and words[n - 1] != "!"), None)
-    return words[at + 1] if at is not None and at + 1 < len(words) else ""
+    """The word after an option; empty without it."""
+    at = words.index(name) if name in words else len(words)
+    return words[at + 1] if at + 1 < len(words) else ""
 
 
-def _is_from(words: list[str], source: IpAddress) -> bool:
-    return _has(_option(words, "-s"), source)
+def _negated(words: list[str], name: str) -> bool:
+    return name in words and words[words.index(name) - 1] == "!"
 
 
-def _is_for(words: list[str], address: IpAddress) -> bool:
-    return _has(_option(words, "-d"), address)
-
-
-def _has(subnet: str, address: IpAddress) -> bool:
+def _is(words: list[str], name: str, address: IpAddress) -> bool:
+    """Whether a rule is for an address, by its option -s or -d."""
+    if not (subnet := _option(words, name)):
+        return True
     try:
-        return not subnet or ip_address(address) in ip_network(subnet, strict=False)
+        return (address in ip_network(subnet, strict=False)) is not _negated(words, name)
     except ValueError:
         return False
 
 
 def _leaves(words: list[str], out: str) -> bool:
-    if _option(words, "-o"):
-        return _option(words, "-o") == out
-    return not ("-o" in words and words[words.index("-o") + 1] == out)
+    link = _option(words, "-o")
+    return not link or (link == out) is not _negated(words, "-o")
