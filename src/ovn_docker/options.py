@@ -218,8 +218,12 @@ UNDERLAY = (
         "the project's group `default`",
         "security groups of the containers' ports (names or IDs, with commas)",
     ),
+    *OPTIONS[-2:],
 )
 """Of the underlay mode."""
+
+UNDERLAY_ENDPOINT = ENDPOINT[1:]
+"""Of a container's attachment to a network, in the underlay mode."""
 
 
 def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> NetworkOptions:
@@ -256,7 +260,8 @@ def parse_endpoint(given: Mapping[str, object], table: tuple[Option, ...] = ENDP
     bridge does. Raises BadRequest for an unknown key of ours or a bad value.
     """
     ours = {key: value for key, value in given.items() if key.startswith("ovn.")}
-    return EndpointOptions(**_fields(ours, table, () if table is ENDPOINT else ENDPOINT))
+    others = UNDERLAY_ENDPOINT if table is ENDPOINT else ENDPOINT
+    return EndpointOptions(**_fields(ours, table, others))
 
 
 def _fields(
@@ -269,7 +274,7 @@ def _fields(
         option = known.get(key)
         if option is None:
             if any(key == other.key for other in others):
-                mode = "underlay" if others is UNDERLAY else "overlay"
+                mode = "underlay" if others in (UNDERLAY, UNDERLAY_ENDPOINT) else "overlay"
                 raise BadRequest(f"option {key} is for the {mode} mode, and this driver is in the other one")
             raise BadRequest(unknown(key, known))
         text = value if isinstance(value, str) else repr(value)
