@@ -81,6 +81,7 @@ class Networks:
         """
         wanted = network.options
         groups = self._groups(wanted.security_groups, deadline)
+        tags = _described(network, groups)
         mtu = self._parents_mtu(deadline)
         if wanted.mtu is not None and wanted.mtu > mtu:
             raise BadRequest(
@@ -88,14 +89,14 @@ class Networks:
                 f"network of the VM's own port carries: give at most {mtu}"
             )
         if wanted.switch is not None:
-            self._attach(network, wanted.switch, groups, mtu, deadline)
+            self._attach(network, wanted.switch, tags, mtu, deadline)
             return
         if wanted.name is not None:
             found = self._share(network, wanted.name, mtu, deadline)
         else:
             found = self._make_own(network, mtu, deadline)
         owner = _owner(self._vif, network.id)  # first: without it nobody would know whose a member is
-        for tag in (owner, _member(network.id), *_described(network, groups)):
+        for tag in (owner, _member(network.id), *tags):
             self._neutron.tag("networks", found["id"], tag, deadline)
         if kept:
             self._neutron.tag("networks", found["id"], _KEPT, deadline)
@@ -304,9 +305,7 @@ class Networks:
             if pool is not None and subnet.pool in by_cidr:
                 leases.bind(self._neutron, pool, network.id, by_cidr[subnet.pool], deadline)
 
-    def _attach(
-        self, network: Network, wanted: str, groups: tuple[str, ...], mtu: int, deadline: Deadline
-    ) -> None:
+    def _attach(self, network: Network, wanted: str, tags: list[str], mtu: int, deadline: Deadline) -> None:
         """Note the user's network for this Docker network. Raises BadRequest or Conflict."""
         if network.options.mtu is not None:
             raise BadRequest(
@@ -317,7 +316,7 @@ class Networks:
         self._check_mtu(network, found, mtu)
         self._check_same(network, found, deadline)
         note = f"docker:{network.id[:12]}={found['id']}"
-        for tag in (note, *_described(network, groups)):
+        for tag in (note, *tags):
             self._neutron.tag("ports", self._vif, tag, deadline)
         self._bind(network, found, deadline)
 
@@ -498,14 +497,12 @@ def _descriptions(network: NetworkId) -> tuple[str, ...]:
 
 
 def _described(network: Network, groups: Iterable[str]) -> list[str]:
-    """The tags that say what its containers get. Raises BadRequest for one that older Neutrons do not take."""
+    """The tags that say what its containers get. Raises BadRequest for one that is too long for Neutron."""
     tags = [_group(network.id, group) for group in groups]
     for one in network.options.allowed:
         tags.append(tag := _allowed(network.id, str(one)))
         if len(tag) > _LONGEST_TAG:
-            raise BadRequest(
-                f"allowed address {one} is too long to note with a network: allow it to containers"
-            )
+            raise BadRequest(f"allowed address {one} is too long for a network: allow it to containers")
     return tags if network.options.port_security else [*tags, _open(network.id)]
 
 

@@ -198,21 +198,18 @@ class Underlay:
         if not allowed:
             return given
         subnets = self._neutron.all("subnets", deadline, network_id=found.id)
-        check_allowed(
-            allowed, [ip_address(subnet["gateway_ip"]) for subnet in subnets if subnet["gateway_ip"]]
-        )
+        check_allowed(allowed, [ip_address(one["gateway_ip"]) for one in subnets if one["gateway_ip"]])
         own = {str(address.ip) for address in endpoint.addresses}
         single = [one.target for one in allowed if one.address.num_addresses == 1 and one.target not in own]
-        wanted = [f"ip_address={address}" for address in single]
-        holders = (
-            self._neutron.all("ports", deadline, network_id=found.id, fixed_ips=wanted) if wanted else []
-        )
+        query = [f"ip_address={address}" for address in single]
+        holders = self._neutron.all("ports", deadline, network_id=found.id, fixed_ips=query) if single else []
         for holder in holders:
             if holder["device_id"] and holder["name"] != endpoint.id:  # one of nobody keeps it for this
                 has = {fixed["ip_address"] for fixed in holder["fixed_ips"]}
                 taken = next(address for address in single if address in has)
                 raise Conflict(
-                    f"allowed address {taken} is the own address of port {holder['id']} in Neutron; leave it out"
+                    f"allowed address {taken} is the own address of port {holder['id']} in Neutron; leave it "
+                    "out"
                 )
         pairs = [
             {"ip_address": one.target} | ({"mac_address": one.mac} if one.mac else {})
