@@ -102,6 +102,7 @@ UNDERLAY = (
     _check("containers-linked", check_endpoints.linked, "docker", "containers-plugged"),
     _check("ports-active", check_cloud.active, "docker", "trunk", "containers-linked", "vswitchd"),
     _check("security-groups", check_cloud.groups, "docker", "trunk"),
+    _check("port-security", check_endpoints.port_security, "docker", "trunk", "containers-linked"),
     _check("checksums", check_endpoints.checksums, "docker", "containers-plugged"),
     _check("leftovers", check_endpoints.leftovers, "docker", "vswitch", "containers-plugged"),
 )
