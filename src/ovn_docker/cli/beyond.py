@@ -88,7 +88,10 @@ def inside(sources: Sources, cluster: Cluster, ends: Iterable[Endpoint]) -> Insi
     if not pid:
         return None
     networks = tuple(cluster.docker[end.id].network for end in here)
-    return Inside(pid, docker.name, networks, tuple((end, has) for end in here for has in held(end.id, pid)))
+    found = held({end.id: pid for end in here})
+    return Inside(
+        pid, docker.name, networks, tuple((end, has) for end in here for has in found.get(end.id, ()))
+    )
 
 
 def really(sources: Sources, cluster: Cluster, end: Endpoint) -> Endpoint:
@@ -410,9 +413,12 @@ def _inwards(
     if inner not in has:
         yield Hop(port.name, f"it does not have {inner}", passes=False)
         return
-    out = next((one for one in cluster.snapshot.links if _leads(one.name, inner)), None)
-    by = f"{out.name} leads to its {has[inner]}" if out else f"it comes in by {has[inner]}"
-    yield Hop(port.name, printable(by))
+    try:
+        out = _route(run(("ip", "-json", "route", "get", inner))).link
+    except (OvnDockerError, ValueError):
+        yield Hop(host, f"it has no route to {inner}", passes=False)
+        return
+    yield Hop(port.name, printable(f"{out} leads to its {has[inner]}"))
     if packet.protocol != "tcp":
         return
     heard = in_namespace(pid, listeners)
@@ -424,10 +430,3 @@ def _inwards(
     yield Hop(port.name, f"a process in it listens on port {number}")
     if probe:
         yield _seen(inner, replace(packet, port=number), reached=connects(inner, number))
-
-
-def _leads(link: str, target: str) -> bool:
-    try:
-        return _route(run(("ip", "-json", "route", "get", target))).link == link
-    except (OvnDockerError, ValueError):
-        return False

@@ -185,13 +185,14 @@ class Links:
             links.append(Link(_name_of(link), mtu, up, carrier, tuple(addresses.get(index, []))))
         return links
 
-    def peer(self, link: str) -> int | None:
-        """Index of the other end of a veth, in its own network namespace; ``None`` without the link."""
+    def peers(self, prefix: str) -> dict[str, int]:
+        """Links whose name starts with *prefix*, and the index of the other end in its own namespace."""
+        found = {}
         for message in netlink.dump(_GETLINK, _ANY):
-            found = attributes(message[_INFO.size :])
-            if _name_of(found) == link and _LINK in found:
-                return int(struct.unpack("I", found[_LINK])[0])
-        return None
+            link = attributes(message[_INFO.size :])
+            if (name := _name_of(link)).startswith(prefix) and _LINK in link:
+                (found[name],) = struct.unpack("I", link[_LINK])
+        return found
 
     def held(self, index: int) -> tuple[Held, ...]:
         """What the link with this index has, and those on top of it here, such as a macvlan of keepalived's.
@@ -203,7 +204,7 @@ class Links:
             found = attributes(message[_OF_LINK.size :])
             (of,) = _OF_LINK.unpack_from(message)
             addresses.setdefault(of, []).append(str(ip_address(found.get(_LOCAL) or found[_REMOTE])))
-        held = []
+        held: list[Held] = []
         for message in netlink.dump(_GETLINK, _ANY):
             own, _, _ = _INFO.unpack_from(message)
             link = attributes(message[_INFO.size :])
@@ -212,7 +213,8 @@ class Links:
             )
             if index in (own, below):
                 mac = link.get(_ADDRESS, b"").hex(":")
-                held.append(Held(_name_of(link), mac, tuple(addresses.get(own, []))))
+                one = Held(_name_of(link), mac, tuple(addresses.get(own, [])))
+                held.insert(0 if own == index else len(held), one)
         return tuple(held)
 
     def tx_checksums(self, mac: str) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
@@ -23,7 +24,7 @@ from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.ping import Echo, answered, connected, in_namespace
 from ovn_docker.host.router_guard import unguarded
 from ovn_docker.host.vswitch import ANY_ROUTER
-from ovn_docker.model import EndpointId, Tls, host_link
+from ovn_docker.model import HOST_LINK, EndpointId, Tls, host_link
 from ovn_docker.printable import printable
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources, tls_of
@@ -148,7 +149,7 @@ def probe(sources: Sources, cluster: Cluster) -> Probes:
         paths=_paths(cluster),
         pairs=pairs,
         offload=_offload(cluster, pids),
-        held={e.id: held(e.id, pids[e.container]) for e in cluster.docker.values() if e.container in pids},
+        held=held({e.id: pids[e.container] for e in cluster.docker.values() if e.container in pids}),
         unguarded=frozenset(unguarded(_guarded(cluster))),
         certificates=tuple(certificates(snapshot)),
         restricted=any(row["role"] for row in _connections(sources.southbound, "role")),
@@ -521,14 +522,19 @@ def _guarded(cluster: Cluster) -> Iterable[str]:
     return [one.name for one in interfaces if one.endpoint and not ANY_ROUTER.items() <= one.ids.items()]
 
 
-def held(endpoint: str, pid: int) -> tuple[Held, ...]:
-    """What an endpoint's interface has in the container with this process; nothing if it has just ended."""
-    links = Links()
-    index = links.peer(host_link(EndpointId(endpoint)))
-    try:
-        return in_namespace(pid, partial(links.held, index)) if index is not None else ()
-    except OSError:
-        return ()
+def held(pids: Mapping[str, int]) -> dict[str, tuple[Held, ...]]:
+    """The interfaces of endpoints of this host, and those on top of them, as their containers have them.
+
+    *pids*: endpoint to a process of its container; one that has just ended is left out.
+    """
+    links, found = Links(), {}
+    peers = links.peers(HOST_LINK)
+    for endpoint, pid in pids.items():
+        index = peers.get(host_link(EndpointId(endpoint)))
+        if index is not None:
+            with suppress(OSError):
+                found[endpoint] = in_namespace(pid, partial(links.held, index))
+    return found
 
 
 def _offload(cluster: Cluster, pids: Mapping[str, int]) -> dict[str, tuple[int, str, bool]]:
