@@ -11,6 +11,9 @@ from ovn_docker.model import EndpointId, host_link, whole_number
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
 from ovn_docker.view.snapshot import DockerEndpoint, PortRow, ip_version
 
+_SHOWN = 8
+"""Addresses of an interface in one finding: a container with CAP_NET_ADMIN can give itself any number."""
+
 GRACE = 15.0
 """Seconds that an endpoint may be half-made or half-removed: how long a call of Docker's may take."""
 
@@ -153,11 +156,11 @@ def port_security(facts: Facts) -> Iterable[Finding]:
             if not dropped:
                 continue
             own = one.mac.lower() == endpoint.mac.lower()
-            words = " ".join(a if own else f"{one.mac}/{a}" for a in dropped)
+            words = " ".join(a if own else f"{one.mac}/{a}" for a in dropped[:_SHOWN])
             value = f"name={network},driver-opt={options.ALLOWED}={words}"
             option = printable.command("--network", value)
             yield Finding(
-                f"{_name(facts, endpoint)} has {', '.join(dropped)} with MAC {one.mac} on its {one.link}, "
+                f"{_name(facts, endpoint)} has {', '.join(dropped[:_SHOWN])} with MAC {one.mac} on its {one.link}, "
                 f"and port security allows {', '.join(port.port_security)}: what it sends from there is "
                 "dropped",
                 f"allow it: start the container with {option}, or create the network with "
