@@ -155,12 +155,12 @@ def port_security(facts: Facts) -> Iterable[Finding]:
             dropped = [a for a in one.addresses if not (_is_links(a) or port.permits(one.mac, a))]
             if not dropped:
                 continue
-            own = one.mac.lower() == endpoint.mac.lower()
-            words = " ".join(a if own else f"{one.mac}/{a}" for a in dropped[:_SHOWN])
+            own, dropped = one.mac.lower() == endpoint.mac.lower(), dropped[:_SHOWN]
+            words = " ".join(a if own else f"{one.mac}/{a}" for a in dropped)
             value = f"name={network},driver-opt={options.ALLOWED}={words}"
             option = printable.command("--network", value)
             yield Finding(
-                f"{_name(facts, endpoint)} has {', '.join(dropped[:_SHOWN])} with MAC {one.mac} on its {one.link}, "
+                f"{_name(facts, endpoint)} has {', '.join(dropped)} with MAC {one.mac} on its {one.link}, "
                 f"and port security allows {', '.join(port.port_security)}: what it sends from there is "
                 "dropped",
                 f"allow it: start the container with {option}, or create the network with "
