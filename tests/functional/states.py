@@ -1,4 +1,4 @@
-"""States of a cluster that nobody has to mend, made by the driver's own code, and the commands that look at them.
+"""States of a cluster, made by the driver's own code, and the commands that look at them.
 
 host1 is real but for dockerd: Open vSwitch, ovn-controller, ovn-northd, all databases, the driver's daemon,
 links and network namespaces. host2 has an address that answers, and rows that the driver's code makes for it;
@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
@@ -32,9 +32,10 @@ from ovn_docker.cli import gc
 from ovn_docker.cli.main import main
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, Patience
+from ovn_docker.host import ovsdb
 from ovn_docker.host.driver import find
 from ovn_docker.host.links import Links
-from ovn_docker.host.ovsdb import Database, encode
+from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
 from ovn_docker.ipam import Ipam
 from ovn_docker.model import (
@@ -46,8 +47,6 @@ from ovn_docker.model import (
     NetworkId,
     PoolId,
     Subnet,
-    container_link,
-    host_link,
 )
 from ovn_docker.options import SHARED_NAME, NetworkOptions
 from ovn_docker.supply import parse_supplies
@@ -170,8 +169,8 @@ class States:
         stack.callback(ovn.end)
         self.host2 = Host2(self.southbound)
         self.made: list[Made] = []
-        self._namespaces: list[Container] = []
-        stack.callback(lambda: [one.die() for one in self._namespaces])
+        self._idle: list[Container] = []
+        self._stack = stack
         self._numbers = 0
 
         self.directory = directory / "driver"
@@ -198,10 +197,7 @@ class States:
 
     def begin(self) -> None:
         """Nothing is left of the state before, and the driver's code starts anew."""
-        for made in self.made:
-            for container in made.containers:
-                if container.namespace and container.namespace not in self._namespaces:
-                    self._namespaces.append(container.namespace)
+        self._idle += [one.namespace for made in self.made for one in made.containers if one.namespace]
         self.made = []
         self.northbound.transact(*({"op": "delete", "table": table, "where": []} for table in ROOTS))
         for row in self.open_vswitch.rows("Interface", "name", "external_ids"):
@@ -276,9 +272,32 @@ class States:
                 self._endpoint(made, made.network, last, "")
             )
             link = self._driver[made.kind.everywhere].join(made.network.id, endpoint.id, f"/{name}").link
-            container.namespace = self._namespaces.pop() if self._namespaces else Container()
+            container.namespace = self._namespace()
             container.namespace.take(link)
-            self.in_container(container, "ip", "link", "set", link, "up")
+            container.namespace.run("ip", "link", "set", link, "up")
+
+    def _namespace(self) -> Container:
+        """One that no container has."""
+        if self._idle:
+            return self._idle.pop()
+        made = Container()
+        self._stack.callback(made.die)
+        return made
+
+    def age(self) -> None:
+        """All that is there was made an hour ago."""
+        keys, then = ["ovn-docker:created", "ovn-docker:uptime"], str(int(time.time()) - 3600)
+        change = [
+            ["external_ids", "delete", ["set", keys]],
+            ["external_ids", "insert", ["map", [["ovn-docker:created", then]]]],
+        ]
+        for server, owner, tables in (
+            (self.northbound, "overlay", ("Logical_Switch", "Logical_Switch_Port", "DHCP_Options")),
+            (self.open_vswitch, "ovn-docker", ("Interface",)),
+        ):
+            ours = [ovsdb.has("external_ids", {"ovn-docker:owner": owner})]
+            change_all = {"op": "mutate", "where": ours, "mutations": change}
+            server.transact(*({**change_all, "table": table} for table in tables))
 
     def switch_of(self, made: Made) -> str:
         """UUID of its logical switch."""
@@ -296,12 +315,6 @@ class States:
         """Run a command of Open vSwitch."""
         subprocess.run(["ovs-vsctl", f"--db={self.open_vswitch.remote}", *command], check=True)
 
-    def in_container(self, container: Attached, *command: str) -> None:
-        """Run a command in the container's network namespace."""
-        assert container.namespace
-        into = ["nsenter", f"--net=/proc/{container.namespace.pid}/ns/net"]
-        subprocess.run([*into, *command], check=True)
-
     def _run_there(self, made: Made, network: Network, last: int) -> str:
         endpoint = self._endpoint(made, network, last, "02:00:00:00:00:")
         self._overlay().create_endpoint(endpoint, HOST2, Deadline(LONG))
@@ -312,9 +325,7 @@ class States:
         addresses: list[IpAddress] = [subnet.pool[last] for subnet in network.subnets]
         if made.kind.ours:
             ipam = self._ipam(HOST2 if mac else self.vswitch.chassis(Deadline(LONG)))
-            addresses = [
-                ipam.request_address(pool, None, gateway=False)[0] for pool in made.pools[host]
-            ]
+            addresses = [ipam.request_address(pool, None, gateway=False)[0] for pool in made.pools[host]]
         return Endpoint(
             EndpointId(os.urandom(32).hex()),
             network.id,
@@ -326,8 +337,8 @@ class States:
         )
 
     def _subnets(self, number: int, kind: Kind) -> tuple[Subnet, ...]:
-        four = Subnet(ip_network(f"172.{16 + number % 16}.{number // 16 % 256}.0/24"),
-                      ip_address(f"172.{16 + number % 16}.{number // 16 % 256}.1"), ours=kind.ours)  # fmt: skip
+        base = f"172.{16 + number % 16}.{number // 16 % 256}"
+        four = Subnet(ip_network(f"{base}.0/24"), ip_address(f"{base}.1"), ours=kind.ours)
         six = Subnet(ip_network(f"fd00:{number:x}::/64"), ip_address(f"fd00:{number:x}::1"), ours=kind.ours)
         return (four, six) if kind.ipv6 else (four,)
 
@@ -425,9 +436,8 @@ class States:
         other = Container()
         stack.callback(other.die)
         other.take("cable")
-        into = ["nsenter", f"--net=/proc/{other.pid}/ns/net", "ip"]
-        subprocess.run([*into, "address", "add", "10.0.0.2/24", "dev", "cable"], check=True)
-        subprocess.run([*into, "link", "set", "cable", "up"], check=True)
+        other.run("ip", "address", "add", "10.0.0.2/24", "dev", "cable")
+        other.run("ip", "link", "set", "cable", "up")
 
     def _start_driver(self, ovn: Path, stack: ExitStack) -> None:
         """The daemon, which makes and clears nothing here, and answers the doctor and gc."""
