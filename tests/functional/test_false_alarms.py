@@ -23,7 +23,10 @@ from ovn_docker.host import ovsdb
 from ovn_docker.host.links import Links
 from ovn_docker.model import container_link, host_link, row_uuid
 
-pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not there; pip install -e .")
+pytestmark = [
+    pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not there; pip install -e ."),
+    pytest.mark.slow,
+]
 
 TRIES = int(os.environ.get("FALSE_ALARMS", "0"))
 """How many states that no run has tried before; 0: some that every run tries."""

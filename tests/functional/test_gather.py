@@ -13,12 +13,15 @@ from functional.conftest import MakeServer
 from functional.docker_api import Api
 from functional.hosts import C1, C2, C3, HOST2, NET, NETWORK, Container, Host, endpoint, ip
 from functional.ovsdb_servers import OvsdbServer, until
+from ovn_docker.cli import gc
+from ovn_docker.cli.main import main
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.host.links import Links
 from ovn_docker.host.ping import Echo, answered, in_namespace
 from ovn_docker.model import Chassis, NetworkId, host_link, row_uuid
 from ovn_docker.options import NetworkOptions
+from ovn_docker.view import gather
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Places, Sources
 from ovn_docker.view.probes import probe
@@ -185,6 +188,34 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_there(
     alive = {"northbound", "southbound"} - {down} if down != "vswitch" else set()
     assert all(getattr(snapshot, part) is not None for part in alive)
     assert {link.name for link in snapshot.links} >= {"lo", "eth0"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("down", ["docker", "northbound", "southbound", "vswitch"])
+def test_no_command_says_that_all_is_well_when_a_side_cannot_be_read(
+    host: Host,
+    sources: Sources,
+    southbound: OvsdbServer,
+    docker_api: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    down: str,
+) -> None:
+    places = sources.places
+    monkeypatch.setattr(gather, "Places", lambda: places)
+    monkeypatch.setattr(gc, "SOCKET", places.plugin)
+    monkeypatch.setenv("OVS_RUNDIR", str(places.vswitch))
+    pools = {"Config": [{"Subnet": "192.168.1.0/24"}]}
+    docker_api["/networks"] = [{"Id": NET, "Name": "foo", "Driver": "openvswitch", "IPAM": pools}]
+    servers = {"northbound": host.northbound, "southbound": southbound, "vswitch": host.open_vswitch}
+    if down == "docker":
+        places.docker.unlink()
+    else:
+        servers[down].kill()
+    codes = {command: main(command.split()) for command in ("ls", f"inspect {NET}", "graph", "doctor", "gc")}
+    expected = {"ls": 3, f"inspect {NET}": 3, "graph": 1, "doctor": 1, "gc": 3}
+    if down in ("docker", "southbound"):  # gc asks Docker about what may be left over, and OVN not at all
+        del codes["gc"], expected["gc"]
+    assert codes == expected
 
 
 def test_a_setting_that_is_no_address_is_told(host: Host, sources: Sources) -> None:

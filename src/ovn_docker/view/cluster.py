@@ -182,6 +182,11 @@ class Cluster:
     def _hostnames(self) -> Counter[str]:
         return Counter(row.hostname for row in self.chassis.values())
 
+    def unread(self, *, here: bool = True) -> str:
+        """Why not all sides could be compared; empty if they could. *here*: also those that this host has."""
+        parts = ("northbound", "southbound", *(("docker",) if here else ()))
+        return next((why for part in parts if (why := self.snapshot.missing.get(part))), "")
+
     @property
     def store(self) -> str:
         """Where networks and ports are stored, in words."""
