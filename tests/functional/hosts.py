@@ -104,7 +104,7 @@ class Host:
     *northbound* and *vswitch* are connections to its databases.
     """
 
-    PATIENCE = Patience(request=2, flows=0.3, controller=0.3)
+    PATIENCE = Patience(request=30, flows=30, controller=0.3)
 
     def __init__(
         self, northbound: OvsdbServer, open_vswitch: OpenVswitch, connections: Iterable[Database]

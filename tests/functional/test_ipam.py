@@ -553,7 +553,7 @@ def test_two_networks_that_are_made_at_once_have_a_pool_each(
 
 
 def test_two_networks_of_one_subnet_are_not_given_each_others_pools(
-    make_host: MakeHost,
+    make_host: MakeHost, northbound: OvsdbServer
 ) -> None:
     """Docker makes both at once, and does not tell which pool a network is for."""
 
@@ -565,7 +565,7 @@ def test_two_networks_of_one_subnet_are_not_given_each_others_pools(
     with ThreadPoolExecutor() as threads:
         first = host.ipam.request_pool(ip_network("10.4.0.0/24"), None, 4)
         asked = threads.submit(make_host("host1").ipam.request_pool, ip_network("10.4.0.0/24"), None, 4)
-        time.sleep(0.3)  # Docker asks for the gateway meanwhile
+        until(northbound.holds)  # Docker asks for the gateway meanwhile
         bind(networks[0])
         second = asked.result()
     bind(networks[1])

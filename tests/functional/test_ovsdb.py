@@ -24,7 +24,7 @@ from ovn_docker.model import Tls, row_uuid
 
 SWITCH = row_uuid("test", "switch")
 PORT = row_uuid("test", "port")
-SOON = 10.0
+SOON = 30.0
 Read = Callable[[Tls], list[object]]
 FILES = Path("/proc/self/fd")
 READ = ovsdb.select("Logical_Switch", columns=["name"])
@@ -150,7 +150,7 @@ class TestWaiting:
         wanted = require("Logical_Switch", SWITCH, has("external_ids", {"ready": "true"}), wait=SOON)
         with ThreadPoolExecutor() as threads, at_most(SOON / 2):
             waits = threads.submit(database.transact, wanted, add_switch("b", PORT), deadline=Deadline(SOON))
-            time.sleep(0.1)
+            until(northbound.holds)
             assert not waits.done()
             ready = [["external_ids", "insert", {"ready": "true"}]]
             database.transact(
@@ -210,7 +210,7 @@ class TestManyCallers:
         with ThreadPoolExecutor() as threads:
             wanted = require("Logical_Switch", SWITCH, wait=SOON)
             waits = threads.submit(database.transact, wanted, deadline=Deadline(SOON))
-            time.sleep(0.05)
+            until(northbound.holds)
             northbound.kill()
             northbound.start()
             database.transact(add_switch(), deadline=Deadline(SOON))
@@ -529,18 +529,18 @@ class TestLocks:
 
 
 class TestClosing:
-    def test_calls_that_wait_fail(self, database: Database) -> None:
+    def test_calls_that_wait_fail(self, database: Database, northbound: OvsdbServer) -> None:
         with ThreadPoolExecutor() as threads, at_most(SOON / 2):
             wanted = require("Logical_Switch", PORT, wait=SOON)
             waits = threads.submit(database.transact, wanted, deadline=Deadline(SOON))
-            time.sleep(0.1)
+            until(northbound.holds)
             database.close()
             with pytest.raises(Unavailable, match="connection to OVN_Northbound is closed"):
                 waits.result()
 
     def test_later_calls_fail_at_once(self, database: Database) -> None:
         database.close()
-        with at_most(1), pytest.raises(Unavailable, match="connection to OVN_Northbound is closed"):
+        with at_most(SOON / 2), pytest.raises(Unavailable, match="connection to OVN_Northbound is closed"):
             database.transact(add_switch(), deadline=Deadline(SOON))
 
     def test_leaves_no_thread_and_no_file_behind(self, northbound: OvsdbServer) -> None:
