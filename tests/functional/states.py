@@ -9,6 +9,7 @@ import io
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -123,10 +124,11 @@ class Made:
 
 
 class Host2:
-    """What ovn-controller of host2 writes to the southbound database."""
+    """What ovn-controller of host2 writes to the southbound database. *cut_off*: it takes up no changes."""
 
-    def __init__(self, southbound: OvsdbServer) -> None:
-        self._southbound = southbound
+    def __init__(self, northbound: OvsdbServer, southbound: OvsdbServer) -> None:
+        self.cut_off = False
+        self._northbound, self._southbound = northbound, southbound
         encap = {"type": "geneve", "ip": "10.0.0.2", "chassis_name": "host2"}
         _, chassis, _ = southbound.transact(
             {"op": "insert", "table": "Encap", "uuid-name": "e", "row": encap},
@@ -136,13 +138,24 @@ class Host2:
              "row": {"name": "host2", "chassis": ["named-uuid", "c"]}},
         )  # fmt: skip
         self._chassis = chassis["uuid"]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._take_up)
+        self._thread.start()
 
-    def answer(self, *, cut_off: bool = False) -> None:
-        """Take up every change that is to come, or none."""
-        row = {"nb_cfg": 0 if cut_off else 1 << 40, "nb_cfg_timestamp": int(time.time() * 1000)}
-        self._southbound.transact(
-            {"op": "update", "table": "Chassis_Private", "where": [["name", "==", "host2"]], "row": row}
-        )
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _take_up(self) -> None:
+        where, known = [["name", "==", "host2"]], -1
+        while not self._ended.wait(0.02):
+            (number,) = (row["nb_cfg"] for row in self._northbound.rows("NB_Global", "nb_cfg"))
+            if number != known and not self.cut_off:
+                row = {"nb_cfg": number, "nb_cfg_timestamp": int(time.time() * 1000)}
+                self._southbound.transact(
+                    {"op": "update", "table": "Chassis_Private", "where": where, "row": row}
+                )
+                known = number
 
     def claim(self, ports: list[str]) -> None:
         """Claim ports, when ovn-northd has them."""
@@ -167,7 +180,8 @@ class States:
         self._cable(stack)
         ovn = Ovn(directory / "ovn", self.northbound, self.southbound, open_vswitch)
         stack.callback(ovn.end)
-        self.host2 = Host2(self.southbound)
+        self.host2 = Host2(self.northbound, self.southbound)
+        stack.callback(self.host2.end)
         self.made: list[Made] = []
         self._idle: list[Container] = []
         self._stack = stack
@@ -206,7 +220,7 @@ class States:
         for link in Links().joined("odh"):
             Links().delete(link)
         until(lambda: not self.southbound.rows("Port_Binding"))
-        self.host2.answer()
+        self.host2.cut_off = False
         self._driver = {
             everywhere: Driver(
                 self._overlay(everywhere=everywhere), self.vswitch, Links(), lambda: None,
@@ -417,14 +431,17 @@ class States:
 
     def findings(self) -> dict[str, list[str]]:
         """What the doctor finds: the names of checks, and the evidence."""
+        # A busy machine's controllers get time to answer, but one that is cut off never does.
+        self._patch.setattr(probes, "PATIENCE", 6.0 if self.host2.cut_off else LONG)
         code, out, err = self.command("doctor", "--json")
         found = {
             one["name"]: [finding["evidence"] for finding in one["findings"]]
             for one in json.loads(out)
             if one["findings"]
         }
-        unknown = {one["name"]: one["because"] for one in json.loads(out) if one["status"] == "unknown"}
-        assert (code, err, unknown) == (1 if found else 0, "", {})
+        assert (code, err) == (1 if found else 0, "")
+        unknown = {one["name"] for one in json.loads(out) if one["status"] == "unknown"}
+        assert unknown <= {"driver-threads"}  # the driver gets a second to say
         return found
 
     # What is there all the time
@@ -463,7 +480,7 @@ class States:
         until(lambda: find(self._plugin, self.directory).threads is not None)
 
     def _point_commands_here(self, ovn: Path, stack: ExitStack) -> None:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        self._patch = patch = stack.enter_context(pytest.MonkeyPatch.context())
         places = gather.Places(self.directory, ovn, self._docker, self._plugin)
         patch.setattr(gather, "Places", lambda: places)
         patch.setattr(gc, "SOCKET", self._plugin)

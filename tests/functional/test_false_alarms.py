@@ -119,7 +119,7 @@ def test_no_command_finds_anything_where_all_is_well(
     made = [cluster.make(one) for one in wanted]
     if old:
         cluster.age()
-    cluster.host2.answer(cut_off=cut_off)
+    cluster.host2.cut_off = cut_off
     looks = Looks(cluster)
     names = [one.name for one in made]
     running = [one.name for network in made for one in network.containers if one.namespace]
