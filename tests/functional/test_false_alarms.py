@@ -111,7 +111,7 @@ class Looks:
 @given(
     wanted=st.lists(WANTED, max_size=3), old=FLAGS, cut_off=st.integers(0, 9).map(lambda number: number == 9)
 )
-@tried(25)
+@tried(20)
 def test_no_command_finds_anything_where_all_is_well(
     cluster: States, wanted: list[Wanted], old: bool, cut_off: bool
 ) -> None:
