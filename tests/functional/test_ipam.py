@@ -449,12 +449,12 @@ class TestPicked:
     def test_the_last_free_one_of_very_many_is_found(self, make_host: MakeHost) -> None:
         """And it does not take long."""
         taken = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(1 << 16) if n != 4711]
-        start = time.monotonic()
+        start = time.thread_time()  # of the processor, however many want it
         assert (
             str(make_host("host1", supplies="10.0.0.0/8:24", routes=taken).create().subnet)
             == "10.18.103.0/24"
         )
-        assert time.monotonic() - start < 20
+        assert time.thread_time() - start < 10
 
     def test_a_supply_without_end(self, make_host: MakeHost) -> None:
         host = make_host("host1", supplies="fc00::/7:120", routes=["fc00::/8"])
