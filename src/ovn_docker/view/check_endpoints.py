@@ -6,22 +6,18 @@ from ipaddress import ip_address
 
 from ovn_docker import options, printable
 from ovn_docker.definition import Refused, check_subnets
-from ovn_docker.host.clock import CREATED
-from ovn_docker.model import EndpointId, host_link, whole_number
+from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
 from ovn_docker.view.snapshot import DockerEndpoint, PortRow, ip_version
 
 _SHOWN = 8
 """Addresses of an interface in one finding: a container with CAP_NET_ADMIN can give itself any number."""
 
-GRACE = 15.0
-"""Seconds that an endpoint may be half-made or half-removed: how long a call of Docker's may take."""
-
 
 def networks_stored(facts: Facts) -> Iterable[Finding]:
     """Docker's networks are in the northbound database, with the same subnets."""
     for network in facts.cluster.networks:
-        for difference in network.differences:
+        for difference in network.differences if network.here else ():  # all others are leftovers
             lost = not network.switch
             yield Finding(
                 f"network {network.name}: {difference}",
@@ -197,16 +193,17 @@ def installed(facts: Facts) -> Iterable[Finding]:
     """The flows of every running container are installed."""
     for endpoint in _running(facts):
         interface = facts.cluster.interfaces.get(endpoint.id)
-        if interface is None or interface.installed:
+        binding = facts.cluster.bindings.get(endpoint.id)
+        wrong = interface is not None and interface.ids.get("iface-id") != endpoint.id
+        unclaimed = binding is not None and not binding.chassis
+        if interface is None or (interface.installed and not wrong and not unclaimed):
             continue
-        why = (
-            f"Open vSwitch says: {interface.error}"
-            if interface.error
-            else "ovn-controller has not come to it"
-        )
-        wrong = interface.ids.get("iface-id") != endpoint.id
         if wrong:
             why = f"its iface-id is {interface.ids.get('iface-id', 'missing')}"
+        elif interface.error:
+            why = f"Open vSwitch says: {interface.error}"
+        else:
+            why = "ovn-controller has not come to it"
         yield restart(endpoint, f"the flows of {_name(facts, endpoint)} are not installed: {why}")
 
 
@@ -316,10 +313,7 @@ def leftovers(facts: Facts) -> Iterable[Finding]:
 def _running(facts: Facts) -> Iterable[DockerEndpoint]:
     """Endpoints of containers that run, and have had the time to get there."""
     for endpoint in facts.cluster.docker.values():
-        interface, port = facts.cluster.interfaces.get(endpoint.id), facts.cluster.ports.get(endpoint.id)
-        created = [row.ids.get(CREATED, "") for row in (interface, port) if row]
-        settled = (interface and interface.installed) or all(_old(facts, text) for text in created)
-        if endpoint.running and settled:
+        if endpoint.running and facts.cluster.settled(endpoint.id):
             yield endpoint
 
 
@@ -327,12 +321,6 @@ def _stored(facts: Facts) -> Iterable[tuple[DockerEndpoint, PortRow]]:
     for endpoint in _running(facts):
         if port := facts.cluster.ports.get(endpoint.id):
             yield endpoint, port
-
-
-def _old(facts: Facts, created: str) -> bool:
-    """True unless a row was made just now; one that lies in the future was made by a wrong clock."""
-    when = whole_number(created)
-    return when is None or abs(facts.snapshot.taken - when) > GRACE
 
 
 def _name(facts: Facts, endpoint: DockerEndpoint) -> str:

@@ -73,8 +73,8 @@ class DockerEndpoint:
 
     @property
     def running(self) -> bool:
-        """Whether it should be reachable."""
-        return self.state == "running" and bool(self.id)
+        """Whether it should be reachable: the network of a paused container goes on."""
+        return self.state in ("running", "paused") and bool(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +222,15 @@ class PortRow:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A host's note that a network of its Docker is a logical switch that others have too."""
+    """A host's note that a network of its Docker is a logical switch that others have too.
+
+    *created*: when, in seconds of the epoch.
+    """
 
     network: str
     switch: str
     host: str
+    created: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,4 +362,5 @@ def ip_version(address: str) -> int:
 
 def note(ids: Mapping[str, str]) -> Note:
     """The note that a row's external_ids make."""
-    return Note(ids.get(NETWORK, ""), ids.get(SWITCH, ""), ids.get(HOST, ""))
+    created = whole_number(ids.get(CREATED, ""))
+    return Note(ids.get(NETWORK, ""), ids.get(SWITCH, ""), ids.get(HOST, ""), created)
