@@ -478,8 +478,10 @@ def options_of_an_endpoint(side: Side) -> None:
         "/containers/create",
         side.contained("n", {"IPAMConfig": {"LinkLocalIPs": ["169.253.5.5"]}}),
     )
-    side.create("ce", "n", {"IPAMConfig": {"LinkLocalIPs": ["169.254.8.8"]}})
+    for name, address in (("ce", "169.254.8.8"), ("cf", "169.254.9.9")):
+        side.run(name, "n", {"IPAMConfig": {"LinkLocalIPs": [address]}})
     side.see("link-local", side.endpoint("ce", "n")["IPAMConfig"])
+    side.see("each other by link-local addresses", side.reaches("ce", "169.254.9.9"))
 
 
 @scenario
