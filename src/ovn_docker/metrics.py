@@ -66,6 +66,12 @@ LEFTOVERS = Metric(
     "What should not have been, and was cleared.",
     ("what",),
 )
+REMADE = Metric(
+    "ovn_docker_remade_total",
+    Kind.COUNTER,
+    "What was missing in the backend though a network or a container needs it, and was made again.",
+    ("what",),
+)
 UNCLEARED = Metric(
     "ovn_docker_sweep_failures_total",
     Kind.COUNTER,
@@ -132,7 +138,7 @@ SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED
 )
 
 METRICS = (
-    *(INFO, REQUESTS, FLOWS, ENDPOINTS, NOT_INSTALLED, REPAIRS, FOUND, LEFTOVERS),
+    *(INFO, REQUESTS, FLOWS, ENDPOINTS, NOT_INSTALLED, REPAIRS, FOUND, LEFTOVERS, REMADE),
     *(UNCLEARED, REFUSED, REACHABLE, RECONNECTS, PROGRESS, THREADS_DOWN, THREAD_FAILURES),
     *(SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED_DROPS, ERRORS),
 )

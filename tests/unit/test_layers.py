@@ -59,6 +59,7 @@ LAYERS = {
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.displaced",
         "backends.dns",
         "backends.forget",
         "backends.leases",
@@ -68,6 +69,8 @@ LAYERS = {
         "backends.northbound",
         "backends.openrc",
         "backends.overlay",
+        "backends.records",
+        "backends.remake",
         "backends.shared",
         "backends.trunk",
         "backends.underlay",

@@ -56,12 +56,13 @@ class Underlay:
 
     def create_network(
         self, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool = False
-    ) -> None:
-        """Make the Neutron network, or find the one that is meant (networks.py).
+    ) -> str:
+        """Make the Neutron network, or find the one that is meant (networks.py); there is no record of it.
 
         *kept*: swarm's manager made it, and only a delete_network that says so deletes it.
         """
         self._networks.create(network, deadline, kept=kept)
+        return ""
 
     def delete_network(
         self, network: NetworkId, chassis: Chassis, deadline: Deadline, *, kept: bool = False

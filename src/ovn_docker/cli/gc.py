@@ -14,6 +14,7 @@ from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.openrc import VIF, vif
 from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.remake import Remaker
 from ovn_docker.cli import forget, login
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.output import print_json, print_table, say
@@ -102,7 +103,10 @@ def differences(*, repair: bool = False, patience: float = PATIENCE) -> list[Dif
     """
     said = order("gc/repair" if repair else "gc/show", patience, SOCKET, run_directory("openvswitch"))
     if said is not None:
-        return [Difference(**{**row, "kind": Kind(row["kind"])}) for row in json.loads(said)]
+        return [
+            Difference(**{**row, "kind": Kind(row["kind"]), "command": tuple(row.get("command", ()))})
+            for row in json.loads(said)
+        ]
     with reconciler() as own:
         return own.repair_everywhere() if repair else own.look_everywhere()
 
@@ -119,6 +123,7 @@ def reconciler() -> Iterator[Reconciler]:
         backend: Backend
         store: Store
         settings: Common
+        remaker = None
         if variables.get(VIF):
             settings = of_vm = table.read(UnderlaySettings, {}, variables)
             switch = VmBridge(local, of_vm.bridge, vif(variables))
@@ -127,9 +132,11 @@ def reconciler() -> Iterator[Reconciler]:
             settings = of_host = table.read(Settings, {}, variables)
             northbound = Northbound(of_host.tls)
             switch, backend, store = Vswitch(local), Overlay(northbound), Leftovers(northbound)
+            remaker = Remaker(northbound)
         driver = Driver(backend, switch, Links(), lambda: None, Patience())
         docker = Engine(settings.docker)
-        yield Reconciler(driver, backend, store, switch, Links(), docker, GRACE, alone=False)
+        parts = driver, backend, store, switch, Links(), docker
+        yield Reconciler(*parts, GRACE, remaker=remaker, alone=False)
 
 
 def forget_vm(args: argparse.Namespace, variables: Mapping[str, str]) -> int:
