@@ -377,7 +377,7 @@ class Reconciler:
         needed = {endpoint.id for endpoint in plugged if endpoint.id not in gone} | (in_flight or set())
         differences += [one for one in strays if one.endpoint not in needed]
         if any(gap.removed for gap in gaps):
-            used = self._engine.used()
+            used = self._engine.used() | {one.network for one in living.values()}
             gaps = [replace(gap, removed=gap.removed and gap.network not in used) for gap in gaps]
             removed = {gap.network for gap in gaps if gap.removed}
             gaps = [gap for gap in gaps if gap.removed or gap.network not in removed]
@@ -552,7 +552,7 @@ class Reconciler:
     def _turn(self, *, store_too: bool) -> None:
         self._links.restore_guard(self._switch.guarded(Deadline(_PATIENCE)))
         if store_too:
-            self._keep_records()
+            self.keep_records()
         if self._mode is Mode.REPAIR:
             if store_too:
                 self.repair_everywhere(unless_lately=True)
@@ -563,7 +563,7 @@ class Reconciler:
         if self._mode is Mode.REPORT:
             self._tell(self.look(store_too=store_too))
 
-    def _keep_records(self) -> None:
+    def keep_records(self) -> None:
         """Keep records of what an earlier version has made, and none of networks that are gone."""
         if self._remaker is None:
             return

@@ -1,27 +1,29 @@
-"""Rows that containers need and that somebody deleted are made again, by the host whose containers they are."""
+"""Rows that containers need and that are missing are made again, by the host that has the containers."""
 
-import re
+import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any
 
 import pytest
 
-from functional.hosts import C1, C2, HOST2, NET, NETWORK, Container, Host, definition_of, endpoint
-from functional.ovsdb_servers import Contents, OvsdbServer, without_times
+from functional.conftest import Connect
+from functional.hosts import C1, C2, HOST2, MAC, NET, NETWORK, Container, Host, definition_of, endpoint
+from functional.ovsdb_servers import Contents, OvsdbServer, until, without_times
 from ovn_docker.backends import dns
 from ovn_docker.backends.addresses import Addresses, lease_row
 from ovn_docker.backends.dns import Names
+from ovn_docker.backends.forget import belongings, forget
 from ovn_docker.backends.northbound import claim_row, name_row
 from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks, note_row
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import switch_row
-from ovn_docker.errors import OvnDockerError
+from ovn_docker.errors import BadRequest, Conflict, Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Operation, Reference, has, is_row
+from ovn_docker.host.ovsdb import Operation, Reference, is_row
 from ovn_docker.hostnames import ContainerNames
 from ovn_docker.ipam import Ipam
 from ovn_docker.model import (
@@ -31,12 +33,12 @@ from ovn_docker.model import (
     Kind,
     Network,
     NetworkId,
-    PoolId,
     Subnet,
     row_uuid,
 )
 from ovn_docker.options import NetworkOptions
 from ovn_docker.reconcile import Mode
+from ovn_docker.threads import Threads
 
 FOO = NetworkId("f0" * 32)
 BAR = NetworkId("ba" * 32)
@@ -140,25 +142,390 @@ class TestMadeAgain:
         before = site.rows
         site.delete(*DELETIONS[what](site))
         assert site.rows != before
-        site.host.reconciler(site.driver, interval=-1).repair(store_too=False)
+        site.host.reconciler(interval=-1).repair(store_too=False)
         after = site.rows
-        if what in {"everything", "generation", "switch"}:  # a life of its own, and no definition yet
+        if what in {"everything", "note", "switch"}:  # a life of its own, and no definition yet
             forget_life(before, after)
         assert after == before
-        assert site.host.reconciler(site.driver, interval=-1).look() == []
+        assert site.host.reconciler(interval=-1).look() == []
 
     def test_many_rows_at_once(self, site: Site) -> None:
         before = site.rows
         for what in ("switch", "lease", "pool", "note", "claim of the name", "resolver"):
             site.delete(*DELETIONS[what](site))
-        site.host.reconciler(site.driver, interval=-1).repair(store_too=False)
+        site.host.reconciler(interval=-1).repair(store_too=False)
         after = site.rows
         forget_life(before, after)
         assert after == before
 
+    def test_what_docker_does_not_have_stays_away(self, site: Site) -> None:
+        site.delete(*DELETIONS["port"](site))
+        site.host.docker.endpoints.clear()
+        assert site.host.reconciler(interval=-1).repair(store_too=False) == []
+
+    def test_nothing_without_an_answer_of_docker_s(self, site: Site) -> None:
+        site.delete(*DELETIONS["port"](site))
+        site.host.docker.answers = False
+        before = site.rows
+        with pytest.raises(Unavailable, match="Docker does not answer"):
+            site.host.reconciler(interval=-1).repair(store_too=False)
+        assert site.rows == before
+
+    def test_what_is_left_over_is_cleared_also_while_the_database_is_away(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ovn_docker.reconcile._PATIENCE", 0.3)
+        links = site.host.links
+        links.create_veth("odhstray", "odcstray", mac=MAC, mtu=1400, tx_checksums=True)
+        site.host.northbound.kill()
+        assert [one.kind for one in site.host.reconciler().repair(store_too=False)] == [Kind.LINK]
+
+    def test_a_network_of_this_host_alone(self, site: Site, container: Container) -> None:
+        host = site.host
+        host.driver().create_network(NETWORK)
+        host.run(endpoint(C2), container)
+        host.docker.endpoints.add(C2)
+        host.reconciler(interval=-1).repair(store_too=False)  # its container's name
+        before = site.rows
+        site.delete(*everything(site))
+        host.reconciler(interval=-1).repair(store_too=False)
+        after = site.rows
+        forget_life(before, after)
+        assert after == before
+
+    def test_a_note_of_a_switch_of_the_user_s(self, site: Site, container: Container) -> None:
+        host = attach(site, container)
+        before = site.rows
+        site.delete(*options_row(lambda _: note_row(BAR))(site))
+        host.reconciler(interval=-1).repair(store_too=False)
+        assert site.rows == before
+
+    def test_what_was_on_a_switch_of_the_user_s_that_was_made_anew(
+        self, site: Site, container: Container
+    ) -> None:
+        host = attach(site, container)
+        site.delete(ovsdb.delete("Logical_Switch", ["name", "==", "web"]))
+        with pytest.raises(BadRequest, match="no logical switch 'web'"):
+            host.reconciler(interval=-1).repair(store_too=False)
+        switch = host.northbound.insert("Logical_Switch", name="web")
+        host.reconciler(interval=-1).repair(store_too=False)
+        (row,) = (one for one in host.northbound.rows("Logical_Switch") if one["name"] == "web")
+        assert row["ports"] == row_uuid("endpoint", C2)
+        claims = {one["_uuid"] for one in host.northbound.rows("DHCP_Options", "_uuid")}
+        assert claim_row(switch, "192.168.1.2") in claims
+        assert host.reconciler(interval=-1).look(store_too=False) == []
+
+    def test_in_mode_report_it_is_only_told(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
+        site.delete(*DELETIONS["lease"](site))
+        before = site.rows
+        reconciler = site.host.reconciler(interval=0.1, mode=Mode.REPORT)
+        reconciler.start(Threads())
+        until(lambda: "found lease" in caplog.text)
+        assert site.rows == before
+        assert "container web-c1 needs it; make it again with: ovn-docker gc --repair" in caplog.text
+
+    def test_by_the_thread_within_an_interval(self, site: Site) -> None:
+        site.host.reconciler(interval=0.2).start(Threads())
+        before = site.rows
+        site.delete(*DELETIONS["port"](site))
+        until(lambda: row_uuid("endpoint", C1) in str(site.rows["Logical_Switch"]))
+        until(lambda: without_times(site.rows) == before)
+
+    def test_from_what_docker_says_if_an_earlier_version_kept_no_records(self, site: Site) -> None:
+        forget_records(site)
+        site.host.docker.details = described(site)
+        before = site.rows
+        reconciler = site.host.reconciler(interval=-1)
+        reconciler.keep_records()
+        site.delete(*DELETIONS["port"](site), *DELETIONS["pool"](site), *DELETIONS["lease"](site))
+        reconciler.repair(store_too=False)
+        assert site.rows == before
+
+    def test_from_what_docker_says_if_the_rows_are_gone_too(self, site: Site) -> None:
+        """All but the pool: Docker does not tell its ID."""
+        forget_records(site)
+        site.host.docker.details = described(site)
+        before = site.rows
+        site.delete(*everything(site))
+        reconciler = site.host.reconciler(interval=-1)
+        reconciler.keep_records()
+        reconciler.repair(store_too=False)
+        after = site.rows
+        forget_life(before, after)
+        assert after["Logical_Switch_Port"] == before["Logical_Switch_Port"]
+        assert after["Logical_Switch"] == before["Logical_Switch"]
+        assert after["DNS"] == before["DNS"]
+
+    def test_a_record_of_a_network_that_docker_does_not_have_goes(self, site: Site) -> None:
+        site.host.docker.networks.discard(FOO)
+        site.host.reconciler(interval=-1).keep_records()
+        assert site.host.vswitch.records(Deadline(5)) == {}
+
+    def test_a_record_that_is_not_valid_does_no_harm(self, site: Site) -> None:
+        for text in ("", "no JSON", "[]", '{"ids": {"a": 1}, "name": "", "switch": "", "pools": {}}'):
+            site.host.vswitch.keep(FOO, text, Deadline(5))
+            assert site.host.reconciler(interval=-1).repair(store_too=False) == []
+
+
+def attach(site: Site, container: Container) -> Host:
+    """Have a container on a network with a switch of the user's."""
+    host = site.host
+    host.northbound.insert("Logical_Switch", name="web")
+    attached = replace(NETWORK, id=BAR, options=NetworkOptions(switch="web"))
+    host.driver().create_network(attached)
+    host.run(endpoint(C2, network=BAR), container)
+    host.docker.networks.add(BAR)
+    host.docker.endpoints.add(C2)
+    host.reconciler(interval=-1).repair(store_too=False)  # its container's name
+    return host
+
+
+def forget_records(site: Site) -> None:
+    """As if an earlier version of the driver had made everything."""
+    site.host.open_vswitch.transact(
+        ovsdb.delete("Queue"),
+        ovsdb.mutate("Interface", mutations=[["external_ids", "delete", ["ovn-docker:record"]]]),
+    )
+
+
+def described(site: Site) -> tuple[list[Network], list[Endpoint]]:
+    """What Docker says of the site."""
+    address = ip_interface(f"{site.address}/24")
+    return [site.network], [Endpoint(C1, FOO, (address,), "02:42:0a:01:00:02")]
+
+
+class TestNewOwners:
+    """What another host was given meanwhile stays its own."""
+
+    def test_a_container_whose_address_has_another_owner_is_named(
+        self, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        forget_host(site)
+        site.host.overlay.create_network(
+            replace(site.network, id=BAR, subnets=unpooled(site)), HOST2, Deadline(5)
+        )
+        other = Endpoint(C2, BAR, (ip_interface(f"{site.address}/24"),), MAC)
+        site.host.overlay.create_endpoint(other, HOST2, Deadline(5))
+        reconciler = site.host.reconciler(interval=-1)
+        reconciler.repair(store_too=False)
+        (one,) = reconciler.look(store_too=False)
+        assert (one.kind, one.what, one.command) == (
+            Kind.CLAIM,
+            site.address,
+            ("docker", "restart", "web-c1"),
+        )
+        assert one.why == f"container web-c1 has it, and so has endpoint {C2[:12]} on host host2 by now"
+        assert "docker restart web-c1" in caplog.text
+        ports = site.host.northbound.rows("Logical_Switch_Port", "external_ids")
+        assert [
+            one["external_ids"].get("ovn-docker:endpoint")
+            for one in ports
+            if "ovn-docker:endpoint" in one["external_ids"]
+        ] == [C2]
+
+    def test_an_address_that_is_leased_to_another_host_is_left_to_it(self, site: Site) -> None:
+        site.delete(*DELETIONS["port"](site), *DELETIONS["claim of the address"](site))
+        lease = is_row(lease_row(SWITCH, site.address))
+        (row,) = (one for one in site.host.northbound.rows("DHCP_Options") if one["_uuid"] == lease[2][1])
+        theirs = row["external_ids"] | {"ovn-docker:host": "host2"}
+        site.delete(ovsdb.update("DHCP_Options", lease, external_ids=theirs))
+        before = site.rows
+        assert site.host.reconciler(interval=-1).repair(store_too=False) == []
+        assert site.rows == before
+
+    def test_a_claim_whose_port_is_gone_is_taken_over(self, site: Site) -> None:
+        """Its owner has the same right to it, and would have made its port again first."""
+        site.delete(*DELETIONS["port"](site))
+        claim = is_row(claim_row(SWITCH, site.address))
+        ids = {"ovn-docker:owner": "overlay", "ovn-docker:endpoint": C2, "ovn-docker:host": "host2"}
+        site.delete(ovsdb.update("DHCP_Options", claim, external_ids=ids))
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        assert site.host.reconciler(interval=-1).look(store_too=False) == []
+
+    def test_a_network_that_was_removed_while_this_host_was_forgotten_stays_removed(self, site: Site) -> None:
+        stop(site)
+        forget_host(site)
+        site.delete(ovsdb.delete("Logical_Switch", is_row(SWITCH)))
+        before = site.rows
+        reconciler = site.host.reconciler(interval=-1)
+        assert reconciler.repair(store_too=False) == []
+        assert site.rows == before
+        (one,) = reconciler.look(store_too=False)
+        assert (one.kind, one.command) == (Kind.NETWORK, ("docker", "network", "rm", FOO[:12]))
+
+    def test_it_is_made_again_if_a_container_belongs_to_it(self, site: Site) -> None:
+        stop(site)
+        site.host.docker.needed.add(FOO)
+        forget_host(site)
+        site.delete(ovsdb.delete("Logical_Switch", is_row(SWITCH)))
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        assert site.host.reconciler(interval=-1).look(store_too=False) == []
+        site.ipam.request_address(site.pool, None, gateway=False)
+
+    def test_a_network_that_is_another_one_by_now_stays_as_it_is(self, site: Site) -> None:
+        forget_host(site)
+        site.delete(*everything(site))
+        other = (Subnet(ip_network("10.9.0.0/24"), ip_address("10.9.0.1")),)
+        site.host.overlay.create_network(replace(site.network, id=BAR, subnets=other), HOST2, Deadline(5))
+        before = site.rows
+        with pytest.raises(Conflict, match=r"network foo has subnet 10.9.0.0/24 in the cluster"):
+            site.host.reconciler(interval=-1).repair(store_too=False)
+        assert site.rows == before
+
+
+def unpooled(site: Site) -> tuple[Subnet, ...]:
+    """The subnets of the site's network with Docker's own IPAM."""
+    return tuple(replace(subnet, ours=False) for subnet in site.network.subnets)
+
+
+def forget_host(site: Site) -> None:
+    """``ovn-docker gc --host host1`` on another host."""
+    forget(site.host.database, "host1", belongings(site.host.database, "host1", Deadline(5)), Deadline(5))
+
+
+def stop(site: Site) -> None:
+    """``docker stop``."""
+    site.driver.leave(FOO, C1)
+    site.driver.delete_endpoint(FOO, C1)
+    site.ipam.release_address(site.pool, ip_address(site.address))
+    site.host.docker.endpoints.discard(C1)
+
+
+class TestAfterOvsdbClientRestore:
+    """Every row has another UUID."""
+
+    def test_rows_are_as_they_were(self, site: Site) -> None:
+        before = site.rows
+        restore(site.host.northbound)
+        assert site.rows != before
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        assert site.rows == before
+        assert site.host.reconciler(interval=-1).look() == []
+
+    def test_rows_of_other_hosts_are_led_back_too(self, site: Site) -> None:
+        site.host.overlay.create_network(
+            replace(site.network, id=BAR, subnets=unpooled(site)), HOST2, Deadline(5)
+        )
+        site.host.overlay.create_endpoint(
+            endpoint(C2, "10.1.0.77/24", mac=MAC, network=BAR), HOST2, Deadline(5)
+        )
+        site.host.overlay.create_network(NETWORK, HOST2, Deadline(5))
+        before = site.rows
+        restore(site.host.northbound)
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        assert site.rows == before
+
+    def test_what_is_on_a_switch_of_the_user_s(self, site: Site, container: Container) -> None:
+        host = attach(site, container)
+        host.northbound.transact(
+            ovsdb.insert("Logical_Switch_Port", "11111111-1111-1111-1111-111111111111", name="vm1"),
+            ovsdb.mutate("Logical_Switch", ["name", "==", "web"], mutations=[
+                ["ports", "insert", [Reference("11111111-1111-1111-1111-111111111111")]]]),
+        )  # fmt: skip
+        restore(host.northbound)
+        host.reconciler(interval=-1).repair(store_too=False)
+        (row,) = (one for one in host.northbound.rows("Logical_Switch") if one["name"] == "web")
+        assert row_uuid("endpoint", C2) in row["ports"]
+        assert len(row["ports"]) == 2
+        assert host.reconciler(interval=-1).look(store_too=False) == []
+
+    def test_settings_of_ports_and_switches_stay(self, site: Site) -> None:
+        northbound = site.host.northbound
+        northbound.transact(
+            ovsdb.update("Logical_Switch", is_row(SWITCH), other_config={"mcast_snoop": "true"}),
+            ovsdb.update("Logical_Switch_Port", is_row(PORT), options={"qos_max_rate": "1000"}),
+            {"op": "insert", "table": "Port_Group", "row": {"name": "pg", "ports": ["uuid", PORT]}},
+            {"op": "insert", "table": "ACL", "uuid-name": "acl",
+             "row": {"direction": "to-lport", "match": "ip4", "action": "allow", "priority": 1}},
+            {"op": "mutate", "table": "Logical_Switch", "where": [is_row(SWITCH)],
+             "mutations": [["acls", "insert", ["set", [["named-uuid", "acl"]]]]]},
+        )  # fmt: skip
+        restore(northbound)
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        (port,) = (one for one in northbound.rows("Logical_Switch_Port") if one["_uuid"] == PORT)
+        (switch,) = (one for one in northbound.rows("Logical_Switch") if one["_uuid"] == SWITCH)
+        (group,) = northbound.rows("Port_Group")
+        assert port["options"] == {"qos_max_rate": "1000"}
+        assert switch["other_config"] == {"mcast_snoop": "true"}
+        assert switch["acls"] == northbound.rows("ACL")[0]["_uuid"]
+        assert group["ports"] == PORT
+
+    def test_ports_never_vanish(self, site: Site) -> None:
+        """In no transaction: a client that watches the table sees the port's name at any time."""
+        restore(site.host.northbound)
+        names = watch(site.host.northbound, "Logical_Switch_Port", "name")
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        assert all(C1 in seen for seen in names())
+
+    def test_one_host_does_it_for_all(self, site: Site, connect: Connect) -> None:
+        restore(site.host.northbound)
+        before = site.rows
+        with connect(site.host.northbound).lock("ovn_docker", Deadline(5)) as mine:
+            assert mine
+            assert site.host.reconciler(interval=-1).repair(store_too=False) == []
+        assert site.rows == before
+
+    def test_a_row_with_the_right_uuid_is_not_replaced(self, site: Site) -> None:
+        """A host that writes rows with wrong UUIDs gains nothing."""
+        ids = {"ovn-docker:owner": "overlay", "ovn-docker:endpoint": C1, "ovn-docker:host": "host1"}
+        wrong = ids | {"ovn-docker:network": NET}
+        site.host.driver().create_network(NETWORK)
+        before = site.rows
+        site.delete(
+            ovsdb.insert("Logical_Switch_Port", "22222222-2222-2222-2222-222222222222", name="x",
+                         addresses="02:00:00:00:00:66 10.1.0.66", external_ids=ids),
+            ovsdb.insert("Logical_Switch", "33333333-3333-3333-3333-333333333333", name=NET,
+                         external_ids=wrong, ports=Reference("22222222-2222-2222-2222-222222222222")),
+            *DELETIONS["lease"](site),
+        )  # fmt: skip
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        assert site.rows == before
+
+
+def restore(server: OvsdbServer) -> None:
+    """``ovsdb-client backup`` and ``ovsdb-client restore``."""
+    of = server.remote, server.database
+    with tempfile.TemporaryFile() as file:
+        subprocess.run(["ovsdb-client", "backup", *of], stdout=file, check=True)
+        file.seek(0)
+        subprocess.run(["ovsdb-client", "restore", *of], stdin=file, check=True)
+
+
+def watch(server: OvsdbServer, table: str, column: str) -> Callable[[], list[set[str]]]:
+    """The values of a column after each transaction from now on."""
+    command = ["ovsdb-client", "--format=json", "monitor", server.remote, server.database, table, column]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout
+    lines = [process.stdout.readline()]
+
+    def seen() -> list[set[str]]:
+        marker = f"marker-{time.monotonic_ns()}"
+        server.transact(
+            {"op": "insert", "table": "Logical_Switch_Port", "uuid-name": "p", "row": {"name": marker}},
+            {"op": "insert", "table": "Logical_Switch", "row": {"ports": ["named-uuid", "p"]}},
+        )
+        assert process.stdout
+        while marker.encode() not in lines[-1]:
+            lines.append(process.stdout.readline())
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        rows: dict[str, str] = {}
+        states = []
+        for line in lines:
+            for uuid, action, value in json.loads(line)["data"]:
+                if action in {"delete", "old"}:
+                    rows.pop(uuid[1], None)
+                else:
+                    rows[uuid[1]] = value
+            states.append(set(rows.values()))
+        return states
+
+    return seen
+
 
 def forget_life(*contents: Contents) -> None:
-    """Without what a network has only once its Docker has told it (cluster.py), and its random incarnation."""
+    """Without what a network has only once the follower has written it, and its random incarnation."""
     for row in (row for one in contents for rows in one.values() for row in rows):
         for key in ("ovn-docker:incarnation", "ovn-docker:definition", "ovn-docker:used"):
             row.get("external_ids", {}).pop(key, None)

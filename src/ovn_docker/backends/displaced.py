@@ -177,8 +177,14 @@ def _move_switch(
     if not whole:
         return 0
     taken = {one["_uuid"] for rows in found for one in rows}
-    after = [homes.get(one, Reference(one)) for one in _several(whole[0]["ports"])]
-    records = [dns_homes.get(one, Reference(one)) for one in _several(whole[0]["dns_records"])]
+    after, records = (
+        [
+            place
+            for place in (moved.get(one, Reference(one)) for one in _several(column))
+            if place not in taken
+        ]
+        for column, moved in ((whole[0]["ports"], homes), (whole[0]["dns_records"], dns_homes))
+    )
     operations = [
         *_copies("Logical_Switch_Port", copies, taken),
         *_copies("DNS", names, taken),

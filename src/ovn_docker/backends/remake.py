@@ -244,6 +244,9 @@ class Remaker:
     def _of_networks(self, database: Database, networks: Iterable[_Network], deadline: Deadline) -> list[Gap]:
         """Gaps of networks, but for a user's switch that is gone."""
         questions: list[Question] = []
+        for one in [one for one in networks if one.record.name][:1]:
+            generation = ovsdb.select("DHCP_Options", is_row(shared.GENERATION_ROW), columns=["_uuid"])
+            questions.append((generation, Gap(Kind.NETWORK, one.id, one.id)))
         for one in networks:
             gap = Gap(Kind.NETWORK, one.id, one.id)
             if one.noted:
