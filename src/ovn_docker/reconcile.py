@@ -327,6 +327,8 @@ class Reconciler:
         self._alone = alone
         self._lock = threading.Lock()
         self._told: set[tuple[Kind, str, str]] = set()
+        self._unmade: dict[str, str] = {}
+        """Why what is missing of a network or an endpoint could not be made at the last look."""
 
     def start(self, threads: Threads) -> None:
         """Look, and mend if that is the mode, in a thread of its own for the life of the process."""
@@ -457,39 +459,50 @@ class Reconciler:
 
     def _fill(self, look: Look, chassis: Chassis) -> tuple[list[Difference], OvnDockerError | None]:
         """Make again what is missing. Returns that, and the first error of what could not be made."""
-        remaker, failed = self._remaker, None
-        if remaker is None or not look.gaps:
+        if self._remaker is None or not look.gaps:
             return [], None
-        if remaker.displaced(chassis, Deadline(_PATIENCE)):
-            moved = remaker.lead_back(chassis, Deadline(_RESTORING))
+        if self._remaker.displaced(chassis, Deadline(_PATIENCE)):
+            moved = self._remaker.lead_back(chassis, Deadline(_RESTORING))
             if moved is None:
                 log.info("another host gives rows of a restored database their UUIDs back")
                 return [], None
             log.warning("%d rows of a restored database have their UUIDs again", moved)
             look = self._look(store_too=False)
-        made = []
         wanted: dict[tuple[NetworkId, EndpointId], list[Gap]] = {}
         for gap in look.gaps:
             wanted.setdefault((gap.network, gap.endpoint), []).append(gap)
+        made: list[Difference] = []
+        errors: dict[str, OvnDockerError] = {}
         for (network, endpoint), gaps in sorted(wanted.items(), key=lambda item: bool(item[0][1])):
+            if network in errors:  # it may be another one by now, with other subnets
+                continue
             try:
                 if endpoint:
-                    self._make_endpoint(remaker, look.endpoints[endpoint], gaps, look, chassis)
+                    self._make_endpoint(self._remaker, look.endpoints[endpoint], gaps, look, chassis)
                 else:
-                    self._make_network(remaker, network, look, chassis)
+                    self._make_network(self._remaker, network, look, chassis)
             except OvnDockerError as error:
-                log.warning(
-                    "could not make again what is missing of %s: %s", (endpoint or network)[:12], error
-                )
-                failed = failed or error
-                continue
-            for gap in gaps:
-                one = _missing(gap, look.containers, remaker.place)
-                log.warning("made again %s", one)
-                self._record.add(REMADE, one.kind)
-                self._told.discard((one.kind, one.what, one.row))
-                made.append(one)
-        return made, failed
+                errors[endpoint or network] = error
+            else:
+                made += self._made(gaps, look, self._remaker.place)
+        self._tell_unmade({what: str(error) for what, error in errors.items()})
+        return made, next(iter(errors.values()), None)
+
+    def _made(self, gaps: list[Gap], look: Look, place: str) -> list[Difference]:
+        """Log and count what has been made again."""
+        made = [_missing(gap, look.containers, place) for gap in gaps]
+        for one in made:
+            log.warning("made again %s", one)
+            self._record.add(REMADE, one.kind)
+            self._told.discard((one.kind, one.what, one.row))
+        return made
+
+    def _tell_unmade(self, errors: dict[str, str]) -> None:
+        """Log what could not be made, once for each reason."""
+        for what, error in errors.items():
+            if self._unmade.get(what) != error:
+                log.warning("could not make again what is missing of %s: %s", what[:12], error)
+        self._unmade = errors
 
     def _make_network(self, remaker: Remaker, network: NetworkId, look: Look, chassis: Chassis) -> None:
         """Make what is missing of a network, unless Docker deletes it in this moment."""

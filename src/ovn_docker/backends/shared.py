@@ -318,7 +318,13 @@ def remaking(
         operations.append(ovsdb.insert("DHCP_Options", GENERATION_ROW, cidr="", external_ids=OURS))
     if found:
         there = _ids(found[0])
-        _check_same(name, there, ids)
+        try:
+            _check_same(name, there, ids)
+        except Conflict:
+            raise Conflict(
+                f"network {name} has other subnets or options in the cluster by now; remove its containers "
+                f"and then the network from this host, with: docker network rm {network[:12]}"
+            ) from None
         operations.append(_require_life(row, there.get(INCARNATION, "")))
     else:
         described = {**IS_SHARED, **ids, NAME: name, INCARNATION: life}

@@ -21,7 +21,7 @@ from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend, Driver, Patience
-from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
+from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
 from ovn_docker.host.driver import order
 from ovn_docker.host.engine import Engine
 from ovn_docker.host.environment import environment
@@ -157,8 +157,10 @@ def forget_vm(args: argparse.Namespace, variables: Mapping[str, str]) -> int:
         print_json({"found": found})
     elif found:
         print_table([HEADER, *(line(one, one.cure) for one in found)])
-    if not found or args.dry_run:
-        say(f"would remove {len(found)}" if found else "nothing to change", file=people)
+    if not found:
+        raise NotFound(f"nothing is stored of a VM with the port {gone}; see: openstack port list")
+    if args.dry_run:
+        say(f"would remove {len(found)}", file=people)
         return 0
     if not (args.yes or forget.confirmed(f"remove what VM {gone} has left")):
         raise OvnDockerError("nothing was removed; confirm it, or say --yes")
