@@ -312,8 +312,9 @@ class Kind(StrEnum):
 class Gap:
     """A row that this host needs and that the backend does not have.
 
-    *network* needs it, or its *endpoint*. *owner*: who has the address by now, if anybody: then the row
-    cannot be made again. *removed*: other hosts may have removed the network while this one was forgotten.
+    *network* needs it, or its *endpoint*. *owner*: who has the address, or the network's name, by now, if
+    anybody: then the row cannot be made again. *removed*: other hosts may have removed the network while this
+    one was forgotten.
     """
 
     kind: Kind

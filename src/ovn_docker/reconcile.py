@@ -272,7 +272,10 @@ def _missing(gap: Gap, containers: Mapping[EndpointId, str], place: str) -> Diff
     name = containers.get(gap.endpoint, gap.endpoint[:12])
     why, cure = "Docker on this host has the network", "make it again"
     mends: tuple[str, ...] = ()
-    if gap.owner:
+    if gap.owner and not gap.endpoint:
+        why = f"{gap.owner} of the cluster has other subnets or options by now"
+        cure, mends = "remove its containers, then", ("docker", "network", "rm", gap.network[:12])
+    elif gap.owner:
         why = f"container {name} has it, and so has {gap.owner} by now"
         cure, mends = "give the container another one", ("docker", "restart", name)
     elif gap.removed:
@@ -381,8 +384,8 @@ class Reconciler:
         if any(gap.removed for gap in gaps):
             used = self._engine.used() | {one.network for one in living.values()}
             gaps = [replace(gap, removed=gap.removed and gap.network not in used) for gap in gaps]
-            removed = {gap.network for gap in gaps if gap.removed}
-            gaps = [gap for gap in gaps if gap.removed or gap.network not in removed]
+        lost = {gap.network: gap for gap in gaps if gap.removed or (gap.owner and not gap.endpoint)}
+        gaps = [gap for gap in gaps if lost.get(gap.network, gap) is gap]
         differences += [_missing(gap, containers, self._store.place) for gap in gaps]
         fillable = [gap for gap in gaps if not (gap.owner or gap.removed)]
         return Look(differences, fillable, records, living, containers)

@@ -151,7 +151,7 @@ GC = ("gc", "--host", "lost")
 
 def test_gc_for_a_host_is_the_same(lost: Machine) -> None:
     assert lost.ovn_docker("gc").stdout.splitlines() == [
-        "nothing is left over",
+        "nothing is left over, and nothing is missing",
         "lost is not up, says OVN; if it is gone for good: ovn-docker gc --host lost",
     ]
     assert lost.ovn_docker(*GC, "--dry-run").stdout.endswith("would remove 1 port, 1 lease\n")
@@ -159,7 +159,7 @@ def test_gc_for_a_host_is_the_same(lost: Machine) -> None:
     assert [one["kind"] for one in found["found"]] == ["port", "lease"]
     lost.does(*GC, "--yes")
     assert ports(lost) == ""
-    assert lost.ovn_docker("gc").stdout == "nothing is left over\n"
+    assert lost.ovn_docker("gc").stdout == "nothing is left over, and nothing is missing\n"
 
 
 def test_gc_of_this_host_and_of_another_one_are_two_commands(lost: Machine) -> None:

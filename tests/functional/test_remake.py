@@ -21,7 +21,7 @@ from ovn_docker.backends.northbound import claim_row, name_row
 from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks, note_row
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import switch_row
-from ovn_docker.errors import BadRequest, Conflict, Unavailable
+from ovn_docker.errors import BadRequest, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Operation, Reference, is_row
 from ovn_docker.hostnames import ContainerNames
@@ -368,9 +368,12 @@ class TestNewOwners:
         other = (Subnet(ip_network("10.9.0.0/24"), ip_address("10.9.0.1")),)
         site.host.overlay.create_network(replace(site.network, id=BAR, subnets=other), HOST2, Deadline(5))
         before = site.rows
-        with pytest.raises(Conflict, match="network foo has other subnets or options"):
-            site.host.reconciler(interval=-1).repair(store_too=False)
+        reconciler = site.host.reconciler(interval=-1)
+        assert reconciler.repair(store_too=False) == []
         assert site.rows == before
+        (one,) = reconciler.look(store_too=False)
+        assert one.why == "network foo of the cluster has other subnets or options by now"
+        assert one.command == ("docker", "network", "rm", FOO[:12])
 
 
 def unpooled(site: Site) -> tuple[Subnet, ...]:

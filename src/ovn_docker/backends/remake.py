@@ -5,7 +5,7 @@ Which rows there should be follows from the records that the host keeps itself (
 from what other hosts may have written. All rows are looked for by their UUIDs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
@@ -263,11 +263,8 @@ class Remaker:
                 there = ovsdb.select("DHCP_Options", is_row(pool), bound, columns=["_uuid"])
                 questions.append((there, Gap(Kind.POOL, ids.get(SUBNET, pool), one.id)))
         gaps = _unanswered(database, questions, deadline)
-        return [
-            replace(gap, removed=True) if gap in removed else gap
-            for removed in [_removed(database, gaps, deadline)]
-            for gap in dict.fromkeys(gaps)
-        ]
+        by_id = {one.id: one for one in networks}
+        return list(_judged(database, gaps, by_id, deadline)) if gaps else []
 
     def _with_switches(
         self, database: Database, networks: list[_Network], deadline: Deadline
@@ -338,18 +335,33 @@ class Remaker:
         return switch, [ovsdb.insert("DHCP_Options", row, cidr=ids.get("subnet", ""), external_ids=ids)]
 
 
-def _removed(database: Database, gaps: list[Gap], deadline: Deadline) -> set[Gap]:
-    """Gaps of networks of the cluster of which neither the switch is there nor this host's note.
+def _judged(
+    database: Database, gaps: list[Gap], networks: Mapping[NetworkId, _Network], deadline: Deadline
+) -> Iterator[Gap]:
+    """The gaps, each once; those of networks of the cluster say whether the network is another one by now.
 
-    Other hosts may have removed them, once this one had been forgotten; not if the database was emptied.
+    If neither the switch nor this host's note is there, other hosts may have removed it once this one had
+    been forgotten; not if the database was emptied.
     """
-    both = {gap for gap in gaps if gap.kind is Kind.NETWORK and gaps.count(gap) > 1}
-    if not both:
-        return both
-    (generation,) = database.transact(
-        ovsdb.select("DHCP_Options", is_row(shared.GENERATION_ROW), columns=["_uuid"]), deadline=deadline
+    named = [
+        gap for gap in dict.fromkeys(gaps) if gap.kind is Kind.NETWORK and networks[gap.network].record.name
+    ]
+    generation, *found = database.transact(
+        ovsdb.select("DHCP_Options", is_row(shared.GENERATION_ROW), columns=["_uuid"]),
+        *(
+            ovsdb.select("Logical_Switch", is_row(networks[gap.network].switch), columns=["external_ids"])
+            for gap in named
+        ),
+        deadline=deadline,
     )
-    return both if generation else set()
+    switches = dict(zip(named, found, strict=True))
+    for gap in dict.fromkeys(gaps):
+        record = networks[gap.network].record
+        if any(shared.differs(row["external_ids"], record.ids) for row in switches.get(gap, ())):
+            yield replace(gap, owner=f"network {record.name}")
+        else:
+            removed = gap in switches and not switches[gap] and gaps.count(gap) > 1 and bool(generation)
+            yield replace(gap, removed=removed)
 
 
 def _networks(texts: Mapping[NetworkId, str]) -> list[_Network]:

@@ -318,13 +318,11 @@ def remaking(
         operations.append(ovsdb.insert("DHCP_Options", GENERATION_ROW, cidr="", external_ids=OURS))
     if found:
         there = _ids(found[0])
-        try:
-            _check_same(name, there, ids)
-        except Conflict:
+        if differs(there, ids):
             raise Conflict(
                 f"network {name} has other subnets or options in the cluster by now; remove its containers "
                 f"and then the network from this host, with: docker network rm {network[:12]}"
-            ) from None
+            )
         operations.append(_require_life(row, there.get(INCARNATION, "")))
     else:
         described = {**IS_SHARED, **ids, NAME: name, INCARNATION: life}
@@ -450,15 +448,24 @@ def delete_operations(row: str) -> list[Operation]:
     ]
 
 
+_DESCRIBED = (
+    *("subnet", "subnet6", "gateway_ip", "gateway_ip6"),
+    *map("ovn-docker:{}".format, ("internal", "mtu", "routers")),
+)
+
+
+def differs(there: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """The first key in which two descriptions of a network differ; empty if they are the same."""
+    return next((key for key in _DESCRIBED if there.get(key, "") != wanted.get(key, "")), "")
+
+
 def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> None:
-    described = ("subnet", "subnet6", "gateway_ip", "gateway_ip6")
-    for key in (*described, *map("ovn-docker:{}".format, ("internal", "mtu", "routers"))):
-        if there.get(key, "") != wanted.get(key, ""):
-            raise Conflict(
-                f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "
-                f"cluster, asked for was {wanted.get(key, 'none')}; create it as it is there, or give it "
-                "another name"
-            )
+    if key := differs(there, wanted):
+        raise Conflict(
+            f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "
+            f"cluster, asked for was {wanted.get(key, 'none')}; create it as it is there, or give it "
+            "another name"
+        )
 
 
 def _ids(row: Row) -> dict[str, str]:

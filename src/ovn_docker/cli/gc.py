@@ -34,14 +34,16 @@ from ovn_docker.settings import SOCKET, Common, Settings, UnderlaySettings
 
 TEXT = """\
 Compares what should be on this host (the networks of its Docker, the containers that run) with what is in
-OVN or Neutron, in Open vSwitch and in the kernel, and shows what should not be. The driver clears that by
-itself (see its --repair) at its start, and within a minute what has left a trace on this host.
+OVN or Neutron, in Open vSwitch and in the kernel, and shows what should not be, and what is missing in OVN.
+The driver mends that by itself (see its --repair): at its start, and within a minute what is missing and
+what has left a trace on this host. An address that another container has been given meanwhile stays there;
+for that there is a command.
 
 The driver is asked if it runs, for it knows which of Docker's calls are under way; without one, what is
 younger than a minute is left alone. Only what belongs to this host is touched, or to no host at all; with
 --host what a host that is gone for good has left, which is what `ovn-docker host forget` does.
 
-Exit code 0: nothing is left (any more); 1: something is; 3: nobody can tell, such as without Docker.
+Exit code 0: all is as it should be (by now); 1: it is not; 3: nobody can tell, such as without Docker.
 
 examples:
   ovn-docker gc
@@ -61,7 +63,9 @@ HEADER = ("WHAT", "", "WHERE", "SINCE", "WHY", "REPAIR")
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``ovn-docker gc``."""
     describe(parser, TEXT, run)
-    parser.add_argument("--repair", action="store_true", help="clear it")
+    parser.add_argument(
+        "--repair", action="store_true", help="clear what should not be, make again what is missing"
+    )
     parser.add_argument(
         "--host",
         metavar="SYSTEM-ID",
@@ -84,15 +88,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"found": found, "cleared": cleared, "absent_hosts": absent_hosts()})
         return 1 if found else 0
-    lines = [line(one, "cleared") for one in cleared] + [line(one, one.cure) for one in found]
+    lines = [line(one, "made again" if one.missing else "cleared") for one in cleared]
+    lines += [line(one, cure(one)) for one in found]
     if lines:
         print_table([HEADER, *lines])
     else:
-        say("nothing is left over")
+        say("nothing is left over, and nothing is missing")
     for host in absent_hosts():
         named = (f"--host={host}",) if host.startswith("-") else ("--host", host)
-        cure = command("ovn-docker", "gc", *named)
-        say(f"{host} is not up, says OVN; if it is gone for good: {cure}")
+        forgotten = command("ovn-docker", "gc", *named)
+        say(f"{host} is not up, says OVN; if it is gone for good: {forgotten}")
     return 1 if found else 0
 
 
@@ -187,6 +192,11 @@ def absent_hosts() -> list[str]:
             return absent(southbound, hosts, Deadline(forget.PATIENCE))
         except OvnDockerError:
             return []  # this is not what was asked for
+
+
+def cure(one: Difference) -> str:
+    """What mends a difference, with the command if the driver cannot."""
+    return f"{one.cure}: {command(*one.command)}" if one.command else one.cure
 
 
 def line(one: Difference, repair: str) -> tuple[str, ...]:
