@@ -474,7 +474,7 @@ def _with_owners(
         *(
             Gap(Kind.CLAIM, what, endpoints[id_].network.id, id_, owner)
             for id_, found in owned.items()
-            for what, owner in found.items()
+            for what, owner in [*found.items()][:1]  # its MAC follows from the address
         ),
     ]
 
