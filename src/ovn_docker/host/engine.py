@@ -153,7 +153,8 @@ class Engine:
         Raises Unavailable.
         """
         networks, containers = self._ask("GET", OUR_NETWORKS), self._ask("GET", "/containers/json")
-        known = [one for one in map(_network, networks) if one]
+        ours = (network for network in networks if network.get("Driver") == DRIVER)
+        known = [one for one in map(_network, ours) if one]
         return known, [one for *_, given in _attached(containers) if (one := _endpoint(given))]
 
     def read(self, path: str) -> Any:
