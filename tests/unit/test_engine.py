@@ -154,18 +154,30 @@ def test_networks_and_endpoints_are_described_as_far_as_docker_says(answers: Ans
     options = {"ovn.network": "foo", "com.docker.network.bridge.name": "br9"}
     foo = {
         "Id": "f1",
+        "Driver": "openvswitch",
         "IPAM": {"Driver": "openvswitch", "Config": pools},
         "Options": options,
         "Internal": True,
     }
     part = [{"Subnet": "10.2.0.0/24", "IPRange": "10.2.0.128/25"}]
-    bar = {"Id": "f2", "IPAM": {"Driver": "default", "Config": part}, "Options": None}
-    null = {"Id": "f3", "IPAM": {"Driver": "null", "Config": [{"Subnet": "0.0.0.0/0"}]}}
-    unknown = {"Id": "f4", "Options": {"ovn.nonsense": "1"}}
+    bar = {
+        "Id": "f2",
+        "Driver": "openvswitch",
+        "IPAM": {"Driver": "default", "Config": part},
+        "Options": None,
+    }
+    null = {
+        "Id": "f3",
+        "Driver": "openvswitch",
+        "IPAM": {"Driver": "null", "Config": [{"Subnet": "0.0.0.0/0"}]},
+    }
+    unknown = {"Id": "f4", "Driver": "openvswitch", "Options": {"ovn.nonsense": "1"}}
     addressed = {"IPAddress": "10.1.0.2", "IPPrefixLen": 24, "GlobalIPv6Address": "fd00::2",
                  "GlobalIPv6PrefixLen": 64, "MacAddress": "02:42:0a:01:00:02"}  # fmt: skip
     running = container(foo={"EndpointID": "e1", "NetworkID": "f1", **addressed}, none={"EndpointID": ""})
-    networks, endpoints = answers([foo, bar, null, unknown], [running, {"Id": "c2"}]).described()
+    networks, endpoints = answers(
+        [foo, bar, null, unknown, {"Id": "f5", "Driver": "bridge"}], [running, {"Id": "c2"}]
+    ).described()
     assert networks == [
         Network(
             NetworkId("f1"),
