@@ -75,8 +75,8 @@ class Backend(Protocol):
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Store an endpoint, or raise AddressInUse or NotFound and store nothing."""
 
-    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
-        """Forget an endpoint."""
+    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> bool:
+        """Forget an endpoint. Returns False if some of it may be left, since it was not all there."""
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """Wait until the backend's part of an endpoint forwards: empty, or why it does not by *deadline*."""
@@ -302,7 +302,8 @@ class Driver:
                     chassis = self._switch.chassis(deadline, without=endpoint)
                 finally:
                     self._links.delete(host_link(endpoint))
-                self._backend.delete_endpoint(endpoint, chassis, deadline)
+                if not self._backend.delete_endpoint(endpoint, chassis, deadline):
+                    self.leftovers.set()
             except OvnDockerError:
                 self.leftovers.set()
                 raise

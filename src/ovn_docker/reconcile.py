@@ -465,11 +465,8 @@ class Reconciler:
         if self._remaker is None or not look.gaps:
             return [], None
         if self._remaker.displaced(chassis, Deadline(_PATIENCE)):
-            moved = self._remaker.lead_back(chassis, Deadline(_RESTORING))
-            if moved is None:
-                log.info("another host gives rows of a restored database their UUIDs back")
+            if not self._lead_back(self._remaker, chassis):
                 return [], None
-            log.warning("%d rows of a restored database have their UUIDs again", moved)
             look = self._look(store_too=False)
         wanted: dict[tuple[NetworkId, EndpointId], list[Gap]] = {}
         for gap in look.gaps:
@@ -481,15 +478,22 @@ class Reconciler:
                 continue
             try:
                 if endpoint:
-                    self._make_endpoint(self._remaker, look.endpoints[endpoint], gaps, look, chassis)
+                    done = self._make_endpoint(self._remaker, look.endpoints[endpoint], gaps, look, chassis)
                 else:
-                    self._make_network(self._remaker, network, look, chassis)
+                    done = self._make_network(self._remaker, network, look, chassis)
             except OvnDockerError as error:
                 errors[endpoint or network] = error
             else:
-                made += self._made(gaps, look, self._remaker.place)
+                made += self._made(gaps if done else [], look, self._remaker.place)
         self._tell_unmade({what: str(error) for what, error in errors.items()})
         return made, next(iter(errors.values()), None)
+
+    def _lead_back(self, remaker: Remaker, chassis: Chassis) -> bool:
+        """Give the rows of a restored database their UUIDs again; False while another host does that."""
+        moved = remaker.lead_back(chassis, Deadline(_RESTORING))
+        if moved:
+            log.warning("%d rows of a restored database have their UUIDs again", moved)
+        return moved is not None
 
     def _made(self, gaps: list[Gap], look: Look, place: str) -> list[Difference]:
         """Log and count what has been made again."""
@@ -507,32 +511,38 @@ class Reconciler:
                 log.warning("could not make again what is missing of %s: %s", what[:12], error)
         self._unmade = errors
 
-    def _make_network(self, remaker: Remaker, network: NetworkId, look: Look, chassis: Chassis) -> None:
-        """Make what is missing of a network, unless Docker deletes it in this moment."""
+    def _make_network(self, remaker: Remaker, network: NetworkId, look: Look, chassis: Chassis) -> bool:
+        """Make what is missing of a network; False if Docker deletes it in this moment."""
         if network in self._driver.busy():
-            return
+            return False
         used = any(one.network == network for one in look.endpoints.values())
         text, deadline = look.records[network], Deadline(_PATIENCE)
         remaker.make_network(network, text, chassis, deadline, used=used)
-        if network not in self._switch.records(deadline):
-            self._backend.drop_network(network, chassis, deadline)
+        if network in self._switch.records(deadline):
+            return True
+        self._backend.drop_network(network, chassis, deadline)
+        return False
 
     def _make_endpoint(
         self, remaker: Remaker, endpoint: StoredEndpoint, gaps: list[Gap], look: Look, chassis: Chassis
-    ) -> None:
-        """Make what is missing of an endpoint, unless Docker deletes it in this moment."""
+    ) -> bool:
+        """Make what is missing of an endpoint; False if Docker deletes it in this moment."""
         if endpoint.id in self._driver.busy():
-            return
+            return False
         kinds = {gap.kind for gap in gaps}
         if kinds != {Kind.NAMES}:
             text = look.records[endpoint.network]
             remaker.make_endpoint(endpoint, text, chassis, Deadline(_PATIENCE))
         if not self._links.exists(host_link(endpoint.id)):
             self._backend.delete_endpoint(endpoint.id, chassis, Deadline(_PATIENCE))
-        elif kinds & {Kind.NAMES, Kind.ENDPOINT}:
+            self._driver.leftovers.set()
+            return False
+        names = None
+        if kinds & {Kind.NAMES, Kind.ENDPOINT}:
             names = self._engine.names(look.containers[endpoint.id]).get(endpoint.id)
-            if names:
-                remaker.set_names(endpoint.id, names, chassis, Deadline(_PATIENCE))
+        if names:
+            remaker.set_names(endpoint.id, names, chassis, Deadline(_PATIENCE))
+        return bool(names) or kinds != {Kind.NAMES}
 
     def _mend(self, difference: Difference, chassis: Chassis) -> bool:
         busy = self._driver.busy()

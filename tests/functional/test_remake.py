@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ from ovn_docker.model import (
     Network,
     NetworkId,
     Subnet,
+    host_link,
     row_uuid,
 )
 from ovn_docker.options import NetworkOptions
@@ -214,6 +216,48 @@ class TestMadeAgain:
         claims = {one["_uuid"] for one in host.northbound.rows("DHCP_Options", "_uuid")}
         assert claim_row(switch, "192.168.1.2") in claims
         assert host.reconciler(interval=-1).look(store_too=False) == []
+
+    def test_a_container_without_addresses_has_no_names_to_miss(
+        self, site: Site, container: Container
+    ) -> None:
+        """Docker's IPAM driver ``null`` gives none."""
+        site.host.run(Endpoint(C2, FOO, (), MAC), container)
+        site.host.docker.endpoints.add(C2)
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        assert site.host.reconciler(interval=-1).look(store_too=False) == []
+
+    def test_a_container_that_docker_deletes_in_this_moment_leaves_nothing(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its link has gone, and DeleteEndpoint has found no port, just before the port is made again."""
+        site.delete(*DELETIONS["port"](site))
+        reconciler, exists = site.host.reconciler(interval=-1), site.host.links.exists
+        make, remaker = site.host.remaker.make_endpoint, site.host.remaker
+
+        def make_late(*arguments: Any) -> None:
+            stop(site)
+            make(*arguments)
+
+        monkeypatch.setattr(remaker, "make_endpoint", make_late)
+        assert reconciler.repair(store_too=False) == []
+        assert not exists(host_link(C1))
+        reconciler.repair()
+        ours = {"ovn-docker:endpoint": C1}.items()
+        for table in ("Logical_Switch_Port", "DHCP_Options", "DNS"):
+            rows = site.host.northbound.rows(table, "external_ids")
+            assert not [row for row in rows if ours <= row["external_ids"].items()]
+
+    @pytest.mark.parametrize("what", ["port", "names"])
+    def test_what_a_deletion_by_hand_leaves_of_a_container_is_looked_for_when_it_stops(
+        self, site: Site, what: str
+    ) -> None:
+        site.delete(*DELETIONS[what](site))
+        site.driver.leftovers.clear()
+        stop(site)
+        assert site.driver.leftovers.is_set()
+        site.host.reconciler(interval=-1).repair()
+        left = [row["external_ids"] for row in site.host.northbound.rows("DHCP_Options", "external_ids")]
+        assert not [ids for ids in left if "ovn-docker:endpoint" in ids]
 
     def test_in_mode_report_it_is_only_told(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
         site.delete(*DELETIONS["lease"](site))

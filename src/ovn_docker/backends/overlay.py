@@ -14,6 +14,7 @@ from ovn_docker import options
 from ovn_docker.backends import dns, records, shared
 from ovn_docker.backends.addresses import STATE, bind, lease_row
 from ovn_docker.backends.northbound import (
+    CONTAINER,
     ENCAP,
     ENDPOINT,
     HOST,
@@ -342,8 +343,13 @@ class Overlay:
                 record=records.of_port(operations).text,
             )
 
-    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
-        """Delete the endpoint's port and give its addresses back; none is fine."""
+    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> bool:
+        """Delete the endpoint's port and give its addresses back; idempotent.
+
+        Returns False if its port or its names are not there, though they may have been: then claims may be
+        left, which nothing leads to.
+        """
+        whole = True
         database = self._connect(chassis)
         row = row_uuid("endpoint", endpoint)
         ports, records = database.transact(
@@ -351,7 +357,7 @@ class Overlay:
             ovsdb.select("DNS", is_row(dns.names_row(endpoint)), columns=["records"]),
             deadline=deadline,
         )
-        if not ports:  # someone typed lsp-del
+        if not ports:
             left = is_row(dns.names_row(endpoint)), has("external_ids", OURS)
             database.transact(ovsdb.delete("DNS", *left), deadline=deadline)
         for port in ports:
@@ -369,6 +375,8 @@ class Overlay:
                 ),
                 deadline=deadline,
             )
+            whole = bool(records) or not {NAME, CONTAINER} <= port["external_ids"].keys()
+        return whole and bool(ports)
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:  # noqa: ARG002 - nothing to wait for
         """A switch port forwards when ovn-controller says so, in the host's own database."""

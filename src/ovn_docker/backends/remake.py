@@ -100,13 +100,22 @@ class _Endpoint:
             (what, pool)
             for what in self.record.claims
             for pool, subnet in subnets.items()
-            if what.count(":") != 5 and ip_address(what) in subnet
+            if is_ip(what) and ip_address(what) in subnet
         ]
 
     @property
     def row(self) -> str:
         """UUID of its logical switch port."""
         return row_uuid("endpoint", self.id)
+
+
+def is_ip(what: str) -> bool:
+    """Whether a claim is of an IP address, not of a MAC."""
+    try:
+        ip_address(what)
+    except ValueError:
+        return False
+    return True
 
 
 Question = tuple[Operation, Gap]
@@ -434,7 +443,7 @@ def _about_names(one: _Endpoint, ports: list[Row], names: list[Row]) -> list[Que
     gap = Gap(Kind.NAMES, one.id, one.network.id, one.id)
     own = {ENDPOINT: one.id}
     questions = [(_NOBODY, gap)] if ports and CONTAINER not in ports[0]["external_ids"] else []
-    if not one.network.record.name:
+    if not (one.network.record.name and any(map(is_ip, one.record.claims))):
         return questions
     if not names:
         return [(_NOBODY, gap)]

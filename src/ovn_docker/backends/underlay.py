@@ -105,11 +105,12 @@ class Underlay:
             vlan=vlan, mac=port["mac_address"], addresses=addresses, any_router=True,  # it may be Neutron's
         )  # fmt: skip
 
-    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
-        """Delete the endpoint's port; none is fine."""
+    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> bool:
+        """Delete the endpoint's port; none is fine. Returns True: a port is all there is of an endpoint."""
         for port in self._ports_of(endpoint, deadline):
             self.leases.goes(port)
             remove(self._neutron, self._parent, port, deadline)
+        return True
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """Wait until Neutron calls the endpoint's port ACTIVE: then its flows are in where the VM runs."""
