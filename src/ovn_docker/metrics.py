@@ -57,7 +57,7 @@ REPAIRS = Metric(
 FOUND = Metric(
     "ovn_docker_leftovers_found_total",
     Kind.COUNTER,
-    "What was found that should not be, such as endpoints without a container, or that is missing; each once.",
+    "What was found that should not be, such as endpoints without a container, or is missing; each once.",
     ("what",),
 )
 LEFTOVERS = Metric(
