@@ -476,6 +476,23 @@ class TestAfterOvsdbClientRestore:
         assert len(row["ports"]) == 2
         assert host.reconciler(interval=-1).look(store_too=False) == []
 
+    @pytest.mark.parametrize("what", ["switch", "port", "resolver's place on the switch"])
+    def test_what_is_deleted_by_hand_before_the_rows_are_led_back(self, site: Site, what: str) -> None:
+        before = site.rows
+        restore(site.host.northbound)
+        if what == "switch":
+            site.delete(ovsdb.delete("Logical_Switch", ["name", "==", "foo"]))
+        else:
+            name = C1 if what == "port" else f"resolver-{SWITCH}-peer"
+            ports = site.host.northbound.rows("Logical_Switch_Port", "_uuid", "name")
+            (port,) = (Reference(one["_uuid"]) for one in ports if one["name"] == name)
+            site.delete(ovsdb.mutate("Logical_Switch", mutations=[["ports", "delete", [port]]]))
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        after = site.rows
+        forget_life(before, after)
+        assert after == before
+        assert site.host.reconciler(interval=-1).look() == []
+
     def test_settings_of_ports_and_switches_stay(self, site: Site) -> None:
         northbound = site.host.northbound
         northbound.transact(

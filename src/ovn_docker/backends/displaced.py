@@ -37,12 +37,13 @@ _OPTIONS = ("_uuid", "cidr", "options", "external_ids")
 
 
 def is_displaced(database: Database, chassis: Chassis, deadline: Deadline) -> bool:
-    """Whether a row of this host, or a switch of ours, has another UUID. A search through whole tables."""
+    """Whether a row of this host, a switch or a resolver has another UUID. A search through whole tables."""
     of_host = has("external_ids", {**OURS, HOST: chassis.system_id})
     looks = (
         ("Logical_Switch", has("external_ids", OURS), ("name",)),
         ("Logical_Switch_Port", of_host, ("name", "type")),
         ("DHCP_Options", of_host, ("cidr",)),
+        ("Logical_Router", has("external_ids", OURS), ("name",)),
     )
     found = database.transact(
         *(
@@ -56,8 +57,11 @@ def is_displaced(database: Database, chassis: Chassis, deadline: Deadline) -> bo
     )
 
 
-def lead_back(database: Locked, deadline: Deadline) -> int:
-    """Replace all such rows, of all hosts. Returns their number. Searches through whole tables."""
+def lead_back(database: Locked, chassis: Chassis, deadline: Deadline) -> int:
+    """Replace all such rows: of all hosts those that belong to a switch, and all of this host.
+
+    Returns their number. Searches through whole tables.
+    """
     ours = has("external_ids", OURS)
     unnamed, free, switches, groups = database.transact(
         ovsdb.select("DHCP_Options", ours, ["cidr", "==", ""], columns=_OPTIONS),
@@ -84,8 +88,17 @@ def lead_back(database: Locked, deadline: Deadline) -> int:
             names = [one for one in names if _is_displaced("DNS", one)]
         if home != row["_uuid"] or displaced:
             moved += _move_switch(database, row, home, displaced, names, groups, deadline)
-        moved += _move_resolver(database, home, deadline)
-    return moved
+    of_host = has("external_ids", {**OURS, HOST: chassis.system_id})
+    options, names, routers = database.read_whole(
+        ovsdb.select("DHCP_Options", of_host, columns=_OPTIONS),
+        _whole("DNS", of_host),
+        _whole("Logical_Router", ours),
+        deadline=deadline,
+    )
+    moved += _move_options(database, options, {}, deadline)  # of switches that are gone
+    for some in _chunks([one for one in names if _is_displaced("DNS", one)]):
+        moved += _replace(database, "DNS", some, deadline)
+    return moved + _move_resolvers(database, routers, deadline)
 
 
 def _home(table: str, row: Row) -> str:
@@ -104,6 +117,8 @@ def _home(table: str, row: Row) -> str:
             return dns.resolver_port(ids[SWITCH])
         case "DNS" if ENDPOINT in ids:
             return dns.names_row(EndpointId(ids[ENDPOINT]))
+        case "Logical_Router" if is_uuid(row["name"].removeprefix("resolver-")):
+            return dns.resolver(row["name"].removeprefix("resolver-"))
         case "DHCP_Options":
             return _home_of_options(row["cidr"], ids)
     return ""
@@ -210,27 +225,24 @@ def _move_switch(
     return int(home != old) + len(ports) + len(names)
 
 
-def _move_resolver(database: Locked, switch: str, deadline: Deadline) -> int:
-    """Replace the resolver of a switch."""
-    name, router, peer = f"resolver-{switch}", dns.resolver(switch), dns.resolver_peer(switch)
-    ours = has("external_ids", OURS)
-    routers, peers, there = database.read_whole(
-        _whole("Logical_Router", ["name", "==", name], ours),
-        _whole("Logical_Router_Port", ["name", "==", name], ours),
-        ovsdb.select("Logical_Router", is_row(router), columns=["_uuid"]),
-        deadline=deadline,
-    )
-    displaced = [row for row in routers if row["_uuid"] != router]
-    if not displaced or len(displaced) > 1 or there or not peers:
-        return 0
-    (row,) = displaced
-    database.transact(
-        _copy("Logical_Router_Port", peer, peers[0]),
-        _copy("Logical_Router", router, {**row, "ports": [Reference(peer)]}),
-        ovsdb.delete("Logical_Router", is_row(row["_uuid"])),
-        deadline=deadline,
-    )
-    return 2
+def _move_resolvers(database: Locked, routers: list[Row], deadline: Deadline) -> int:
+    """Replace resolvers, each with its port; one that is there already, or that has no port, is deleted."""
+    there, moved = {row["_uuid"] for row in routers}, 0
+    for row in (one for one in routers if _is_displaced("Logical_Router", one)):
+        home, peer = _home("Logical_Router", row), dns.resolver_peer(row["name"].removeprefix("resolver-"))
+        (ports,) = database.read_whole(
+            _whole("Logical_Router_Port", ["name", "==", row["name"]]), deadline=deadline
+        )
+        operations = [ovsdb.delete("Logical_Router", is_row(row["_uuid"]))]
+        if ports and ports[0]["_uuid"] in _several(row["ports"]) and home not in there:
+            operations += [
+                _copy("Logical_Router_Port", peer, ports[0]),
+                _copy("Logical_Router", home, {**row, "ports": [Reference(peer)]}),
+            ]
+        database.transact(*operations, deadline=deadline)
+        there.add(home)
+        moved += 1
+    return moved
 
 
 def _replace(database: Locked, table: str, rows: list[Row], deadline: Deadline) -> int:

@@ -162,7 +162,7 @@ class Remaker:
         """Give all rows of ours, of all hosts, their UUIDs again: how many; None if another host is at it."""
         database = self._connect(chassis)
         with database.lock(LOCK, deadline) as locked:
-            return None if locked is None else lead_back(locked, deadline)
+            return None if locked is None else lead_back(locked, chassis, deadline)
 
     def make_network(
         self, network: NetworkId, text: str, chassis: Chassis, deadline: Deadline, *, used: bool
