@@ -14,6 +14,7 @@ import pytest
 from functional.conftest import Connect
 from functional.hosts import C1, C2, HOST2, MAC, NET, NETWORK, Container, Host, definition_of, endpoint
 from functional.ovsdb_servers import Contents, OvsdbServer, until, without_times
+from ovn_docker.allowed import parse as allowed_addresses
 from ovn_docker.backends import dns
 from ovn_docker.backends.addresses import Addresses, lease_row
 from ovn_docker.backends.dns import Names
@@ -258,6 +259,25 @@ class TestMadeAgain:
         site.host.reconciler(interval=-1).repair()
         left = [row["external_ids"] for row in site.host.northbound.rows("DHCP_Options", "external_ids")]
         assert not [ids for ids in left if "ovn-docker:endpoint" in ids]
+
+    def test_a_port_that_may_use_more_addresses(self, site: Site, container: Container) -> None:
+        """Its claims of these are shared with other endpoints."""
+        allowed = allowed_addresses("10.1.0.200,10.1.0.201")
+        wanted = Endpoint(C2, FOO, (ip_interface("10.1.0.50/24"),), MAC, allowed=allowed)
+        site.host.run(wanted, container)
+        site.host.docker.endpoints.add(C2)
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        before = site.rows
+        shared_claim = claim_row(SWITCH, "10.1.0.201")
+        for deleted in (everything(site), [ovsdb.delete("DHCP_Options", is_row(shared_claim))]):
+            site.delete(*deleted)
+            site.host.reconciler(interval=-1).repair(store_too=False)
+            after = site.rows
+            forget_life(before, after)
+            assert before["Logical_Switch_Port"] == after["Logical_Switch_Port"]
+            ids = {row["_uuid"]: row["external_ids"] for row in after["DHCP_Options"]}
+            assert f"ovn-docker:allowed-to {C2}" in ids[shared_claim]
+            assert f"ovn-docker:allowed-to {C2}" in ids[claim_row(SWITCH, "10.1.0.200")]
 
     def test_in_mode_report_it_is_only_told(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
         site.delete(*DELETIONS["lease"](site))

@@ -11,6 +11,7 @@ from typing import Any
 
 from ovn_docker.backends import dns, shared
 from ovn_docker.backends.addresses import POOL, STATE, SUBNET, lease_row
+from ovn_docker.backends.allowed_claims import is_allowed
 from ovn_docker.backends.northbound import (
     ENDPOINT,
     HOST,
@@ -126,6 +127,8 @@ def _home(table: str, row: Row) -> str:
 
 def _home_of_options(cidr: str, ids: Mapping[str, str]) -> str:
     switch = ids.get(SWITCH, "")
+    if is_allowed(ids):
+        return claim_row(switch, cidr)
     if ENDPOINT in ids:
         return (name_row if RANK in ids else claim_row)(switch, cidr)
     if NOTE.items() <= ids.items():

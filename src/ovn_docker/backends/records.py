@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ovn_docker.backends.allowed_claims import is_allowed
 from ovn_docker.backends.northbound import ENCAP, HOST
 from ovn_docker.host.clock import CREATED, UPTIME
 from ovn_docker.host.ovsdb import Operation, decode
@@ -40,7 +41,7 @@ class NetworkRecord:
 
 @dataclass(frozen=True, slots=True)
 class PortRecord:
-    """An endpoint: the columns of its logical switch port, as JSON has them, and what it claims."""
+    """An endpoint: the columns of its logical switch port, as JSON has them, and its own claims."""
 
     columns: Mapping[str, Any]
     ids: Mapping[str, str]
@@ -56,7 +57,11 @@ def of_port(operations: Iterable[Operation]) -> PortRecord:
     """The record of the endpoint that these operations make."""
     made = [operation for operation in operations if operation["op"] == "insert"]
     (port,) = (one["row"] for one in made if one["table"] == "Logical_Switch_Port")
-    claims = tuple(one["row"]["cidr"] for one in made if one["table"] == "DHCP_Options")
+    claims = tuple(
+        one["row"]["cidr"]
+        for one in made
+        if one["table"] == "DHCP_Options" and not is_allowed(decode(one["row"]["external_ids"]))
+    )
     columns = {column: value for column, value in port.items() if column != "external_ids"}
     return PortRecord(columns, lasting(decode(port["external_ids"])), claims)
 

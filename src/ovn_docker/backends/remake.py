@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
-from ovn_docker.backends import dns, records, shared
+from ovn_docker.backends import allowed_claims, dns, records, shared
 from ovn_docker.backends.addresses import CLAIM, POOL, STATE, SUBNET, lease_row
 from ovn_docker.backends.displaced import is_displaced, lead_back
 from ovn_docker.backends.dns import Names
@@ -102,6 +102,11 @@ class _Endpoint:
             for pool, subnet in subnets.items()
             if is_ip(what) and ip_address(what) in subnet
         ]
+
+    @property
+    def allowed(self) -> list[str]:
+        """Addresses and MACs that it may use together with others."""
+        return allowed_claims.to_claim(allowed_claims.stored(self.record.ids), self.record.claims)
 
     @property
     def row(self) -> str:
@@ -212,8 +217,10 @@ class Remaker:
     def set_names(
         self, endpoint: EndpointId, names: ContainerNames, chassis: Chassis, deadline: Deadline
     ) -> None:
-        """Write the names of an endpoint."""
+        """Write the names of an endpoint, and let it use the addresses that Docker gave it by itself."""
         self._names.set_names(endpoint, names, chassis, deadline)
+        if names.link_local:
+            self._names.allow(endpoint, names.link_local, chassis, deadline)
 
     def record_network(self, network: Network, chassis: Chassis, deadline: Deadline) -> str:
         """The record of a network that was made without one: as its rows are, if Docker says the same.
@@ -435,6 +442,10 @@ def _holds(one: _Endpoint, chassis: Chassis) -> list[tuple[Kind, str, str, dict[
     return [
         *((Kind.CLAIM, what, claim_row(switch, what), claimed) for what in one.record.claims),
         *((Kind.LEASE, what, lease_row(switch, what), leased) for what, _ in one.leases),
+        *(
+            (Kind.CLAIM, what, claim_row(switch, what), allowed_claims.holder(one.id, chassis))
+            for what in one.allowed
+        ),
     ]
 
 
@@ -512,6 +523,9 @@ def _rows_of(one: _Endpoint) -> list[tuple[str, str, bool]]:
 
 def _of_claim(database: Database, ids: Mapping[str, str], one: _Endpoint, deadline: Deadline) -> str:
     """The other endpoint that a claim is of, if it has a port."""
+    if allowed_claims.is_allowed(ids):
+        user = allowed_claims.alive(database, ids, deadline)
+        return f"endpoint {user.id[:12]} on host {user.host}" if user else ""
     holder = EndpointId(ids.get(ENDPOINT, ""))
     if holder == one.id:
         return ""
@@ -591,7 +605,18 @@ def _making_endpoint(
                 require("DHCP_Options", row, unchanged),
                 ovsdb.update("DHCP_Options", is_row(row), external_ids=wanted),
             ]
-    return operations
+
+    def check(row: str, what: str) -> None:
+        (there,) = database.transact(
+            ovsdb.select("DHCP_Options", is_row(row), columns=["external_ids"]), deadline=deadline
+        )
+        for claimed in (found["external_ids"] for found in there):
+            if owner := _of_claim(database, claimed, one, deadline):
+                raise Conflict(f"allowed address {what} of endpoint {one.id[:12]} belongs to {owner} by now")
+            unchanged = ["external_ids", "==", ovsdb.encode(claimed)]
+            database.transact(ovsdb.delete("DHCP_Options", is_row(row), unchanged), deadline=deadline)
+
+    return operations + allowed_claims.claim(database, one.id, switch, one.allowed, chassis, deadline, check)
 
 
 def _lease_ids(one: _Endpoint, pool: str, chassis: Chassis) -> dict[str, str]:

@@ -450,7 +450,7 @@ def delete_operations(row: str) -> list[Operation]:
 
 _DESCRIBED = (
     *("subnet", "subnet6", "gateway_ip", "gateway_ip6"),
-    *map("ovn-docker:{}".format, ("internal", "mtu", "routers")),
+    *map("ovn-docker:{}".format, ("internal", "mtu", "routers", "allowed-addresses", "port-security")),
 )
 
 
