@@ -41,7 +41,7 @@ _RESERVED = "ovn-docker:reserved "
 STATE = "ovn-docker:state"
 RELEASED = "ovn-docker:released"
 
-_CLAIM = "ovn-docker:claim"
+CLAIM = "ovn-docker:claim"
 """A word of its own for every claim of an address: tells one that was sent twice from another one."""
 
 _MAKING = 2.0
@@ -155,13 +155,13 @@ class Addresses:
             SWITCH: switch,
             NETWORK: pool.network or "",
             STATE: "leased",
-            _CLAIM: str(uuid4()),
+            CLAIM: str(uuid4()),
             **made_now(),
         }
         lease = ovsdb.insert("DHCP_Options", row, cidr=str(address), external_ids=ids)
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
         released = require("DHCP_Options", row, has("external_ids", {STATE: "released"}))
-        claimed = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
+        claimed = require("DHCP_Options", row, has("external_ids", {CLAIM: ids[CLAIM]}))
         for operations in ([lease], [released, again], [claimed]):
             try:
                 database.transact(*operations, deadline=deadline)
@@ -256,13 +256,15 @@ class Addresses:
 
 def bind(
     database: Database, network: Network, switch: str, chassis: Chassis, deadline: Deadline
-) -> list[Operation]:
+) -> tuple[list[Operation], dict[str, dict[str, str]]]:
     """Operations that give the new network the pools that were asked for just before, on this host.
 
-    Docker does not tell which those are: of several with the same subnet it is the newest, for what is older
-    was forgotten on the way. Raises Conflict without such a pool.
+    Returns them and the external_ids that its pools then have, by their IDs. Docker does not tell which those
+    are: of several with the same subnet it is the newest, for what is older was forgotten on the way. Raises
+    Conflict without such a pool.
     """
     operations: list[Operation] = []
+    pools: dict[str, dict[str, str]] = {}
     for subnet in network.subnets:
         if not subnet.ours:
             continue
@@ -270,15 +272,17 @@ def bind(
         mine = {**OURS, NETWORK: network.id, SUBNET: str(subnet.pool), STATE: "bound"}
         rows, bound_before = database.transact(
             ovsdb.select("DHCP_Options", has("external_ids", fresh), columns=["_uuid", "external_ids"]),
-            ovsdb.select("DHCP_Options", has("external_ids", mine), columns=["_uuid"]),
+            ovsdb.select("DHCP_Options", has("external_ids", mine), columns=["_uuid", "external_ids"]),
             deadline=deadline,
         )
         if bound_before:
+            pools |= {row["_uuid"]: row["external_ids"] for row in bound_before}
             continue
         if not rows:
             raise Conflict(f"nobody asked for a pool {subnet.pool} before; create the network again")
         pool = max(rows, key=lambda row: (order(row["external_ids"]), row["_uuid"]))
         bound = {STATE: "bound", SWITCH: switch, NETWORK: network.id}
+        pools[pool["_uuid"]] = {**pool["external_ids"], **bound}
         operations += [
             require("DHCP_Options", pool["_uuid"], has("external_ids", fresh)),
             ovsdb.mutate(
@@ -287,7 +291,7 @@ def bind(
                 mutations=[["external_ids", "delete", [STATE]], ["external_ids", "insert", bound]],
             ),
         ]
-    return operations
+    return operations, pools
 
 
 def lease_row(switch: str, address: IpAddress | str) -> str:
