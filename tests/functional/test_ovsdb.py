@@ -736,3 +736,55 @@ class TestTls:
     def test_a_key_of_another_certificate_is_refused(self, ours: Authority, server_files: Tls) -> None:
         with pytest.raises(BadRequest, match="KEY_VALUES_MISMATCH"):
             check_files(replace(ours.sign("client"), private_key=server_files.private_key))
+
+
+class TestWatch:
+    """A watch of one row, as the follower has one of the generation."""
+
+    ROW = row_uuid("watched", "a row")
+
+    def follow(self, database: Database) -> list[None]:
+        """What a watch yields, in a list that grows until the database is closed."""
+        seen: list[None] = []
+
+        def collect() -> None:
+            with suppress(Unavailable):
+                for change in database.watch("DHCP_Options", self.ROW, "external_ids"):
+                    seen.append(change)  # noqa: PERF402 - one by one, as they come
+
+        threading.Thread(target=collect, daemon=True).start()
+        until(lambda: len(seen) == 1)
+        return seen
+
+    def test_a_watch_yields_for_its_row_alone(self, northbound: OvsdbServer, connect: Connect) -> None:
+        database, writer = connect(northbound), connect(northbound)
+        seen = self.follow(database)
+        for number, row in ((1, row_uuid("watched", "another row")), (2, self.ROW)):
+            made = ovsdb.insert("DHCP_Options", row, cidr=str(number), external_ids={"a": "b"})
+            writer.transact(made, deadline=Deadline(5))
+        until(lambda: len(seen) >= 2)
+        change = ovsdb.update("DHCP_Options", is_row(self.ROW), external_ids={"a": "c"})
+        writer.transact(change, deadline=Deadline(5))
+        until(lambda: len(seen) >= 3)
+        writer.transact(ovsdb.delete("DHCP_Options", is_row(self.ROW)), deadline=Deadline(5))
+        until(lambda: len(seen) >= 4)
+        assert len(seen) == 4
+
+    def test_a_watch_begins_again_after_a_lost_connection(
+        self, northbound: OvsdbServer, connect: Connect
+    ) -> None:
+        seen = self.follow(connect(northbound))
+        northbound.kill()
+        northbound.start()
+        until(lambda: len(seen) == 2)
+        made = ovsdb.insert("DHCP_Options", self.ROW, cidr="", external_ids={})
+        connect(northbound).transact(made, deadline=Deadline(5))
+        until(lambda: len(seen) == 3)
+
+    def test_a_watch_ends_with_the_database(self, northbound: OvsdbServer, connect: Connect) -> None:
+        database = connect(northbound)
+        changes = database.watch("DHCP_Options", self.ROW, "external_ids")
+        next(changes)
+        database.close()
+        with pytest.raises(Unavailable, match="closed"):
+            next(changes)
