@@ -27,7 +27,7 @@ LAYERS = {
         "supply",
         "threads",
     },
-    "decisions": {"cluster", "driver", "ipam", "names", "reconcile"},
+    "decisions": {"cluster", "creations", "driver", "ipam", "names", "reconcile"},
     "plugin": {
         "plugin",
         "plugin.connections",
@@ -68,6 +68,7 @@ LAYERS = {
         "backends.northbound",
         "backends.openrc",
         "backends.overlay",
+        "backends.reports",
         "backends.shared",
         "backends.trunk",
         "backends.underlay",

@@ -39,6 +39,13 @@ NOTE = {"ovn-docker:note": "true"}
 
 OURS = {OWNER: "overlay"}
 
+QUIET_TABLE = "HA_Chassis_Group"
+"""A table for rows that seldom change: root, and without meaning until a port refers to a row.
+
+Each row that is written to a table costs the server 2 us for each host that watches one there, and each
+container writes to DHCP_Options; it is also read through in no time.
+"""
+
 _CURE = (
     "start it on that host with: ovn-docker central start, or name another one with: "
     "ovs-vsctl set Open_vSwitch . external_ids:ovn-nb=tcp:CENTRAL_IP:6641"

@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from urllib.parse import quote
 from ovn_docker import definition
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.hostnames import ContainerNames
-from ovn_docker.model import DRIVER, Definition, EndpointId, LocalNetwork, NetworkId
+from ovn_docker.model import DRIVER, Definition, EndpointId, IpNetwork, LocalNetwork, NetworkId, Occupied
 from ovn_docker.options import SHARED_NAME
 
 CONFIG = Path("/etc/docker/daemon.json")
@@ -101,6 +102,16 @@ class Engine:
             for network, name in shared
         ]
 
+    def subnets(self) -> list[Occupied]:
+        """Subnets of its networks of other drivers. Raises Unavailable."""
+        return [
+            Occupied(subnet, network["Name"])
+            for network in self._ask("GET", "/networks")
+            if network.get("Driver") != DRIVER
+            for pool in (network.get("IPAM") or {}).get("Config") or []
+            if (subnet := _subnet(pool.get("Subnet"))) is not None
+        ]
+
     def _used(self) -> set[str]:
         """IDs and names of the networks to which containers belong, whether they run or not.
 
@@ -139,9 +150,10 @@ class Engine:
         """Answer to a question that changes nothing, such as ``/version``. Raises Unavailable, Conflict."""
         return self._ask("GET", path)
 
-    def create_network(self, wanted: Definition) -> None:
+    def create_network(self, wanted: Definition) -> NetworkId:
         """Make a network. Raises Conflict if Docker refuses it, Unavailable if it does not answer."""
-        self._ask("POST", "/networks/create", wanted.request)
+        answer = self._ask("POST", "/networks/create", wanted.request)
+        return NetworkId(str(answer.get("Id", ""))) if isinstance(answer, dict) else NetworkId("")
 
     def remove_network(self, network: LocalNetwork) -> None:
         """Remove a network. Raises Conflict if containers use it, Unavailable if Docker does not answer."""
@@ -236,6 +248,14 @@ class Engine:
             said = answer.get("message", "") if isinstance(answer, dict) else ""
             raise Conflict(f"Docker says: {said or response.reason}")
         return answer
+
+
+def _subnet(text: str | None) -> IpNetwork | None:
+    """``None`` for that of a network whose IPAM driver has none."""
+    try:
+        return ip_network(text or "", strict=False)
+    except ValueError:
+        return None
 
 
 def _milliseconds(container: dict[str, Any]) -> int:
