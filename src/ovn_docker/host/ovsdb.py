@@ -156,7 +156,7 @@ class Database:
         """
         monitored = {table: [{"columns": [column], "where": [is_row(row)]}]}
         with closing(_Connection(self.name, self.remotes, self._first, self.tls)) as connection:
-            connection.begin("monitor_cond", [self.name, None, monitored])
+            connection.begin("monitor_cond", [self.name, "watch", monitored])
             while not self._closed.is_set():
                 reply = connection.reply()
                 self._count(connection)
