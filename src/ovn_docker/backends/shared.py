@@ -419,7 +419,9 @@ class OtherSubnets(Conflict):
 
 def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> None:
     subnets = [key for key in ("subnet", "subnet6") if there.get(key, "") != wanted.get(key, "")]
-    options = map("ovn-docker:{}".format, ("internal", "mtu", "routers"))
+    options = map(
+        "ovn-docker:{}".format, ("internal", "mtu", "routers", "allowed-addresses", "port-security")
+    )
     gateways = ("gateway_ip", "gateway_ip6")
     different = [key for key in (*options, *gateways) if there.get(key, "") != wanted.get(key, "")]
     for key in (*subnets, *different):
