@@ -18,8 +18,10 @@ def shared_network(hosts: int, name: str) -> float:
     start = time.perf_counter()
     network = secrets.token_hex(32)
     create_network(Plugin(f"{directory(0)}/plugin.sock"), network, name)
-    definition = {"Name": name, "Driver": "openvswitch", "Options": {"ovn.network": name}, "IPAM": {}}
-    docker(0, "POST", "/networks/create", definition)
+    docker(0, "POST", "/networks/create", {
+        "Id": network, "Name": name, "Driver": "openvswitch", "Options": {"ovn.network": name},
+        "IPAM": {"Config": [{"Subnet": SUBNET}]},
+    })  # fmt: skip
     missing = set(range(1, hosts))
     while missing:
         time.sleep(0.02)

@@ -18,6 +18,12 @@ from bench.floor import Ovsdb
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 READY = Path("/run/many/ready")
 
+CREATED = (
+    json.dumps({"Type": "network", "Action": "create", "Actor": {"ID": "", "Attributes": {}}}).encode()
+    + b"\n"
+)
+"""What Docker says when it has made a network."""
+
 
 def directory(number: int) -> Path:
     """Where everything of a host is."""
@@ -37,6 +43,7 @@ class _Host:
         self._number = number
         self._path = directory(number)
         self._networks: list[dict[str, Any]] = []
+        self._listeners: list[asyncio.StreamWriter] = []
         self._ports = count(1)
         self._requests = count()
 
@@ -76,12 +83,16 @@ class _Host:
         )
         body, answer = await reader.readexactly(length), []
         if head.startswith("POST /networks/create"):
-            self._networks.append({**json.loads(body), "Id": secrets.token_hex(32)})
+            self._networks.append({"Id": secrets.token_hex(32), **json.loads(body)})
+            for listener in self._listeners:
+                listener.write(b"%x\r\n%s\r\n" % (len(CREATED), CREATED))
         elif head.startswith("GET /networks"):
             answer = self._networks
         elif head.startswith("GET /events"):
             writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            await reader.read()  # nothing ever happens here
+            self._listeners.append(writer)
+            await reader.read()
+            self._listeners.remove(writer)
             return
         text = json.dumps(answer).encode()
         writer.write(

@@ -20,6 +20,7 @@ from ovn_docker.model import (
     IpAddress,
     IpNetwork,
     NetworkId,
+    Occupied,
     Pool,
     PoolId,
     Refusal,
@@ -151,27 +152,31 @@ def parse(name: str, given: object) -> Definition:
 
 
 def check_subnets(
-    definition: Definition, addresses: Iterable[IpAddress], networks: Iterable[IpNetwork]
+    subnets: Iterable[IpNetwork], addresses: Iterable[IpAddress], occupied: Iterable[Occupied]
 ) -> None:
-    """Raise Refused if this host must not have the network because of what else has its addresses.
+    """Raise Refused if this host must not have a network with these subnets: others have the addresses.
 
-    *addresses*: of the databases and of this host's tunnels; *networks*: those that this host's links are in.
+    *addresses*: of the databases and of this host's tunnels; *occupied*: by this host's links.
     Our networks make no routes on the host. But their containers have a route to the whole subnet: what they
     send to the host, to its neighbours or to the databases would reach whichever container has that address.
     A network behind a router is allowed: that router may lead to this very network.
     """
-    for pool in definition.pools:
+    for subnet in subnets:
         for address in addresses:
-            if address in pool.subnet:
+            if address in subnet:
                 raise Refused(
-                    "subnet",
-                    f"its subnet {pool.subnet} has {address}, a database's or this host's own address",
+                    "subnet", f"its subnet {subnet} has {address}, a database's or this host's own address"
                 )
-        for network in networks:
-            if network.version == pool.subnet.version and network.overlaps(pool.subnet):
+        for one in occupied:
+            if one.linked and overlap(subnet, one.subnet):
                 raise Refused(
-                    "subnet", f"its subnet {pool.subnet} overlaps {network}, which this host is connected to"
+                    "subnet", f"its subnet {subnet} overlaps {one}, which this host is connected to"
                 )
+
+
+def overlap(one: IpNetwork, other: IpNetwork) -> bool:
+    """Whether two subnets, of any IP version, have an address in common."""
+    return one.version == other.version and one.overlaps(other)
 
 
 def valid_subnet(text: object) -> IpNetwork:

@@ -16,10 +16,13 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
+from ovn_docker.creations import Creations
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import Refused, check_subnets
 from ovn_docker.errors import BadRequest, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.metrics import FLOWS, REPAIRS, Recorder, Unrecorded
 from ovn_docker.model import (
+    GATEWAY_BRIDGE,
     AddressInUse,
     Attachment,
     Chassis,
@@ -28,6 +31,7 @@ from ovn_docker.model import (
     Joined,
     Network,
     NetworkId,
+    Occupied,
     StoredEndpoint,
     choose_mac,
     container_link,
@@ -184,7 +188,8 @@ class Driver:
     """The network driver. Keeps no state but the calls in flight: the truth is in the databases.
 
     *removed_elsewhere*, *made_elsewhere*: True while Docker removes a network, by its ID, or makes one, by
-    its name in the cluster, on our request, mirroring another host.
+    its name in the cluster, on our request, mirroring another host. *occupied*: subnets that this host has in
+    use; its user cannot make a network that overlaps one of its links'. *creations*: see there.
     """
 
     def __init__(
@@ -197,7 +202,11 @@ class Driver:
         record: Recorder | None = None,
         removed_elsewhere: Callable[[NetworkId], bool] = lambda _: False,
         made_elsewhere: Callable[[str], bool] = lambda _: False,
+        occupied: Callable[[], Iterable[Occupied]] = tuple,
+        creations: Creations | None = None,
     ) -> None:
+        self._creations = creations or Creations()
+        self._occupied = occupied
         self._record = record or Unrecorded()
         self._removed_elsewhere = removed_elsewhere
         self._made_elsewhere = made_elsewhere
@@ -221,9 +230,13 @@ class Driver:
         """NetworkDriver.CreateNetwork. If it fails, Docker forgets the network without a call."""
         deadline = Deadline.of_call(self._patience.request)
         self._unfinished.pop(network.id, None)
-        with self._marked(network.id):
+        with self._marked(network.id), ExitStack() as undo:
+            if network.options.name is not None:
+                self._creations.begin(network.options.name, network.id)
+                undo.callback(self._creations.end, network.id)
             chassis = self._switch.chassis(deadline)
             self._check_mtu(network, chassis)
+            self._check_subnets(network, chassis)
             if network.options.name is not None:
                 with suppress(Unavailable):  # it may have been removed before: not to be removed after this
                     self.finish(chassis, deadline)
@@ -231,11 +244,13 @@ class Driver:
                 record = self._backend.create_network(network, chassis, deadline)
                 if record:
                     self._switch.keep(network.id, record, deadline)
+            undo.pop_all()
             self._follows(network.id)
 
     def delete_network(self, network: NetworkId) -> None:
         """NetworkDriver.DeleteNetwork. Docker has forgotten the network whatever we say."""
         deadline = Deadline.of_call(self._patience.request)
+        self._creations.end(network)
         delete: Callable[[NetworkId, Chassis, Deadline], None] = self._backend.delete_network
         if self._removed_elsewhere(network):  # it may have been made again there: not to be removed twice
             delete = self._backend.drop_network
@@ -428,6 +443,27 @@ class Driver:
                 f"MTU {mtu} is more than the {limit} bytes that the tunnels of this host carry: give at most "
                 f"{limit}, leave the option out, or raise the MTU of the interface with the tunnel address"
             )
+
+    def _check_subnets(self, network: Network, chassis: Chassis) -> None:
+        """Raise BadRequest if this host has the network's addresses otherwise in use.
+
+        No container starts on a network that overlaps docker_gwbridge. A network of the cluster that overlaps
+        any link of the host is refused by other hosts too (cluster.py), which checks what they have made. A
+        physical network may be meant where an existing switch is named, or any router is believed.
+        """
+        options, occupied, addresses = network.options, list(self._occupied()), chassis.addresses
+        if options.switch is not None or options.any_router:
+            return
+        if options.name is None:
+            occupied, addresses = [one for one in occupied if one.by == GATEWAY_BRIDGE], ()
+            if network.internal:
+                return
+        elif self._made_elsewhere(options.name):
+            return
+        try:
+            check_subnets([one.pool for one in network.subnets], addresses, occupied)
+        except Refused as refused:
+            raise BadRequest(f"this host cannot have the network: {refused}; give another --subnet") from None
 
     def _store(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Create it in the backend, in the place of a dead endpoint of this host if need be.

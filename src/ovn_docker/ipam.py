@@ -58,6 +58,9 @@ class AddressStore(Protocol):
     def subnets(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
         """Subnets of all networks and pools of the cluster. May be slow."""
 
+    def occupied(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
+        """Subnets that hosts say they have in use otherwise. May be slow."""
+
 
 class Ipam:
     """The IPAM driver.
@@ -89,7 +92,8 @@ class Ipam:
         """IpamDriver.RequestPool: *subnet*, or one that nobody uses; addresses come from *part* of it."""
         deadline = Deadline.of_call(self._patience)
         chassis = self._chassis(deadline)
-        pool = Pool(PoolId(str(uuid4())), subnet or self._pick(version, chassis, deadline), part)
+        chosen = subnet or self._pick(version, chassis, deadline)
+        pool = Pool(PoolId(str(uuid4())), chosen, part, picked=subnet is None)
         self._store.add_pool(pool, chassis, deadline)
         return pool
 
@@ -128,10 +132,12 @@ class Ipam:
 
     def _pick(self, version: int, chassis: Chassis, deadline: Deadline) -> IpNetwork:
         taken = [*self._store.subnets(chassis, deadline), *self._routes()]
+        elsewhere = self._store.occupied(chassis, deadline)
         supplies = [supply for supply in self._supplies if supply.base.version == version]
         with self._lock:
             last = [self._picked[version]] if version in self._picked else []
-            for avoided in ([*taken, *last], taken):
+            # Any host may report anything: the others still get subnets.
+            for avoided in ([*taken, *elsewhere, *last], [*taken, *elsewhere], [*taken, *last], taken):
                 for supply in supplies:
                     if subnet := supply.pick(avoided):
                         self._picked[version] = subnet
@@ -143,7 +149,8 @@ class Ipam:
         if not pool.bound:
             raise Conflict(
                 f"pool {pool.subnet} belongs to no network of ours: --ipam-driver openvswitch is only for "
-                "networks with -d openvswitch"
+                "networks with -d openvswitch; if its network has just been created, try again in a second: "
+                "another host has made it with another subnet"
             )
         if not _room(pool):
             raise Conflict(

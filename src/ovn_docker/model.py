@@ -71,7 +71,8 @@ class Pool:
     """A pool of our IPAM driver: containers get addresses from *part* of *subnet*, or from all of it.
 
     *switch*: row of the logical switch of *network* that it is bound to, ``None`` until that is created;
-    *reserved*: what no container may have, the gateway and the auxiliary addresses.
+    *reserved*: what no container may have, the gateway and the auxiliary addresses; *picked*: we chose the
+    subnet, which its user left to us.
     """
 
     id: PoolId
@@ -80,6 +81,7 @@ class Pool:
     switch: str | None = None
     network: NetworkId | None = None
     reserved: frozenset[IpAddress] = frozenset()
+    picked: bool = False
 
     @property
     def bound(self) -> bool:
@@ -232,6 +234,57 @@ class Note:
 
     incarnation: str
     used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """Addresses that a host has in use outside of OVN. *by*: the name of its Docker network, or of its link.
+
+    *linked*: the host has a link in the subnet; otherwise there is a router between, or Docker alone knows.
+    """
+
+    subnet: IpNetwork
+    by: str
+    linked: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.subnet} ({self.by})"
+
+
+class Obstacle(StrEnum):
+    """Why a host cannot have or use a network of the cluster, while others can.
+
+    SUBNET: the host has those addresses elsewhere; DOCKER: its Docker refuses the network; DEFINITION: the
+    other hosts cannot read how it was made; GATEWAY: the host's docker_gwbridge has those addresses, so that
+    no container starts on the network.
+    """
+
+    SUBNET = "subnet"
+    DOCKER = "docker"
+    DEFINITION = "definition"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A host cannot have or use the network *network* of the cluster; *why*: one line."""
+
+    network: str
+    obstacle: Obstacle
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A host's own words for the others: see Occupied and Problem. *host* is a system-id."""
+
+    host: str
+    occupied: tuple[Occupied, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+GATEWAY_BRIDGE = "docker_gwbridge"
+"""Docker's network that leads containers on networks of plugins out of their host."""
 
 
 @dataclass(frozen=True, slots=True)

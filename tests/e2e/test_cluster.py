@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -141,6 +142,7 @@ def test_a_removal_on_a_host_that_is_cut_off_spares_the_network_made_after_it(ho
 def test_what_contradicts_the_network_is_refused_with_both_named(hosts: Hosts) -> None:
     host1, host2, _ = hosts
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
+    host2.run("ovn-docker", "network", "wait", "foo")
     with pytest.raises(
         CommandError, match=r"has subnet 10\.1\.0\.0/16 in the cluster, asked for was 10\.2\.0\.0/16"
     ):
@@ -181,6 +183,103 @@ def test_two_hosts_make_the_same_network_at_the_same_moment(hosts: Hosts) -> Non
         wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
 
 
+def test_a_network_without_a_subnet_that_two_hosts_make_at_the_same_moment_is_one(hosts: Hosts) -> None:
+    """The second may find that its driver has made it already, as Docker says of one that is there."""
+    host1, host2, _ = hosts
+
+    def create(host: Host) -> str:
+        try:
+            return host.docker(*CREATE, "-o", "ovn.network=foo", "foo")
+        except CommandError as error:
+            assert "network with name foo already exists" in error.stderr  # noqa: PT017 - in a thread
+            return ""
+
+    for _ in range(3):
+        with ThreadPoolExecutor() as both:
+            assert any(both.map(create, (host1, host2)))
+        wait_for(lambda: len({*map(subnets_of_foo, hosts)}) == 1, "one foo with one subnet everywhere")
+        box = ("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "60")
+        for host in (host1, host2):
+            host.docker(*box)
+        assert address(host1, "box") != address(host2, "box")
+        host1.ping("box", address(host2, "box"))
+        for host in (host1, host2):
+            assert networks(host) == ["foo"]
+            host.docker("rm", "--force", "box")
+        wait_for(lambda: not any(users(host1).values()), "no use of foo")
+        host2.docker("network", "rm", "foo")
+        wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
+        wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
+
+
+def subnets_of_foo(host: Host) -> str:
+    """Its subnets and gateways on a host; empty while the host does not have it."""
+    config = "--format={{json .IPAM.Config}}"
+    return host.run("docker", "network", "inspect", config, "foo", check=False).strip("[]\n")
+
+
+def test_ipv6_without_a_subnet_is_on_all_hosts(hosts: Hosts) -> None:
+    host1, host2, host3 = hosts
+    host1.docker(*CREATE, "--ipv6", "-o", "ovn.network=foo", "foo")
+    for host in (host2, host3):
+        host.run("ovn-docker", "network", "wait", "foo")
+    assert host2.docker("network", "inspect", "--format={{.EnableIPv6}}", "foo") == "true"
+    host1.docker("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "60")
+    ipv6 = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}"
+    target = host1.docker("inspect", f"--format={ipv6}", "box")
+    host3.docker("run", "--rm", "--net=foo", "busybox", "ping", "-6", "-c", "3", "-W", "3", target)
+
+
+def test_what_keeps_a_network_from_a_host_is_said_on_every_host_until_it_is_gone(hosts: Hosts) -> None:
+    host1, host2, host3 = hosts
+    host3.docker("network", "create", "--subnet=10.77.0.0/16", "bar")
+    host1.docker(*CREATE, "--subnet=10.77.1.0/24", "-o", "ovn.network=foo", "foo")
+    host2.run("ovn-docker", "network", "wait", "foo")
+    why = "its subnet 10.77.1.0/24 overlaps 10.77.0.0/16 (bar), which this host is connected to"
+    for host in hosts:
+        wait_for(lambda host=host: f"on host3: {why}" in shown(host, "ls"), f"it in ls on {host.name}")  # type: ignore[misc]
+        assert f"on host3: {why}" in shown(host, "inspect", "foo")
+        found = shown(host, "doctor")
+        assert f"cluster-networks: network foo of the cluster cannot be made on host3: {why}" in found
+    assert networks(host3) == []
+    assert "host host3 has the addresses 10.77.0.0/16 (bar) in use" in host1.tail(host1.driver.log)
+    host3.docker("network", "rm", "bar")
+    host3.run("ovn-docker", "network", "wait", "foo")
+    wait_for(lambda: "host3:" not in shown(host1, "ls"), "it to be gone from ls")
+
+
+def shown(host: Host, *command: str) -> str:
+    """What a command of the tool says, whatever it ends with."""
+    return host.run("ovn-docker", *command, check=False)
+
+
+def test_a_docker_gwbridge_in_the_networks_subnet_is_found_and_mended(hosts: Hosts) -> None:
+    """Docker makes it with a host's first container, in a subnet to which the host has no route."""
+    host1, host2, _ = hosts
+    bridge = ("-o", "com.docker.network.bridge.name=docker_gwbridge", "docker_gwbridge")
+    host1.docker(*CREATE, "--subnet=172.30.0.0/16", "-o", "ovn.network=foo", "foo")
+    host2.run("ovn-docker", "network", "wait", "foo")
+    host2.run("docker", "network", "rm", "docker_gwbridge", check=False)
+    host2.docker("network", "create", "--subnet=172.30.0.0/20", *bridge)
+    with pytest.raises(CommandError, match="conflicts with existing route"):
+        host2.docker("run", "--rm", "--net=foo", "busybox", "true")
+    wait_for(lambda: findings(host2, "gateway-bridge"), "the finding")
+    why = "no container starts on it: its subnet 172.30.0.0/16 overlaps 172.30.0.0/20 (docker_gwbridge)"
+    assert f"on host2: {why}" in shown(host1, "ls")
+    assert why in findings(host1, "cluster-networks")[0]["evidence"]
+    for command in findings(host2, "gateway-bridge")[0]["commands"]:
+        host2.run(*command)
+    host2.docker("run", "--rm", "--net=foo", "busybox", "true")
+    wait_for(lambda: "host2:" not in shown(host1, "ls"), "it to be gone from ls")
+    assert findings(host2, "gateway-bridge") == []
+
+
+def findings(host: Host, check: str) -> list[dict[str, Any]]:
+    """What a check of the doctor finds."""
+    checks = json.loads(shown(host, "doctor", "--json"))
+    return next(one["findings"] for one in checks if one["name"] == check)  # type: ignore[no-any-return]
+
+
 def test_a_host_that_was_away_catches_up(hosts: Hosts) -> None:
     host1, _, host3 = hosts
     host3.driver.stop()
@@ -205,7 +304,11 @@ def test_who_makes_networks_himself_may(hosts: Hosts) -> None:
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
     wait_for(lambda: networks(hosts[2]) == ["foo"], "foo on host3")
     assert networks(host2) == []
-    host2.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "other")
+    # Docker chooses another subnet, and cannot be told of the network's: the message says what to type.
+    with pytest.raises(CommandError, match="which was chosen if you gave none") as refused:
+        host2.docker("network", "create", "-d", "openvswitch", "-o", "ovn.network=foo", "other")
+    options = refused.value.stderr.rpartition("(")[2].partition(")")[0]
+    host2.docker(*CREATE, *options.split(), "-o", "ovn.network=foo", "other")
     host2.docker("run", "--rm", "--net=other", "busybox", "true")
     host2.driver.stop()
     host2.driver.start()

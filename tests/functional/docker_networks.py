@@ -7,7 +7,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.leftovers import Leftovers
+from ovn_docker.backends.northbound import Connect
 from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.reports import Reports
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict
 from ovn_docker.host.ovsdb import Database
@@ -51,8 +53,10 @@ class DockerHost:
     ) -> None:
         self.name = name
         self.chassis = Chassis(name, (), (ip_address("10.0.0.1"),), ("geneve",), "br-int", "system")
-        self.overlay = Overlay(lambda _: database)
+        self.connect: Connect = lambda _: database
+        self.overlay = Overlay(self.connect, mirrors=True)
         self.store = Addresses(lambda _: database)
+        self.reports = Reports(lambda _: database)
         self.leftovers = Leftovers(lambda _: database)
         self._known = [ip_network(route) for route in routes]
         self._supplies = parse_supplies(supplies)
@@ -74,6 +78,7 @@ class DockerHost:
         aux: Iterable[str] = (),
         version: int = 4,
         switch: str | None = None,
+        name: str | None = None,
     ) -> DockerNetwork:
         """``docker network create -d openvswitch --ipam-driver openvswitch``."""
         wanted, range_ = ip_network(subnet) if subnet else None, ip_network(part) if part else None
@@ -84,9 +89,8 @@ class DockerHost:
             )
             others = [self.ipam.request_address(pool.id, ip_address(a), gateway=False)[0] for a in aux]
             id_ = NetworkId(f"{random.getrandbits(256):064x}")
-            network = Network(
-                id_, (Subnet(pool.subnet, router, ours=True),), options=NetworkOptions(switch=switch)
-            )
+            options = NetworkOptions(switch=switch, name=name)
+            network = Network(id_, (Subnet(pool.subnet, router, ours=True),), options=options)
             self.overlay.create_network(network, self.chassis, Deadline(10))
         except BaseException:
             self.ipam.release_pool(pool.id)

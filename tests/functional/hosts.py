@@ -164,7 +164,7 @@ class Host:
         """A driver that has just started."""
         parts = self.overlay, self.vswitch, self.links, self._check_controller
 
-        return Driver(*parts, patience, None, removed_elsewhere, made_elsewhere)
+        return Driver(*parts, patience, None, removed_elsewhere, made_elsewhere, self.links.occupied)
 
     def reconciler(
         self,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver, LateFlows, Patience
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host.ovsdb import Database, Operation
-from ovn_docker.model import AddressInUse, Joined, Network, NetworkId, container_link, host_link
+from ovn_docker.model import AddressInUse, Joined, Network, NetworkId, Subnet, container_link, host_link
 from ovn_docker.options import NetworkOptions
 
 SANDBOX = "/var/run/docker/netns/0123456789ab"
@@ -150,6 +151,48 @@ class TestMtu:
         driver.create_endpoint(endpoint())
         assert links()[LINK]["mtu"] == 9000
         assert f"network {NET[:12]} has MTU 9000, but the tunnels of this host carry 1442" in caplog.text
+
+
+class TestSubnets:
+    """Of networks whose addresses this host has otherwise in use."""
+
+    @pytest.fixture(autouse=True)
+    def links(self, host: Host) -> None:
+        for name, address in (("docker_gwbridge", "10.7.0.1/24"), ("docker0", "10.8.0.1/24")):
+            ip("link", "add", name, "type", "bridge")
+            ip("address", "add", address, "dev", name)
+            ip("link", "set", name, "up")
+
+    def create(self, host: Host, subnet: str, *, internal: bool = False, **options: Any) -> None:
+        subnets = (Subnet(ip_network(subnet)),)
+        network = replace(NETWORK, subnets=subnets, internal=internal, options=NetworkOptions(**options))
+        host.driver(made_elsewhere=lambda name: name == "bar").create_network(network)
+
+    @pytest.mark.parametrize("name", [None, "foo"])
+    def test_one_of_docker_gwbridge_is_refused(self, host: Host, name: str | None) -> None:
+        with pytest.raises(BadRequest) as caught:
+            self.create(host, "10.7.0.0/16", name=name)
+        assert str(caught.value) == (
+            "this host cannot have the network: its subnet 10.7.0.0/16 overlaps 10.7.0.0/24 "
+            "(docker_gwbridge), which this host is connected to; give another --subnet"
+        )
+
+    def test_one_of_any_link_is_refused_in_the_cluster(self, host: Host) -> None:
+        with pytest.raises(BadRequest, match=r"overlaps 10\.8\.0\.0/24 \(docker0\)"):
+            self.create(host, "10.8.0.0/24", name="foo")
+
+    @pytest.mark.parametrize(
+        ("subnet", "options"),
+        [
+            ("10.7.0.0/24", {"internal": True}),  # its containers are not on docker_gwbridge
+            ("10.8.0.0/24", {}),  # of this host alone
+            ("10.9.0.0/24", {"name": "foo"}),
+            ("10.8.0.0/24", {"name": "foo", "any_router": True}),  # a physical network
+            ("10.8.0.0/24", {"name": "bar"}),  # of another host: the follower has decided
+        ],
+    )
+    def test_others_are_not(self, host: Host, subnet: str, options: dict[str, Any]) -> None:
+        self.create(host, subnet, **options)
 
 
 def test_on_a_userspace_datapath_the_container_computes_its_checksums(host: Host, network: Network) -> None:

@@ -2,19 +2,37 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
 from functional.hosts import Host, definition_of
+from functional.ovsdb_servers import until
+from ovn_docker.backends.northbound import QUIET_TABLE
 from ovn_docker.backends.overlay import Overlay
-from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks
 from ovn_docker.cluster import Follower
+from ovn_docker.creations import Creations
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Driver
-from ovn_docker.errors import Conflict, NotFound, Unavailable
-from ovn_docker.model import Definition, LocalNetwork, Network, NetworkId, Note, SharedNetwork, Subnet
+from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import is_row
+from ovn_docker.model import (
+    Definition,
+    LocalNetwork,
+    Network,
+    NetworkId,
+    Note,
+    Obstacle,
+    Occupied,
+    Problem,
+    Refusal,
+    SharedNetwork,
+    Subnet,
+)
 from ovn_docker.options import NetworkOptions
 
 SUBNET = Subnet(ip_network("10.7.0.0/24"), ip_address("10.7.0.1"))
@@ -33,7 +51,8 @@ def foo(id_: NetworkId) -> Network:
 
 
 class Docker:
-    """Of the host that follows. *meanwhile*: what others do while it makes or removes a network.
+    """Of the host that follows. *meanwhile*: what others do while it makes or removes a network; *others*:
+    subnets of networks of other drivers.
 
     *asked*: what its user does just before it says what it has.
     """
@@ -43,16 +62,21 @@ class Docker:
     def __init__(self, meanwhile: Callable[[], None], *have: LocalNetwork) -> None:
         self.have = list(have)
         self.asked: Callable[[], None] = lambda: None
+        self.others: list[Occupied] = []
         self._meanwhile = meanwhile
 
     def networks(self) -> list[LocalNetwork]:
         self.asked()
         return self.have
 
-    def create_network(self, wanted: Definition) -> None:
+    def subnets(self) -> list[Occupied]:
+        return self.others
+
+    def create_network(self, wanted: Definition) -> NetworkId:
         self._meanwhile()
         self.driver.create_network(foo(ANEW))
         self.have = [LocalNetwork(ANEW, wanted.name, wanted)]
+        return ANEW
 
     def remove_network(self, network: LocalNetwork) -> None:
         self._meanwhile()
@@ -60,23 +84,74 @@ class Docker:
         self.have.remove(network)
 
 
+class Refuses(Docker):
+    """Does not make networks: *error*."""
+
+    error: OvnDockerError
+
+    def create_network(self, wanted: Definition) -> NetworkId:
+        if wanted.name == "foo":
+            raise self.error
+        self.have.append(LocalNetwork(AGAIN, wanted.name, wanted))
+        return AGAIN
+
+
 class Cluster:
     """The host of the tests, with the Docker above, and another one. *meanwhile*: see Docker."""
 
-    def __init__(self, host: Host, meanwhile: Callable[["Cluster"], None], *have: LocalNetwork) -> None:
+    def __init__(
+        self,
+        host: Host,
+        meanwhile: Callable[["Cluster"], None],
+        *have: LocalNetwork,
+        kind: type[Docker] = Docker,
+        mirror: bool = True,
+    ) -> None:
         self.here = host.vswitch.chassis(soon())
         self._there = replace(self.here, system_id="host2", encap_ips=(ip_address("10.0.0.2"),))
+        self._database = host.database
         self._shared = SharedNetworks(lambda _: host.database)
-        self.docker = Docker(lambda: meanwhile(self), *have)
-        self.follower = Follower(self._shared, host.vswitch.chassis, self.docker)
+        self.docker = kind(lambda: meanwhile(self), *have)
+        self.links: list[Occupied] = []
+        self.creations = Creations()
+        self.follower = Follower(
+            *(self._shared, host.vswitch.chassis, self.docker, None, lambda: self.links, self.creations),
+            mirror=mirror,
+        )
         self._overlay = Overlay(lambda _: host.database)
         host.overlay = Overlay(lambda _: host.database, followed=self.follower.makes)
         self.docker.driver = host.driver(removed_elsewhere=self.follower.removes)
 
-    def make(self, id_: NetworkId) -> None:
+    def make(self, id_: NetworkId, name: str = "foo") -> None:
         """``docker network create`` on the other host, which tells how."""
-        self._overlay.create_network(foo(id_), self._there, soon())
-        self._shared.define(FOO, self._there, soon())
+        network = replace(foo(id_), options=NetworkOptions(name=name))
+        self._overlay.create_network(network, self._there, soon())
+        self._shared.define(definition_of(name, SUBNET), self._there, soon())
+
+    def watch(self) -> list[None]:
+        """What the follower's watch yields, in a list that grows."""
+        seen: list[None] = []
+
+        def collect() -> None:
+            with suppress(Unavailable):
+                for change in self._shared.watch(self.here):
+                    seen.append(change)  # noqa: PERF402 - one by one, as they come
+
+        threading.Thread(target=collect, daemon=True).start()
+        until(lambda: seen)
+        return seen
+
+    def generation(self) -> str:
+        """What wakes all hosts when it changes."""
+        (row,) = self._database.transact(
+            ovsdb.select(QUIET_TABLE, is_row(GENERATION_ROW), columns=["external_ids"]), deadline=soon()
+        )
+        return str(row[0]["external_ids"]["ovn-docker:generation"])
+
+    def problems(self) -> list[Problem]:
+        """What this host reports of the networks that it cannot have or use."""
+        reports = {report.host: report for report in self._shared.reports(self._there, soon())}
+        return [*reports["host1"].problems]
 
     def remove(self, id_: NetworkId) -> None:
         """``docker network rm`` there."""
@@ -210,6 +285,7 @@ def test_a_network_that_is_just_being_removed_is_not_made_again(
     cluster.follower.follow()
     assert cluster.docker.have == []
     monkeypatch.setattr("ovn_docker.cluster._GOING", 0)
+    monkeypatch.setattr("ovn_docker.creations._LISTED", 0)
     cluster.follower.follow()
     assert [network.id for network in cluster.docker.have] == [ANEW]
 
@@ -298,3 +374,127 @@ def test_a_network_of_an_earlier_life_is_replaced_or_adopted(host: Host, *, used
     assert [network.id for network in cluster.docker.have] == [kept]
     (network,) = cluster.networks()
     assert cluster.notes(HERE, ANEW) == {kept: Note(network.incarnation, used)}
+
+
+# Networks that a host cannot have or use
+
+
+@pytest.mark.parametrize("error", [Conflict("Docker says: no"), Unavailable("Docker says: no")], ids=type)
+def test_what_docker_refuses_is_reported_and_keeps_up_no_other_network(
+    host: Host, error: OvnDockerError
+) -> None:
+    cluster = Cluster(host, lambda _: None, kind=Refuses)
+    assert isinstance(cluster.docker, Refuses)
+    cluster.docker.error = error
+    cluster.make(THERE)
+    cluster.make(AGAIN, "goo")
+    assert not cluster.follower.follow()
+    assert cluster.problems() == [Problem("foo", Obstacle.DOCKER, "Docker says: no")]
+    assert [network.shared for network in cluster.docker.have] == ["goo"]
+    cluster.remove(THERE)
+    assert cluster.follower.follow()
+    assert cluster.problems() == []
+
+
+def test_a_subnet_that_this_host_has_otherwise_is_reported_until_it_is_free(host: Host) -> None:
+    cluster = Cluster(host, lambda _: None)
+    cluster.links = [Occupied(ip_network("10.7.0.128/25"), "eth7", linked=True)]
+    cluster.make(THERE)
+    assert cluster.follower.follow()
+    why = "its subnet 10.7.0.0/24 overlaps 10.7.0.128/25 (eth7), which this host is connected to"
+    assert cluster.problems() == [Problem("foo", Obstacle.SUBNET, why)]
+    cluster.links = [Occupied(ip_network("10.7.0.128/25"), "eth7")]  # behind a router
+    cluster.follower.follow()
+    assert cluster.problems() == []
+    assert [network.shared for network in cluster.docker.have] == ["foo"]
+
+
+def test_a_docker_gwbridge_with_the_networks_addresses_is_reported(host: Host) -> None:
+    """Docker makes it at the host's first container, in a subnet of its own choice."""
+    foo_here = LocalNetwork(HERE, "foo", FOO)
+    cluster = Cluster(host, lambda _: None, foo_here)
+    cluster.make(THERE)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.docker.others = [Occupied(ip_network("10.0.0.0/8"), "docker_gwbridge")]
+    cluster.follower.follow()
+    why = "no container starts on it: its subnet 10.7.0.0/24 overlaps 10.0.0.0/8 (docker_gwbridge)"
+    assert cluster.problems() == [Problem("foo", Obstacle.GATEWAY, why)]
+    internal = replace(FOO, switches=(("Internal", True),))
+    cluster.docker.have = [replace(foo_here, definition=internal)]
+    cluster.follower.follow()
+    assert cluster.problems() == []
+
+
+def test_a_network_that_other_hosts_cannot_have_is_reported_by_the_one_that_has_it(host: Host) -> None:
+    refused = Refusal("definition", "it has 65 labels, at most 64 are allowed")
+    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", None, refused))
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.follower.follow()
+    why = "other hosts cannot have it: it has 65 labels, at most 64 are allowed"
+    assert cluster.problems() == [Problem("foo", Obstacle.DEFINITION, why)]
+
+
+def test_a_host_that_does_not_follow_has_no_problem(host: Host) -> None:
+    cluster = Cluster(host, lambda _: None, mirror=False)
+    cluster.links = [Occupied(ip_network("10.7.0.128/25"), "eth7", linked=True)]
+    cluster.make(THERE)
+    cluster.follower.follow()
+    assert cluster.problems() == []
+    assert cluster.docker.have == []
+
+
+def test_a_network_of_a_host_that_does_not_follow_appears_on_the_others(host: Host) -> None:
+    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", FOO), mirror=False)
+    cluster.docker.driver.create_network(foo(HERE))
+    cluster.follower.follow()
+    assert [network.definition for network in cluster.networks()] == [FOO]
+
+
+# Two requests for one network
+
+
+def test_a_network_that_the_user_is_making_is_not_made_a_second_time(host: Host) -> None:
+    """Docker asks the driver before it lists the network."""
+    cluster = Cluster(host, lambda _: None)
+    cluster.make(THERE)
+    cluster.creations.begin("foo", HERE)
+    cluster.follower.follow()
+    assert cluster.docker.have == []
+    cluster.creations.end(HERE)
+    cluster.follower.follow()
+    assert [network.id for network in cluster.docker.have] == [ANEW]
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_network_with_another_subnet_than_the_clusters_is_replaced_unless_it_is_used(
+    host: Host, *, used: bool
+) -> None:
+    """Its user gave no subnet, and another host made the network in the same moment."""
+    other = definition_of("foo", Subnet(ip_network("10.8.0.0/24")))
+    cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", other, used=used))
+    cluster.make(THERE)
+    cluster.follower.follow()
+    cluster.follower.follow()
+    assert [network.id for network in cluster.docker.have] == [HERE if used else ANEW]
+    if used:
+        (problem,) = cluster.problems()
+        assert problem.obstacle is Obstacle.DOCKER
+        assert "it has subnets 10.8.0.0/24 on this host and 10.7.0.0/24 in the cluster" in problem.why
+
+
+def test_hosts_are_woken_by_a_network_that_is_made_or_removed_but_not_by_one_that_follows(
+    host: Host,
+) -> None:
+    """Or each new network would wake each host once for each host."""
+    cluster = Cluster(host, lambda _: None)
+    changes = cluster.watch()
+    cluster.make(THERE)
+    until(lambda: len(changes) >= 2)
+    made = cluster.generation()
+    cluster.follower.follow()
+    assert cluster.docker.have
+    cluster.use(THERE)
+    cluster.use(THERE, used=False)
+    assert cluster.generation() == made
+    cluster.remove(THERE)
+    assert cluster.generation() != made

@@ -8,6 +8,7 @@ from functional.conftest import Connect, MakeServer
 from functional.ovsdb_servers import Contents, OvsdbServer
 from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.forget import answers, belongings, finish_removals, forget, registered
+from ovn_docker.backends.northbound import QUIET_TABLE
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.deadline import Deadline
@@ -67,7 +68,7 @@ class Hosts:
     def contents(self) -> Contents:
         """All but what changes by itself, in any table."""
         contents = self.server.contents()
-        for row in contents.get("DHCP_Options", []):
+        for row in (*contents.get("DHCP_Options", []), *contents.get(QUIET_TABLE, [])):
             row["external_ids"] = {k: v for k, v in row["external_ids"].items() if "generation" not in k}
         return contents
 

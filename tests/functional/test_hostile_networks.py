@@ -9,12 +9,15 @@ import pytest
 from functional.conftest import Connect
 from functional.hosts import definition_of
 from functional.ovsdb_servers import OvsdbServer
-from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.backends.northbound import OURS
+from ovn_docker.backends.shared import SharedNetworks, note_ids, note_row
 from ovn_docker.cluster import Follower
 from ovn_docker.deadline import Deadline
+from ovn_docker.definition import switch_row
 from ovn_docker.errors import Conflict
+from ovn_docker.host.ovsdb import insert
 from ovn_docker.metrics import REFUSED, Metric, Unrecorded
-from ovn_docker.model import Chassis, Definition, IpNetwork, LocalNetwork, NetworkId, Subnet, row_uuid
+from ovn_docker.model import Chassis, Definition, LocalNetwork, NetworkId, Occupied, Subnet, row_uuid
 
 SUBNET = Subnet(ip_network("10.7.0.0/24"))
 CHASSIS = Chassis("host1", ("tcp:192.168.9.1:6641",), southbound=("tcp:192.168.9.2:6642",))
@@ -34,9 +37,13 @@ class Docker:
     def networks(self) -> list[LocalNetwork]:
         return list(self.have.values())
 
-    def create_network(self, wanted: Definition) -> None:
+    def subnets(self) -> list[Occupied]:
+        return []
+
+    def create_network(self, wanted: Definition) -> NetworkId:
         id_ = NetworkId(f"{len(self.have):064x}")
         self.have[wanted.name] = LocalNetwork(id_, wanted.name, wanted)
+        return id_
 
     def remove_network(self, network: LocalNetwork) -> None:
         if network.shared in self.used:
@@ -60,7 +67,7 @@ class Cluster:
         database = connect(server)
         self.server = server
         self.docker, self.counted = Docker(), Counted()
-        self.connected: list[IpNetwork] = []
+        self.connected: list[Occupied] = []
         self.store = SharedNetworks(lambda _: database)
         self.follower = Follower(
             self.store, lambda _: CHASSIS, self.docker, self.counted, lambda: self.connected
@@ -84,6 +91,12 @@ class Cluster:
                 "row": {"name": name, "external_ids": ["map", [[k, v] for k, v in given.items() if v]]},
             },
         )
+
+    def note(self, name: str) -> None:
+        """This host's note that it has a network."""
+        ids = {**OURS, **note_ids(name, switch_row(name), "", CHASSIS)}
+        row = note_row(self.docker.have[name].id)
+        self.server.transact(insert("DHCP_Options", row, cidr="", external_ids=ids))
 
 
 @pytest.fixture
@@ -156,13 +169,13 @@ def test_a_removal_that_anybody_writes_takes_no_network_from_containers(cluster:
     [
         ("192.168.9.0/24", "", "has 192.168.9.1, a database's or this host's own address"),
         ("192.168.9.2/31", "", "has 192.168.9.2, a database's or this host's own address"),
-        ("10.7.0.0/24", "10.7.0.128/25", "overlaps 10.7.0.128/25, which this host is connected to"),
+        ("10.7.0.0/24", "10.7.0.128/25", "overlaps 10.7.0.128/25 (eth0), which this host is connected to"),
     ],
 )
 def test_a_subnet_of_this_hosts_own_surroundings_is_refused(
     cluster: Cluster, warnings: Warnings, subnet: str, connected: str, why: str
 ) -> None:
-    cluster.connected = [ip_network(connected)] if connected else []
+    cluster.connected = [Occupied(ip_network(connected), "eth0", linked=True)] if connected else []
     cluster.write("foo", definition_of("foo", Subnet(ip_network(subnet))).text, subnet=subnet)
     cluster.follower.follow()
     assert cluster.docker.have == {}
@@ -176,6 +189,7 @@ def test_a_host_that_has_the_network_puts_its_own_definition_in_the_place_of_a_r
 ) -> None:
     cluster.write("foo", FOO)
     cluster.follower.follow()
+    cluster.note("foo")
     cluster.write("foo", FOO | {"Driver": "bridge"})
     cluster.follower.follow()
     (shared,) = cluster.store.networks(CHASSIS, soon())
@@ -187,7 +201,9 @@ def test_hosts_do_not_write_definitions_that_they_would_refuse_themselves(cluste
     """Or they would do so at each look, and each time have all others look too."""
     cluster.write("foo", FOO)
     cluster.follower.follow()
+    cluster.note("foo")
     cluster.write("foo", FOO, subnet="10.8.0.0/24")
+    cluster.follower.follow()
     before = cluster.server.contents()
     cluster.follower.follow()
     assert cluster.server.contents() == before

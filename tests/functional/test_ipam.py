@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, cast
 from uuid import uuid4
@@ -17,12 +18,13 @@ from functional.conftest import Connect
 from functional.docker_networks import DockerHost, DockerNetwork
 from functional.ovsdb_servers import OvsdbServer, until
 from ovn_docker.backends import addresses
+from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound, TimedOut
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.ipam import Ipam
-from ovn_docker.model import Kind, Network, NetworkId, PoolId, Subnet, row_uuid
+from ovn_docker.model import Kind, Network, NetworkId, Occupied, PoolId, Report, Subnet, row_uuid
 from ovn_docker.plugin.wire import Driver, Plugin, answer, decode
 from recordings.requests import RECORDINGS
 
@@ -59,6 +61,19 @@ def foreign_rows(northbound: OvsdbServer) -> Iterator[None]:
             (result,) = northbound.transact(select)
             there = {column: ovsdb.decode(value) for column, value in result["rows"][0].items()}
             assert there == {column: row[column] for column in columns}
+
+
+def report(host: DockerHost, name: str, *subnets: str) -> None:
+    """A host has these subnets in use outside of OVN, as it says."""
+    occupied = tuple(Occupied(ip_network(subnet), "eth0") for subnet in subnets)
+    host.reports.write(Report(name, occupied), replace(host.chassis, system_id=name), Deadline(10))
+
+
+def shared_switch(northbound: OvsdbServer) -> tuple[object, list[str]]:
+    """The switch of the network of the cluster, and the hosts that have it."""
+    (switch,) = [row for row in northbound.contents()["Logical_Switch"] if row["name"] == "foo"]
+    rows = [row["external_ids"] for row in northbound.contents()["DHCP_Options"]]
+    return switch, sorted(ids["ovn-docker:host"] for ids in rows if "ovn-docker:note" in ids)
 
 
 def time_passes(northbound: OvsdbServer, seconds: int) -> None:
@@ -382,6 +397,52 @@ class TestManyHosts:
             host.take(network)
 
 
+class TestOneNetworkMadeOnTwoHosts:
+    """``docker network create -o ovn.network=foo`` without ``--subnet``, at the same moment."""
+
+    def test_the_second_gives_way_to_the_first(
+        self, host: DockerHost, other: DockerHost, northbound: OvsdbServer
+    ) -> None:
+        first = host.create(name="foo")
+        before = shared_switch(northbound)
+        second = other.create(name="foo")
+        assert second.subnet != first.subnet
+        assert shared_switch(northbound) == before
+        with pytest.raises(Conflict, match="another host has made it with another subnet"):
+            other.take(second)
+        other.remove(second)
+        assert other.create(str(first.subnet), name="foo").subnet == first.subnet
+
+    def test_a_subnet_that_the_user_gave_is_refused_with_what_to_type(
+        self, host: DockerHost, other: DockerHost
+    ) -> None:
+        first = host.create("10.9.0.0/24", name="foo")
+        with pytest.raises(Conflict) as caught:
+            other.create("10.9.1.0/24", name="foo")
+        assert str(caught.value) == (
+            "network foo has subnet 10.9.0.0/24 in the cluster, asked for was 10.9.1.0/24, which was chosen "
+            "if you gave none: wait for it to appear on this host (ovn-docker network wait foo), or create "
+            "it as it is there (--subnet=10.9.0.0/24 --gateway=10.9.0.1)"
+        )
+        assert first.subnet == ip_network("10.9.0.0/24")
+
+    def test_a_host_that_does_not_follow_is_told(self, host: DockerHost, other: DockerHost) -> None:
+        host.create(name="foo")
+        other.overlay = Overlay(host.connect)
+        with pytest.raises(Conflict, match="ovn-docker network wait foo"):
+            other.create(name="foo")
+
+    def test_a_network_that_was_removed_is_not_joined_with_another_subnet(
+        self, host: DockerHost, other: DockerHost, make_host: MakeHost
+    ) -> None:
+        third = make_host("host3")
+        first = host.create(name="foo")
+        other.create(str(first.subnet), name="foo")
+        host.remove(first)
+        with pytest.raises(Conflict, match="in the cluster, asked for was"):
+            third.create(name="foo")
+
+
 class TestPicked:
     """A pool without ``--subnet``."""
 
@@ -468,6 +529,20 @@ class TestPicked:
         northbound.insert("Logical_Switch", other_config=["map", [["subnet", "10.9.0.64/26"]]])
         host = make_host("host1", supplies="10.9.0.0/24:26")
         assert {str(host.create().subnet), str(host.create().subnet)} == {"10.9.0.128/26", "10.9.0.192/26"}
+
+    def test_it_is_none_that_another_host_has_in_use_otherwise(self, make_host: MakeHost) -> None:
+        host = make_host("host1", supplies="10.9.0.0/24:26")
+        report(host, "host2", "10.9.0.0/25", "10.9.0.192/26", "fd00::/8", "172.16.0.0/12")
+        assert str(host.create().subnet) == "10.9.0.128/26"
+
+    def test_reports_leave_a_subnet_whatever_they_say(self, make_host: MakeHost) -> None:
+        """Any host can say that it has all addresses in use."""
+        host = make_host("host1", supplies="10.9.0.0/24:26", routes=["10.9.0.0/25"])
+        host.create("10.9.0.192/26")
+        report(host, "host2", *(f"{number}.0.0.0/8" for number in range(1, 127)))
+        assert str(host.create().subnet) == "10.9.0.128/26"
+        with pytest.raises(Conflict, match="no free IPv4 subnet"):
+            host.create()
 
 
 class TestPoolsThatAreNotReady:

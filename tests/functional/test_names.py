@@ -9,6 +9,7 @@ from functional.conftest import Connect
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
 from ovn_docker.backends.dns import Names
 from ovn_docker.backends.forget import belongings, forget
+from ovn_docker.backends.northbound import QUIET_TABLE
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
@@ -255,7 +256,7 @@ def test_names_go_with_the_network(cluster: Cluster) -> None:
     cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
     cluster.names.set_names(C1, named("web"), HOST1, soon())
     cluster.overlay.delete_network(NET1, HOST1, soon())
-    assert set(cluster.server.contents()) == {"DHCP_Options"}  # the generation
+    assert set(cluster.server.contents()) == {"DHCP_Options", QUIET_TABLE}  # the generation
 
 
 def test_names_of_a_lost_host_are_forgotten(cluster: Cluster) -> None:

@@ -24,6 +24,7 @@ from ovn_docker.model import Tls, row_uuid
 
 SWITCH = row_uuid("test", "switch")
 PORT = row_uuid("test", "port")
+WATCHED = row_uuid("test", "watched")
 SOON = 30.0
 Read = Callable[[Tls], list[object]]
 FILES = Path("/proc/self/fd")
@@ -36,6 +37,20 @@ def add_switch(name: str = "web", row: str = SWITCH) -> ovsdb.Operation:
 
 def names(server: OvsdbServer) -> list[str]:
     return sorted(row["name"] for row in server.rows("Logical_Switch", "name"))
+
+
+def watched(database: Database) -> list[None]:
+    """What a watch of the row WATCHED yields, in a list that grows until the database is closed."""
+    seen: list[None] = []
+
+    def collect() -> None:
+        with suppress(Unavailable):
+            for change in database.watch("DHCP_Options", WATCHED, "external_ids"):
+                seen.append(change)  # noqa: PERF402 - one by one, as they come
+
+    threading.Thread(target=collect, daemon=True).start()
+    until(lambda: len(seen) == 1)
+    return seen
 
 
 @contextmanager
@@ -474,6 +489,15 @@ class TestClusters:
         database.transact(add_switch("after", PORT), deadline=Deadline(SOON))
         self.follow([database], members)
 
+    def test_a_watch_goes_on_with_the_next_leader(self, database: Database, members: list[Member]) -> None:
+        seen = watched(database)
+        self.leader(members).kill()
+        until(lambda: len(seen) >= 2)
+        before = len(seen)
+        made = ovsdb.insert("DHCP_Options", WATCHED, cidr="", external_ids={})
+        database.transact(made, deadline=Deadline(SOON))
+        until(lambda: len(seen) > before)
+
     @pytest.mark.slow
     def test_without_a_majority_calls_end_by_their_deadline(
         self, database: Database, members: list[Member]
@@ -746,3 +770,40 @@ class TestTls:
     def test_a_key_of_another_certificate_is_refused(self, ours: Authority, server_files: Tls) -> None:
         with pytest.raises(BadRequest, match="KEY_VALUES_MISMATCH"):
             check_files(replace(ours.sign("client"), private_key=server_files.private_key))
+
+
+class TestWatch:
+    """A watch of one row, as the follower has one of the generation."""
+
+    def test_a_watch_yields_for_its_row_alone(self, northbound: OvsdbServer, connect: Connect) -> None:
+        database, writer = connect(northbound), connect(northbound)
+        seen = watched(database)
+        for number, row in ((1, row_uuid("watched", "another row")), (2, WATCHED)):
+            made = ovsdb.insert("DHCP_Options", row, cidr=str(number), external_ids={"a": "b"})
+            writer.transact(made, deadline=Deadline(5))
+        until(lambda: len(seen) >= 2)
+        change = ovsdb.update("DHCP_Options", is_row(WATCHED), external_ids={"a": "c"})
+        writer.transact(change, deadline=Deadline(5))
+        until(lambda: len(seen) >= 3)
+        writer.transact(ovsdb.delete("DHCP_Options", is_row(WATCHED)), deadline=Deadline(5))
+        until(lambda: len(seen) >= 4)
+        assert len(seen) == 4
+
+    def test_a_watch_begins_again_after_a_lost_connection(
+        self, northbound: OvsdbServer, connect: Connect
+    ) -> None:
+        seen = watched(connect(northbound))
+        northbound.kill()
+        northbound.start()
+        until(lambda: len(seen) == 2)
+        made = ovsdb.insert("DHCP_Options", WATCHED, cidr="", external_ids={})
+        connect(northbound).transact(made, deadline=Deadline(5))
+        until(lambda: len(seen) == 3)
+
+    def test_a_watch_ends_with_the_database(self, northbound: OvsdbServer, connect: Connect) -> None:
+        database = connect(northbound)
+        changes = database.watch("DHCP_Options", WATCHED, "external_ids")
+        next(changes)
+        database.close()
+        with pytest.raises(Unavailable, match="closed"):
+            next(changes)

@@ -28,6 +28,7 @@ from functional.ovsdb_servers import Contents, until
 from ovn_docker.backends import dns
 from ovn_docker.backends.addresses import lease_row
 from ovn_docker.backends.dns import Names
+from ovn_docker.backends.northbound import QUIET_TABLE
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks
 from ovn_docker.deadline import Deadline
@@ -596,4 +597,5 @@ def chassis(host: Host) -> Chassis:
 
 def settled(contents: Contents) -> Contents:
     """Without what every change of a network changes, and the note of when this was done."""
-    return contents | {"DHCP_Options": [row for row in contents["DHCP_Options"] if row["cidr"]]}
+    rest = {table: rows for table, rows in contents.items() if table != QUIET_TABLE}
+    return rest | {"DHCP_Options": [row for row in contents["DHCP_Options"] if row["cidr"]]}

@@ -18,6 +18,8 @@ import ovs.jsonrpc
 
 import recordings.requests as recordings
 from ovn_docker import definition, options, settings
+from ovn_docker.backends import reports
+from ovn_docker.backends.northbound import HOST
 from ovn_docker.cli import arguments
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
 from ovn_docker.host import ovsdb
@@ -178,6 +180,9 @@ def row(data: bytes) -> None:
         assert definition.stored(definition.switch_row(name), ids, parsed.text) == parsed
         assert parsed.request["Driver"] == "openvswitch"
         assert parsed.request["Name"] == name
+    (report,) = reports.read([{"_uuid": reports.report_row(ids.get(HOST, "")), "external_ids": ids}])
+    for said in (*(one.by for one in report.occupied), *(one.why for one in report.problems)):
+        _one_line(said)
     part = ids.get("ovn-docker:part")
     with suppress(Conflict), _refusal():
         pool = definition.stored_pool(PoolId("p"), ids.get("subnet", ""), part, ids.keys())

@@ -3,15 +3,21 @@
 import argparse
 import shlex
 from dataclasses import replace
+from ipaddress import ip_network
 
+import pytest
+
+from ovn_docker.cli import ls
 from ovn_docker.cli.main import make_parser
+from ovn_docker.definition import switch_row
 from ovn_docker.host.links import Link
+from ovn_docker.model import Obstacle, Occupied, Problem, Report, SharedNetwork
 from ovn_docker.view import check_cluster, check_endpoints, check_host
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.health import Facts
 from ovn_docker.view.machine import Certificate
 from ovn_docker.view.probes import HostPath, Pair, Probes, Sync
-from ovn_docker.view.snapshot import DockerNetwork, Encap, Snapshot
+from ovn_docker.view.snapshot import DockerNetwork, Encap, SharedRow, Snapshot, SwitchRow
 from unit.clusters import cluster
 
 
@@ -128,3 +134,60 @@ def test_a_certificate_has_the_days_that_pki_list_says() -> None:
     probes = Probes(certificates=(Certificate("certificate", "cert.pem", ends),))
     (found,) = check_host.tls(facts(seen, probes, vswitch=switch))
     assert found.evidence == "the certificate cert.pem expires in 29 days"
+
+
+def reporting(seen: Cluster, *reports: Report) -> Facts:
+    """The cluster with a network foo, of which hosts say something."""
+    northbound = seen.snapshot.northbound
+    assert northbound
+    foo = SharedRow(switch_row("foo"), SharedNetwork("foo", None, removed=False))
+    switch = SwitchRow(foo.row, "foo", {"ovn-docker:name": "foo", "subnet": "10.1.0.0/16"})
+    changed = replace(northbound, shared=(foo,), switches=(*northbound.switches, switch), reports=reports)
+    return facts(seen, northbound=changed)
+
+
+@pytest.mark.parametrize("obstacle", Obstacle)
+def test_a_network_that_a_host_cannot_have_or_use_is_said_on_every_host(obstacle: Obstacle) -> None:
+    problem = Problem("foo", obstacle, "because")
+    found = reporting(cluster(3, 0), Report("host2", (), (problem,)), Report("nobody", (), (problem,)))
+    (finding,) = check_endpoints.cluster_networks(found)
+    assert (finding.subject, finding.where) == ("host2", "host2")
+    assert finding.evidence.startswith("network foo of the cluster cannot be ")
+    assert finding.evidence.endswith(" host2: because")
+    assert finding.cure
+    (network,) = [one for one in found.cluster.networks if one.name == "foo"]
+    assert network.problems == network.differences == ("on host2: because",)
+    assert ls.network_line(network)[0] == "!"
+    assert not [one for one in check_endpoints.networks_stored(found) if "foo" in one.evidence]
+
+
+def test_what_keeps_a_network_from_many_hosts_is_one_finding() -> None:
+    problem = Problem("foo", Obstacle.SUBNET, "because")
+    reports = [Report(f"host{number}", (), (problem,)) for number in range(1, 7)]
+    (finding,) = check_endpoints.cluster_networks(reporting(cluster(6, 0), *reports))
+    assert finding.evidence == (
+        "network foo of the cluster cannot be made on host1, host2, host3, host4 and 2 more: because"
+    )
+    assert finding.where == ""
+
+
+def test_a_docker_gwbridge_that_overlaps_gets_a_subnet_that_is_free() -> None:
+    taken = [Occupied(ip_network(text), "eth0") for text in ("192.168.0.0/20", "192.168.20.0/24")]
+    bridge = Occupied(ip_network("10.0.0.0/8"), "docker_gwbridge")
+    seen = cluster(2, 0)
+    assert seen.snapshot.engine
+    networks = (
+        DockerNetwork("1" * 64, "mine", ("10.3.0.0/16",)),
+        DockerNetwork("2" * 64, "apart", ("10.4.0.0/16",), internal=True),
+        DockerNetwork("3" * 64, "other", ("192.168.32.0/24", "fd01::/64")),
+    )
+    report = Report("host1", (bridge,), (Problem("foo", Obstacle.GATEWAY, "because"),))
+    found = reporting(seen, report, Report("host2", tuple(taken)))
+    found = facts(found.cluster, engine=replace(seen.snapshot.engine, networks=networks))
+    (finding,) = check_endpoints.gateway_bridge(found)
+    assert "network mine: its subnets 10.3.0.0/16 overlap 10.0.0.0/8 (docker_gwbridge)" in finding.evidence
+    remove, create = finding.commands
+    assert remove == ("docker", "network", "rm", "docker_gwbridge")
+    assert create[:4] == ("docker", "network", "create", "--subnet=192.168.48.0/20")
+    assert create[-1] == "docker_gwbridge"
+    assert list(check_endpoints.cluster_networks(found)) == []  # this host's own is said once

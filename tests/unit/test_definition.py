@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ovn_docker import definition
-from ovn_docker.definition import Refused, check_subnets
-from ovn_docker.model import AddressPool, Definition, row_uuid
+from ovn_docker.definition import Refused, check_subnets, of_docker
+from ovn_docker.model import AddressPool, Definition, Occupied, row_uuid
 
 ROW = row_uuid("shared network", "foo")
 IDS = {"ovn-docker:name": "foo", "subnet": "10.1.0.0/16", "gateway_ip": "10.1.0.1"}
@@ -201,6 +201,13 @@ def test_a_network_without_addresses_has_none_in_its_row() -> None:
         read(given)
 
 
+SUBNETS = [ip_network("10.1.0.0/16")]
+
+
+def linked(network: str) -> Occupied:
+    return Occupied(ip_network(network), "eth0", linked=True)
+
+
 @pytest.mark.parametrize(
     ("addresses", "networks", "why"),
     [
@@ -213,13 +220,22 @@ def test_a_subnet_with_what_this_host_has_already_is_refused(
     addresses: list[str], networks: list[str], why: str
 ) -> None:
     with pytest.raises(Refused, match=why) as refused:
-        check_subnets(read(good()), map(ip_address, addresses), map(ip_network, networks))
+        check_subnets(SUBNETS, map(ip_address, addresses), [linked(network) for network in networks])
     assert refused.value.refusal.part == "subnet"
 
 
 def test_a_subnet_that_this_host_does_not_have_is_fine() -> None:
     addresses = [ip_address("172.31.0.1"), ip_address("fd31::1")]
-    check_subnets(read(good()), addresses, [ip_network("172.31.0.0/24"), ip_network("fd31::/64")])
+    behind_a_router = Occupied(SUBNETS[0], "eth0")
+    check_subnets(SUBNETS, addresses, [linked("172.31.0.0/24"), linked("fd31::/64"), behind_a_router])
+
+
+def test_the_gateway_that_docker_writes_with_a_prefix_length_is_given_without() -> None:
+    """Docker 20.10 does so of IPv6 where the user gave no subnet, and does not take it."""
+    given = {"Subnet": "fd6f:766e::/64", "Gateway": "fd6f:766e::1/64"}
+    network = {"Driver": "openvswitch", "Options": {"ovn.network": "foo"}, "EnableIPv6": True}
+    (pool,) = of_docker({**network, "IPAM": {"Driver": "openvswitch", "Config": [given]}}, "foo").pools
+    assert pool.request == {"Subnet": "fd6f:766e::/64", "Gateway": "fd6f:766e::1"}
 
 
 RECORDED = json.loads((Path(__file__).parents[1] / "recordings/definitions.json").read_text())

@@ -28,7 +28,7 @@ LAYERS = {
         "supply",
         "threads",
     },
-    "decisions": {"cluster", "driver", "ipam", "names", "reconcile"},
+    "decisions": {"cluster", "creations", "driver", "ipam", "names", "reconcile"},
     "plugin": {
         "plugin",
         "plugin.connections",
@@ -73,6 +73,7 @@ LAYERS = {
         "backends.overlay",
         "backends.records",
         "backends.remake",
+        "backends.reports",
         "backends.shared",
         "backends.trunk",
         "backends.underlay",

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from ovn_docker.backends.northbound import (
     claim_row,
     stored_endpoint,
 )
+from ovn_docker.backends.reports import Reports
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import stored_pool
 from ovn_docker.errors import Conflict, NotFound
@@ -38,6 +39,9 @@ SUBNET = "ovn-docker:subnet"
 _PART = "ovn-docker:part"
 _RESERVED = "ovn-docker:reserved "
 """A pool's external_ids have a key of this prefix for each address that no container may have."""
+_PICKED = "ovn-docker:picked"
+"""On a pool: the user gave no subnet, so that it was chosen."""
+
 STATE = "ovn-docker:state"
 RELEASED = "ovn-docker:released"
 
@@ -76,6 +80,8 @@ class Addresses:
         }
         if pool.part is not None:
             ids[_PART] = str(pool.part)
+        if pool.picked:
+            ids[_PICKED] = "true"
         alike = has("external_ids", {key: ids[key] for key in (OWNER, HOST, SUBNET, STATE)})
         alone = require_none("DHCP_Options", alike, wait=deadline.left(at_most=_MAKING))
         made = ovsdb.insert("DHCP_Options", pool.id, cidr=str(pool.subnet), external_ids=ids)
@@ -224,6 +230,11 @@ class Addresses:
                 subnets.append(ip_network(text, strict=False))
         return subnets
 
+    def occupied(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
+        """Subnets that hosts have in use outside of OVN, as they report. A search."""
+        reports = Reports(self._connect).all(chassis, deadline)
+        return [one.subnet for report in reports for one in report.occupied]
+
     def _forget(self) -> list[Operation]:
         """Operations that delete what was released here long ago; what is missed goes with its pool."""
         operations: list[Operation] = []
@@ -292,6 +303,28 @@ def bind(
             ),
         ]
     return operations, pools
+
+
+def picked(
+    database: Database, network: Network, subnets: Iterable[str], chassis: Chassis, deadline: Deadline
+) -> bool:
+    """Whether these subnets of a network that Docker is making here were chosen, not given by its user."""
+    ours = {str(subnet.pool) for subnet in network.subnets if subnet.ours}
+    wanted = set(subnets)
+    found = database.transact(
+        *(
+            ovsdb.select(
+                "DHCP_Options",
+                has("external_ids", {**OURS, HOST: chassis.system_id, SUBNET: subnet, STATE: "free"}),
+                columns=["external_ids"],
+            )
+            for subnet in wanted
+        ),
+        deadline=deadline,
+    )
+    newest = [max((row["external_ids"] for row in rows), key=order) for rows in found if rows]
+    chosen = [ids for ids in newest if ids.get(_PICKED) == "true"]
+    return bool(wanted) and wanted <= ours and len(chosen) == len(wanted)
 
 
 def lease_row(switch: str, address: IpAddress | str) -> str:

@@ -8,7 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ovn_docker.backends import dns, shared
-from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NETWORK, NOTE, OURS, SWITCH, Connect
+from ovn_docker.backends.northbound import (
+    CONTAINER,
+    ENDPOINT,
+    HOST,
+    NETWORK,
+    NOTE,
+    OURS,
+    QUIET_TABLE,
+    SWITCH,
+    Connect,
+)
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, Unavailable
 from ovn_docker.host import ovsdb
@@ -25,7 +35,7 @@ from ovn_docker.host.ovsdb import (
 )
 from ovn_docker.model import Chassis
 
-KINDS = ("port", "name", "claim", "lease", "pool", "note", "departure", "network")
+KINDS = ("port", "name", "claim", "lease", "pool", "note", "departure", "report", "network")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +59,11 @@ def belongings(database: Database, host: str, deadline: Deadline) -> list[Belong
     But for the pool of a network that is not its alone: with a key-value store all hosts draw from it.
     """
     of_host = has("external_ids", {**OURS, HOST: host})
-    ports, names, others, switches = database.transact(
+    ports, names, others, reports, switches = database.transact(
         ovsdb.select("Logical_Switch_Port", of_host, columns=["_uuid", "name", "external_ids"]),
         ovsdb.select("DNS", of_host, columns=["_uuid", "records", "external_ids"]),
         ovsdb.select("DHCP_Options", of_host, columns=["_uuid", "cidr", "external_ids"]),
+        ovsdb.select(QUIET_TABLE, of_host, columns=["_uuid"]),
         ovsdb.select("Logical_Switch", columns=["_uuid", "name", "external_ids"]),
         deadline=deadline,
     )
@@ -62,6 +73,7 @@ def belongings(database: Database, host: str, deadline: Deadline) -> list[Belong
     noted = {row["external_ids"].get(NETWORK) for row in others if _kind(row) == "note"}
     noted |= {switch["external_ids"].get(NETWORK) for switch in networks}
     found = [Belonging("network", row["name"], row["_uuid"], row["_uuid"], row["name"]) for row in networks]
+    found += [Belonging("report", "-", row["_uuid"], "", "-") for row in reports]
     for row in (*ports, *names, *others):
         kind, ids = _kind(row), row["external_ids"]
         switch = ids.get(SWITCH, "")
@@ -91,7 +103,7 @@ def forget(database: Database, host: str, found: list[Belonging], deadline: Dead
         ),
         *(operation for switch, rows in names.items() for operation in dns.forget(switch, rows)),
         *(
-            ovsdb.delete("DHCP_Options", is_row(one.row), of_host)
+            ovsdb.delete(QUIET_TABLE if one.kind == "report" else "DHCP_Options", is_row(one.row), of_host)
             for one in found
             if one.kind not in {"port", "name", "network"}
         ),

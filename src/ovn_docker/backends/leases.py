@@ -154,6 +154,10 @@ class Leases:
         pools = self._neutron.all("subnetpools", deadline, description=_pools_of_vm(self._vif))
         return [ip_network(text) for text in chain(subnets, *(pool["prefixes"] for pool in pools))]
 
+    def occupied(self, chassis: Chassis, deadline: Deadline) -> list[IpNetwork]:
+        """None: VMs do not report to each other."""
+        return []
+
     def strays(self, deadline: Deadline) -> list[Difference]:
         """What a crash has left: pools and addresses that nobody came for, pools whose network has gone."""
         return [

@@ -13,7 +13,7 @@ from typing import Any
 from ovn_docker import options
 from ovn_docker.allowed import Allowed, join
 from ovn_docker.backends import allowed_claims, dns, records, shared
-from ovn_docker.backends.addresses import STATE, bind, lease_row
+from ovn_docker.backends.addresses import STATE, bind, lease_row, picked
 from ovn_docker.backends.northbound import (
     ALLOWED,
     CONTAINER,
@@ -117,7 +117,8 @@ class Overlay:
     """The overlay mode's backend. Its methods are idempotent; each writes in a single transaction.
 
     *everywhere*: whether Docker's networks are the same on all hosts (scope ``global``), so no host's alone;
-    *followed*: whether a network of the cluster, by its name, is made here only because another host has it.
+    *followed*: whether a network of the cluster, by its name, is made here only because another host has it;
+    *mirrors*: whether this host makes the networks of the others.
     """
 
     def __init__(
@@ -125,8 +126,11 @@ class Overlay:
         connect: Connect,
         everywhere: Callable[[], bool] = lambda: False,
         followed: Callable[[str], bool] = lambda _: False,
+        *,
+        mirrors: bool = False,
     ) -> None:
         self._connect = connect
+        self._mirrors = mirrors
         self._everywhere = everywhere
         self._followed = followed
 
@@ -141,7 +145,14 @@ class Overlay:
         """
         database = self._connect(chassis)
         while True:
-            row, switch, operations = self._making(database, network, chassis, deadline, kept=kept)
+            try:
+                row, switch, operations = self._making(database, network, chassis, deadline, kept=kept)
+            except shared.OtherSubnets as error:
+                if not (self._mirrors and picked(database, network, error.asked, chassis, deadline)):
+                    raise
+                # Docker cannot be told of another subnet now: cluster.py replaces the network in a moment.
+                shared.give_way(database, network.options.name or "", chassis, deadline)
+                return ""
             binding, pools = bind(database, network, switch, chassis, deadline)
             try:
                 database.transact(*operations, *binding, deadline=deadline)

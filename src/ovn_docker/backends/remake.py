@@ -261,8 +261,8 @@ class Remaker:
         """Gaps of networks, but for a user's switch that is gone."""
         questions: list[Question] = []
         for one in [one for one in networks if one.record.name][:1]:
-            generation = ovsdb.select("DHCP_Options", is_row(shared.GENERATION_ROW), columns=["_uuid"])
-            questions.append((generation, Gap(Kind.NETWORK, one.id, one.id)))
+            gap = Gap(Kind.NETWORK, one.record.name, one.id)  # not that of its switch and note: see _judged()
+            questions += [(generation, gap) for generation in shared.generation_rows()]
         for one in networks:
             gap = Gap(Kind.NETWORK, one.id, one.id)
             if one.noted:

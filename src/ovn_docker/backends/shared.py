@@ -5,12 +5,24 @@ joins. Its external_ids hold what the other hosts need to make the same network 
 *generation*, changes with any of this: it tells whether there is something to look for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
 from ovn_docker.backends import dns
-from ovn_docker.backends.northbound import HOST, NAME, NETWORK, NOTE, OURS, SWITCH, Connect, host_ids
+from ovn_docker.backends.northbound import (
+    HOST,
+    NAME,
+    NETWORK,
+    NOTE,
+    OURS,
+    QUIET_TABLE,
+    SWITCH,
+    Connect,
+    host_ids,
+    insert_quietly,
+)
+from ovn_docker.backends.reports import Reports
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import Refused, stored, switch_row, valid_name
 from ovn_docker.errors import Conflict, NotFound
@@ -18,6 +30,7 @@ from ovn_docker.host import ovsdb
 from ovn_docker.host.clock import made_now
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, Row, has, is_row, require
 from ovn_docker.model import Chassis, Definition, Network, NetworkId, Note, SharedNetwork, row_uuid
+from ovn_docker.printable import command
 
 IS_SHARED = {**OURS, "ovn-docker:shared": "true"}
 """external_ids of every row of Logical_Switch of a network of the cluster."""
@@ -51,7 +64,8 @@ GENERATION = "ovn-docker:generation"
 """Key of the version token of all shared networks."""
 
 GENERATION_ROW = row_uuid("generation")
-"""The row that is there as soon as there was a network of the cluster, whatever it says."""
+"""The row that is there as soon as there was a network of the cluster, whatever it says: in DHCP_Options,
+where earlier versions look, and in QUIET_TABLE."""
 
 
 class SharedNetworks:
@@ -59,13 +73,15 @@ class SharedNetworks:
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
+        reports = Reports(connect)
+        self.write_report, self.reports = reports.write, reports.all
 
-    def generation(self, chassis: Chassis, deadline: Deadline) -> str:
-        """A word that is another one after every change."""
-        (rows,) = self._connect(chassis).transact(
-            ovsdb.select("DHCP_Options", is_row(GENERATION_ROW), columns=["external_ids"]), deadline=deadline
-        )
-        return str(rows[0]["external_ids"].get(GENERATION, "")) if rows else ""
+    def watch(self, chassis: Chassis) -> Iterator[None]:
+        """Yield at first and whenever the generation may have changed, without end. Raises Unavailable.
+
+        A host of an earlier version changes another row, which is seen at the follower's next look.
+        """
+        return self._connect(chassis).watch(QUIET_TABLE, GENERATION_ROW, "external_ids")
 
     def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
         """All networks of the cluster. A search through all switches."""
@@ -79,6 +95,8 @@ class SharedNetworks:
     ) -> dict[NetworkId, Note]:
         """This host's notes on some networks of its Docker; each is read by its UUID."""
         wanted = list(networks)
+        if not wanted:
+            return {}
         found = self._connect(chassis).transact(
             *(
                 ovsdb.select("DHCP_Options", is_row(note_row(id_)), columns=["external_ids"])
@@ -130,7 +148,7 @@ class SharedNetworks:
                 _require_life(switch, network.incarnation),
                 require("Logical_Switch", switch, unforced),
                 ovsdb.mutate("Logical_Switch", is_row(switch), mutations=unmark),
-                _changed(),
+                *_changed(),
                 deadline=deadline,
             )
         except OperationError as error:
@@ -169,7 +187,7 @@ class SharedNetworks:
                 require("Logical_Switch", switch, SHARED),
                 *([] if force else used),
                 ovsdb.mutate("Logical_Switch", is_row(switch), mutations=mark),
-                _changed(),
+                *_changed(),
                 deadline=deadline,
             )
         except OperationError as error:
@@ -199,7 +217,7 @@ class SharedNetworks:
             if _DEFINITION in ids and read(found["_uuid"], ids).definition is None:
                 mutations.insert(0, ["external_ids", "delete", {_DEFINITION: ids[_DEFINITION]}])
             database.transact(
-                ovsdb.mutate("Logical_Switch", row, mutations=mutations), _changed(), deadline=deadline
+                ovsdb.mutate("Logical_Switch", row, mutations=mutations), *_changed(), deadline=deadline
             )
 
 
@@ -237,22 +255,20 @@ def join(
     host has begun one meanwhile.
 
     *followed*: nobody here wants it, so one that was removed meanwhile stays so.
-    Raises Conflict then, or if the switch has other subnets or options.
+    Raises Conflict then, or if the switch has other options; OtherSubnets if it has other subnets.
     """
     name = network.options.name or ""
     row = switch_row(name)
-    (found, resolver, router, generation) = database.transact(
+    (found, resolver, router, *generation) = database.transact(
         ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
         ovsdb.select("Logical_Switch_Port", is_row(dns.resolver_port(row)), columns=["_uuid"]),
         ovsdb.select("Logical_Router", is_row(dns.resolver(row)), columns=["_uuid"]),
-        ovsdb.select("DHCP_Options", is_row(GENERATION_ROW), columns=["_uuid"]),
+        *generation_rows(),
         deadline=deadline,
     )
-    if not generation:
+    if making := _making_generation(generation):
         try:
-            database.transact(
-                ovsdb.insert("DHCP_Options", GENERATION_ROW, cidr="", external_ids=OURS), deadline=deadline
-            )
+            database.transact(*making, deadline=deadline)
         except OperationError as error:
             if error.error != "duplicate uuid":
                 raise
@@ -267,7 +283,7 @@ def join(
         made = ovsdb.insert(
             "Logical_Switch", row, name=name, external_ids={**IS_SHARED, **ids, INCARNATION: life}
         )
-        return [made, *dns.make_resolver(row, ids), _changed()], life
+        return [made, *dns.make_resolver(row, ids), *_changed()], life
     there = found[0]["external_ids"]
     _check_same(name, there, ids)
     before = life = there.get(INCARNATION, "")
@@ -278,12 +294,13 @@ def join(
             ["external_ids", "delete", [REMOVED, _FORCED, _DEFINITION, INCARNATION]],
             ["external_ids", "insert", {INCARNATION: life}],
         ]
+    # A host that follows changes nothing for the others: it would wake them all.
+    wanted = [] if followed else [ovsdb.mutate("Logical_Switch", is_row(row), mutations=unmark), *_changed()]
     return [
         _require_life(row, before),
         *([] if resolver else dns.make_resolver(row, ids)),  # earlier versions had none
-        *([] if followed else [ovsdb.mutate("Logical_Switch", is_row(row), mutations=unmark)]),
+        *wanted,
         ovsdb.delete("DHCP_Options", is_row(_departure_row(name, life, chassis))),
-        _changed(),
     ], life
 
 
@@ -305,17 +322,15 @@ def remaking(
     by now is another one.
     """
     row = switch_row(name)
-    found, notes, generation, router, peer, port = database.transact(
+    found, notes, router, peer, port, *generation = database.transact(
         ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
         ovsdb.select("DHCP_Options", is_row(note_row(network)), columns=["external_ids"]),
-        ovsdb.select("DHCP_Options", is_row(GENERATION_ROW), columns=["_uuid"]),
         *dns.resolver_parts(row),
+        *generation_rows(),
         deadline=deadline,
     )
     life = next((one.get(INCARNATION, "") for one in map(_ids, (*notes, *found))), str(uuid4()))
-    operations = []
-    if not generation:
-        operations.append(ovsdb.insert("DHCP_Options", GENERATION_ROW, cidr="", external_ids=OURS))
+    operations = _making_generation(generation)
     if found:
         there = _ids(found[0])
         if differs(there, ids):
@@ -337,7 +352,20 @@ def remaking(
             ovsdb.insert("DHCP_Options", note_row(network), cidr=ids.get("subnet", ""), external_ids=note),
             ovsdb.delete("DHCP_Options", is_row(_departure_row(name, life, chassis))),
         ]
-    return [*operations, _changed()]
+    return [*operations, *_changed()]
+
+
+def give_way(database: Database, name: str, chassis: Chassis, deadline: Deadline) -> None:
+    """Have this host's follower make the cluster's network instead of the one that Docker is making."""
+    switch = is_row(switch_row(name))
+    (found,) = database.transact(
+        ovsdb.select("Logical_Switch", switch, columns=["external_ids"]), deadline=deadline
+    )
+    lives = {row["external_ids"].get(INCARNATION, "") for row in found}
+    database.transact(
+        *(ovsdb.delete("DHCP_Options", is_row(_departure_row(name, life, chassis))) for life in lives),
+        deadline=deadline,
+    )
 
 
 def note_row(network: NetworkId) -> str:
@@ -370,7 +398,7 @@ def removal(name: str, note: Mapping[str, str], chassis: Chassis, deadline: Dead
         ),
         ovsdb.require_none("Logical_Switch_Port", of_switch, others, ["type", "==", ""]),
         ovsdb.mutate("Logical_Switch", is_row(switch), mutations=mark),
-        _changed(),
+        *_changed(),
     ]
 
 
@@ -444,7 +472,7 @@ def delete_operations(row: str) -> list[Operation]:
         require("Logical_Switch", row, ["ports", "==", ["set", []]]),
         ovsdb.delete("Logical_Switch", is_row(row)),
         ovsdb.delete("DHCP_Options", has("external_ids", {**OURS, SWITCH: row})),
-        _changed(),
+        *_changed(),
     ]
 
 
@@ -454,18 +482,53 @@ _DESCRIBED = (
 )
 
 
-def differs(there: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """The first key in which two descriptions of a network differ; empty if they are the same."""
-    return next((key for key in _DESCRIBED if there.get(key, "") != wanted.get(key, "")), "")
+def differs(there: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether two descriptions of a network differ."""
+    return bool(_differing(there, wanted))
+
+
+def _differing(there: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    return [key for key in _DESCRIBED if there.get(key, "") != wanted.get(key, "")]
+
+
+class OtherSubnets(Conflict):
+    """The network has other subnets; *asked*: those that were asked for, if all else is the same."""
+
+    def __init__(self, text: str, asked: frozenset[str]) -> None:
+        super().__init__(text)
+        self.asked = asked
 
 
 def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> None:
-    if key := differs(there, wanted):
-        raise Conflict(
-            f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "
-            f"cluster, asked for was {wanted.get(key, 'none')}; create it as it is there, or give it "
-            "another name"
-        )
+    different = _differing(there, wanted)
+    if not different:
+        return
+    key = different[0]  # subnets come first
+    text = (
+        f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "
+        f"cluster, asked for was {wanted.get(key, 'none')}"
+    )
+    subnets = [one for one in different if one in {"subnet", "subnet6"}]
+    if not subnets:
+        raise Conflict(f"{text}; create it as it is there, or give it another name")
+    asked = frozenset(wanted[one] for one in subnets if one in wanted and one in there)
+    same = len(asked) == len(subnets) and {*different} <= {*subnets, "gateway_ip", "gateway_ip6"}
+    raise OtherSubnets(
+        f"{text}, which was chosen if you gave none: wait for it to appear on this host "
+        f"({command('ovn-docker', 'network', 'wait', name)}), or create it as it is there "
+        f"({_as_it_is(there)})",
+        asked if same and REMOVED not in there else frozenset(),
+    )
+
+
+def _as_it_is(there: dict[str, str]) -> str:
+    """Options of ``docker network create`` that give a network these subnets and gateways."""
+    options = []
+    for suffix, version in (("", ()), ("6", ("--ipv6",))):
+        if subnet := there.get(f"subnet{suffix}"):
+            gateway = there.get(f"gateway_ip{suffix}")
+            options += [*version, f"--subnet={subnet}", *([f"--gateway={gateway}"] if gateway else [])]
+    return command(*options)
 
 
 def _ids(row: Row) -> dict[str, str]:
@@ -488,9 +551,26 @@ def _departure_row(name: str, incarnation: str, chassis: Chassis) -> str:
     return departure_row({NAME: name, INCARNATION: incarnation, HOST: chassis.system_id})
 
 
-def _changed() -> Operation:
+_GENERATION_TABLES = ("DHCP_Options", QUIET_TABLE)
+
+
+def generation_rows() -> list[Operation]:
+    """Operations that look for the rows of the generation."""
+    return [ovsdb.select(table, is_row(GENERATION_ROW), columns=["_uuid"]) for table in _GENERATION_TABLES]
+
+
+def _making_generation(found: list[Any]) -> list[Operation]:
+    """Operations that make the rows that generation_rows() has not found."""
+    of_options, quiet = found
+    operations: list[Operation] = []
+    if not of_options:
+        operations.append(ovsdb.insert("DHCP_Options", GENERATION_ROW, cidr="", external_ids=OURS))
+    return operations if quiet else [*operations, *insert_quietly(GENERATION_ROW, "ovn-docker", OURS)]
+
+
+def _changed() -> list[Operation]:
     mutations: list[list[Any]] = [
         ["external_ids", "delete", [GENERATION]],
         ["external_ids", "insert", {GENERATION: str(uuid4())}],
     ]
-    return ovsdb.mutate("DHCP_Options", is_row(GENERATION_ROW), mutations=mutations)
+    return [ovsdb.mutate(table, is_row(GENERATION_ROW), mutations=mutations) for table in _GENERATION_TABLES]

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -37,6 +37,7 @@ from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cli import control, login, logs
 from ovn_docker.cli.main import Parser, narrow_umask
 from ovn_docker.cluster import Follower
+from ovn_docker.creations import Creations
 from ovn_docker.deadline import Deadline
 from ovn_docker.directory import Directory
 from ovn_docker.driver import Backend, Driver, LateFlows, Patience
@@ -51,7 +52,7 @@ from ovn_docker.host.statistics import Statistics
 from ovn_docker.host.vswitch import START, VmBridge, Vswitch
 from ovn_docker.ipam import AddressStore, Ipam
 from ovn_docker.metrics import Reader, Recorder, Tally, Unrecorded
-from ovn_docker.model import NetworkId
+from ovn_docker.model import NetworkId, Occupied
 from ovn_docker.names import Registrar
 from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, UNDERLAY_ENDPOINT, Option
 from ovn_docker.plugin import server, sockets
@@ -85,7 +86,7 @@ class _Mode:
     nobody would install a port's flows; *ready* raises OvnDockerError with what has to be done before
     containers can start; *start*: what runs beside; *undo*: see Patience; *name_of*: of a network or an
     endpoint's container, empty if it is not known; *external_ids*: see barrier.survey(); *removed_elsewhere*,
-    *made_elsewhere*: see Driver.
+    *made_elsewhere*, *occupied*, *creations*: see Driver.
     """
 
     backend: Backend
@@ -105,6 +106,8 @@ class _Mode:
     external_ids: Callable[[], Mapping[str, str]]
     removed_elsewhere: Callable[[NetworkId], bool]
     made_elsewhere: Callable[[str], bool]
+    occupied: Callable[[], Iterable[Occupied]]
+    creations: Creations
 
 
 def overlay() -> None:
@@ -141,7 +144,8 @@ def _overlay() -> None:
     northbound = Northbound(settings.tls, threads)
     engine = Engine(settings.docker, directory.learn)
     shared, mirror = SharedNetworks(northbound), settings.sync == "on"
-    follower = Follower(shared, vswitch.chassis, engine, record, Links().connected, mirror=mirror)
+    creations, occupied = Creations(), Links().occupied
+    follower = Follower(shared, vswitch.chassis, engine, record, occupied, creations, mirror=mirror)
 
     def start() -> None:
         serve_metrics(Statistics(threads, database, vswitch.chassis, northbound, directory.name), threads)
@@ -150,7 +154,7 @@ def _overlay() -> None:
 
     scope = _scope(settings.scope)
     mode = _Mode(
-        backend=Overlay(northbound, lambda: scope() == "global", follower.makes),
+        backend=Overlay(northbound, lambda: scope() == "global", follower.makes, mirrors=mirror),
         addresses=Addresses(northbound),
         store=Leftovers(northbound),
         remaker=Remaker(northbound, lambda: scope() == "global"),
@@ -167,6 +171,8 @@ def _overlay() -> None:
         external_ids=lambda: vswitch.external_ids(Deadline(1)),
         removed_elsewhere=follower.removes,
         made_elsewhere=follower.makes,
+        occupied=occupied,
+        creations=creations,
     )
     _serve(settings, mode)
 
@@ -202,6 +208,8 @@ def _underlay() -> None:
         external_ids=lambda: {"ovn-encap-type": ""},  # the cloud's tunnels do not end in a VM
         removed_elsewhere=lambda _: False,
         made_elsewhere=lambda _: False,
+        creations=Creations(),
+        occupied=tuple,  # a VM may be on the Neutron network that its containers are on
     )
     _serve(settings, mode)
 
@@ -225,7 +233,7 @@ def _serve(settings: Common, mode: _Mode) -> None:
     ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
     driver = Driver(
         *(backend, vswitch, links, mode.check_controller, patience, mode.record),
-        *(mode.removed_elsewhere, mode.made_elsewhere),
+        *(mode.removed_elsewhere, mode.made_elsewhere, mode.occupied, mode.creations),
     )
     # A dockerd that starts may have died before, in the middle of anything.
     plugin = Plugin(

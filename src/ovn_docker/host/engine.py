@@ -28,6 +28,7 @@ from ovn_docker.model import (
     LocalNetwork,
     Network,
     NetworkId,
+    Occupied,
     Pool,
     PoolId,
     Subnet,
@@ -116,6 +117,16 @@ class Engine:
             for network, name in shared
         ]
 
+    def subnets(self) -> list[Occupied]:
+        """Subnets of its networks of other drivers. Raises Unavailable."""
+        return [
+            Occupied(subnet, network["Name"])
+            for network in self._ask("GET", "/networks")
+            if network.get("Driver") != DRIVER
+            for pool in (network.get("IPAM") or {}).get("Config") or []
+            if (subnet := _subnet(pool.get("Subnet"))) is not None
+        ]
+
     def used(self) -> set[str]:
         """IDs and names of the networks to which containers belong, whether they run or not.
 
@@ -161,9 +172,10 @@ class Engine:
         """Answer to a question that changes nothing, such as ``/version``. Raises Unavailable, Conflict."""
         return self._ask("GET", path)
 
-    def create_network(self, wanted: Definition) -> None:
+    def create_network(self, wanted: Definition) -> NetworkId:
         """Make a network. Raises Conflict if Docker refuses it, Unavailable if it does not answer."""
-        self._ask("POST", "/networks/create", wanted.request)
+        answer = self._ask("POST", "/networks/create", wanted.request)
+        return NetworkId(str(answer.get("Id", ""))) if isinstance(answer, dict) else NetworkId("")
 
     def remove_network(self, network: LocalNetwork) -> None:
         """Remove a network. Raises Conflict if containers use it, Unavailable if Docker does not answer."""
@@ -307,6 +319,14 @@ def _endpoint(given: dict[str, Any]) -> Endpoint | None:
     except (KeyError, ValueError):
         return None
     return Endpoint(id_, network, addresses, given["MacAddress"]) if id_ and given.get("MacAddress") else None
+
+
+def _subnet(text: str | None) -> IpNetwork | None:
+    """``None`` for that of a network whose IPAM driver has none."""
+    try:
+        return ip_network(text or "", strict=False)
+    except ValueError:
+        return None
 
 
 def _milliseconds(container: dict[str, Any]) -> int:

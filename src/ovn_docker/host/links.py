@@ -15,7 +15,7 @@ from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
 from ovn_docker.host import netlink
 from ovn_docker.host.netlink import attribute, attributes
 from ovn_docker.host.router_guard import RouterGuard
-from ovn_docker.model import IpAddress, IpNetwork
+from ovn_docker.model import IpAddress, IpNetwork, Occupied
 
 _NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19  # linux/rtnetlink.h, RTM_*
 _GETADDR, _GETROUTE = 22, 26
@@ -32,7 +32,7 @@ _UP, _LOWER_UP = 1, 1 << 16  # linux/if.h, IFF_UP and IFF_LOWER_UP: it has a car
 _OF_LINK = struct.Struct("4xI")  # struct ifaddrmsg: index of the link
 _REMOTE, _LOCAL = 1, 2  # linux/if_addr.h, IFA_ADDRESS and IFA_LOCAL: the same but on links with one peer
 _ROUTE = struct.Struct("BB10x")  # struct rtmsg: family, length of the destination's prefix
-_DESTINATION, _TABLE, _MAIN = 1, 15, 254  # RTA_DST, RTA_TABLE, RT_TABLE_MAIN
+_DESTINATION, _OUT, _TABLE, _MAIN = 1, 4, 15, 254  # RTA_DST, RTA_OIF, RTA_TABLE, RT_TABLE_MAIN
 _THROUGH = {5, 9, 18}  # RTA_GATEWAY, RTA_MULTIPATH, RTA_VIA: through a router
 
 _SIOCGIFCONF, _SIOCGIFMTU, _SIOCGIFINDEX, _SIOCETHTOOL = 0x8912, 0x8921, 0x8933, 0x8946  # linux/sockios.h
@@ -238,9 +238,12 @@ class Links:
         """Networks that this host has routes to, its own included; not the default route."""
         return [network for network, _ in self._routes()]
 
-    def connected(self) -> list[IpNetwork]:
-        """Networks that this host's links are in: it reaches them without a router."""
-        return [network for network, route in self._routes() if not _THROUGH & route.keys()]
+    def occupied(self) -> list[Occupied]:
+        """Those networks with the names of the links that lead there."""
+        return [
+            Occupied(network, _link_of(route), linked=not _THROUGH & route.keys())
+            for network, route in self._routes()
+        ]
 
     def _routes(self) -> Iterator[tuple[IpNetwork, dict[int, bytes]]]:
         for message in netlink.dump(_GETROUTE, _ROUTE.pack(0, 0)):
@@ -258,6 +261,14 @@ class Links:
             _ethtool(link, _ETHTOOL_STXCSUM, 0)
         except OSError as error:
             raise OvnDockerError(f"cannot turn off checksum offload on {link}: {error.strerror}") from None
+
+
+def _link_of(route: dict[int, bytes]) -> str:
+    """Name of the link that a route leads to; empty if it has gone, or the route has several or none."""
+    with suppress(OSError):
+        if _OUT in route:
+            return socket.if_indextoname(*struct.unpack("I", route[_OUT]))
+    return ""
 
 
 def _is_silent(link: dict[int, bytes]) -> bool:

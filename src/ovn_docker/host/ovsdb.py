@@ -147,6 +147,28 @@ class Database:
                     with suppress(Unavailable):
                         self._result(connection, "unlock", [name], Deadline(1))
 
+    def watch(self, table: str, row: str, column: str) -> Iterator[None]:
+        """Yield when the watch of a row begins, and whenever that column of it may have changed; endless.
+
+        The server sends a message when there is something to say, so that nothing is done at rest
+        (ovsdb-server(7), "Monitor_Cond"). The row need not exist. After a lost connection, or with another
+        leader, the watch begins again. On a connection for this alone. Raises Unavailable.
+        """
+        monitored = {table: [{"columns": [column], "where": [is_row(row)]}]}
+        with closing(_Connection(self.name, self.remotes, self._first, self.tls)) as connection:
+            connection.begin("monitor_cond", [self.name, "watch", monitored])
+            while not self._closed.is_set():
+                reply = connection.reply()
+                self._count(connection)
+                if reply is not None and reply.type == ovs.jsonrpc.Message.T_ERROR:
+                    raise Unavailable(f"{self.name} at {self._where()}: {reply.error}")
+                if connection.take_changed() or reply is not None:
+                    self._first = connection.remote
+                    yield
+                else:
+                    connection.wait(_KEEP)
+        raise Unavailable(f"the connection to {self.name} is closed")
+
     @property
     def remote(self) -> str:
         """Which of the remotes it spoke with last, or will speak with first."""
@@ -284,6 +306,7 @@ class _Connection:
         self._tls = tls
         self.lost = 0
         """How often it broke after it had been good."""
+        self._changed = False
         self._open(first)
 
     def _open(self, first: str) -> None:
@@ -339,6 +362,11 @@ class _Connection:
             elif self.follows or (self._serves is None and time.monotonic() - self._asked_at > _SAYS_NOTHING):
                 self._session.force_reconnect()  # to the next, with pauses if all have been asked
         return None
+
+    def take_changed(self) -> bool:
+        """Whether the server has sent a change of what is monitored since the last call."""
+        changed, self._changed = self._changed, False
+        return changed
 
     def lives(self) -> bool:
         """Whether it is still good; answers a server that wants to know whether we live."""
@@ -396,6 +424,7 @@ class _Connection:
             if message is None:
                 return None
             if message.type == ovs.jsonrpc.Message.T_NOTIFY:
+                self._changed |= message.method == "update2"
                 self._learn(message.params[-1] if message.method == "update" and message.params else None)
             elif self._asked_on is not None and message.id == self._monitor:
                 self._serves = True  # unless it says otherwise: old servers have no such database

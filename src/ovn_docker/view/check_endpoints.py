@@ -2,11 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address, ip_network
 
 from ovn_docker import options, printable
-from ovn_docker.definition import Refused, check_subnets
-from ovn_docker.model import Difference, EndpointId, NetworkId, host_link
+from ovn_docker.definition import overlap
+from ovn_docker.model import (
+    GATEWAY_BRIDGE,
+    Difference,
+    EndpointId,
+    IpNetwork,
+    NetworkId,
+    Obstacle,
+    Problem,
+    host_link,
+)
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
 from ovn_docker.view.snapshot import DockerEndpoint, PortRow, ip_version
 
@@ -17,7 +26,10 @@ _SHOWN = 8
 def networks_stored(facts: Facts) -> Iterable[Finding]:
     """Docker's networks are in the northbound database, with the same subnets."""
     for network in facts.cluster.networks:
-        for difference in network.differences if network.here else ():  # all others are leftovers
+        # All others are leftovers, or reported: cluster_networks() says those.
+        for difference in network.differences if network.here else ():
+            if difference in network.problems:
+                continue
             lost = not network.switch
             subject, severity = f"network {network.name}", Severity.FAIL if lost else Severity.WARN
             if missing := _missing(facts, NetworkId(network.id)):
@@ -48,31 +60,94 @@ def networks_removed(facts: Facts) -> Iterable[Finding]:
 
 
 def cluster_networks(facts: Facts) -> Iterable[Finding]:
-    """This host can have every network of the cluster: none is refused."""
-    snapshot = facts.snapshot
-    shared = snapshot.northbound.shared if snapshot.northbound else ()
-    here = {network.shared for network in snapshot.engine.networks} if snapshot.engine else set()
-    for one in shared:
-        network, refused = one.network, one.network.refused
-        if refused is None and network.definition and not network.removed and network.name not in here:
-            try:
-                check_subnets(
-                    network.definition,
-                    snapshot.vswitch.addresses if snapshot.vswitch else (),
-                    snapshot.connected,
-                )
-            except Refused as error:
-                refused = error.refusal
-        if refused is not None:
+    """Every host can have and use every network of the cluster."""
+    northbound = facts.snapshot.northbound
+    for one in northbound.shared if northbound else ():
+        if one.network.refused is not None:
             yield Finding(
-                f"network {network.name[:64]} of the cluster is refused on this host: {refused.why}",
-                "find out who has written its row of Logical_Switch; if nobody needs it, delete it"
-                if refused.part != "subnet"
-                else "give it another subnet; or, if it is meant so, create it on this host by hand",
-                (_nbctl(facts, "ls-del", one.row),) if refused.part != "subnet" else (),
+                f"network {one.network.name[:64]} of the cluster is refused: {one.network.refused.why}",
+                "find out who has written its row of Logical_Switch; if nobody needs it, delete it",
+                (_nbctl(facts, "ls-del", one.row),),
                 subject=f"network {one.row}",
                 severity=Severity.WARN,
             )
+    own = facts.snapshot.system_id
+    hosts: dict[Problem, list[str]] = defaultdict(list)
+    for host, problem in facts.cluster.problems:
+        if host != own or problem.obstacle is not Obstacle.GATEWAY:  # gateway_bridge() says that of this host
+            hosts[problem].append(host)
+    for problem, hindered in hosts.items():
+        names = list(map(facts.cluster.host_name, hindered))
+        where = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
+        verb, cure = _HINDERED[problem.obstacle]
+        yield Finding(
+            f"network {problem.network} of the cluster cannot be {verb} {where}: {problem.why}",
+            cure,
+            (("ovn-docker", "doctor"),) if problem.obstacle is Obstacle.GATEWAY else (),
+            subject=f"network {problem.network}" if names[1:] or own in hindered else hindered[0],
+            where="" if own in hindered else names[0],
+            severity=Severity.WARN if problem.obstacle is Obstacle.SUBNET else Severity.FAIL,
+        )
+
+
+_HINDERED = {
+    Obstacle.SUBNET: (
+        "made on",
+        "free those addresses there, or create the network anew with another --subnet",
+    ),
+    Obstacle.DOCKER: ("made on", "remove there what is in the way; the driver tries again by itself"),
+    Obstacle.DEFINITION: ("told to others by", "create the network anew without what they refuse"),
+    Obstacle.GATEWAY: (
+        "used on",
+        "give docker_gwbridge another subnet there, or create the network anew with another --subnet",
+    ),
+}
+"""What cannot be done with a network, before the names of hosts, and the cure."""
+
+
+def gateway_bridge(facts: Facts) -> Iterable[Finding]:
+    """Docker's docker_gwbridge, which each container joins too, overlaps none of this host's networks."""
+    northbound, engine = facts.snapshot.northbound, facts.snapshot.engine
+    reports = northbound.reports if northbound else ()
+    own = [one for one in reports if one.host == facts.snapshot.system_id]
+    bridges = [one for report in own for one in report.occupied if one.by == GATEWAY_BRIDGE]
+    networks = [one for one in engine.networks if not one.internal] if engine else []
+    for network in networks:
+        subnets = [subnet for text in network.subnets if (subnet := _subnet(text)) is not None]
+        for bridge in [one for one in bridges if any(overlap(one.subnet, other) for other in subnets)][:1]:
+            taken = [one.subnet for report in reports for one in report.occupied]
+            taken += [other for one in networks for text in one.subnets if (other := _subnet(text))]
+            free = [one for one in _GATEWAYS if not any(overlap(one, other) for other in taken)]
+            option = f"--subnet={free[0] if free else 'ANOTHER'}"
+            yield Finding(
+                f"no container starts on network {network.name}: its subnets {', '.join(network.subnets)} "
+                f"overlap {bridge}",
+                "stop this host's containers on networks of plugins and on overlay networks, and give "
+                "docker_gwbridge another subnet; or create the network anew with another --subnet",
+                (
+                    ("docker", "network", "rm", GATEWAY_BRIDGE),
+                    ("docker", "network", "create", option, *_GATEWAY_OPTIONS, GATEWAY_BRIDGE),
+                ),
+                subject=f"network {network.name}",
+            )
+
+
+_GATEWAYS = tuple(IPv4Network("192.168.0.0/16").subnets(new_prefix=20))
+"""Subnets for docker_gwbridge; Docker itself begins with larger ones."""
+
+_GATEWAY_OPTIONS = (
+    *("-o", f"com.docker.network.bridge.name={GATEWAY_BRIDGE}"),
+    *("-o", "com.docker.network.bridge.enable_icc=false"),
+    *("-o", "com.docker.network.bridge.enable_ip_masquerade=true"),
+)
+"""As Docker makes it (moby daemon/libnetwork/default_gateway_linux.go)."""
+
+
+def _subnet(text: str) -> IpNetwork | None:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        return None
 
 
 def stored(facts: Facts) -> Iterable[Finding]:

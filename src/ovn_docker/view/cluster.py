@@ -11,10 +11,11 @@ from functools import cached_property
 
 from ovn_docker.backends.northbound import HOST, MTU, NAME, NETWORK
 from ovn_docker.backends.shared import REMOVED
+from ovn_docker.definition import switch_row
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.host.clock import CREATED
 from ovn_docker.host.links import Link
-from ovn_docker.model import EndpointId, host_link, whole_number
+from ovn_docker.model import EndpointId, Problem, host_link, whole_number
 from ovn_docker.view.snapshot import (
     BindingRow,
     ChassisRow,
@@ -39,7 +40,8 @@ class Network:
 
     *id*: Docker's ID on this host, or on one of the hosts that have it; *switch*: UUID of its logical switch;
     *hosts*: who has it, by name; *here*: whether this host's Docker does; *removed*: name of the host that
-    removed it, while it is on its way out.
+    removed it, while it is on its way out; *problems*: those of its *differences* that a host reports, which
+    cannot have or use the network.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Network:
     endpoints: int
     differences: tuple[str, ...] = ()
     removed: str = ""
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,9 @@ class Cluster:
         for one in self.snapshot.engine.networks if self.snapshot.engine else ():
             of_docker[self._switch_of(one.id)].append(one)
             hosts[self._switch_of(one.id)].add(self.snapshot.system_id)
+        problems: dict[str, list[str]] = defaultdict(list)
+        for host, problem in self.problems:
+            problems[switch_row(problem.network)].append(f"on {self.host_name(host)}: {problem.why}")
         found = []
         for row, switch in self.switches.items():
             ids, unlisted = switch.ids, self._unlisted(row, switch)
@@ -238,8 +244,12 @@ class Cluster:
                         here=here is not None,
                         hosts=tuple(sorted(self.host_name(host) for host in hosts[row] if host)),
                         endpoints=of_switch[row],
-                        differences=self._different_network(switch, here.subnets) if here else (),
+                        differences=(
+                            *(self._different_network(switch, here.subnets) if here else ()),
+                            *problems[row],
+                        ),
                         removed=self.host_name(ids[REMOVED]) if REMOVED in ids else "",
+                        problems=tuple(problems[row]),
                     )
                 )
         lost = (f"Docker has it, {self.store} does not",) if northbound else ()
@@ -252,6 +262,25 @@ class Cluster:
             for one in rest
         ]
         return tuple(sorted(found, key=lambda network: (network.name, network.switch)))
+
+    @cached_property
+    def problems(self) -> tuple[tuple[str, Problem], ...]:
+        """Networks of the cluster that a host, by its system-id, cannot have or use, as it reports.
+
+        Only hosts that OVN knows are believed: any host can write a report in any name.
+        """
+        northbound = self.snapshot.northbound
+        if northbound is None:
+            return ()
+        there = {one.network.name for one in northbound.shared if not one.network.removed}
+        known = {*self.chassis, self.snapshot.system_id}
+        return tuple(
+            (report.host, problem)
+            for report in sorted(northbound.reports, key=lambda one: one.host)
+            if report.host in known
+            for problem in report.problems
+            if problem.network in there
+        )
 
     @cached_property
     def endpoints(self) -> tuple[Endpoint, ...]:

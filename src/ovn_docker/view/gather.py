@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ovn_docker.backends import shared
+from ovn_docker.backends import reports, shared
 from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NOTE, OURS, SWITCH
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
@@ -126,7 +126,6 @@ class Sources:
             scope=scope,
             processes=_processes(self.places, driver),
             links=tuple(Links().all()),
-            connected=tuple(Links().connected()),
             driver=driver,
             engine=engine,
             vswitch=vswitch,
@@ -247,6 +246,8 @@ class Sources:
             ovsdb.select("NB_Global", columns=["nb_cfg"]),
             ovsdb.select("Logical_Switch", shared.SHARED, columns=["_uuid", "external_ids"]),
         )
+        wanted = () if scope is Scope.HOST else (reports.select_reports(),)
+        reported = [row for rows in self._ask(self.northbound, *wanted) for row in rows]
         if scope is Scope.CLUSTER:
             switches, ports, notes, names = self._all_of_ours(self.northbound)
         else:
@@ -262,6 +263,7 @@ class Sources:
             shared=tuple(
                 SharedRow(row["_uuid"], shared.read(row["_uuid"], row["external_ids"])) for row in named
             ),
+            reports=tuple(reports.read(reported)),
         )
 
     def _all_of_ours(self, database: Database) -> tuple[list[Row], list[PortRow], list[Note], list[Row]]:
@@ -417,6 +419,7 @@ def _docker_network(row: dict[str, Any]) -> DockerNetwork:
         subnets=tuple(pool["Subnet"] for pool in pools if pool.get("Subnet")),
         shared=(row.get("Options") or {}).get(SHARED_NAME, ""),
         ignored=tuple(sorted(filter(is_of_others, row.get("Options") or {}))),
+        internal=bool(row.get("Internal")),
     )
 
 

@@ -15,7 +15,7 @@ from ovn_docker.host.driver import UNDERLAY, Driver
 from ovn_docker.host.links import Link
 from ovn_docker.model import (
     IpAddress,
-    IpNetwork,
+    Report,
     SharedNetwork,
     remote_addresses,
     tunnel_overhead,
@@ -49,7 +49,7 @@ class Process:
 class DockerNetwork:
     """A network of this host's Docker whose driver is ours; *shared*: its name in the cluster, if any.
 
-    *ignored*: its options of Docker's other drivers.
+    *ignored*: its options of Docker's other drivers; *internal*: its containers reach nothing else.
     """
 
     id: str
@@ -57,6 +57,7 @@ class DockerNetwork:
     subnets: tuple[str, ...]
     shared: str = ""
     ignored: tuple[str, ...] = ()
+    internal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,8 @@ class SharedRow:
 class Northbound:
     """OVN_Northbound, as far as the scope goes.
 
-    *names*: endpoint to the container's name, where the host has told; *shared*: all networks of the cluster.
+    *names*: endpoint to the container's name, where the host has told; *shared*: all networks of the cluster;
+    *reports*: of all hosts, but not in a glance at this host.
     """
 
     remote: str
@@ -255,6 +257,7 @@ class Northbound:
     notes: tuple[Note, ...]
     names: Mapping[str, str] = field(default_factory=dict)
     shared: tuple[SharedRow, ...] = ()
+    reports: tuple[Report, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +322,6 @@ class Snapshot:
     """Why a part could not be read: ``driver``, ``docker``, ``vswitch``, ``northbound``, ``southbound``."""
     vif: str = ""
     """UUID of this virtual machine's own port, if it is one in a cloud and that is set."""
-    connected: tuple[IpNetwork, ...] = ()
-    """Networks that this host's own links are in."""
     cloud: Cloud | None = None
     """What *northbound* and *southbound* were made of there (ml2_ovn.py)."""
 
