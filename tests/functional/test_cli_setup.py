@@ -1,5 +1,6 @@
 """`ovn-docker central` and `host` on a machine of their own, with real OVS and OVN."""
 
+import json
 import os
 import re
 import subprocess
@@ -463,6 +464,57 @@ def test_a_whole_host(switch):
     assert switch.out("ovs-vsctl", "--timeout=2", "get-manager") == ""  # Open vSwitch still runs
     assert "stop Open vSwitch" in switch.changes("host", "stop", "--all")
     assert switch.ovn_docker("host", "status").stdout.count("not running") == 4
+
+
+@pytest.mark.skipif(not DRIVER.exists(), reason=f"{DRIVER} is not there; pip install -e .")
+def test_every_command_has_the_settings_of_the_driver(switch):
+    switch.does("central", "start", "--address=127.0.0.1")
+    switch.out("ovs-appctl", "-t", "ovsdb-server", "ovsdb-server/add-remote", "punix:/run/elsewhere.sock")
+    settings = {
+        "SOCKET": "/run/docker/plugins/mine.sock",
+        "DOCKER": "/run/mine/docker.sock",
+        "DB": "unix:/run/elsewhere.sock",
+        "OVN_RUNDIR": "/run/mine/ovn",
+    }
+    lines = "".join(f"OVN_DOCKER_{name}={value}\\n" for name, value in settings.items())
+    switch.out("sh", "-c", f"mkdir -p /run/mine/ovn; printf '{lines}' >/etc/default/ovn-docker")
+    assert "$ ovs-vsctl --db=unix:/run/elsewhere.sock --no-wait set" in switch.changes(*setup())
+    assert "$ env OVN_RUNDIR=/run/mine/ovn /usr/share/ovn/scripts/ovn-ctl start_controller" in (
+        switch.changes("host", "start")
+    )
+    switch.out("test", "-S", settings["SOCKET"])
+    switch.out("test", "-e", "/run/mine/ovn/ovn-controller.pid")
+    status = switch.ovn_docker("host", "status")
+    assert (status.returncode, f"answers on {settings['SOCKET']}" in status.stdout) == (0, True), status
+    switch.out("rm", "/run/openvswitch/db.sock")
+    whole = json.loads(switch.ovn_docker("status", "--json").stdout)
+    assert list(whole["missing"]) == ["docker"]
+    assert "/run/mine/docker.sock" in whole["missing"]["docker"]
+    assert all(one["pid"] for one in whole["processes"])
+    waits = switch.ovn_docker("network", "wait", "foo", "--timeout=0")
+    assert (waits.returncode, "/run/mine/docker.sock" in waits.stderr) == (3, True)
+    assert "stop ovn-controller" in switch.changes("host", "stop")
+
+
+def test_an_invalid_setting_is_named(machine):
+    machine.out("sh", "-c", "echo OVN_DOCKER_SOCKET=mine.sock >/etc/default/ovn-docker")
+    code, said = machine.refuses("host", "start")
+    assert code == 2
+    assert "OVN_DOCKER_SOCKET='mine.sock' is not valid: give a path that begins with /" in said
+
+
+def test_processes_that_have_the_numbers_of_dead_daemons_do_not_count(switch):
+    """After a crash their pidfiles are left, and their numbers are given to others."""
+    switch.out("kill", "-9", switch.out("cat", "/run/openvswitch/ovs-vswitchd.pid"))
+    switch.out("mkdir", "-p", "/run/ovn")
+    for name in ("openvswitch/ovs-vswitchd", "ovn/ovn-controller"):
+        sleeps = f"sh -c 'sleep 60; :' {Path(name).name} >/dev/null 2>&1 & echo $! >/run/{name}.pid"
+        switch.out("sh", "-c", sleeps)
+    assert switch.ovn_docker("host", "status").stdout.count("not running") == 3
+    said = json.loads(switch.ovn_docker("status", "--json").stdout)
+    processes = {one["name"]: one["pid"] for one in said["processes"]}
+    assert processes["ovsdb-server"]
+    assert (processes["ovs-vswitchd"], processes["ovn-controller"]) == (None, None)
 
 
 @pytest.mark.skipif(not DRIVER.exists(), reason=f"{DRIVER} is not there; pip install -e .")

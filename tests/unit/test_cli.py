@@ -233,17 +233,3 @@ def test_a_dry_run_runs_nothing(capsys, tmp_path):
     step.wait("never", lambda: False, seconds=0, hint="")
     assert not (tmp_path / "file").exists()
     assert capsys.readouterr().out == f"would make a file\n    $ touch {tmp_path}/file\n"
-
-
-def test_a_pidfile_counts_only_for_its_own_living_program(tmp_path):
-    pidfile = tmp_path / "a.pid"
-    assert steps.running(pidfile, "python") is None
-    pidfile.write_text(f"{os.getpid()}\n")
-    assert steps.running(pidfile, "python") == os.getpid()
-    assert steps.running(pidfile, "ovs-vswitchd") is None
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    pidfile.write_text(f"{dead.pid}\n")
-    assert steps.running(pidfile, "true") is None
-    pidfile.write_text("")
-    assert steps.running(pidfile, "python") is None

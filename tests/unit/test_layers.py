@@ -51,6 +51,8 @@ LAYERS = {
         "host.ovsdb",
         "host.parser",
         "host.ping",
+        "host.places",
+        "host.processes",
         "host.router_guard",
         "host.statistics",
         "host.tls",

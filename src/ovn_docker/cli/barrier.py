@@ -12,12 +12,13 @@ from ovn_docker import settings as table
 from ovn_docker.cli import setup
 from ovn_docker.cli.databases import DATABASES
 from ovn_docker.cli.output import say
-from ovn_docker.cli.steps import Steps, run_directory
+from ovn_docker.cli.steps import Steps
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host import barrier, nameservers, router_guard
 from ovn_docker.host.driver import find
 from ovn_docker.host.environment import environment
-from ovn_docker.settings import SOCKET, Settings
+from ovn_docker.host.places import find_places
+from ovn_docker.settings import Settings
 
 _WITHOUT_TLS = re.compile(r"ptcp:\d+(?::(.+))?")
 
@@ -88,7 +89,8 @@ def _is_loopback(address: str) -> bool:
 
 def _driver_answers() -> bool:
     try:
-        find(SOCKET, run_directory("openvswitch"))
+        places = find_places()
+        find(places.plugin, places.vswitch)
     except Unavailable:
         return False
     return True

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ovn_docker import printable
@@ -14,6 +14,7 @@ from ovn_docker.backends.openrc import VIF
 from ovn_docker.cli import gc
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.output import print_json, say
+from ovn_docker.cli.steps import addressed
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.environment import environment
 from ovn_docker.model import Difference
@@ -68,6 +69,19 @@ def run(args: argparse.Namespace) -> int:
 
 def look() -> tuple[Result, ...]:
     """The results of all checks, now."""
+    return tuple(map(_addressed, examined()))
+
+
+def _addressed(result: Result) -> Result:
+    """With commands for the database that the driver's settings name."""
+    findings = (
+        replace(finding, commands=tuple(map(addressed, finding.commands))) for finding in result.findings
+    )
+    return replace(result, findings=tuple(findings))
+
+
+def examined() -> tuple[Result, ...]:
+    """The results of all checks, now, as the checks word them."""
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.NETWORKS))
         left = leftovers(cluster)

@@ -20,11 +20,11 @@ from ovn_docker.backends.northbound import Northbound
 from ovn_docker.cli import setup
 from ovn_docker.cli.arguments import require_root
 from ovn_docker.cli.output import print_json, print_table, say
-from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.host.environment import environment
 from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.places import find_places
 from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.model import Tls
 from ovn_docker.printable import command
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 def local_database() -> Database:
     """The connection to this host's Open vSwitch."""
-    return Database("Open_vSwitch", [f"unix:{run_directory('openvswitch')}/db.sock"], START)
+    return Database("Open_vSwitch", [find_places().database], START)
 
 
 def northbound_database() -> Northbound:

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +17,13 @@ from ovn_docker.cli import barrier, forget, nameservers, setup
 from ovn_docker.cli.arguments import add_command, require_root
 from ovn_docker.cli.databases import OVN_CTL
 from ovn_docker.cli.output import print_table, say_lines
-from ovn_docker.cli.steps import Steps, booted_with_systemd, require, run, run_directory, running, succeeds
-from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.cli.steps import Steps, require, succeeds
+from ovn_docker.errors import Unavailable
+from ovn_docker.host.controller import ask
 from ovn_docker.host.driver import PROGRAM as DRIVER
 from ovn_docker.host.driver import find
-from ovn_docker.settings import SOCKET
+from ovn_docker.host.places import OVN, booted_with_systemd, find_places
+from ovn_docker.host.processes import running
 
 DRIVER_UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
 
@@ -117,9 +119,17 @@ def start_part(steps: Steps, part: Part, up: Callable[[], bool]) -> None:
         steps.change(f"start {part.title}", "systemctl", "start", *part.units)
         hint = f"see `journalctl -u {part.units[-1]}`"
     else:
-        steps.change(f"start {part.title}", *part.start)
+        steps.change(f"start {part.title}", *placed(part.start))
         hint = f"see the logs in {part.logs}"
     steps.wait(f"start of {part.title}", up, seconds=15, hint=hint)
+
+
+def placed(command: Sequence[str]) -> tuple[str, ...]:
+    """Return a command of ovn-ctl(8); with OVN's directory, if the driver's settings name another."""
+    directory = find_places().ovn
+    if command[0] != OVN_CTL or directory == OVN:
+        return tuple(command)
+    return "env", f"OVN_RUNDIR={directory}", *command
 
 
 def start_driver(steps: Steps) -> None:
@@ -140,20 +150,21 @@ def vswitch_running() -> bool:
 
 def vswitch_pid(program: str) -> int | None:
     """The process of ovsdb-server or ovs-vswitchd, if any."""
-    return running(run_directory("openvswitch") / f"{program}.pid", program)
+    return running(find_places().vswitch / f"{program}.pid")
 
 
 def controller_pid() -> int | None:
     """The process of ovn-controller, if any."""
-    return running(run_directory("ovn") / "ovn-controller.pid", "ovn-controller")
+    return running(find_places().ovn / "ovn-controller.pid")
 
 
 def driver_pid() -> int | None:
     """The driver's process, if any: by its pidfile, or by its socket if it has none, as in the guide."""
-    pid = running(run_directory("openvswitch") / f"{DRIVER}.pid", DRIVER)
+    places = find_places()
+    pid = running(places.vswitch / f"{DRIVER}.pid")
     if pid is None:
         with suppress(Unavailable):
-            found = find(SOCKET, run_directory("openvswitch"))
+            found = find(places.plugin, places.vswitch)
             pid = found.pid if found.program == DRIVER else None
     return pid
 
@@ -185,7 +196,8 @@ def driver_program() -> str:
 def driver_problem() -> str | None:
     """What is wrong with the driver, or None."""
     try:
-        find(SOCKET, run_directory("openvswitch"))
+        places = find_places()
+        find(places.plugin, places.vswitch)
     except Unavailable as problem:
         return str(problem)
     return None
@@ -219,7 +231,9 @@ def stop_driver(steps: Steps) -> None:
 def stop_part(steps: Steps, part: Part) -> None:
     """Stops a part: its units if systemd runs it, else the daemons themselves."""
     by_unit = booted_with_systemd() and succeeds("systemctl", "is-active", "--quiet", part.units[-1])
-    steps.change(f"stop {part.title}", *(("systemctl", "stop", *part.units) if by_unit else part.stop))
+    steps.change(
+        f"stop {part.title}", *(("systemctl", "stop", *part.units) if by_unit else placed(part.stop))
+    )
 
 
 def status(_: argparse.Namespace) -> int:
@@ -251,8 +265,8 @@ def controller_status() -> tuple[bool, str, str, str]:
     if pid is None:
         return False, "ovn-controller", "not running", "start it with `ovn-docker host start`"
     try:
-        said = run(("ovn-appctl", "-T", "5", "-t", "ovn-controller", "connection-status")).strip()
-    except OvnDockerError as error:
+        said = ask(find_places().ovn / f"ovn-controller.{pid}.ctl", "connection-status", 5.0)
+    except (OSError, ValueError) as error:
         said = f"does not answer: {error}"
     if said == "not connected":
         said = "not connected to the southbound database; is the central machine up and reachable?"
@@ -264,5 +278,5 @@ def driver_status() -> tuple[bool, str, str, str]:
     problem = driver_problem()
     pid = driver_pid()
     process = f"running (pid {pid})" if pid else "not running" if problem else "running"
-    remark = problem or f"answers on {SOCKET}"
+    remark = problem or f"answers on {find_places().plugin}"
     return problem is None, "driver", process, remark

@@ -12,8 +12,8 @@ from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host.engine import Engine
+from ovn_docker.host.places import find_places
 from ovn_docker.host.vswitch import Vswitch
-from ovn_docker.settings import DOCKER
 
 TEXT = """\
 Networks of the cluster, those made with -o ovn.network=NAME. `docker network rm` on a host removes one from
@@ -113,7 +113,7 @@ def remove(args: argparse.Namespace) -> int:
 
 def wait(args: argparse.Namespace) -> int:
     """Polls Docker until it lists the network. Raises TimedOut."""
-    deadline, engine, problem = Deadline(args.timeout), Engine(DOCKER), ""
+    deadline, engine, problem = Deadline(args.timeout), Engine(find_places().docker), ""
     while True:
         try:
             for network in engine.networks():

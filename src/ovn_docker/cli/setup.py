@@ -24,8 +24,9 @@ from ovn_docker.cli.arguments import (
 )
 from ovn_docker.cli.databases import NORTHBOUND, SOUTHBOUND
 from ovn_docker.cli.output import say, say_lines
-from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, rows, succeeds
+from ovn_docker.cli.steps import StepFailed, Steps, require, rows, succeeds
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
+from ovn_docker.host.places import booted_with_systemd
 from ovn_docker.model import ENCAPS, IpAddress
 
 VSWITCH_START = ("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=random")

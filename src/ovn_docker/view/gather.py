@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -25,11 +25,12 @@ from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
+from ovn_docker.host.places import Places, find_places
+from ovn_docker.host.processes import running, started
 from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
 from ovn_docker.options import SHARED_NAME, is_of_others
 from ovn_docker.printable import printable
-from ovn_docker.settings import DOCKER, SOCKET
 from ovn_docker.view import cloud, ml2_ovn
 from ovn_docker.view.snapshot import (
     BindingRow,
@@ -65,39 +66,23 @@ _PORT_COLUMNS = (*("_uuid", "name", "addresses", "port_security", "enabled", "ta
 _SWITCH_COLUMNS = ("_uuid", "name", "external_ids")
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the parts of this machine are."""
-
-    vswitch: Path = Path(os.environ.get("OVS_RUNDIR") or "/var/run/openvswitch")
-    ovn: Path = Path(os.environ.get("OVN_RUNDIR") or "/var/run/ovn")
-    docker: Path = DOCKER
-    plugin: Path = SOCKET
-    proc: Path = Path("/proc")
-
-    @property
-    def database(self) -> str:
-        """The local Open_vSwitch database."""
-        return f"unix:{self.vswitch}/db.sock"
-
-
 PROCESSES = {
     "ovsdb-server": "vswitch",
     "ovs-vswitchd": "vswitch",
     PROGRAM: "vswitch",
     "ovn-controller": "ovn",
-    "ovn-northd": "ovn",
-    "ovnnb_db": "ovn",
-    "ovnsb_db": "ovn",
+    "ovn-northd": "central",
+    "ovnnb_db": "central",
+    "ovnsb_db": "central",
 }
-"""Pidfiles, and in which of the two directories they are."""
+"""Pidfiles, and in which of the directories of Places they are."""
 
 
 class Sources:
     """The connections behind a snapshot, for as long as a command needs them; ``None``: see *missing*."""
 
     def __init__(self, places: Places | None = None) -> None:
-        self.places = places or Places()
+        self.places = places or find_places()
         self.docker = DockerApi(self.places.docker)
         self.vswitch: Database | None = None
         self.northbound: Database | None = None
@@ -481,17 +466,15 @@ def _name(row: Row) -> tuple[str, str] | None:
 def _processes(places: Places, driver: Driver | None) -> tuple[Process, ...]:
     found = []
     for name, directory in PROCESSES.items():
-        pidfile = Path(getattr(places, directory)) / f"{name}.pid"
+        known = driver.pid if driver and name == PROGRAM else None  # under systemd it has no pidfile
+        pid = known or running(Path(getattr(places, directory)) / f"{name}.pid")
+        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
-            known = driver.pid if driver and name == PROGRAM else None  # under systemd it has no pidfile
-            pid = known or int(pidfile.read_text())
-            stat = (places.proc / str(pid) / "stat").read_text()
-            ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), starttime
-            boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        except (OSError, ValueError, IndexError):
-            found.append(Process(name))
-        else:
-            found.append(Process(name, pid, boot + ticks / os.sysconf("SC_CLK_TCK")))
+            ticks = started(pid, places.proc) if pid else 0
+        except (OSError, ValueError):
+            pid = None  # it has just ended
+        since = boot + ticks / os.sysconf("SC_CLK_TCK") if pid else None
+        found.append(Process(name, pid, since))
     return tuple(found)
 
 
