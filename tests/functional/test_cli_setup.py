@@ -458,8 +458,12 @@ def test_a_whole_host(switch):
     assert "answers on /run/docker/plugins/openvswitch.sock" in status.stdout
     assert "would stop the driver" in switch.ovn_docker("host", "stop", "--dry-run").stdout
     assert switch.ovn_docker("host", "status").returncode == 0
+    switch.out("iptables", "-t", "nat", "-N", "OVN-DOCKER-NAMES")
     said = switch.changes("host", "stop")
     assert said.index("stop the driver") < said.index("stop ovn-controller")
+    assert "OVN-DOCKER-NAMES" not in switch.out(
+        "iptables-save", "-t", "nat"
+    )  # though OVN's databases run here
     assert switch.run("test", "-e", "/run/docker/plugins/openvswitch.sock").returncode == 1
     assert switch.out("ovs-vsctl", "--timeout=2", "get-manager") == ""  # Open vSwitch still runs
     assert "stop Open vSwitch" in switch.changes("host", "stop", "--all")

@@ -61,11 +61,18 @@ def put_up(steps: Steps) -> None:
 
 
 def remove(steps: Steps) -> None:
-    """Remove the barrier, the guard where no link is left, and the rules that pass questions for names on.
+    """Remove the rules that pass questions for names on, the barrier, and the guard where no link is left.
 
-    Not while there are databases on this machine, or a driver, which would put it up again.
+    Not while there is a driver, which would make them again; and not the barrier and the guard while there
+    are databases on this machine.
     """
-    if any(database.pid() for database in DATABASES) or _driver_answers():
+    if _driver_answers():
+        return
+    if nameservers.passes_on():
+        steps.note("stop passing questions for names on", "iptables -t nat -X OVN-DOCKER-NAMES")
+        if not steps.dry_run:
+            nameservers.withdraw()
+    if any(database.pid() for database in DATABASES):
         return
     with suppress(Unavailable):  # without nft there is none
         if barrier.listed():
@@ -74,10 +81,6 @@ def remove(steps: Steps) -> None:
                 barrier.remove()
     if not steps.dry_run:
         router_guard.remove_unused()
-    if nameservers.passes_on():
-        steps.note("stop passing questions for names on", "iptables -t nat -X OVN-DOCKER-NAMES")
-        if not steps.dry_run:
-            nameservers.withdraw()
 
 
 def _is_loopback(address: str) -> bool:

@@ -47,7 +47,7 @@ from ovn_docker.host.barrier import Barrier, Exposed, survey
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
-from ovn_docker.host.nameservers import pass_on
+from ovn_docker.host.nameservers import Forwarder
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.statistics import Statistics
 from ovn_docker.host.vswitch import START, VmBridge, Vswitch
@@ -146,7 +146,9 @@ def _overlay() -> None:
     def start() -> None:
         serve_metrics(Statistics(threads, database, vswitch.chassis, northbound, directory.name), threads)
         follower.start(threads)
-        Registrar(Names(northbound), vswitch.chassis, engine, pass_on, follower.wake).start(threads)
+        forwarder = Forwarder()
+        forwarder.start(threads)
+        Registrar(Names(northbound), vswitch.chassis, engine, forwarder.look, follower.wake).start(threads)
 
     scope = _scope(settings.scope)
     mode = _Mode(
