@@ -346,6 +346,52 @@ def test_setup_gives_a_host_without_system_id_one_that_lasts(switch):
     assert switch.external_ids()["system-id"] == name
 
 
+def test_setup_guesses_address_and_kind_of_the_tunnels(switch):
+    for number in range(1, 31):
+        switch.out("ip", "link", "add", f"veth{number}", "type", "veth", "peer", "name", f"peer{number}")
+        switch.out("ip", "link", "set", f"veth{number}", "up")
+    switch.out("ip", "address", "add", "10.0.0.2/24", "dev", "veth1")
+    switch.out("ip", "address", "add", "10.9.0.2/24", "dev", "veth2")
+    switch.out("ip", "link", "set", "peer1", "up")
+    first = switch.ovn_docker("host", "setup", "--central=10.0.0.1", "--datapath=netdev")
+    assert "ovn-encap-ip: (unset) -> 10.0.0.2" in first.stdout
+    assert "ovn-encap-type: (unset) -> geneve" in first.stdout
+    assert "note: --encap-ip 10.0.0.2, for the route to 10.0.0.1 begins there\n" in first.stderr
+    switch.does(
+        "host",
+        "setup",
+        "--central=10.0.0.1",
+        "--encap-ip=10.9.0.2",
+        "--encap-type=vxlan",
+        "--datapath=netdev",
+    )
+    again = switch.ovn_docker("host", "setup", "--central=10.0.0.1", "--datapath=netdev")
+    assert again.stdout == "nothing to change\n", "what is set stays"
+    assert "--encap-ip" not in again.stderr
+    switch.out("ip", "address", "del", "10.9.0.2/24", "dev", "veth2")
+    said = switch.does("host", "setup", "--central=10.0.0.1", "--datapath=netdev")
+    assert "ovn-encap-ip: 10.9.0.2 -> 10.0.0.2" in said
+    code, said = switch.refuses("host", "setup", "--central=10.0.0.1", "--encap-ip=10.0.0.3")
+    assert (code, len(said) < 200, "it has 127.0.0.1, ::1, 10.0.0.2\n" in said) == (2, True, True)
+
+
+def test_setup_of_a_single_machine_takes_the_address_of_its_default_route(switch):
+    said = switch.ovn_docker("host", "setup", "--central=127.0.0.1", "--dry-run", "--datapath=netdev")
+    assert "note: --encap-ip 127.0.0.1, for the route to 127.0.0.1 begins there" in said.stderr
+    switch.out("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "cable")
+    switch.out("ip", "address", "add", "10.0.0.2/24", "dev", "eth0")
+    switch.out("ip", "link", "set", "eth0", "up")
+    switch.out("ip", "route", "add", "default", "via", "10.0.0.1")
+    said = switch.ovn_docker("host", "setup", "--central=127.0.0.1", "--dry-run", "--datapath=netdev")
+    assert "note: --encap-ip 10.0.0.2, for the default route begins there" in said.stderr
+
+
+def test_setup_without_a_route_asks_for_an_address(switch):
+    code, said = switch.refuses("host", "setup", "--central=192.0.2.9", "--datapath=netdev")
+    assert code == 2
+    assert "there is no route to 192.0.2.9: give the address of this host that other hosts reach" in said
+
+
 def test_setup_without_open_vswitch_says_how_to_start_it(machine):
     code, said = machine.refuses(*setup())
     assert code == 3
@@ -443,6 +489,12 @@ def test_start_dry_run_starts_nothing(machine):
     status = machine.ovn_docker("host", "status")
     assert status.returncode == 3
     assert status.stdout.count("not running") == 4
+    status = machine.ovn_docker("host", "status", "--json")
+    names = ("ovsdb-server", "ovs-vswitchd", "ovn-controller", "driver")
+    assert status.returncode == 3
+    assert {one["name"]: (one["is_up"], one["pid"]) for one in json.loads(status.stdout)} == (
+        dict.fromkeys(names, (False, None))
+    )
 
 
 @pytest.mark.skipif(not DRIVER.exists(), reason=f"{DRIVER} is not there; pip install -e .")

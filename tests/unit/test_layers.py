@@ -24,6 +24,7 @@ LAYERS = {
         "printable",
         "programs",
         "settings",
+        "spelling",
         "supply",
         "threads",
     },

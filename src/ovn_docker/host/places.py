@@ -1,13 +1,16 @@
 """Where the parts of this host are, as the driver's settings say: the same for the tool and the driver."""
 
+import grp
 import os
 import re
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovn_docker import settings as table
+from ovn_docker.errors import Forbidden
 from ovn_docker.host.environment import environment
 from ovn_docker.settings import DOCKER, SOCKET, Settings
 
@@ -72,6 +75,27 @@ def _listening(setting: Path) -> Path:
         if path and "ActiveState=active\n" in f"{unit}\n":
             return Path(path[1])
     return setting
+
+
+def require_access(path: Path) -> None:
+    """Raise Forbidden if the user may not connect to a Unix socket that is there (unix(7))."""
+    try:
+        found = path.stat()
+        if os.access(path, os.W_OK):
+            return
+    except PermissionError:
+        found = None
+    except OSError:
+        return
+    members = f" and group {_group(found.st_gid)}" if found and found.st_mode & stat.S_IWGRP else ""
+    raise Forbidden(f"only root{members} may use {path}: run this again with sudo")
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
 
 
 def booted_with_systemd() -> bool:

@@ -17,7 +17,7 @@ from ovn_docker.backends import shared
 from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NOTE, OURS, SWITCH
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.errors import Forbidden, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.driver import PROGRAM, Driver, find
 from ovn_docker.host.engine import OUR_NETWORKS
@@ -25,7 +25,7 @@ from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
-from ovn_docker.host.places import Places, find_places
+from ovn_docker.host.places import Places, find_places, require_access
 from ovn_docker.host.processes import running, started
 from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
@@ -88,6 +88,7 @@ class Sources:
         self.northbound: Database | None = None
         self.southbound: Database | None = None
         self.missing: dict[str, str] = {}
+        self._forbidden: set[str] = set()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -101,10 +102,11 @@ class Sources:
     def gather(self, scope: Scope = Scope.HOST) -> Snapshot:
         """Read everything; never raises, but for a defect."""
         self.missing = {}
+        self._forbidden = set()
         taken = time.time()
         vswitch = self._read("vswitch", self._vswitch)
         engine = self._read("docker", self._engine)
-        driver = self._read("driver", lambda: find(self.places.plugin, self.places.vswitch))
+        driver = self._read("driver", self._driver)
         seen = Snapshot(
             taken=taken,
             host=socket.gethostname(),
@@ -116,6 +118,7 @@ class Sources:
             engine=engine,
             vswitch=vswitch,
             missing=self.missing,
+            forbidden=frozenset(self._forbidden),
         )
         variables = environment(os.environ)
         seen = replace(seen, vif=variables.get(VIF, ""))
@@ -129,7 +132,10 @@ class Sources:
             southbound = self._read("southbound", lambda: self._southbound(scope, vswitch, northbound))
         else:
             self.missing |= dict.fromkeys(("northbound", "southbound"), self.missing["vswitch"])
-        return replace(seen, northbound=northbound, southbound=southbound)
+            if "vswitch" in self._forbidden:
+                self._forbidden |= {"northbound", "southbound"}
+        forbidden = frozenset(self._forbidden)
+        return replace(seen, northbound=northbound, southbound=southbound, forbidden=forbidden)
 
     def _in_cloud(self, seen: Snapshot, variables: Mapping[str, str]) -> Snapshot:
         """With what Neutron has, in the underlay mode; it is not asked for a glance at this host."""
@@ -148,6 +154,8 @@ class Sources:
             return read()
         except OvnDockerError as error:
             self.missing[part] = str(error)
+            if isinstance(error, Forbidden):
+                self._forbidden.add(part)
             return None
 
     def _connected(
@@ -166,9 +174,14 @@ class Sources:
         cure = "start it on that host with: ovn-docker central start"
         return self._connected(name, root, _remotes(vswitch, setting), cure, tls_of(vswitch))
 
+    def _driver(self) -> Driver:
+        require_access(self.places.plugin)
+        return find(self.places.plugin, self.places.vswitch)
+
     # Docker
 
     def _engine(self) -> Engine:
+        require_access(self.places.docker)
         version, info, rows, containers = (
             printable(self.docker.read(path))  # names may be anything
             for path in ("/version", "/info", OUR_NETWORKS, "/containers/json?all=1")
@@ -191,6 +204,8 @@ class Sources:
 
     def _vswitch(self) -> Vswitch:
         if self.vswitch is None:
+            if self.places.database.startswith("unix:"):
+                require_access(Path(self.places.database.removeprefix("unix:")))
             self.vswitch = self._connected("Open_vSwitch", "Open_vSwitch", [self.places.database], START)
         roots, bridges, ports, interfaces, tls = self._ask(
             self.vswitch,

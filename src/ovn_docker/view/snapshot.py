@@ -304,6 +304,8 @@ class Snapshot:
     southbound: Southbound | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     """Why a part could not be read: ``driver``, ``docker``, ``vswitch``, ``northbound``, ``southbound``."""
+    forbidden: frozenset[str] = frozenset()
+    """Those of them that could not because the user may not."""
     vif: str = ""
     """UUID of this virtual machine's own port, if it is one in a cloud and that is set."""
     connected: tuple[IpNetwork, ...] = ()
