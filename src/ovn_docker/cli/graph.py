@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
         cluster = Cluster(sources.gather(Scope.CLUSTER))
     drawn = picture(cluster)
     write(FORMATS[kind](drawn) if kind else f"{as_json(drawn_as_json(cluster))}\n", args.output)
-    if cluster.snapshot.forbidden:
-        why = cluster.snapshot.missing[min(cluster.snapshot.forbidden)]
+    if why := cluster.snapshot.barred:
         say(f"ovn-docker: not all can be drawn: {why}", file=sys.stderr)
     return 1 if drawn.faults else 0
 

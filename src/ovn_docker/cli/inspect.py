@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 say()
             lines = network_lines(cluster, one) if isinstance(one, Network) else endpoint_lines(cluster, one)
             print_table([*lines])
-    if cluster.snapshot.forbidden:
-        why = cluster.snapshot.missing[min(cluster.snapshot.forbidden)]
+    if why := cluster.snapshot.barred:
         say(f"ovn-docker: not all can be shown: {why}", file=sys.stderr)
     return 1 if any(one.differences for one in found) else 0
 

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
         print_table(
             [heads(args.what, underlay=cluster.snapshot.underlay), *(line(row, cluster) for row in rows)]
         )
-    if "northbound" in cluster.snapshot.forbidden:
-        raise Forbidden(f"what Docker has is shown alone: {cluster.snapshot.missing['northbound']}")
+    if cluster.snapshot.barred:
+        raise Forbidden(f"what Docker has is shown alone: {cluster.snapshot.barred}")
     if reason := cluster.snapshot.missing.get("northbound"):
         raise Unavailable(f"what is shown is of this host alone: {reason}")
     return 1 if any(row.differences for row in rows) else 0

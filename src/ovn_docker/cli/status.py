@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
         if cluster.tunnels:
             say()
             print_table([("TUNNEL TO", "ADDRESS", "PORT", "STATE", "SENT", "RECEIVED"), *tunnels(cluster)])
-    if snapshot.forbidden:
-        raise Forbidden(f"not all can be shown: {snapshot.missing[min(snapshot.forbidden)]}")
+    if snapshot.barred:
+        raise Forbidden(f"not all can be shown: {snapshot.barred}")
     return Unavailable.exit_code if dead else 0
 
 

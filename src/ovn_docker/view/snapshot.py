@@ -326,6 +326,12 @@ class Snapshot:
         plugged = self.vswitch.interfaces if self.vswitch else ()
         return bool(self.vif) or any(i.endpoint and i.tag for i in plugged)
 
+    @property
+    def barred(self) -> str:
+        """Why a user who is not root does not see all; empty if nothing is forbidden."""
+        parts = (part for part in ("docker", "vswitch", "driver") if part in self.forbidden)
+        return next((self.missing[part] for part in parts), "")
+
     def process(self, name: str) -> Process:
         """The daemon of this name, running or not."""
         return next((p for p in self.processes if p.name == name), Process(name))

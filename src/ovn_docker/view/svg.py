@@ -95,7 +95,7 @@ class Shortener:
 
 
 def _cut_out(name: str, start: int, head: int, tail: int) -> str:
-    """Return *head* characters from *start*, and the last *tail*, with an ellipsis where others are missing."""
+    """Return *head* characters from *start* and the last *tail*, with an ellipsis for the others."""
     if start:
         end = _ELLIPSIS if len(name) > start + head else ""
         return _ELLIPSIS + name[start : start + head] + end
