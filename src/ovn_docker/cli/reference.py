@@ -118,7 +118,7 @@ def _commands(program: Command) -> Iterator[str]:
 def _settings() -> Iterator[str]:
     yield from ("", "## Settings of the driver", "")
     yield "Options of `ovn-docker-overlay-driver` and `ovn-docker-underlay-driver`, or variables in their"
-    yield "environment (`/etc/default/ovn-docker`). The drivers have the options of all daemons of OVS too,"
+    yield "environment or in `/etc/default/ovn-docker`. The drivers have the options of all daemons of OVS too,"
     yield "such as `--detach`, `--pidfile`, `--log-file` and `--verbose` (ovs-vswitchd(8)); log levels change"
     yield "at run time with `ovs-appctl -t ovn-docker-overlay-driver vlog/set plugin:file:dbg`."
     both = {field.name for field in fields(Common)}
