@@ -96,7 +96,7 @@ def test_a_pipe_has_whole_lines_without_colours() -> None:
 def test_errors_are_json_with_json() -> None:
     done = in_pipe("--json")
     assert json.loads(done.stdout) == {"a": "b"}
-    said = {"error": "not_found", "message": "ovn-docker: no such “thing”", "exit_code": 1}
+    said = {"error": "not_found", "message": "no such “thing”", "exit_code": 1}
     assert (json.loads(done.stderr), done.returncode, done.stderr.count("\n")) == (said, 1, 1)
 
 

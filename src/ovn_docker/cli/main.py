@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, ClassVar, NoReturn
 
 from ovn_docker import __version__
-from ovn_docker.cli.output import say_error
+from ovn_docker.cli.output import say, say_error
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.printable import one_line
 from ovn_docker.programs import set_search_path
@@ -54,16 +54,16 @@ examples:
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line."""
 
-    def error(self, message: str) -> NoReturn:
-        """End the program with exit code 2."""
-        text = f"{self.prog}: {_hinted(message)} (see `{self.prog} --help`)"
-        if Parser.json:
-            say_error(text, "bad_request", 2, json=True)
-            self.exit(2)
-        self.exit(2, f"{one_line(text)}\n")
-
     json: ClassVar[bool] = False
     """Whether complaints are JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit code 2."""
+        text = f"{_hinted(message)} (see `{self.prog} --help`)"
+        if Parser.json:
+            say_error(text, "bad_request", 2)
+            self.exit(2)
+        self.exit(2, f"{one_line(f'{self.prog}: {text}')}\n")
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         """Complains of what is left: the command does that, which has the help, and not the whole program."""
@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = make_parser(argv[:1]).parse_args(argv)
             return int(args.run(args))
     except OvnDockerError as error:
-        say_error(f"ovn-docker: {error}", error.word(), error.exit_code, json=Parser.json)
+        if Parser.json:
+            say_error(str(error), error.word(), error.exit_code)
+        else:
+            say(f"ovn-docker: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -56,13 +56,11 @@ def say_lines(text: str, *, file: TextIO | None = None, flush: bool = False) -> 
         say(line.expandtabs().rstrip(), file=file, flush=flush)
 
 
-def say_error(message: str, kind: str, exit_code: int, *, json: bool) -> None:
-    """Print on standard error why a command ends: one line, or with *json* one object in one line."""
-    if json:
-        from json import dumps  # not for each command
+def say_error(message: str, kind: str, exit_code: int) -> None:
+    """Print on standard error why a command ends, as JSON in one line."""
+    import json  # not for each command
 
-        message = dumps({"error": kind, "message": message, "exit_code": exit_code})
-    say(message, file=sys.stderr)
+    say(json.dumps({"error": kind, "message": message, "exit_code": exit_code}), file=sys.stderr)
 
 
 def print_document(text: str) -> None:
