@@ -62,7 +62,7 @@ class DockerHost:
     def restart(self) -> None:
         """Only the driver: what it remembered is gone."""
         self.ipam = Ipam(
-            self.store, lambda _: self.chassis, lambda: self._known, self._supplies, 10, self._rest
+            self.store, lambda _: self.chassis, lambda: self._known, self._supplies, 60, self._rest
         )
 
     def create(

@@ -91,7 +91,7 @@ def test_a_user_of_docker_gets_json_and_an_error_in_json(machine: Machine) -> No
 def test_a_user_of_docker_inspects_what_docker_has(machine: Machine, name: str) -> None:
     done = types(machine, "inspect", name)
     assert name in done.stdout
-    assert done.stderr == f"ovn-docker: not all can be shown: {DB}\n"
+    assert (done.returncode, done.stderr) == (3, f"ovn-docker: what Docker has is shown alone: {DB}\n")
 
 
 def test_a_user_of_docker_is_told_that_a_name_may_be_elsewhere(machine: Machine) -> None:

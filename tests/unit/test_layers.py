@@ -13,6 +13,7 @@ ROOT = Path(ovn_docker.__file__).parent
 LAYERS = {
     "ground": {
         "",
+        "allowed",
         "deadline",
         "definition",
         "directory",
@@ -62,6 +63,7 @@ LAYERS = {
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.allowed_claims",
         "backends.dns",
         "backends.forget",
         "backends.leases",
@@ -89,6 +91,7 @@ LAYERS = {
         "view.graph",
         "view.health",
         "view.machine",
+        "view.iptables",
         "view.ml2_ovn",
         "view.page",
         "view.probes",
@@ -102,6 +105,7 @@ LAYERS = {
         "cli.access",
         "cli.arguments",
         "cli.barrier",
+        "cli.beyond",
         "cli.bridge",
         "cli.central",
         "cli.clients",

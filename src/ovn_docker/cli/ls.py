@@ -16,7 +16,7 @@ Open vSwitch have them. A line that begins with ! has a difference, which is sai
 only what OVN knows is shown. With --host, of this host alone. Who may use Docker but is not root sees what
 Docker has.
 
-Exit code 0: no differences; 1: some; 3: the northbound database cannot be read.
+Exit code 0: no differences; 1: some; 3: Docker or a database cannot be read.
 
 examples:
   ovn-docker ls
@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         raise Forbidden(f"what Docker has is shown alone: {cluster.snapshot.barred}")
     if reason := cluster.snapshot.missing.get("northbound"):
         raise Unavailable(f"what is shown is of this host alone: {reason}")
+    if reason := cluster.unread():
+        raise Unavailable(f"what is shown is not compared with all sides: {reason}")
     return 1 if any(row.differences for row in rows) else 0
 
 
