@@ -52,6 +52,8 @@ def machine() -> Iterator[Machine]:
     machine.out("chmod", "600", "/run/docker/plugins/openvswitch.sock")
     link = host_link(EndpointId(ENDPOINT))
     machine.out("ip", "link", "add", link, "type", "veth", "peer", "name", "peer")
+    for end in (link, "peer"):
+        machine.out("ip", "link", "set", end, "up")
     docker = Path(f"/proc/{machine.pid}/root/run/docker.sock")
     api = Api(docker, answer)
     machine.out("chown", f"0:{GROUP}", "/run/docker.sock")
