@@ -27,6 +27,11 @@ fail() {
     exit 1
 }
 
+# Whether Docker lacks what it needs on a kernel with AppArmor: its packages only recommend the parser.
+lacks_apparmor_parser() {
+    [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ] && ! command -v apparmor_parser >/dev/null
+}
+
 systemd() {
     [ -d /run/systemd/system ]
 }

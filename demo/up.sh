@@ -18,6 +18,8 @@ fi
 say "1. What is needed: Open vSwitch, OVN, Docker, Python packages"
 scripts/debian-packages run || fail "the Debian packages could not be installed; see above what apt says"
 scripts/virtualenv .venv --editable . || fail "the Python packages could not be installed; see above what pip says"
+! lacks_apparmor_parser ||
+    fail "this kernel has AppArmor, and Docker starts no container without apparmor_parser: install package apparmor"
 echo "all there: $(ovs-vsctl --version | head -n 1), $(ovn-nbctl --version | head -n 1), $(docker --version)"
 
 say "2. Open vSwitch"

@@ -6,6 +6,7 @@
     │   └── AddressInUse            exit 1   somebody has the address; says who (model.py)
     ├── NotFound                    exit 1   the network or endpoint is not there
     └── Unavailable                 exit 3   a part of the system is missing or does not answer
+        ├── Forbidden               exit 3   the user may not ask it
         └── TimedOut                exit 3   it answered too late
 
 A message is one line: what is wrong, what was given, what to do. Docker prints it behind ``remote:``.
@@ -43,6 +44,10 @@ class Unavailable(OvnDockerError):
     """A database, a daemon or a setting that is needed is missing."""
 
     exit_code = 3
+
+
+class Forbidden(Unavailable):
+    """Only root, or the members of a group, may use a part of the system."""
 
 
 class TimedOut(Unavailable):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
 from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import Chassis, EndpointId
 from ovn_docker.threads import Threads
@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 10.0
 """Seconds that the database may take."""
+
+_QUICK, _LATE = 1.0, 10.0
+"""Seconds that Docker may take to answer for a container: while others wait, and while none does."""
 
 _SOON = 2.0
 """Seconds until the next attempt after something failed."""
@@ -53,14 +56,24 @@ class Engine(Protocol):
         Raises Unavailable when Docker goes.
         """
 
-    def names(self, container: str) -> dict[EndpointId, ContainerNames]:
-        """Endpoints of a container and its names there; none if it does not run."""
+    def names(self, container: str, seconds: float) -> dict[EndpointId, ContainerNames]:
+        """Return the endpoints of a container and its names there; none if it does not run.
+
+        Raises TimedOut if Docker does not answer within *seconds*: it holds the container for another call.
+        """
+
+
+class Unanswered(TimedOut):
+    """Docker does not answer for a container, though it may for others."""
 
 
 class Registrar:
-    """Has two threads: one listens to Docker, one writes what has changed.
+    """Has three threads: one listens to Docker, one writes what has changed, one waits for answers.
 
-    *pass_on*: done whenever dockerd has started, for its settings may be others; see host/nameservers.py.
+    Docker may not answer for a container for long, as while it starts or stops or when its runtime hangs:
+    such a container is left to the third, so that the names of others are not late.
+
+    *started*: called when dockerd has started, for its settings may be others; see host/nameservers.py.
     *changed*: called whenever a container or a network has changed.
     """
 
@@ -69,15 +82,18 @@ class Registrar:
         store: Store,
         chassis: Callable[[Deadline], Chassis],
         engine: Engine,
-        pass_on: Callable[[], None],
+        started: Callable[[], None],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
-        self._pass_on = pass_on
+        self._started = started
         self._wake = changed
         self._chassis = chassis
         self._engine = engine
         self._changed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._unanswered: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._late: set[str] = set()
+        """Containers that the thread that waits for answers has."""
         self._missing: dict[str, Unregistered] = {}
         self._due: dict[str, float] = {}
         """When the names of a container have to be written again, by time.monotonic()."""
@@ -86,14 +102,19 @@ class Registrar:
         """Work for the life of the process."""
         threads.start("events", "listens to Docker for containers that have got names", self._listen)
         threads.start("names", "writes the names of this host's containers", self._write)
+        purpose = "waits for containers for which Docker does not answer"
+        threads.start("late names", purpose, self._wait_for_answers)
 
     def register(self, container: str) -> float | None:
-        """Write down the names of one container. Raises OvnDockerError.
+        """Write down the names of one container. Raises Unanswered, or OvnDockerError.
 
         Returns the seconds until that is due again, since a name may have become free or have been taken.
         None: the container has gone.
         """
-        endpoints = self._engine.names(container)
+        try:
+            endpoints = self._engine.names(container, _QUICK)
+        except TimedOut as error:
+            raise Unanswered(str(error)) from None
         missing = Unregistered()
         for endpoint, names in endpoints.items():
             deadline = Deadline(_PATIENCE)
@@ -136,15 +157,8 @@ class Registrar:
             self._missing[container] = missing
 
     def _listen(self) -> None:
-        told = ""
         while True:
-            try:
-                self._pass_on()
-                told = ""
-            except OvnDockerError as error:
-                if str(error) != told:
-                    log.warning("containers on other networks may wait for names: %s", error)
-                told = str(error)
+            self._started()
             try:
                 for container in self._engine.changed():
                     self._wake()
@@ -157,8 +171,15 @@ class Registrar:
     def _write(self) -> None:
         while True:
             container = self._next()
+            if container in self._late:
+                continue  # it comes back when Docker has answered
             try:
                 wait = self.register(container)
+            except Unanswered as error:
+                log.info("names of container %s have to wait: %s", container[:12], error)
+                self._due.pop(container, None)
+                self._late.add(container)
+                self._unanswered.put(container)
             except OvnDockerError as error:
                 log.info("names of container %s have to wait: %s", container[:12], error)
                 time.sleep(_SOON)
@@ -167,6 +188,20 @@ class Registrar:
                 self._due.pop(container, None)
                 if wait is not None:
                     self._due[container] = time.monotonic() + wait
+
+    def _wait_for_answers(self) -> None:
+        """Ask Docker again for containers, one after the other; hand back those for which it answers."""
+        while True:
+            container = self._unanswered.get()
+            try:
+                self._engine.names(container, _LATE)
+            except OvnDockerError as error:
+                log.debug("names of container %s have to wait: %s", container[:12], error)
+                time.sleep(_SOON)
+                self._unanswered.put(container)
+            else:
+                self._late.discard(container)
+                self._changed.put(container)
 
     def _next(self) -> str:
         """The next container that may have other names, or whose time has come."""

@@ -3,7 +3,6 @@
 There is one for each mode of the driver. What both know means the same in both, in the words of each.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from ovn_docker import allowed
 from ovn_docker.allowed import Allowed
 from ovn_docker.errors import BadRequest
+from ovn_docker.spelling import hint
 
 DOCKER = "com.docker.network."
 """How the names of Docker's own options begin."""
@@ -287,8 +287,5 @@ def _fields(
 
 def unknown(key: str, known: Mapping[str, Option]) -> str:
     """One line that names the unknown option and the nearest known ones."""
-    nearest = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.6)
-    hint = (
-        f"did you mean {nearest[0]}?" if nearest else f"known options: {', '.join(sorted(known)) or 'none'}"
-    )
-    return f"unknown option {key[:100]!r}: {hint}"
+    all_known = f"known options: {', '.join(sorted(known)) or 'none'}"
+    return f"unknown option {key[:100]!r}: {hint(key, known) or all_known}"

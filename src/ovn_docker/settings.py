@@ -1,7 +1,7 @@
 """The driver's settings. Each is said once: what follows from it are option, variable, check and help."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -205,13 +205,22 @@ def variable(setting: Field[Any]) -> str:
     return "OVN_DOCKER_" + setting.name.upper()
 
 
-def read(kind: type[Kind], given: Mapping[str, str | None], environment: Mapping[str, str]) -> Kind:
+def read(
+    kind: type[Kind],
+    given: Mapping[str, str | None],
+    environment: Mapping[str, str],
+    only: Collection[str] | None = None,
+) -> Kind:
     """Settings of a mode, from the command line (*given*, by name) or else from the environment.
+
+    *only*: names of those to be read; the others have their defaults.
 
     Raises BadRequest that names the option or variable, what was given and what is possible.
     """
     values: dict[str, Any] = {}
     for setting in fields(kind):
+        if only is not None and setting.name not in only:
+            continue
         source, text = option(setting), given.get(setting.name)
         if text is None:
             source, text = variable(setting), environment.get(variable(setting)) or None

@@ -1,5 +1,6 @@
 """`ovn-docker central` and `host` on a machine of their own, with real OVS and OVN."""
 
+import json
 import os
 import re
 import subprocess
@@ -345,6 +346,52 @@ def test_setup_gives_a_host_without_system_id_one_that_lasts(switch):
     assert switch.external_ids()["system-id"] == name
 
 
+def test_setup_guesses_address_and_kind_of_the_tunnels(switch):
+    for number in range(1, 31):
+        switch.out("ip", "link", "add", f"veth{number}", "type", "veth", "peer", "name", f"peer{number}")
+        switch.out("ip", "link", "set", f"veth{number}", "up")
+    switch.out("ip", "address", "add", "10.0.0.2/24", "dev", "veth1")
+    switch.out("ip", "address", "add", "10.9.0.2/24", "dev", "veth2")
+    switch.out("ip", "link", "set", "peer1", "up")
+    first = switch.ovn_docker("host", "setup", "--central=10.0.0.1", "--datapath=netdev")
+    assert "ovn-encap-ip: (unset) -> 10.0.0.2" in first.stdout
+    assert "ovn-encap-type: (unset) -> geneve" in first.stdout
+    assert "note: --encap-ip 10.0.0.2, for the route to 10.0.0.1 begins there\n" in first.stderr
+    switch.does(
+        "host",
+        "setup",
+        "--central=10.0.0.1",
+        "--encap-ip=10.9.0.2",
+        "--encap-type=vxlan",
+        "--datapath=netdev",
+    )
+    again = switch.ovn_docker("host", "setup", "--central=10.0.0.1", "--datapath=netdev")
+    assert again.stdout == "nothing to change\n", "what is set stays"
+    assert "--encap-ip" not in again.stderr
+    switch.out("ip", "address", "del", "10.9.0.2/24", "dev", "veth2")
+    said = switch.does("host", "setup", "--central=10.0.0.1", "--datapath=netdev")
+    assert "ovn-encap-ip: 10.9.0.2 -> 10.0.0.2" in said
+    code, said = switch.refuses("host", "setup", "--central=10.0.0.1", "--encap-ip=10.0.0.3")
+    assert (code, len(said) < 200, "it has 127.0.0.1, ::1, 10.0.0.2\n" in said) == (2, True, True)
+
+
+def test_setup_of_a_single_machine_takes_the_address_of_its_default_route(switch):
+    said = switch.ovn_docker("host", "setup", "--central=127.0.0.1", "--dry-run", "--datapath=netdev")
+    assert "note: --encap-ip 127.0.0.1, for the route to 127.0.0.1 begins there" in said.stderr
+    switch.out("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "cable")
+    switch.out("ip", "address", "add", "10.0.0.2/24", "dev", "eth0")
+    switch.out("ip", "link", "set", "eth0", "up")
+    switch.out("ip", "route", "add", "default", "via", "10.0.0.1")
+    said = switch.ovn_docker("host", "setup", "--central=127.0.0.1", "--dry-run", "--datapath=netdev")
+    assert "note: --encap-ip 10.0.0.2, for the default route begins there" in said.stderr
+
+
+def test_setup_without_a_route_asks_for_an_address(switch):
+    code, said = switch.refuses("host", "setup", "--central=192.0.2.9", "--datapath=netdev")
+    assert code == 2
+    assert "there is no route to 192.0.2.9: give the address of this host that other hosts reach" in said
+
+
 def test_setup_without_open_vswitch_says_how_to_start_it(machine):
     code, said = machine.refuses(*setup())
     assert code == 3
@@ -442,6 +489,12 @@ def test_start_dry_run_starts_nothing(machine):
     status = machine.ovn_docker("host", "status")
     assert status.returncode == 3
     assert status.stdout.count("not running") == 4
+    status = machine.ovn_docker("host", "status", "--json")
+    names = ("ovsdb-server", "ovs-vswitchd", "ovn-controller", "driver")
+    assert status.returncode == 3
+    assert {one["name"]: (one["is_up"], one["pid"]) for one in json.loads(status.stdout)} == (
+        dict.fromkeys(names, (False, None))
+    )
 
 
 @pytest.mark.skipif(not DRIVER.exists(), reason=f"{DRIVER} is not there; pip install -e .")
@@ -457,12 +510,67 @@ def test_a_whole_host(switch):
     assert "answers on /run/docker/plugins/openvswitch.sock" in status.stdout
     assert "would stop the driver" in switch.ovn_docker("host", "stop", "--dry-run").stdout
     assert switch.ovn_docker("host", "status").returncode == 0
+    switch.out("iptables", "-t", "nat", "-N", "OVN-DOCKER-NAMES")
     said = switch.changes("host", "stop")
     assert said.index("stop the driver") < said.index("stop ovn-controller")
+    assert "OVN-DOCKER-NAMES" not in switch.out(
+        "iptables-save", "-t", "nat"
+    )  # though OVN's databases run here
     assert switch.run("test", "-e", "/run/docker/plugins/openvswitch.sock").returncode == 1
     assert switch.out("ovs-vsctl", "--timeout=2", "get-manager") == ""  # Open vSwitch still runs
     assert "stop Open vSwitch" in switch.changes("host", "stop", "--all")
     assert switch.ovn_docker("host", "status").stdout.count("not running") == 4
+
+
+@pytest.mark.skipif(not DRIVER.exists(), reason=f"{DRIVER} is not there; pip install -e .")
+def test_every_command_has_the_settings_of_the_driver(switch):
+    switch.does("central", "start", "--address=127.0.0.1")
+    switch.out("ovs-appctl", "-t", "ovsdb-server", "ovsdb-server/add-remote", "punix:/run/elsewhere.sock")
+    settings = {
+        "SOCKET": "/run/docker/plugins/mine.sock",
+        "DOCKER": "/run/mine/docker.sock",
+        "DB": "unix:/run/elsewhere.sock",
+        "OVN_RUNDIR": "/run/mine/ovn",
+    }
+    lines = "".join(f"OVN_DOCKER_{name}={value}\\n" for name, value in settings.items())
+    switch.out("sh", "-c", f"mkdir -p /run/mine/ovn; printf '{lines}' >/etc/default/ovn-docker")
+    assert "$ ovs-vsctl --db=unix:/run/elsewhere.sock --no-wait set" in switch.changes(*setup())
+    assert "$ env OVN_RUNDIR=/run/mine/ovn /usr/share/ovn/scripts/ovn-ctl start_controller" in (
+        switch.changes("host", "start")
+    )
+    switch.out("test", "-S", settings["SOCKET"])
+    switch.out("test", "-e", "/run/mine/ovn/ovn-controller.pid")
+    status = switch.ovn_docker("host", "status")
+    assert (status.returncode, f"answers on {settings['SOCKET']}" in status.stdout) == (0, True), status
+    switch.out("rm", "/run/openvswitch/db.sock")
+    whole = json.loads(switch.ovn_docker("status", "--json").stdout)
+    assert list(whole["missing"]) == ["docker"]
+    assert "/run/mine/docker.sock" in whole["missing"]["docker"]
+    assert all(one["pid"] for one in whole["processes"])
+    waits = switch.ovn_docker("network", "wait", "foo", "--timeout=0")
+    assert (waits.returncode, "/run/mine/docker.sock" in waits.stderr) == (3, True)
+    assert "stop ovn-controller" in switch.changes("host", "stop")
+
+
+def test_an_invalid_setting_is_named(machine):
+    machine.out("sh", "-c", "echo OVN_DOCKER_SOCKET=mine.sock >/etc/default/ovn-docker")
+    code, said = machine.refuses("host", "start")
+    assert code == 2
+    assert "OVN_DOCKER_SOCKET='mine.sock' is not valid: give a path that begins with /" in said
+
+
+def test_processes_that_have_the_numbers_of_dead_daemons_do_not_count(switch):
+    """After a crash their pidfiles are left, and their numbers are given to others."""
+    switch.out("kill", "-9", switch.out("cat", "/run/openvswitch/ovs-vswitchd.pid"))
+    switch.out("mkdir", "-p", "/run/ovn")
+    for name in ("openvswitch/ovs-vswitchd", "ovn/ovn-controller"):
+        sleeps = f"sh -c 'sleep 60; :' {Path(name).name} >/dev/null 2>&1 & echo $! >/run/{name}.pid"
+        switch.out("sh", "-c", sleeps)
+    assert switch.ovn_docker("host", "status").stdout.count("not running") == 3
+    said = json.loads(switch.ovn_docker("status", "--json").stdout)
+    processes = {one["name"]: one["pid"] for one in said["processes"]}
+    assert processes["ovsdb-server"]
+    assert (processes["ovs-vswitchd"], processes["ovn-controller"]) == (None, None)
 
 
 @pytest.mark.skipif(not DRIVER.exists(), reason=f"{DRIVER} is not there; pip install -e .")

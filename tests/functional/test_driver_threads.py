@@ -29,7 +29,7 @@ from ovn_docker.view.snapshot import Scope, Snapshot
 
 pytestmark = pytest.mark.usefixtures("network_namespace")
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
-OVERLAY = {"ovsdb OVN_Northbound", "changes", "cluster", "events", "names"}
+OVERLAY = {"ovsdb OVN_Northbound", "changes", "cluster", "events", "names", "late names", "nameservers"}
 
 
 def listed() -> set[str]:

@@ -13,7 +13,6 @@ from functional.conftest import MakeServer
 from functional.docker_api import Api
 from functional.hosts import C1, C2, C3, HOST2, NET, NETWORK, Container, Host, endpoint, ip
 from functional.ovsdb_servers import OvsdbServer, until
-from ovn_docker.cli import gc
 from ovn_docker.cli.main import main
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
@@ -21,7 +20,6 @@ from ovn_docker.host.links import Links
 from ovn_docker.host.ping import Echo, answered, in_namespace
 from ovn_docker.model import Chassis, NetworkId, host_link, row_uuid
 from ovn_docker.options import NetworkOptions
-from ovn_docker.view import gather
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Places, Sources
 from ovn_docker.view.probes import probe
@@ -201,8 +199,9 @@ def test_no_command_says_that_all_is_well_when_a_side_cannot_be_read(
     down: str,
 ) -> None:
     places = sources.places
-    monkeypatch.setattr(gather, "Places", lambda: places)
-    monkeypatch.setattr(gc, "SOCKET", places.plugin)
+    settings = {"DOCKER": places.docker, "OVN_RUNDIR": places.ovn, "SOCKET": places.plugin}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"OVN_DOCKER_{name}", str(value))
     monkeypatch.setenv("OVS_RUNDIR", str(places.vswitch))
     pools = {"Config": [{"Subnet": "192.168.1.0/24"}]}
     docker_api["/networks"] = [{"Id": NET, "Name": "foo", "Driver": "openvswitch", "IPAM": pools}]

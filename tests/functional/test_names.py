@@ -1,18 +1,23 @@
 """Names of containers in the northbound database: there with the endpoint, and gone with it."""
 
+import threading
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from functional.conftest import Connect
-from functional.ovsdb_servers import OpenVswitch, OvsdbServer
+from functional.docker_api import Api
+from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
 from ovn_docker.backends.dns import Names
 from ovn_docker.backends.forget import belongings, forget
 from ovn_docker.backends.northbound import QUIET_TABLE
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
+from ovn_docker.host.engine import Engine
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
@@ -30,7 +35,9 @@ from ovn_docker.model import (
     host_link,
     resolver_routes,
 )
+from ovn_docker.names import Registrar
 from ovn_docker.options import NetworkOptions
+from ovn_docker.threads import Threads
 
 NET1, NET2, PLAIN = (NetworkId(letter * 64) for letter in "123")
 C1, C2 = EndpointId("c1" * 32), EndpointId("c2" * 32)
@@ -398,3 +405,44 @@ def test_no_two_networks_of_a_container_have_the_same_route() -> None:
     routes = [route for turn in range(20) for route in resolver_routes(turn)]
     assert len(set(routes)) == len(routes)
     assert all(route.subnet_of(IPv4Network("169.254.53.0/24")) for route in routes)
+
+
+def test_a_container_that_docker_does_not_answer_for_delays_no_other(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """As while its runtime hangs: Docker holds it, and answers for all others (moby container lock)."""
+    endpoints = {letter * 64: EndpointId(f"{letter}1" * 32) for letter in "abcd"}
+    hung, released = sorted(endpoints)[:2], threading.Event()
+    asked: list[str] = []
+
+    def answer(path: str) -> Any:
+        if path == "/containers/json":
+            return [{"Id": container} for container in endpoints]
+        container = path.split("/")[2]
+        asked.append(container)
+        if container in hung:
+            released.wait()
+        here = {"NetworkID": NET1, "EndpointID": endpoints[container]}
+        return {
+            "Id": container,
+            "Name": f"/{container[0]}web",
+            "NetworkSettings": {"Networks": {"foo": here}},
+        }
+
+    def registered() -> set[str]:
+        return {name for records in cluster.records() for name in records}
+
+    for number, id_ in enumerate(endpoints.values(), start=2):
+        one = replace(endpoint(id_, NET1, f"10.1.0.{number}/16"), mac=f"02:00:00:00:01:0{number}")
+        cluster.overlay.create_endpoint(one, HOST1, soon())
+    api = Api(tmp_path / "docker.sock", answer)
+    docker = Engine(tmp_path / "docker.sock")
+    Registrar(cluster.names, lambda _: HOST1, docker, lambda: None).start(Threads())
+    try:
+        until(lambda: {"cweb", "dweb"} <= registered())
+        assert not {"aweb", "bweb"} & registered()
+        until(lambda: all(asked.count(container) > 1 for container in hung[:1]))
+    finally:
+        released.set()
+    until(lambda: {"aweb", "bweb"} <= registered())
+    api.close()

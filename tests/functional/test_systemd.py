@@ -302,6 +302,17 @@ def test_a_call_waits_for_a_driver_that_is_down(booted):
     assert booted.out("systemctl", "is-active", *UNITS) == "active\nactive"
 
 
+def test_the_tool_finds_the_socket_that_systemd_hands_over_whatever_the_setting_is(booted):
+    booted.out("sh", "-c", "echo OVN_DOCKER_SOCKET=/run/docker/plugins/other.sock >/etc/default/ovn-docker")
+    booted.out("systemctl", "restart", *UNITS)
+    found = json.loads(booted.ovn_docker("host", "status", "--json").stdout)[-1]
+    assert (found["name"], found["is_up"], found["remark"]) == (
+        "driver", True, "answers on /run/docker/plugins/openvswitch.sock"
+    )  # fmt: skip
+    booted.out("rm", "/etc/default/ovn-docker")
+    booted.out("systemctl", "restart", *UNITS)
+
+
 def test_a_driver_that_is_stopped_leaves_no_socket_behind(booted):
     booted.changes("central", "start", "--address=127.0.0.1")  # another worker may have had the tests before
     booted.changes(*SETUP)

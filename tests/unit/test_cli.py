@@ -62,7 +62,14 @@ def test_every_command_that_looks_has_examples_exit_codes_and_json(capsys, comma
     [
         ((), ["required: COMMAND", "ovn-docker --help"]),
         (("nosuch",), ["'nosuch'", "central", "host"]),
-        (("host", "setup"), ["--central", "--encap-ip", "--encap-type", "ovn-docker host setup --help"]),
+        (("host", "setup"), ["required: --central (see", "ovn-docker host setup --help"]),
+        (("staus",), ["invalid choice: 'staus': did you mean status? (see"]),
+        (
+            ("host", "sttaus"),
+            ["invalid choice: 'sttaus': did you mean status? (see `ovn-docker host --help`)"],
+        ),
+        (("ls", "endpoint"), ["invalid choice: 'endpoint': did you mean endpoints?"]),
+        (("status", "--jsno"), ["unrecognized arguments: --jsno: did you mean --json?"]),
         (("host", "start", "--nosuch"), ["--nosuch", "ovn-docker host start --help"]),
         (("host", "start", "--dry"), ["--dry"]),  # no abbreviations: they break when an option is added
         (("central", "start", "--address", "ten"), ["'ten' is not an IP address"]),
@@ -152,7 +159,7 @@ def test_help_imports_no_command_and_no_third_party_package():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
     ours = {name for name in loaded if name.startswith("ovn_docker")}
-    needed = ("cli", "cli.main", "cli.output", "errors", "printable", "programs")
+    needed = ("cli", "cli.main", "cli.output", "errors", "printable", "programs", "spelling")
     assert ours == {"ovn_docker", *(f"ovn_docker.{name}" for name in needed)}
     assert not loaded & {"msgspec", "ovs", "waitress", "subprocess"}
 
@@ -233,17 +240,3 @@ def test_a_dry_run_runs_nothing(capsys, tmp_path):
     step.wait("never", lambda: False, seconds=0, hint="")
     assert not (tmp_path / "file").exists()
     assert capsys.readouterr().out == f"would make a file\n    $ touch {tmp_path}/file\n"
-
-
-def test_a_pidfile_counts_only_for_its_own_living_program(tmp_path):
-    pidfile = tmp_path / "a.pid"
-    assert steps.running(pidfile, "python") is None
-    pidfile.write_text(f"{os.getpid()}\n")
-    assert steps.running(pidfile, "python") == os.getpid()
-    assert steps.running(pidfile, "ovs-vswitchd") is None
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    pidfile.write_text(f"{dead.pid}\n")
-    assert steps.running(pidfile, "true") is None
-    pidfile.write_text("")
-    assert steps.running(pidfile, "python") is None

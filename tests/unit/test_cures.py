@@ -4,6 +4,7 @@ import argparse
 import shlex
 from dataclasses import replace
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,8 @@ from ovn_docker.host.links import Link
 from ovn_docker.model import Obstacle, Occupied, Problem, Report, SharedNetwork
 from ovn_docker.view import check_cluster, check_endpoints, check_host
 from ovn_docker.view.cluster import Cluster
-from ovn_docker.view.health import Facts
-from ovn_docker.view.machine import Certificate
+from ovn_docker.view.health import Facts, Finding
+from ovn_docker.view.machine import Certificate, look
 from ovn_docker.view.probes import HostPath, Pair, Probes, Sync
 from ovn_docker.view.snapshot import DockerNetwork, Encap, SharedRow, Snapshot, SwitchRow
 from unit.clusters import cluster
@@ -46,6 +47,29 @@ def test_an_interface_is_moved_into_a_bridge_with_its_addresses() -> None:
     (command,) = found.commands
     args = parsed(command)
     assert (args.interface, args.bridge, args.datapath) == ("eth0", "breth0", "netdev")
+
+
+def test_a_machine_with_apparmor_and_without_its_parser_is_told_the_package(tmp_path: Path) -> None:
+    enabled = tmp_path / "sys/module/apparmor/parameters/enabled"
+    profiles = tmp_path / "sys/kernel/security/apparmor/profiles"
+    parser = tmp_path / "usr/sbin/apparmor_parser"
+    for file in (enabled, profiles, parser):
+        file.parent.mkdir(parents=True)
+
+    def found() -> list[Finding]:
+        return list(check_host.docker_apparmor(facts(cluster(1, 0), Probes(machine=look(tmp_path)))))
+
+    assert found() == []
+    enabled.write_text("N\n")
+    assert found() == []
+    enabled.write_text("Y\n")
+    (finding,) = found()
+    assert finding.commands == (("apt-get", "install", "apparmor"),)
+    profiles.write_text("docker-default (enforce)\n")
+    assert found() == []
+    profiles.unlink()
+    parser.touch()
+    assert found() == []
 
 
 def test_ports_that_a_wrong_clock_has_made_name_their_host() -> None:

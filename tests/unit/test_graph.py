@@ -7,6 +7,8 @@ from itertools import combinations
 from xml.etree import ElementTree as ET
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ovn_docker.cli.graph import format_of, write
 from ovn_docker.errors import BadRequest, OvnDockerError
@@ -14,7 +16,7 @@ from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.dot import dot
 from ovn_docker.view.graph import Box, Picture, State, picture
 from ovn_docker.view.page import page
-from ovn_docker.view.svg import svg
+from ovn_docker.view.svg import Shortener, svg
 from unit.clusters import NETWORKS, cloud, cluster
 
 SIZES = [(1, 0), (1, 4), (3, 3), (3, 14), (4, 30), (3, 300), (10, 300), (24, 120)]
@@ -221,3 +223,24 @@ def test_layouts_are_the_same_for_the_same_cluster() -> None:
     one, other = (picture(cluster(5, 40)) for _ in range(2))
     assert isinstance(one, Picture)
     assert svg(one) == svg(other)
+
+
+def test_names_that_differ_still_do_when_they_are_shortened() -> None:
+    names = [
+        *(f"shop-production-frontend-{number}" for number in range(1, 30)),
+        *(f"shop-production-{part}-of-the-application-1" for part in ("database", "frontend", "queue")),
+        "web",
+    ]
+    shortener = Shortener(names)
+    cut = [shortener.cut(name, 14) for name in names]
+    assert len(set(cut)) == len(names)
+    assert max(map(len, cut)) <= 14
+    assert cut[0] == "shop-pr\N{HORIZONTAL ELLIPSIS}tend-1"
+    assert cut[-1] == "web"
+
+
+@given(st.lists(st.text(alphabet="ab-1", max_size=12), unique=True, max_size=8), st.integers(2, 12))
+def test_shortened_names_fit(names: list[str], room: int) -> None:
+    shortener = Shortener(names)
+    assert all(len(shortener.cut(name, room)) <= room for name in names)
+    assert all(shortener.cut(name, room) == name for name in names if len(name) <= room)

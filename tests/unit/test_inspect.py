@@ -52,8 +52,11 @@ def test_a_network_that_was_removed_elsewhere_is_not_there_on_every_host() -> No
 
 def test_a_wrong_name_is_answered_with_containers_and_networks() -> None:
     containers = "there are api, api-1, auth, blog, cache, cache-1, cron, db, ..."
-    with pytest.raises(NotFound, match=f"'wbe' on our networks: {containers}; no such network: .*shop"):
-        find(cluster(1, 20), "wbe")
+    with pytest.raises(NotFound, match=f"'nosuch' on our networks: {containers}; no such network: .*shop"):
+        find(cluster(1, 20), "nosuch")
+    for typed, meant in (("wbe", "web"), ("shpo", "shop"), ("autj", "auth")):
+        with pytest.raises(NotFound, match=rf"^no network or container '{typed}': did you mean {meant}\?$"):
+            find(cluster(1, 20), typed)
     with pytest.raises(NotFound, match="there is none; no such network: there is none"):
         find(Cluster(replace(cluster(1, 0).snapshot, engine=None, northbound=None)), "web")
 

@@ -85,15 +85,22 @@ LINES = [
     ("ovn-docker ls end", "endpoints"),
     ("ovn-docker trace we", "web"),
     ("ovn-docker tcpdump -c 2 we", "web"),
+    ("ovn-docker inspect we", "web"),
+    ("ovn-docker inspect wo", "work"),
+    ("ovn-docker network rm wo", "work"),
+    ("ovn-docker network wait sh", "shop"),
+    ("ovn-docker trace --network sh", "shop"),
     ("ovn-docker-overlay-driver --flows-t", "--flows-timeout"),
 ]
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """With a Docker that has two containers."""
+    """With a Docker that has two containers and two networks."""
     docker = tmp_path / "docker"
-    docker.write_text("#!/bin/sh\nprintf 'web\\ndb\\n'\n")
+    docker.write_text(
+        "#!/bin/sh\ncase $1 in ps) printf 'web\\ndb\\n' ;; *) printf 'shop\\nwork\\n' ;; esac\n"
+    )
     docker.chmod(0o755)
     return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
 

@@ -22,10 +22,10 @@ class Docker:
     def __init__(self) -> None:
         self.runs = True
 
-    def named_anew(self) -> Iterator[str]:
+    def changed(self) -> Iterator[str]:
         yield CONTAINER
 
-    def names(self, container: str) -> dict[EndpointId, ContainerNames]:
+    def names(self, container: str, seconds: float) -> dict[EndpointId, ContainerNames]:
         assert container == CONTAINER
         both = (ENDPOINT, EndpointId("f" * 64)) if self.runs else ()
         return dict.fromkeys(both, ContainerNames(("web", CONTAINER[:12]), link_local=self.link_local))

@@ -25,6 +25,10 @@ TLS_DIRECTORY = ("key.pem", "cert.pem", "ca.pem")
 """What ``--tls DIRECTORY`` means, in the order of TlsFiles; ``ovn-docker pki`` makes such directories."""
 
 
+_SHOWN = 8
+"""Addresses of this host that an error lists; those of a link alone (RFC 4291, 2.5.6) are no use there."""
+
+
 def add_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
@@ -125,7 +129,10 @@ def require_own(option: str, ip: IpAddress) -> str:
     """The interface of this host that has the address; raises BadRequest when none has."""
     own = own_addresses()
     if str(ip) not in own:
-        raise BadRequest(f"{option} {ip} is not an address of this host; it has {', '.join(own) or 'none'}")
+        usable = [one for one in own if not ip_address(one).is_link_local]
+        shown = ", ".join(usable[:_SHOWN]) or "none"
+        more = f" and {len(usable) - _SHOWN} more" if usable[_SHOWN:] else ""
+        raise BadRequest(f"{option} {ip} is not an address of this host; it has {shown}{more}")
     return own[str(ip)]
 
 

@@ -12,12 +12,13 @@ from ovn_docker import settings as table
 from ovn_docker.cli import setup
 from ovn_docker.cli.databases import DATABASES
 from ovn_docker.cli.output import say
-from ovn_docker.cli.steps import Steps, run_directory
+from ovn_docker.cli.steps import Steps
 from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.host import barrier, nameservers, router_guard
 from ovn_docker.host.driver import find
 from ovn_docker.host.environment import environment
-from ovn_docker.settings import SOCKET, Settings
+from ovn_docker.host.places import find_places
+from ovn_docker.settings import Settings
 
 _WITHOUT_TLS = re.compile(r"ptcp:\d+(?::(.+))?")
 
@@ -60,11 +61,18 @@ def put_up(steps: Steps) -> None:
 
 
 def remove(steps: Steps) -> None:
-    """Remove the barrier, the guard where no link is left, and the rules that pass questions for names on.
+    """Remove the rules that pass questions for names on, the barrier, and the guard where no link is left.
 
-    Not while there are databases on this machine, or a driver, which would put it up again.
+    Not while there is a driver, which would make them again; and not the barrier and the guard while there
+    are databases on this machine.
     """
-    if any(database.pid() for database in DATABASES) or _driver_answers():
+    if _driver_answers():
+        return
+    if nameservers.passes_on():
+        steps.note("stop passing questions for names on", "iptables -t nat -X OVN-DOCKER-NAMES")
+        if not steps.dry_run:
+            nameservers.withdraw()
+    if any(database.pid() for database in DATABASES):
         return
     with suppress(Unavailable):  # without nft there is none
         if barrier.listed():
@@ -73,10 +81,6 @@ def remove(steps: Steps) -> None:
                 barrier.remove()
     if not steps.dry_run:
         router_guard.remove_unused()
-    if nameservers.passes_on():
-        steps.note("stop passing questions for names on", "iptables -t nat -X OVN-DOCKER-NAMES")
-        if not steps.dry_run:
-            nameservers.withdraw()
 
 
 def _is_loopback(address: str) -> bool:
@@ -88,7 +92,8 @@ def _is_loopback(address: str) -> bool:
 
 def _driver_answers() -> bool:
     try:
-        find(SOCKET, run_directory("openvswitch"))
+        places = find_places()
+        find(places.plugin, places.vswitch)
     except Unavailable:
         return False
     return True

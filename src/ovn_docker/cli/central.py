@@ -21,17 +21,10 @@ from ovn_docker.cli.arguments import (
 from ovn_docker.cli.databases import DATABASES, OVN_CTL, SOUTHBOUND, Database
 from ovn_docker.cli.listeners import Listener
 from ovn_docker.cli.output import print_json, print_table, say
-from ovn_docker.cli.steps import (
-    StepFailed,
-    Steps,
-    booted_with_systemd,
-    require,
-    run,
-    run_directory,
-    running,
-    succeeds,
-)
+from ovn_docker.cli.steps import StepFailed, Steps, require, run, succeeds
 from ovn_docker.errors import BadRequest, Unavailable
+from ovn_docker.host.places import booted_with_systemd, find_places
+from ovn_docker.host.processes import running
 from ovn_docker.model import IpAddress
 from ovn_docker.printable import printable
 
@@ -239,7 +232,7 @@ def all_running() -> bool:
 
 def northd_pid() -> int | None:
     """The process of ovn-northd, if any."""
-    return running(run_directory("ovn") / "ovn-northd.pid", "ovn-northd")
+    return running(find_places().central / "ovn-northd.pid")
 
 
 def start_daemons(steps: Steps) -> None:

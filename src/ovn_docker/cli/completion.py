@@ -1,4 +1,4 @@
-"""Completion for bash, zsh and fish: commands, options, their values, and names of containers."""
+"""Completion for bash, zsh and fish: commands, options, their values, names of containers and networks."""
 
 import re
 from collections.abc import Iterator
@@ -7,10 +7,18 @@ from shlex import quote
 from ovn_docker.cli.usage import Argument, Command
 
 _FILES = {"FILE", "PATH", "PEM", "DIR"}
-_NAMES = {"NAME", "CONTAINER", "A", "B"}
-"""How options are called whose values are files, and operands that are containers of this host."""
+"""How options are called whose values are files."""
 
 _CONTAINERS = "docker ps --format '{{.Names}}' 2>/dev/null"
+_NETWORKS = "docker network ls --filter driver=openvswitch --format '{{.Name}}' 2>/dev/null"
+_LISTED = {
+    "CONTAINER": _CONTAINERS,
+    "A": _CONTAINERS,
+    "B": _CONTAINERS,
+    "NETWORK": _NETWORKS,
+    "NAME": f"{_CONTAINERS}; {_NETWORKS}",
+}
+"""Commands that list what a value or an operand may be, by how it is called: names that this host knows."""
 
 
 def bash(program: Command) -> str:
@@ -87,8 +95,8 @@ def _fish_argument(here: str, argument: Argument) -> str:
     values = ""
     if argument.choices:
         values = f" -a {quote(' '.join(argument.choices))}"
-    elif argument.value in _NAMES and not argument.names:
-        values = f' -a "({_CONTAINERS})"'
+    elif argument.value in _LISTED:
+        values = f' -a "({_LISTED[argument.value]})"'
     elif argument.value in _FILES:
         values = " -F"
     if not argument.names:
@@ -121,6 +129,8 @@ def _bash_values(program: Command) -> str:
             do = f'mapfile -t COMPREPLY < <(compgen -W {quote(" ".join(argument.choices))} -- "$cur")'
         elif argument.value in _FILES:
             do = 'mapfile -t COMPREPLY < <(compgen -f -- "$cur")'
+        elif argument.value in _LISTED:
+            do = f'mapfile -t COMPREPLY < <(compgen -W "$({_LISTED[argument.value]})" -- "$cur")'
         else:
             do = "COMPREPLY=()"
         lines.append(f"        {pattern}) {do}; return ;;")
@@ -134,8 +144,8 @@ def _bash_words(program: Command) -> str:
         words += [name for argument in command.arguments for name in argument.names if name.startswith("--")]
         operands = [argument for argument in command.arguments if not argument.names]
         words += [choice for argument in operands for choice in argument.choices]
-        names = any(argument.value in _NAMES for argument in operands)
-        listed = f"{' '.join([*words, '--help'])}{f' $({_CONTAINERS})' if names else ''}"
+        names = dict.fromkeys(_LISTED[one.value] for one in operands if one.value in _LISTED)
+        listed = " ".join([*words, "--help", *(f"$({command})" for command in names)])
         shown = f'"{listed}"' if names else quote(listed)
         lines.append(
             f'        {quote(command.name)}) mapfile -t COMPREPLY < <(compgen -W {shown} -- "$cur") ;;'
@@ -150,6 +160,8 @@ def _zsh_values(program: Command) -> str:
             do = f"compadd -- {' '.join(map(quote, argument.choices))}"
         else:
             do = "_files" if argument.value in _FILES else f"_message {quote(argument.value)}"
+            if argument.value in _LISTED:
+                do = _zsh_listed(_LISTED[argument.value])
         lines.append(f"    {pattern}) {do}; return ;;")
     return "\n".join(lines or ["    '') ;;"])
 
@@ -167,13 +179,17 @@ def _zsh_words(program: Command) -> str:
             if name.startswith("--")
         ]
         lines.append(f"    {quote(command.name)})")
-        if any(argument.value in _NAMES for argument in operands):
-            lines.append(f'        compadd -- ${{(f)"$({_CONTAINERS})"}}')
+        names = dict.fromkeys(_LISTED[one.value] for one in operands if one.value in _LISTED)
+        lines += [f"        {_zsh_listed(command)}" for command in names]
         for given in filter(None, (words, [*options, ("--help", "show help")])):
             listed = " ".join(quote(f"{word}:{_line(about)}".rstrip(":")) for word, about in given)
             lines += [f"        found=({listed})", f"        _describe {quote(command.name)} found"]
         lines.append("        ;;")
     return "\n".join(lines)
+
+
+def _zsh_listed(command: str) -> str:
+    return f'compadd -- ${{(f)"$({command})"}}'
 
 
 def _about(text: str) -> str:

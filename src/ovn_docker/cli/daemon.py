@@ -16,8 +16,11 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal
 
+from ovn_docker.host.environment import environment
+from ovn_docker.host.places import OVS
+
 # The ovs package from PyPI looks below /usr/local; distributions and their ovs-appctl do not.
-os.environ.setdefault("OVS_RUNDIR", "/var/run/openvswitch")
+os.environ.setdefault("OVS_RUNDIR", environment({}).get("OVS_RUNDIR") or str(OVS))
 os.environ.setdefault("OVS_LOGDIR", "/var/log/openvswitch")
 
 import ovs.daemon
@@ -46,7 +49,7 @@ from ovn_docker.host.barrier import Barrier, Exposed, survey
 from ovn_docker.host.controller import Controller
 from ovn_docker.host.engine import Engine, has_cluster_store
 from ovn_docker.host.links import Links
-from ovn_docker.host.nameservers import pass_on
+from ovn_docker.host.nameservers import Forwarder
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.statistics import Statistics
 from ovn_docker.host.vswitch import START, VmBridge, Vswitch
@@ -150,7 +153,9 @@ def _overlay() -> None:
     def start() -> None:
         serve_metrics(Statistics(threads, database, vswitch.chassis, northbound, directory.name), threads)
         follower.start(threads)
-        Registrar(Names(northbound), vswitch.chassis, engine, pass_on, follower.wake).start(threads)
+        forwarder = Forwarder()
+        forwarder.start(threads)
+        Registrar(Names(northbound), vswitch.chassis, engine, forwarder.look, follower.wake).start(threads)
 
     scope = _scope(settings.scope)
     mode = _Mode(
@@ -179,12 +184,13 @@ def _overlay() -> None:
 
 def _underlay() -> None:
     settings = _settings(UnderlaySettings, *UNDERLAY_HELP)
-    backend = login.underlay(settings.parent, os.environ, ask=True)
+    variables = environment(os.environ)
+    backend = login.underlay(settings.parent, variables, ask=True)
     ovs.daemon.daemonize_start()  # forks: no thread before this line
     record, serve_metrics = _metrics(settings)
     threads = Threads()
     database = Database("Open_vSwitch", [settings.db], START, threads=threads)
-    vswitch = VmBridge(database, settings.bridge, openrc.vif(os.environ))
+    vswitch = VmBridge(database, settings.bridge, openrc.vif(variables))
 
     def ready() -> None:
         backend.check(Links().macs(), Deadline(settings.request_timeout))
@@ -264,7 +270,7 @@ def _serve(settings: Common, mode: _Mode) -> None:
     control.serve(stop, tally, reconciler, threads, barrier)
     mode.start()
     reconciler.start(threads)
-    log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, settings.socket)
+    log.info("ovn-docker %s serves Docker on %s", ovn_docker.__version__, listener.getsockname())
     ovs.daemon.daemonize_complete()
     sockets.notify("READY=1")
     try:
@@ -280,7 +286,7 @@ def _settings(kind: type[Kind], description: str, where: str) -> Kind:
     arguments = make_parser(kind, description, where).parse_args()
     ovs.vlog.handle_args(arguments)
     logs.start(server.request_id.get)
-    settings = table.read(kind, vars(arguments), os.environ)
+    settings = table.read(kind, vars(arguments), environment(os.environ))
     if settings.log_format == "json":
         logs.use_json()
     ovs.daemon.handle_args(arguments)

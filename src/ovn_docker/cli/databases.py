@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ovn_docker.cli.arguments import TlsFiles
-from ovn_docker.cli.steps import plain, rows, run, run_directory, running, succeeds
+from ovn_docker.cli.steps import plain, rows, run, succeeds
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.host.places import find_places
+from ovn_docker.host.processes import running
 
 OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
 
@@ -40,7 +42,7 @@ class Database:
     @property
     def control_socket(self) -> str:
         """Where its server takes commands (ovs-appctl(8))."""
-        return str(run_directory("ovn") / f"{self.name}.ctl")
+        return str(find_places().central / f"{self.name}.ctl")
 
     @property
     def log(self) -> str:
@@ -68,7 +70,7 @@ class Database:
 
     def pid(self) -> int | None:
         """The process that serves it, if any."""
-        return running(run_directory("ovn") / f"{self.name}.pid", "ovsdb-server")
+        return running(find_places().central / f"{self.name}.pid")
 
     def bound(self) -> bool:
         """Whether its process, and no other, has the port (ss(8))."""

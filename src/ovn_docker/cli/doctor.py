@@ -6,14 +6,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ovn_docker import printable
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.cli import gc
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import print_json, say
+from ovn_docker.cli.output import bad, doubtful, good, print_json, say
+from ovn_docker.cli.steps import addressed
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.environment import environment
 from ovn_docker.model import Difference
@@ -68,6 +69,19 @@ def run(args: argparse.Namespace) -> int:
 
 def look() -> tuple[Result, ...]:
     """The results of all checks, now."""
+    return tuple(map(_addressed, examined()))
+
+
+def _addressed(result: Result) -> Result:
+    """With commands for the database that the driver's settings name."""
+    findings = (
+        replace(finding, commands=tuple(map(addressed, finding.commands))) for finding in result.findings
+    )
+    return replace(result, findings=tuple(findings))
+
+
+def examined() -> tuple[Result, ...]:
+    """The results of all checks, now, as the checks word them."""
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.NETWORKS))
         left = leftovers(cluster)
@@ -144,6 +158,9 @@ def as_row(result: Result) -> dict[str, object]:
     }
 
 
+TONES = {"ok": good, "fail": bad}
+
+
 def show(results: Sequence[Result], *, everything: bool) -> None:
     """Findings, worst first, and a line that counts."""
     findings = [(result.check.name, finding) for result in results for finding in result.findings]
@@ -154,13 +171,16 @@ def show(results: Sequence[Result], *, everything: bool) -> None:
         width = max(len(result.check.name) for result in results)
         for result in results:
             why = f"because of {result.because}" if result.status == "skipped" else result.because
-            say(f"{result.status:8}{result.check.name:{width}}  {why or result.check.about}".rstrip())
+            tone = TONES.get(result.status, doubtful)
+            about = f"{result.check.name:{width}}  {why or result.check.about}".rstrip()
+            say(tone(f"{result.status:8}"), about)
     say(summary(results))
 
 
 def show_finding(name: str, finding: Finding) -> None:
     """Evidence, cure, and the commands, each on a line that can be copied."""
-    say(f"{finding.severity:5} {name}: {finding.evidence}")
+    tone = bad if finding.severity is Severity.FAIL else doubtful
+    say(tone(f"{finding.severity:5}"), f" {name}: {finding.evidence}")
     say(f"      cure: {finding.cure}")
     prompt = f"{finding.where}$" if finding.where else "$"
     for command in finding.commands:

@@ -23,12 +23,12 @@ from ovn_docker.backends.northbound import Northbound
 from ovn_docker.cli import setup
 from ovn_docker.cli.arguments import require_root
 from ovn_docker.cli.output import print_json, print_table, say
-from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.environment import environment
 from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.places import find_places
 from ovn_docker.host.vswitch import START, Vswitch
 from ovn_docker.model import Chassis, Tls
 from ovn_docker.printable import command
@@ -145,7 +145,7 @@ def hosts(connect: Northbound, chassis: Chassis) -> set[str]:
 
 def local_database() -> Database:
     """The connection to this host's Open vSwitch."""
-    return Database("Open_vSwitch", [f"unix:{run_directory('openvswitch')}/db.sock"], START)
+    return Database("Open_vSwitch", [find_places().database], START)
 
 
 def northbound_database() -> Northbound:

@@ -18,7 +18,6 @@ from ovn_docker.backends.remake import Remaker
 from ovn_docker.cli import forget, login
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.output import print_json, print_table, say
-from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend, Driver, Patience
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
@@ -26,11 +25,12 @@ from ovn_docker.host.driver import order
 from ovn_docker.host.engine import Engine
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
+from ovn_docker.host.places import find_places
 from ovn_docker.host.vswitch import VmBridge, Vswitch
 from ovn_docker.model import Chassis, Difference, Kind
 from ovn_docker.printable import command
 from ovn_docker.reconcile import Reconciler, Store
-from ovn_docker.settings import SOCKET, Common, Settings, UnderlaySettings
+from ovn_docker.settings import Common, Settings, UnderlaySettings
 
 TEXT = """\
 Compares what should be on this host (the networks of its Docker, the containers that run) with what is in
@@ -106,7 +106,8 @@ def differences(*, repair: bool = False, patience: float = PATIENCE) -> list[Dif
 
     Raises OvnDockerError if nobody can tell.
     """
-    said = order("gc/repair" if repair else "gc/show", patience, SOCKET, run_directory("openvswitch"))
+    places = find_places()
+    said = order("gc/repair" if repair else "gc/show", patience, places.plugin, places.vswitch)
     if said is not None:
         return [
             Difference(**{**row, "kind": Kind(row["kind"]), "command": tuple(row.get("command", ()))})

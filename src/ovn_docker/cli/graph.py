@@ -3,12 +3,13 @@
 import argparse
 import contextlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 from ovn_docker import printable
-from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import as_json, print_document
+from ovn_docker.cli.arguments import describe
+from ovn_docker.cli.output import as_json, print_document, say
 from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.dot import dot
@@ -45,12 +46,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws."""
-    require_root()
     kind = "" if args.json else format_of(args.format, args.output)
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.CLUSTER))
     drawn = picture(cluster)
     write(FORMATS[kind](drawn) if kind else f"{as_json(drawn_as_json(cluster))}\n", args.output)
+    if why := cluster.snapshot.barred:
+        say(f"ovn-docker: not all can be drawn: {why}", file=sys.stderr)
     return 1 if drawn.faults else 0
 
 

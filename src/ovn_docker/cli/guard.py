@@ -22,9 +22,9 @@ from typing import NoReturn
 from ovn_docker.cli.bridge import Journal, Salvage, restore
 from ovn_docker.cli.clients import Client
 from ovn_docker.cli.output import say
-from ovn_docker.cli.steps import booted_with_systemd
 from ovn_docker.cli.uplink import Uplink
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
+from ovn_docker.host.places import booted_with_systemd
 
 STATE = Path("/run/ovn-docker")
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +16,14 @@ from typing import NamedTuple
 from ovn_docker.cli import barrier, forget, nameservers, setup
 from ovn_docker.cli.arguments import add_command, require_root
 from ovn_docker.cli.databases import OVN_CTL
-from ovn_docker.cli.output import print_table, say_lines
-from ovn_docker.cli.steps import Steps, booted_with_systemd, require, run, run_directory, running, succeeds
-from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.cli.output import bad, doubtful, good, print_json, print_table, say_lines
+from ovn_docker.cli.steps import Steps, require, succeeds
+from ovn_docker.errors import Unavailable
+from ovn_docker.host.controller import ask
 from ovn_docker.host.driver import PROGRAM as DRIVER
 from ovn_docker.host.driver import find
-from ovn_docker.settings import SOCKET
+from ovn_docker.host.places import OVN, booted_with_systemd, find_places
+from ovn_docker.host.processes import running
 
 DRIVER_UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
 
@@ -71,8 +73,9 @@ example:
 STATUS = """\
 Shows what runs on this host. Exit code 0: all is up; 3: something is not.
 
-example:
+examples:
   ovn-docker host status
+  ovn-docker host status --json
 """
 
 
@@ -85,7 +88,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     add_command(commands, "start", "start Open vSwitch, ovn-controller and the driver", START, start)
     parser = add_command(commands, "stop", "stop the driver and ovn-controller", STOP, stop)
     parser.add_argument("--all", action="store_true", help="stop Open vSwitch too")
-    add_command(commands, "status", "show what runs", STATUS, status)
+    parser = add_command(commands, "status", "show what runs", STATUS, status)
+    parser.add_argument("--json", action="store_true", help="print JSON")
     forget.add_arguments(
         add_command(commands, "forget", "remove what a lost host has left", forget.TEXT, forget.run)
     )
@@ -102,7 +106,7 @@ def start(args: argparse.Namespace) -> int:
     if vswitch_running() and "ovn-remote" not in setup.open_vswitch("external_ids")["external_ids"]:
         raise Unavailable(
             "this host does not know its central machine; run "
-            "`ovn-docker host setup --central IP --encap-ip IP --encap-type geneve`, then this again"
+            "`ovn-docker host setup --central IP`, then this again"
         )
     if not controller_pid():
         start_part(steps, CONTROLLER, lambda: controller_pid() is not None)
@@ -117,9 +121,17 @@ def start_part(steps: Steps, part: Part, up: Callable[[], bool]) -> None:
         steps.change(f"start {part.title}", "systemctl", "start", *part.units)
         hint = f"see `journalctl -u {part.units[-1]}`"
     else:
-        steps.change(f"start {part.title}", *part.start)
+        steps.change(f"start {part.title}", *placed(part.start))
         hint = f"see the logs in {part.logs}"
     steps.wait(f"start of {part.title}", up, seconds=15, hint=hint)
+
+
+def placed(command: Sequence[str]) -> tuple[str, ...]:
+    """Return a command of ovn-ctl(8); with OVN's directory, if the driver's settings name another."""
+    directory = find_places().ovn
+    if command[0] != OVN_CTL or directory == OVN:
+        return tuple(command)
+    return "env", f"OVN_RUNDIR={directory}", *command
 
 
 def start_driver(steps: Steps) -> None:
@@ -140,20 +152,21 @@ def vswitch_running() -> bool:
 
 def vswitch_pid(program: str) -> int | None:
     """The process of ovsdb-server or ovs-vswitchd, if any."""
-    return running(run_directory("openvswitch") / f"{program}.pid", program)
+    return running(find_places().vswitch / f"{program}.pid")
 
 
 def controller_pid() -> int | None:
     """The process of ovn-controller, if any."""
-    return running(run_directory("ovn") / "ovn-controller.pid", "ovn-controller")
+    return running(find_places().ovn / "ovn-controller.pid")
 
 
 def driver_pid() -> int | None:
     """The driver's process, if any: by its pidfile, or by its socket if it has none, as in the guide."""
-    pid = running(run_directory("openvswitch") / f"{DRIVER}.pid", DRIVER)
+    places = find_places()
+    pid = running(places.vswitch / f"{DRIVER}.pid")
     if pid is None:
         with suppress(Unavailable):
-            found = find(SOCKET, run_directory("openvswitch"))
+            found = find(places.plugin, places.vswitch)
             pid = found.pid if found.program == DRIVER else None
     return pid
 
@@ -185,7 +198,8 @@ def driver_program() -> str:
 def driver_problem() -> str | None:
     """What is wrong with the driver, or None."""
     try:
-        find(SOCKET, run_directory("openvswitch"))
+        places = find_places()
+        find(places.plugin, places.vswitch)
     except Unavailable as problem:
         return str(problem)
     return None
@@ -219,10 +233,28 @@ def stop_driver(steps: Steps) -> None:
 def stop_part(steps: Steps, part: Part) -> None:
     """Stops a part: its units if systemd runs it, else the daemons themselves."""
     by_unit = booted_with_systemd() and succeeds("systemctl", "is-active", "--quiet", part.units[-1])
-    steps.change(f"stop {part.title}", *(("systemctl", "stop", *part.units) if by_unit else part.stop))
+    steps.change(
+        f"stop {part.title}", *(("systemctl", "stop", *part.units) if by_unit else placed(part.stop))
+    )
 
 
-def status(_: argparse.Namespace) -> int:
+class Line(NamedTuple):
+    """A part of this host: whether it *is_up*, its process if it has one, and what there is to say of it."""
+
+    name: str
+    is_up: bool
+    pid: int | None
+    remark: str = ""
+
+    @property
+    def process(self) -> str:
+        """In words."""
+        if self.pid is None:
+            return good("running") if self.is_up else bad("not running")
+        return (good if self.is_up else doubtful)(f"running (pid {self.pid})")
+
+
+def status(args: argparse.Namespace) -> int:
     """Prints a line for each part; 3 when one is not up."""
     require_root()
     lines = [
@@ -231,38 +263,39 @@ def status(_: argparse.Namespace) -> int:
         controller_status(),
         driver_status(),
     ]
-    print_table([line[1:] for line in lines])
-    if note := nameservers.advice():
-        say_lines(note, file=sys.stderr)
-    return 0 if all(line[0] for line in lines) else Unavailable.exit_code
+    if args.json:
+        print_json([line._asdict() for line in lines])
+    else:
+        print_table([(line.name, line.process, line.remark) for line in lines])
+        if note := nameservers.advice():
+            say_lines(note, file=sys.stderr)
+    return 0 if all(line.is_up for line in lines) else Unavailable.exit_code
 
 
-def vswitch_status(program: str) -> tuple[bool, str, str, str]:
-    """Whether a daemon of Open vSwitch is up, then its line: name, process, remark."""
+START_IT = "start it with `ovn-docker host start`"
+
+
+def vswitch_status(program: str) -> Line:
+    """Return the line of a daemon of Open vSwitch."""
     pid = vswitch_pid(program)
-    if pid is None:
-        return False, program, "not running", "start it with `ovn-docker host start`"
-    return True, program, f"running (pid {pid})", ""
+    return Line(program, pid is not None, pid, "" if pid else START_IT)
 
 
-def controller_status() -> tuple[bool, str, str, str]:
-    """Whether ovn-controller is up and connected to the southbound database, then its line."""
+def controller_status() -> Line:
+    """Return the line of ovn-controller, which is up if it is connected to the southbound database."""
     pid = controller_pid()
     if pid is None:
-        return False, "ovn-controller", "not running", "start it with `ovn-docker host start`"
+        return Line("ovn-controller", is_up=False, pid=None, remark=START_IT)
     try:
-        said = run(("ovn-appctl", "-T", "5", "-t", "ovn-controller", "connection-status")).strip()
-    except OvnDockerError as error:
+        said = ask(find_places().ovn / f"ovn-controller.{pid}.ctl", "connection-status", 5.0)
+    except (OSError, ValueError) as error:
         said = f"does not answer: {error}"
     if said == "not connected":
         said = "not connected to the southbound database; is the central machine up and reachable?"
-    return said == "connected", "ovn-controller", f"running (pid {pid})", said
+    return Line("ovn-controller", said == "connected", pid, said)
 
 
-def driver_status() -> tuple[bool, str, str, str]:
-    """Whether the driver is up, then its line."""
+def driver_status() -> Line:
+    """Return the line of the driver."""
     problem = driver_problem()
-    pid = driver_pid()
-    process = f"running (pid {pid})" if pid else "not running" if problem else "running"
-    remark = problem or f"answers on {SOCKET}"
-    return problem is None, "driver", process, remark
+    return Line("driver", problem is None, driver_pid(), problem or f"answers on {find_places().plugin}")

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.arguments import describe
 from ovn_docker.cli.output import print_json, print_table, say
-from ovn_docker.errors import NotFound, Unavailable
-from ovn_docker.view.cluster import Cluster, Endpoint, Network, listed
+from ovn_docker.errors import Forbidden, NotFound, Unavailable
+from ovn_docker.view.cluster import Cluster, Endpoint, Network
 from ovn_docker.view.gather import Sources
 from ovn_docker.view.snapshot import PortRow, Scope
 
@@ -36,7 +36,6 @@ def run(args: argparse.Namespace) -> int:
 
     What networks the other hosts have is only there.
     """
-    require_root()
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.NETWORKS))
         found: Sequence[Network | Endpoint] = ()
@@ -53,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
                 say()
             lines = network_lines(cluster, one) if isinstance(one, Network) else endpoint_lines(cluster, one)
             print_table([*lines])
+    if cluster.snapshot.barred:
+        raise Forbidden(f"what Docker has is shown alone: {cluster.snapshot.barred}")
     if any(one.differences for one in found):
         return 1
     if reason := cluster.unread(here=any(one.here or isinstance(one, Network) for one in found)):
@@ -67,8 +68,7 @@ def find(cluster: Cluster, name: str) -> Sequence[Network | Endpoint]:
         for network in cluster.networks
         if name in (network.name, network.switch) or (len(name) >= 4 and network.id.startswith(name))
     ]
-    there = [network.name for network in cluster.networks]
-    return networks or cluster.find(name, f"no such network: {listed(there)}")
+    return networks or cluster.find(name, [network.name for network in cluster.networks])
 
 
 def network_lines(cluster: Cluster, network: Network) -> Iterable[tuple[str, str]]:

@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import print_json, print_table
-from ovn_docker.errors import Unavailable
+from ovn_docker.cli.arguments import describe
+from ovn_docker.cli.output import bad, print_json, print_table
+from ovn_docker.errors import Forbidden, Unavailable
 from ovn_docker.view.cluster import Cluster, Endpoint, Network
 from ovn_docker.view.gather import Sources
 from ovn_docker.view.snapshot import Scope
@@ -13,7 +13,8 @@ from ovn_docker.view.snapshot import Scope
 TEXT = """\
 Lists networks or containers (endpoints) of the whole cluster, side by side as Docker, OVN and this host's
 Open vSwitch have them. A line that begins with ! has a difference, which is said at its end. Of other hosts
-only what OVN knows is shown. With --host, of this host alone.
+only what OVN knows is shown. With --host, of this host alone. Who may use Docker but is not root sees what
+Docker has.
 
 Exit code 0: no differences; 1: some; 3: Docker or a database cannot be read.
 
@@ -35,7 +36,6 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table."""
-    require_root()
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.HOST if args.host else Scope.CLUSTER))
     rows: Sequence[Network | Endpoint] = cluster.networks if args.what == "networks" else cluster.endpoints
@@ -44,7 +44,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows)
     else:
-        print_table([heads(args.what, underlay=cluster.snapshot.underlay), *map(line, rows)])
+        print_table(
+            [heads(args.what, underlay=cluster.snapshot.underlay), *(line(row, cluster) for row in rows)]
+        )
+    if cluster.snapshot.barred:
+        raise Forbidden(f"what Docker has is shown alone: {cluster.snapshot.barred}")
     if reason := cluster.snapshot.missing.get("northbound"):
         raise Unavailable(f"what is shown is of this host alone: {reason}")
     if reason := cluster.unread():
@@ -63,9 +67,9 @@ def heads(what: str, *, underlay: bool) -> tuple[str, ...]:
     return tuple("NEUTRON" if underlay and head == "OVN" else head for head in ENDPOINTS)
 
 
-def line(row: Network | Endpoint) -> tuple[str, ...]:
+def line(row: Network | Endpoint, cluster: Cluster) -> tuple[str, ...]:
     """One of the others."""
-    return network_line(row) if isinstance(row, Network) else endpoint_line(row)
+    return network_line(row) if isinstance(row, Network) else endpoint_line(row, cluster)
 
 
 def network_line(network: Network) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ def network_line(network: Network) -> tuple[str, ...]:
         f" and {len(network.hosts) - 4} more" if network.hosts[4:] else ""
     )
     return (
-        "!" if network.differences else "",
+        bad("!") if network.differences else "",
         network.name,
         network.id[:12] if network.here else "-",
         ", ".join(network.subnets),
@@ -85,15 +89,16 @@ def network_line(network: Network) -> tuple[str, ...]:
     )
 
 
-def endpoint_line(endpoint: Endpoint) -> tuple[str, ...]:
+def endpoint_line(endpoint: Endpoint, cluster: Cluster) -> tuple[str, ...]:
     """A container on a network: Docker's word, OVN's or Neutron's, Open vSwitch's."""
     ovn = endpoint.chassis and endpoint.connection
     if endpoint.installed is None:
-        switch = f"VLAN {endpoint.vlan}" if endpoint.vlan else "none"
+        none = "none" if cluster.snapshot.vswitch else "unknown"
+        switch = f"VLAN {endpoint.vlan}" if endpoint.vlan else none
     else:
         switch = "installed" if endpoint.installed else "not installed"
     return (
-        "!" if endpoint.differences else "",
+        bad("!") if endpoint.differences else "",
         endpoint.container,
         endpoint.network,
         ", ".join(endpoint.addresses),

@@ -7,18 +7,20 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from ovn_docker import __version__
-from ovn_docker.cli.output import say
+from ovn_docker.cli.output import say, say_error
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.printable import one_line
 from ovn_docker.programs import set_search_path
+from ovn_docker.spelling import hint
 
 COMMANDS = {
     "central": "the machine with OVN's databases: start, stop, status",
@@ -52,16 +54,32 @@ examples:
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line."""
 
+    json: ClassVar[bool] = False
+    """Whether complaints are JSON."""
+
     def error(self, message: str) -> NoReturn:
-        """Ends the program with exit code 2."""
-        self.exit(2, f"{one_line(f'{self.prog}: {message} (see `{self.prog} --help`)')}\n")
+        """End the program with exit code 2."""
+        text = f"{_hinted(message)} (see `{self.prog} --help`)"
+        if Parser.json:
+            say_error(text, "bad_request", 2)
+            self.exit(2)
+        self.exit(2, f"{one_line(f'{self.prog}: {text}')}\n")
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         """Complains of what is left: the command does that, which has the help, and not the whole program."""
         found, rest = super().parse_known_args(*args, **kwargs)
         if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            known = re.findall(r"--[a-z-]+", self.format_usage())
+            meant = next(filter(None, (hint(word.partition("=")[0], known) for word in rest)), "")
+            self.error(f"unrecognized arguments: {' '.join(rest)}{f': {meant}' if meant else ''}")
         return found, rest
+
+
+def _hinted(message: str) -> str:
+    """Return a complaint of argparse about a choice with the choice that was probably meant."""
+    wrong = re.fullmatch(r"(.*invalid choice: '(.*)') \(choose from (.*)\)", message)
+    meant = hint(wrong[2], re.findall(r"'([^']*)'", wrong[3])) if wrong else ""
+    return f"{wrong[1]}: {meant}" if wrong and meant else message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,12 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     set_search_path()
     narrow_umask()
+    Parser.json = "--json" in argv
     try:
         with _output():
             args = make_parser(argv[:1]).parse_args(argv)
             return int(args.run(args))
     except OvnDockerError as error:
-        say(f"ovn-docker: {error}", file=sys.stderr)
+        if Parser.json:
+            say_error(str(error), error.word(), error.exit_code)
+        else:
+            say(f"ovn-docker: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -12,8 +12,9 @@ from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.host.engine import Engine
+from ovn_docker.host.places import find_places
 from ovn_docker.host.vswitch import Vswitch
-from ovn_docker.settings import DOCKER
+from ovn_docker.spelling import hint
 
 TEXT = """\
 Networks of the cluster, those made with -o ovn.network=NAME. `docker network rm` on a host removes one from
@@ -55,7 +56,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     ):
         command = commands.add_parser(name, help=summary, allow_abbrev=False)
         describe(command, text, run)
-        command.add_argument("name", metavar="NAME", help="the name in the cluster: -o ovn.network=NAME")
+        command.add_argument("name", metavar="NETWORK", help="the name in the cluster: -o ovn.network=NAME")
         if run is remove:
             command.add_argument("--yes", action="store_true", help="do not ask")
             command.add_argument("--force", action="store_true", help="also if containers belong to it")
@@ -87,8 +88,10 @@ def remove(args: argparse.Namespace) -> int:
         connect = northbound_database()
         with closing(connect(chassis)):
             shared = SharedNetworks(connect)
-            if args.name not in {one.name for one in shared.networks(chassis, Deadline(PATIENCE))}:
-                raise NotFound(f"no network {args.name!r} in the cluster: see `ovn-docker ls`")
+            known = {one.name for one in shared.networks(chassis, Deadline(PATIENCE))}
+            if args.name not in known:
+                cure = hint(args.name, known) or "see `ovn-docker ls`"
+                raise NotFound(f"no network {args.name!r} in the cluster: {cure}")
             users = shared.users(args.name, chassis, Deadline(PATIENCE))
             if args.json:
                 print_json({"hosts": users})
@@ -113,7 +116,7 @@ def remove(args: argparse.Namespace) -> int:
 
 def wait(args: argparse.Namespace) -> int:
     """Polls Docker until it lists the network. Raises TimedOut."""
-    deadline, engine, problem = Deadline(args.timeout), Engine(DOCKER), ""
+    deadline, engine, problem = Deadline(args.timeout), Engine(find_places().docker), ""
     while True:
         try:
             for network in engine.networks():

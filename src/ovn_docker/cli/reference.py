@@ -118,9 +118,10 @@ def _commands(program: Command) -> Iterator[str]:
 def _settings() -> Iterator[str]:
     yield from ("", "## Settings of the driver", "")
     yield "Options of `ovn-docker-overlay-driver` and `ovn-docker-underlay-driver`, or variables in their"
-    yield "environment (`/etc/default/ovn-docker`). The drivers have the options of all daemons of OVS too,"
-    yield "such as `--detach`, `--pidfile`, `--log-file` and `--verbose` (ovs-vswitchd(8)); log levels change"
-    yield "at run time with `ovs-appctl -t ovn-docker-overlay-driver vlog/set plugin:file:dbg`."
+    yield "environment or in `/etc/default/ovn-docker`, where the tool reads them too. The drivers have the"
+    yield "options of all daemons of OVS, such as `--detach`, `--pidfile`, `--log-file` and `--verbose`"
+    yield "(ovs-vswitchd(8)); log levels change at run time with"
+    yield "`ovs-appctl -t ovn-docker-overlay-driver vlog/set plugin:file:dbg`."
     both = {field.name for field in fields(Common)}
     for title, kind, names in (
         ("Both modes", Settings, both),

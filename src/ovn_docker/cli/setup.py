@@ -6,6 +6,7 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from ovn_docker.cli.arguments import (
     addresses,
     current_tls,
     in_url,
+    own_addresses,
     require_own,
     require_root,
     tls_files,
 )
 from ovn_docker.cli.databases import NORTHBOUND, SOUTHBOUND
 from ovn_docker.cli.output import say, say_lines
-from ovn_docker.cli.steps import StepFailed, Steps, booted_with_systemd, require, rows, succeeds
+from ovn_docker.cli.steps import StepFailed, Steps, require, rows, run, succeeds
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
+from ovn_docker.host.places import booted_with_systemd
 from ovn_docker.model import ENCAPS, IpAddress
 
 VSWITCH_START = ("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=random")
@@ -36,6 +39,7 @@ Tells Open vSwitch on this machine where OVN's databases are and how other hosts
 "one time setup". Run it again whenever a value changes; it writes only what differs.
 
 examples:
+  ovn-docker host setup --central 10.0.0.1
   ovn-docker host setup --central 10.0.0.1 --encap-ip 10.0.0.2 --encap-type geneve
   ovn-docker host setup --central 10.0.0.1,10.0.0.2,10.0.0.3 --encap-ip 10.0.0.4 --encap-type geneve \\
       --tls /etc/ovn-docker/tls
@@ -49,13 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--encap-ip",
-        required=True,
         type=address,
         metavar="IP",
-        help="address of this host that other hosts reach",
+        help="address of this host that other hosts reach (default: the one that is set, else the one from "
+        "which packets to the central machine come)",
     )
     parser.add_argument(
-        "--encap-type", required=True, choices=ENCAPS, help="kind of tunnel between the hosts"
+        "--encap-type",
+        choices=ENCAPS,
+        help="kind of tunnel between the hosts (default: the one that is set, else geneve)",
     )
     parser.add_argument(
         "--datapath",
@@ -81,8 +87,11 @@ def setup(args: argparse.Namespace) -> int:
     files = tls_files(args)
     record = open_vswitch("external_ids", "iface_types", "ssl")
     datapath = choose_datapath(args.datapath)
-    interface = require_own("--encap-ip", args.encap_ip)
-    require_encapsulation(args.encap_type, datapath, record["iface_types"])
+    old: dict[str, str] = record["external_ids"]
+    encap_ip = args.encap_ip or guess_encap_ip(old.get("ovn-encap-ip", ""), args.central)
+    encap_type = args.encap_type or old.get("ovn-encap-type") or "geneve"
+    interface = require_own("--encap-ip", encap_ip)
+    require_encapsulation(encap_type, datapath, record["iface_types"])
     if args.tls and not files and not record["ssl"]:
         raise BadRequest("--tls: Open vSwitch has no key yet; give the directory that has it: --tls DIR")
     name = record["external_ids"].get("system-id") or system_id(steps)
@@ -91,12 +100,11 @@ def setup(args: argparse.Namespace) -> int:
     if files:
         set_tls(steps, files)
     method = "ssl" if files or args.tls else "tcp"
-    old = record["external_ids"]
     wanted = {
         "ovn-remote": remotes(method, args.central, SOUTHBOUND.port),
         "ovn-nb": remotes(method, args.central, NORTHBOUND.port),
-        "ovn-encap-ip": str(args.encap_ip),
-        "ovn-encap-type": args.encap_type,
+        "ovn-encap-ip": str(encap_ip),
+        "ovn-encap-type": encap_type,
         "ovn-bridge-datapath-type": datapath,
         "system-id": name,
     }
@@ -107,6 +115,31 @@ def setup(args: argparse.Namespace) -> int:
     if note := nameservers.advice():
         say_lines(note, file=sys.stderr)
     return steps.finish()
+
+
+def guess_encap_ip(now: str, central: Sequence[IpAddress]) -> IpAddress:
+    """Return the address that other hosts probably reach, and say where it is from.
+
+    That which is set *now*, if this host has it; else the source of the route to the first central machine
+    that there is a route to, or where that is this host alone, of the default route.
+    Raises BadRequest if there is none.
+    """
+    if now in own_addresses():
+        return ip_address(now)
+    for machine in central:
+        for target in ("192.0.2.1", str(machine)) if machine.is_loopback else (str(machine),):
+            try:
+                (route,) = json.loads(run(("ip", "-json", "route", "get", target)))
+                source = ip_address(route["prefsrc"])
+            except (StepFailed, KeyError, ValueError):
+                continue
+            way = f"the route to {machine}" if target == str(machine) else "the default route"
+            say(f"note: --encap-ip {source}, for {way} begins there", file=sys.stderr)
+            return source
+    raise BadRequest(
+        f"there is no route to {', '.join(map(str, central))}: give the address of this host that other "
+        "hosts reach, with --encap-ip IP"
+    )
 
 
 def open_vswitch(*columns: str) -> dict[str, Any]:

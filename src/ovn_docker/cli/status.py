@@ -4,9 +4,9 @@ import argparse
 import time
 from collections.abc import Iterable
 
-from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.cli.output import print_json, print_table, say
-from ovn_docker.errors import Unavailable
+from ovn_docker.cli.arguments import describe
+from ovn_docker.cli.output import bad, doubtful, good, print_json, print_table, say
+from ovn_docker.errors import Forbidden, Unavailable
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Sources
 from ovn_docker.view.snapshot import Process, Scope, Snapshot
@@ -30,20 +30,33 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a line for each part."""
-    require_root()
     with Sources() as sources:
         cluster = Cluster(sources.gather(Scope.HOST))
     snapshot = cluster.snapshot
     absent = snapshot.missing.keys() - (OVN if snapshot.underlay else set())
-    down = [*absent, *(one.name for one in needed(snapshot) if one.pid is None)]
+    dead = [*absent, *(one.name for one in needed(snapshot) if one.pid is None)]
     if args.json:
         print_json(as_json(cluster))
     else:
-        print_table([*parts(cluster)])
+        print_table([(part, toned(state), remark) for part, state, remark in parts(cluster)])
         if cluster.tunnels:
             say()
             print_table([("TUNNEL TO", "ADDRESS", "PORT", "STATE", "SENT", "RECEIVED"), *tunnels(cluster)])
-    return Unavailable.exit_code if down else 0
+    if snapshot.barred:
+        raise Forbidden(f"not all can be shown: {snapshot.barred}")
+    return Unavailable.exit_code if dead else 0
+
+
+def toned(state: str) -> str:
+    """Return the state of a part with its meaning."""
+    if state in {"up", "current"}:
+        return good(state)
+    return bad(state) if state == "down" else doubtful(state) if state in {"late", "unknown"} else state
+
+
+def down(snapshot: Snapshot, part: str) -> str:
+    """Return the state of a part that could not be read."""
+    return "unknown" if part in snapshot.forbidden else "down"
 
 
 OVN = {"northbound", "southbound"}
@@ -65,13 +78,13 @@ def parts(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
     if engine := snapshot.engine:
         yield "docker", f"version {engine.version}", "in swarm mode" if engine.swarm else ""
     else:
-        yield "docker", "down", missing["docker"]
+        yield "docker", down(snapshot, "docker"), missing["docker"]
     if driver := snapshot.driver:
         since = next((p.since for p in snapshot.processes if p.pid == driver.pid and driver.pid), None)
         remark = ", ".join(filter(None, (_since(since, snapshot.taken), driver.requests)))
         yield "driver", f"version {driver.version}" if driver.version else "up", remark
     else:
-        yield "driver", "down", missing["driver"]
+        yield "driver", down(snapshot, "driver"), missing["driver"]
     for process in needed(snapshot):
         state = "up" if process.pid else "down"
         remark = f"version {switch.version}" if switch and process.name == "ovs-vswitchd" else ""
@@ -93,7 +106,7 @@ def databases(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
         if database:
             yield name, "up", database.remote
         else:
-            yield name, "down", missing[name]
+            yield name, down(snapshot, name), missing[name]
     if northbound and southbound:
         behind = next((host.behind for host in cluster.hosts if host.here), None)
         yield "changes", *_lag(northbound.nb_cfg - southbound.nb_cfg, behind)
@@ -108,7 +121,8 @@ def databases(cluster: Cluster) -> Iterable[tuple[str, str, str]]:
 def tunnels(cluster: Cluster) -> Iterable[tuple[str, ...]]:
     """Lines of the table of tunnels."""
     for one in cluster.tunnels:
-        yield one.host, one.remote_ip, one.port, one.state, str(one.tx_packets), str(one.rx_packets)
+        state = good(one.state) if one.state == "up" else bad(one.state)
+        yield one.host, one.remote_ip, one.port, state, str(one.tx_packets), str(one.rx_packets)
 
 
 def as_json(cluster: Cluster) -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import IO, Any
 from ovn_docker import printable
 from ovn_docker.cli.output import say
 from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
+from ovn_docker.host.environment import environment
 
 TOOL_TIMEOUT = 60.0
 """Seconds that one command of OVS or OVN may take; starting a daemon takes a tenth of one."""
@@ -34,6 +35,8 @@ PACKAGES = {
 
 REMOTE_DATABASES = ("OVN_NB_DB", "OVN_SB_DB", "OVN_NB_DAEMON", "OVN_SB_DAEMON")
 """Variables that turn ovn-nbctl(8) and ovn-sbctl(8) to other databases than this machine's."""
+
+_DIRECTORIES = ("OVS_RUNDIR", "OVN_RUNDIR")
 
 
 class StepFailed(OvnDockerError):
@@ -61,7 +64,7 @@ class Steps:
             Unavailable: the program is not installed, or cannot be run.
 
         """
-        self.note(what, printable.command(*argv))
+        self.note(what, printable.command(*addressed(argv)))
         if not self.dry_run:
             run(argv)
 
@@ -102,7 +105,7 @@ def run(argv: Sequence[str]) -> str:
     """
     # Files, not pipes: ovs-ctl leaves a child behind (`hostname -f &`) that would keep a pipe open.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        environment = {k: v for k, v in os.environ.items() if k not in REMOTE_DATABASES}
+        argv = addressed(argv)
         try:
             done = subprocess.run(
                 argv,
@@ -111,7 +114,7 @@ def run(argv: Sequence[str]) -> str:
                 stderr=errors,
                 timeout=TOOL_TIMEOUT,
                 check=False,
-                env=environment,
+                env=_surroundings(),
             )
         except FileNotFoundError:
             raise missing(argv[0]) from None
@@ -178,22 +181,15 @@ def plain(value: Any) -> Any:
             return value
 
 
-def booted_with_systemd() -> bool:
-    """Whether systemd is PID 1, told as sd_booted(3) does."""
-    return Path("/run/systemd/system").is_dir()
+def addressed(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return a command; of ovs-vsctl(8) with the database of the driver's settings, if they name another."""
+    if argv[0] == "ovs-vsctl" and (database := environment(os.environ).get("OVN_DOCKER_DB")):
+        return argv[0], f"--db={database}", *argv[1:]
+    return tuple(argv)
 
 
-def running(pidfile: Path, program: str) -> int | None:
-    """The process ID in `pidfile` if that process lives and its command line names `program`, else None."""
-    try:
-        pid = int(pidfile.read_text(encoding="ascii"))
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except (OSError, ValueError):
-        return None
-    return pid if program in command else None
-
-
-def run_directory(name: str) -> Path:
-    """Where the daemons of ``ovn`` or ``openvswitch`` keep pidfiles and sockets (ovs-ctl(8), OVS_RUNDIR)."""
-    variable = {"ovn": "OVN_RUNDIR", "openvswitch": "OVS_RUNDIR"}[name]
-    return Path(os.environ.get(variable) or f"/var/run/{name}")
+def _surroundings() -> dict[str, str]:
+    """Return the environment of a command: the directories of OVS and OVN are those of the driver."""
+    ours = environment(os.environ)
+    inherited = {name: value for name, value in os.environ.items() if name not in REMOTE_DATABASES}
+    return inherited | {name: ours[name] for name in _DIRECTORIES if name in ours}

@@ -1,14 +1,13 @@
 """Is ovn-controller there? Asked over its control socket (ovs-appctl(8), "unixctl")."""
 
 import errno
-import fcntl
 import json
 import socket
-import struct
 import time
 from pathlib import Path
 
 from ovn_docker.errors import Unavailable
+from ovn_docker.host.processes import locked_by
 
 START = "start it with: ovn-docker host start, or /usr/share/ovn/scripts/ovn-ctl start_controller"
 """What to do without ovn-controller."""
@@ -35,7 +34,7 @@ class Controller:
         try:
             pid = int(self._pidfile.read_text())
             said, when = self._connected
-            if pid == said and time.monotonic() - when < _HOLDS and self._lives():
+            if pid == said and time.monotonic() - when < _HOLDS and locked_by(self._pidfile):
                 return
             status = ask(self._pidfile.with_name(f"ovn-controller.{pid}.ctl"), "connection-status", timeout)
         except (TimeoutError, BlockingIOError):  # the latter if more connections wait than it lets (unix(7))
@@ -53,13 +52,6 @@ class Controller:
                 f"ovn-controller is {status} to the OVN southbound database; look at external_ids:ovn-remote "
                 "in `ovs-vsctl list Open_vSwitch` and at /var/log/ovn/ovn-controller.log"
             )
-
-    def _lives(self) -> bool:
-        """Whether the pidfile is locked, as it is for the life of the daemon (ovs lib/daemon-unix.c)."""
-        wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)  # struct flock: all of the file
-        with self._pidfile.open() as file:
-            (found,) = struct.unpack_from("h", fcntl.fcntl(file, fcntl.F_GETLK, wanted))
-        return bool(found != fcntl.F_UNLCK)
 
 
 def ask(path: Path, command: str, timeout: float) -> str:

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from ovn_docker.errors import TimedOut, Unavailable
 from ovn_docker.host.controller import ask
-from ovn_docker.settings import SOCKET
 from ovn_docker.threads import State
 
-CONTROL = Path("/var/run/openvswitch")
 PROGRAM, UNDERLAY = "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"
 
 
@@ -30,7 +28,7 @@ class Driver:
     """``None`` if it does not say, as earlier versions."""
 
 
-def find(path: Path = SOCKET, control: Path = CONTROL) -> Driver:
+def find(path: Path, control: Path) -> Driver:
     """The driver behind a socket (``/Plugin.Activate``); *control*: where control sockets are.
 
     Raises Unavailable if there is none, or another program.
@@ -82,7 +80,7 @@ def _control_sockets(pid: int, control: Path) -> list[Path]:
     return [file for program in (PROGRAM, UNDERLAY) for file in control.glob(f"{program}.{number}.ctl")]
 
 
-def order(command: str, seconds: float, path: Path = SOCKET, control: Path = CONTROL) -> str | None:
+def order(command: str, seconds: float, path: Path, control: Path) -> str | None:
     """What the driver answers to a command on its control socket; ``None`` if no driver runs.
 
     Raises Unavailable with its word if it could not do it.

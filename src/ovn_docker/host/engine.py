@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ovn_docker import definition
-from ovn_docker.errors import BadRequest, Conflict, Unavailable
+from ovn_docker.errors import BadRequest, Conflict, TimedOut, Unavailable
 from ovn_docker.hostnames import ContainerNames
 from ovn_docker.model import (
     ADDRESS_SPACE,
@@ -212,14 +212,14 @@ class Engine:
             connection.close()
         raise Unavailable(f"Docker tells nothing more on {self._path}: it has closed the connection")
 
-    def names(self, container: str) -> dict[EndpointId, ContainerNames]:
-        """Endpoints of a running container and its names there; none if it has gone.
+    def names(self, container: str, seconds: float = _TIMEOUT) -> dict[EndpointId, ContainerNames]:
+        """Return the endpoints of a running container and its names there; none if it has gone.
 
         Those that Docker's own resolver knows: the name, the beginning of the ID, aliases, the host name.
-        While Docker starts or stops a container it does not answer for it. Raises Unavailable.
+        While Docker starts or stops a container it does not answer for it. Raises Unavailable, TimedOut.
         """
         try:
-            found = self._ask("GET", f"/containers/{quote(container)}/json")
+            found = self._ask("GET", f"/containers/{quote(container)}/json", seconds=seconds)
         except Conflict:
             return {}
         own = (found["Name"].removeprefix("/"), found["Id"][:12])
@@ -241,9 +241,9 @@ class Engine:
             if here.get("EndpointID")
         }
 
-    def _connected(self) -> socket.socket:
+    def _connected(self, seconds: float = _TIMEOUT) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(self._TIMEOUT)
+        connection.settimeout(seconds)
         try:
             connection.connect(str(self._path))
         except OSError:
@@ -251,15 +251,17 @@ class Engine:
             raise
         return connection
 
-    def _ask(self, method: str, path: str, body: object = None) -> Any:
+    def _ask(self, method: str, path: str, body: object = None, *, seconds: float = _TIMEOUT) -> Any:
         connection = http.client.HTTPConnection("docker")
         try:
-            connection.sock = self._connected()
+            connection.sock = self._connected(seconds)
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             text = response.read()
             answer = json.loads(text) if text.strip() else None
+        except TimeoutError:
+            raise TimedOut(f"Docker does not answer on {self._path} within {seconds:g} s") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             why = getattr(error, "strerror", None) or error
             raise Unavailable(f"Docker does not answer on {self._path}: {why}") from None

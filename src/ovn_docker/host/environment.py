@@ -1,4 +1,4 @@
-"""The variables that the driver's unit gives it: login and settings (packaging/systemd)."""
+"""The variables of the driver, from its file and the environment: login and settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,20 @@ FILE = Path("/etc/default/ovn-docker")
 
 
 def environment(given: Mapping[str, str], file: Path = FILE) -> dict[str, str]:
-    """Variables as the driver has them: its unit's, and those that were *given* here."""
+    """Return the variables of the driver: those of its file, and before these the ones *given* here.
+
+    Both the driver and the tool ask here. Where Open vSwitch or OVN have their files elsewhere (OVS_RUNDIR,
+    OVN_RUNDIR; ovs-ctl(8), ovn-ctl(8)), the driver's settings that follow from that do, unless they are set.
+    """
     try:
         lines = file.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     pairs = (line.strip().removeprefix("export ").partition("=") for line in lines if "=" in line)
     found = {key: value.strip().strip("\"'") for key, _, value in pairs if not key.startswith("#")}
-    return {**found, **given}
+    variables = {**found, **given}
+    if directory := variables.get("OVS_RUNDIR"):
+        variables.setdefault("OVN_DOCKER_DB", f"unix:{directory}/db.sock")
+    if directory := variables.get("OVN_RUNDIR"):
+        variables.setdefault("OVN_DOCKER_OVN_RUNDIR", directory)
+    return variables

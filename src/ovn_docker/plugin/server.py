@@ -220,8 +220,8 @@ class Server:
         """Make `serve` return soon. May be called from a signal handler or another thread, repeatedly."""
         if not self._stopping:
             self._stopping = True
+            self._http.pull_trigger()  # before serve() may close it
             self._stop.put(None)
-            self._http.pull_trigger()
 
     def serve(self) -> None:
         """Answer calls until `stop`; then finish those in flight. Removes the socket's file if we made it."""

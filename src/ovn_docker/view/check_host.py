@@ -56,6 +56,18 @@ def docker_version(facts: Facts) -> Iterable[Finding]:
         )
 
 
+def docker_apparmor(facts: Facts) -> Iterable[Finding]:
+    """Docker can load its AppArmor profile, where the kernel has AppArmor."""
+    if not facts.probes.machine.apparmor:
+        yield Finding(
+            "the kernel has AppArmor, and apparmor_parser is not installed: Docker starts no container, or "
+            "starts it without its profile",
+            "install the parser, which docker.io only recommends",
+            (("apt-get", "install", "apparmor"),),
+            severity=Severity.WARN,
+        )
+
+
 def docker_dns(facts: Facts) -> Iterable[Finding]:
     """Docker's resolver asks servers that containers reach."""
     servers = facts.probes.machine.dns

@@ -11,6 +11,7 @@ def _check(name: str, look: Look, *depends_on: str, about: str = "") -> Check:
 _MACHINE = (
     _check("docker", check_host.docker),
     _check("docker-version", check_host.docker_version, "docker"),
+    _check("docker-apparmor", check_host.docker_apparmor),
     _check("docker-dns", check_host.docker_dns),
     _check("old-driver", check_host.old_driver),
     _check("driver", check_host.driver),

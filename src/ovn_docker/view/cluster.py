@@ -16,6 +16,7 @@ from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.host.clock import CREATED
 from ovn_docker.host.links import Link
 from ovn_docker.model import EndpointId, Problem, host_link, whole_number
+from ovn_docker.spelling import hint
 from ovn_docker.view.snapshot import (
     BindingRow,
     ChassisRow,
@@ -330,10 +331,10 @@ class Cluster:
                 )  # fmt: skip
         return tuple(found)
 
-    def find(self, name: str, besides: str = "") -> tuple[Endpoint, ...]:
+    def find(self, name: str, networks: Sequence[str] | None = None) -> tuple[Endpoint, ...]:
         """Endpoints of a container: its name, ``HOST/NAME``, an address, or the beginning of an ID.
 
-        *besides*: what else there is that the name could have been meant for.
+        *networks*: those that the name could have been meant for, too.
 
         Raises NotFound, with what is there, BadRequest if containers of several hosts have the name, or
         Unavailable if it may be on a host that cannot be asked for.
@@ -347,7 +348,11 @@ class Cluster:
         if not found:
             self._explain_absence(plain)
             known = sorted({e.container for e in self.endpoints})
-            why = [f"no container {name!r} on our networks: {listed(known)}", besides]
+            if meant := hint(plain, {*known, *(networks or ())}):
+                what = "container" if networks is None else "network or container"
+                raise NotFound(f"no {what} {name!r}: {meant}")
+            why = [f"no container {name!r} on our networks: {listed(known)}"]
+            why += [f"no such network: {listed(networks)}"] if networks is not None else []
             raise NotFound("; ".join(filter(None, [*why, self.snapshot.missing.get("docker")])))
         if len(hosts := {e.host for e in found}) > 1:
             either = " or ".join(f"{host}/{plain}" for host in sorted(hosts))

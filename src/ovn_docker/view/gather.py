@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,7 +17,7 @@ from ovn_docker.backends import reports, shared
 from ovn_docker.backends.northbound import CONTAINER, ENDPOINT, HOST, NOTE, OURS, SWITCH
 from ovn_docker.backends.openrc import VIF
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.errors import Forbidden, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.driver import PROGRAM, Driver, find
 from ovn_docker.host.engine import OUR_NETWORKS
@@ -25,11 +25,12 @@ from ovn_docker.host.engine import Engine as DockerApi
 from ovn_docker.host.environment import environment
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database, Row, has, is_row
+from ovn_docker.host.places import Places, find_places, require_access
+from ovn_docker.host.processes import running, started
 from ovn_docker.host.vswitch import START, TLS_NAMES
 from ovn_docker.model import Tls, row_uuid
 from ovn_docker.options import SHARED_NAME, is_of_others
 from ovn_docker.printable import printable
-from ovn_docker.settings import DOCKER, SOCKET
 from ovn_docker.view import cloud, ml2_ovn
 from ovn_docker.view.snapshot import (
     BindingRow,
@@ -65,44 +66,29 @@ _PORT_COLUMNS = (*("_uuid", "name", "addresses", "port_security", "enabled", "ta
 _SWITCH_COLUMNS = ("_uuid", "name", "external_ids")
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the parts of this machine are."""
-
-    vswitch: Path = Path(os.environ.get("OVS_RUNDIR") or "/var/run/openvswitch")
-    ovn: Path = Path(os.environ.get("OVN_RUNDIR") or "/var/run/ovn")
-    docker: Path = DOCKER
-    plugin: Path = SOCKET
-    proc: Path = Path("/proc")
-
-    @property
-    def database(self) -> str:
-        """The local Open_vSwitch database."""
-        return f"unix:{self.vswitch}/db.sock"
-
-
 PROCESSES = {
     "ovsdb-server": "vswitch",
     "ovs-vswitchd": "vswitch",
     PROGRAM: "vswitch",
     "ovn-controller": "ovn",
-    "ovn-northd": "ovn",
-    "ovnnb_db": "ovn",
-    "ovnsb_db": "ovn",
+    "ovn-northd": "central",
+    "ovnnb_db": "central",
+    "ovnsb_db": "central",
 }
-"""Pidfiles, and in which of the two directories they are."""
+"""Pidfiles, and in which of the directories of Places they are."""
 
 
 class Sources:
     """The connections behind a snapshot, for as long as a command needs them; ``None``: see *missing*."""
 
     def __init__(self, places: Places | None = None) -> None:
-        self.places = places or Places()
+        self.places = places or find_places()
         self.docker = DockerApi(self.places.docker)
         self.vswitch: Database | None = None
         self.northbound: Database | None = None
         self.southbound: Database | None = None
         self.missing: dict[str, str] = {}
+        self._forbidden: set[str] = set()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -116,10 +102,11 @@ class Sources:
     def gather(self, scope: Scope = Scope.HOST) -> Snapshot:
         """Read everything; never raises, but for a defect."""
         self.missing = {}
+        self._forbidden = set()
         taken = time.time()
         vswitch = self._read("vswitch", self._vswitch)
         engine = self._read("docker", self._engine)
-        driver = self._read("driver", lambda: find(self.places.plugin, self.places.vswitch))
+        driver = self._read("driver", self._driver)
         seen = Snapshot(
             taken=taken,
             host=socket.gethostname(),
@@ -130,6 +117,7 @@ class Sources:
             engine=engine,
             vswitch=vswitch,
             missing=self.missing,
+            forbidden=frozenset(self._forbidden),
         )
         variables = environment(os.environ)
         seen = replace(seen, vif=variables.get(VIF, ""))
@@ -143,7 +131,10 @@ class Sources:
             southbound = self._read("southbound", lambda: self._southbound(scope, vswitch, northbound))
         else:
             self.missing |= dict.fromkeys(("northbound", "southbound"), self.missing["vswitch"])
-        return replace(seen, northbound=northbound, southbound=southbound)
+            if "vswitch" in self._forbidden:
+                self._forbidden |= {"northbound", "southbound"}
+        forbidden = frozenset(self._forbidden)
+        return replace(seen, northbound=northbound, southbound=southbound, forbidden=forbidden)
 
     def _in_cloud(self, seen: Snapshot, variables: Mapping[str, str]) -> Snapshot:
         """With what Neutron has, in the underlay mode; it is not asked for a glance at this host."""
@@ -162,6 +153,8 @@ class Sources:
             return read()
         except OvnDockerError as error:
             self.missing[part] = str(error)
+            if isinstance(error, Forbidden):
+                self._forbidden.add(part)
             return None
 
     def _connected(
@@ -180,9 +173,14 @@ class Sources:
         cure = "start it on that host with: ovn-docker central start"
         return self._connected(name, root, _remotes(vswitch, setting), cure, tls_of(vswitch))
 
+    def _driver(self) -> Driver:
+        require_access(self.places.plugin)
+        return find(self.places.plugin, self.places.vswitch)
+
     # Docker
 
     def _engine(self) -> Engine:
+        require_access(self.places.docker)
         version, info, rows, containers = (
             printable(self.docker.read(path))  # names may be anything
             for path in ("/version", "/info", OUR_NETWORKS, "/containers/json?all=1")
@@ -205,6 +203,8 @@ class Sources:
 
     def _vswitch(self) -> Vswitch:
         if self.vswitch is None:
+            if self.places.database.startswith("unix:"):
+                require_access(Path(self.places.database.removeprefix("unix:")))
             self.vswitch = self._connected("Open_vSwitch", "Open_vSwitch", [self.places.database], START)
         roots, bridges, ports, interfaces, tls = self._ask(
             self.vswitch,
@@ -484,17 +484,15 @@ def _name(row: Row) -> tuple[str, str] | None:
 def _processes(places: Places, driver: Driver | None) -> tuple[Process, ...]:
     found = []
     for name, directory in PROCESSES.items():
-        pidfile = Path(getattr(places, directory)) / f"{name}.pid"
+        known = driver.pid if driver and name == PROGRAM else None  # under systemd it has no pidfile
+        pid = known or running(Path(getattr(places, directory)) / f"{name}.pid")
+        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
-            known = driver.pid if driver and name == PROGRAM else None  # under systemd it has no pidfile
-            pid = known or int(pidfile.read_text())
-            stat = (places.proc / str(pid) / "stat").read_text()
-            ticks = int(stat.rpartition(")")[2].split()[19])  # proc(5), starttime
-            boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        except (OSError, ValueError, IndexError):
-            found.append(Process(name))
-        else:
-            found.append(Process(name, pid, boot + ticks / os.sysconf("SC_CLK_TCK")))
+            ticks = started(pid, places.proc) if pid else 0
+        except (OSError, ValueError):
+            pid = None  # it has just ended
+        since = boot + ticks / os.sysconf("SC_CLK_TCK") if pid else None
+        found.append(Process(name, pid, since))
     return tuple(found)
 
 

@@ -6,7 +6,7 @@ one. A network of one host alone is a section at the bottom of its card. Lengths
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, log
@@ -315,8 +315,7 @@ def _keys_of(endpoint: Endpoint) -> list[tuple[str, str]]:
 
 def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
     """Endpoint, or empty, and one line."""
-    for part, reason in cluster.snapshot.missing.items():
-        yield "", f"{part}: {reason}"
+    yield from (("", line) for line in _silent(cluster.snapshot.missing))
     for tunnel in cluster.tunnels:
         if tunnel.state != "up":
             yield "", f"tunnel to {tunnel.host} ({tunnel.remote_ip}): {tunnel.state}"
@@ -331,6 +330,12 @@ def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
         if endpoint.differences:
             name = f"{endpoint.container} on {endpoint.host}, network {endpoint.network}"
             yield endpoint.id, f"{name}: {'; '.join(endpoint.differences)}"
+
+
+def _silent(missing: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each reason for which parts could not be read."""
+    for reason in dict.fromkeys(missing.values()):
+        yield f"{', '.join(part for part, why in missing.items() if why == reason)}: {reason}"
 
 
 def _natural(name: str) -> list[str | int]:

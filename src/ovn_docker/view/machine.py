@@ -35,6 +35,8 @@ class Machine:
     system_id: str = ""
     """What /etc/openvswitch/system-id.conf has, where ovs-ctl(8) keeps it."""
     dns: tuple[str, ...] = ()
+    apparmor: bool = True
+    """Whether the kernel has no AppArmor, or Docker can load its profile or has done so."""
     old_drivers: tuple[str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
     """Our systemd units that are installed, and whether they are enabled."""
@@ -88,17 +90,32 @@ def firewall() -> tuple[str, ...]:
 
 def look(root: Path = Path("/")) -> Machine:
     """How the machine at *root* is set up."""
-    try:
-        system_id = (root / "etc/openvswitch/system-id.conf").read_text().strip()
-    except OSError:
-        system_id = ""
     return Machine(
         kernel_datapath=(root / "sys/module/openvswitch").is_dir() or _runs("ovs-dpctl", "dump-dps"),
-        system_id=system_id,
+        system_id=_text(root / "etc/openvswitch/system-id.conf").strip(),
         dns=tuple(map(str, dockerd_setting("dns"))),
+        apparmor=_loads_profile(root),
         old_drivers=tuple(map(str, _old_drivers(root))),
         units=_units() if root == Path("/") and (root / "run/systemd/system").is_dir() else {},
     )
+
+
+def _loads_profile(root: Path) -> bool:
+    """Whether Docker finds what it needs where the kernel has AppArmor (moby daemon/apparmor_default.go)."""
+    enabled, profiles = (
+        _text(root / path)
+        for path in ("sys/module/apparmor/parameters/enabled", "sys/kernel/security/apparmor/profiles")
+    )
+    there = any((root / path / "apparmor_parser").exists() for path in ("sbin", "usr/sbin"))
+    return there or not enabled.startswith("Y") or "docker-default " in profiles
+
+
+def _text(path: Path) -> str:
+    """Return what a file has; nothing if there is none, or it may not be read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _old_drivers(root: Path) -> Iterable[Path]:

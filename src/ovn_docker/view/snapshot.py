@@ -320,6 +320,8 @@ class Snapshot:
     southbound: Southbound | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     """Why a part could not be read: ``driver``, ``docker``, ``vswitch``, ``northbound``, ``southbound``."""
+    forbidden: frozenset[str] = frozenset()
+    """Those of them that could not because the user may not."""
     vif: str = ""
     """UUID of this virtual machine's own port, if it is one in a cloud and that is set."""
     cloud: Cloud | None = None
@@ -337,6 +339,12 @@ class Snapshot:
             return self.driver.program == UNDERLAY
         plugged = self.vswitch.interfaces if self.vswitch else ()
         return bool(self.vif) or any(i.endpoint and i.tag for i in plugged)
+
+    @property
+    def barred(self) -> str:
+        """Why a user who is not root does not see all; empty if nothing is forbidden."""
+        parts = (part for part in ("docker", "vswitch", "driver") if part in self.forbidden)
+        return next((self.missing[part] for part in parts), "")
 
     def process(self, name: str) -> Process:
         """The daemon of this name, running or not."""

@@ -1,7 +1,8 @@
 """A picture of the cluster as SVG: one file that needs nothing else, light or dark as its reader is. Pure."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from html import escape
 
 from ovn_docker.model import whole_number
@@ -9,6 +10,7 @@ from ovn_docker.printable import one_line
 from ovn_docker.view.cluster import Endpoint, Network, Tunnel
 from ovn_docker.view.graph import GUTTER, LANE, LINE, MARGIN, PAD, Box, Card, Cell, Lane, Picture, Tile
 
+_ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 _HUES = (
@@ -64,21 +66,62 @@ STYLESHEET = (
 """Content of the picture's style element: the same for every picture."""
 
 
+class Shortener:
+    """Shortens names in the middle, so that those that differ still do where that is possible."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._shortened: dict[tuple[int, ...], Counter[str]] = {}
+
+    def cut(self, name: str, room: int) -> str:
+        """Return a name in at most *room* characters."""
+        if len(name) <= room:
+            return name
+        kept = max(room - 1, 1)
+        middle = (kept + 1) // 2
+        ways = [(0, head, kept - head) for head in range(kept + 1)]
+        ways.sort(key=lambda way: abs(way[1] - middle))
+        ways += [(start, room - 2, 0) for start in range(1, len(name) - room + 2)]  # from within
+        for way in ways:
+            if self._all(*way)[text := _cut_out(name, *way)] == 1:
+                return text
+        return _cut_out(name, *ways[0])
+
+    def _all(self, *way: int) -> Counter[str]:
+        """Return how many names look the same, for each way to look."""
+        if way not in self._shortened:
+            self._shortened[way] = Counter(_cut_out(name, *way) for name in self._names)
+        return self._shortened[way]
+
+
+def _cut_out(name: str, start: int, head: int, tail: int) -> str:
+    """Return *head* characters from *start* and the last *tail*, with an ellipsis for the others."""
+    if start:
+        end = _ELLIPSIS if len(name) > start + head else ""
+        return _ELLIPSIS + name[start : start + head] + end
+    if len(name) <= head + tail:
+        return name
+    return name[:head] + _ELLIPSIS + name[len(name) - tail :]
+
+
 def svg(picture: Picture) -> str:
     """The whole file."""
     size = f"{picture.width:.0f}", f"{picture.height:.0f}"
     store = "Neutron" if picture.cluster.snapshot.underlay else "OVN"
+    containers = Shortener(tile.endpoint.container for tile in picture.tiles)
+    networks = Shortener(cell.network.name for cell in picture.cells)
+    hosts = Shortener(card.host.name for card in picture.cards)
     parts = [
         f"<title>{safe(_summary(picture))}</title>",
         f"<style>{STYLESHEET}</style>",
         _rect("page", Box(0, 0, picture.width, picture.height), 0),
         *_head(picture),
         *_wires(picture),
-        *(part for card in picture.cards for part in _card(card)),
-        *(part for cell in picture.cells for part in _cell(cell)),
-        *(part for lane in picture.lanes for part in _lane_name(lane)),
+        *(part for card in picture.cards for part in _card(card, hosts)),
+        *(part for cell in picture.cells for part in _cell(cell, networks)),
+        *(part for lane in picture.lanes for part in _lane_name(lane, networks)),
         *(part for rail in picture.rails for part in _rail(picture, rail)),
-        *(part for tile in picture.tiles for part in _tile(tile, store, compact=picture.compact)),
+        *(part for tile in picture.tiles for part in _tile(tile, store, containers, compact=picture.compact)),
         *_faults(picture),
         *_legend(picture),
     ]
@@ -136,11 +179,11 @@ def _wires(picture: Picture) -> Iterator[str]:
         yield _line(f"wire n{lane.colour}", MARGIN + GUTTER - 14, y, f"H{lane.box.x + lane.box.width:.1f}")
 
 
-def _lane_name(lane: Lane) -> Iterator[str]:
+def _lane_name(lane: Lane, names: Shortener) -> Iterator[str]:
     network, x, y = lane.network, MARGIN + 13, lane.box.y
     yield _group(network=network.name) + _title(_about(network))
     yield _rect(f"n{lane.colour}", Box(MARGIN, y + 2, 5, 42), 2.5)
-    yield _label("bold", x, y + 17, _cut(network.name, 17))
+    yield _label("bold", x, y + 17, names.cut(network.name, 17))
     yield _label("soft s mono", x, y + 31, _cut(", ".join(network.subnets[:1]), 21))
     yield _label("soft xs", x, y + 43, _count(network.endpoints, "container")) + "</g>"
 
@@ -152,13 +195,13 @@ def _about(network: Network) -> str:
     return "\n".join([f"network {network.name}", subnets, mtu, hosts, *network.differences])
 
 
-def _card(card: Card) -> Iterator[str]:
+def _card(card: Card, names: Shortener) -> Iterator[str]:
     box, host = card.box, card.host
     left, right = box.x + PAD, box.x + box.width - PAD
     yield _group(host=host.name)
     yield _title(f"{host.name}, system-id {host.system_id}" if host.system_id else host.name)
     yield _rect("card", box, 10)
-    yield _label("h2", left, box.y + 26, _cut(host.name, int((box.width - 110) / 8.6)))
+    yield _label("h2", left, box.y + 26, names.cut(host.name, int((box.width - 110) / 8.6)))
     yield _label("soft s end", right, box.y + 26, _count(card.containers, "container"))
     late = f"{host.behind} behind" if host.behind else ""
     room = int((box.width - 2 * PAD) / 6.8) - len(late)
@@ -166,14 +209,14 @@ def _card(card: Card) -> Iterator[str]:
     yield _label("s bad-text end", right, box.y + 44, late) + "</g>"
 
 
-def _cell(cell: Cell) -> Iterator[str]:
+def _cell(cell: Cell, names: Shortener) -> Iterator[str]:
     box, network = cell.box, cell.network
     yield _rect(f"lane n{cell.colour}", box, 6)
     if cell.heading:
         subnet = network.subnets[0] if network.subnets else ""
         room = int((box.width - 2 * PAD - 6.8 * len(subnet)) / 7.4)
         yield _group(network=network.name) + _title(_about(network))
-        yield _label("bold s", box.x + PAD, box.y + 16, _cut(network.name, room))
+        yield _label("bold s", box.x + PAD, box.y + 16, names.cut(network.name, room))
         yield _label("soft xs mono end", box.x + box.width - PAD, box.y + 16, subnet) + "</g>"
 
 
@@ -233,7 +276,7 @@ def _counted(tunnel: Tunnel) -> str:
     return f"tunnel to {tunnel.host}: {tunnel.state}; {sent} packets sent, {received} received"
 
 
-def _tile(tile: Tile, store: str, *, compact: bool) -> Iterator[str]:
+def _tile(tile: Tile, store: str, names: Shortener, *, compact: bool) -> Iterator[str]:
     box, endpoint, wrong = tile.box, tile.endpoint, tile.fault is not None
     right = box.x + box.width - 6 - (22 if wrong else 0)
     address = endpoint.addresses[0].partition("/")[0] if endpoint.addresses else ""
@@ -249,11 +292,11 @@ def _tile(tile: Tile, store: str, *, compact: bool) -> Iterator[str]:
     if compact:
         address = _cut(_ending(address, *tile.network.subnets[:1]), 15)
         room = int((right - box.x - 26 - 6.1 * len(address)) / 6.9)
-        yield _label("s bold", box.x + 20, box.y + 15, _cut(endpoint.container, room))
+        yield _label("s bold", box.x + 20, box.y + 15, names.cut(endpoint.container, room))
         yield _label("xs mono soft end", right, box.y + 14.5, address)
     else:
         yield _label(
-            "bold", box.x + 22, box.y + 19, _cut(endpoint.container, int((right - box.x - 24) / 7.5))
+            "bold", box.x + 22, box.y + 19, names.cut(endpoint.container, int((right - box.x - 24) / 7.5))
         )
         yield _label("s mono soft", box.x + 22, box.y + 33, _cut(address, 20))
     if wrong:
@@ -330,7 +373,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: max(room - 1, 1)] + "\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= room else text[: max(room - 1, 1)] + _ELLIPSIS
 
 
 def safe(text: str) -> str:
