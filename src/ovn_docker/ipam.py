@@ -8,13 +8,15 @@ backend binds the pool to its logical switch, and from then on an address is a c
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 from uuid import uuid4
 
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import BadRequest, Conflict
-from ovn_docker.model import Chassis, IpAddress, IpNetwork, Pool, PoolId
+from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
+from ovn_docker.model import Chassis, IpAddress, IpNetwork, Pool, PoolId, StoredEndpoint
 from ovn_docker.supply import Supply
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,13 @@ _LOOK = 16
 
 _SEARCH = 256
 """... and when a range is looked through from end to end, after as many looks here and there."""
+
+_FOLLOWS = 30.0
+"""Seconds from an address until Docker has made its endpoint: twice what a call may take."""
+
+_STARTING = 600.0
+"""Seconds for which a Docker that has started gets the addresses back that it had given away before: as long
+as a lease that nothing uses is kept."""
 
 
 class AddressStore(Protocol):
@@ -49,8 +58,33 @@ class AddressStore(Protocol):
     def claim_next(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> IpAddress | None:
         """Take an address that the store chooses; None if it leaves the choice to us."""
 
-    def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
-        """Take an address for a container of this host. Raises Conflict that says who has it."""
+    def claim(
+        self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline, *, picked: bool
+    ) -> None:
+        """Take an address for a container of this host; *picked*: the user did not ask for it by name.
+
+        Raises Conflict that says who has it.
+        """
+
+    def take_over(
+        self,
+        pool: Pool,
+        address: IpAddress,
+        at_work: Sequence[StoredEndpoint],
+        within: float,
+        chassis: Chassis,
+        deadline: Deadline,
+        *,
+        picked: bool,
+    ) -> bool:
+        """Take an address that this host has and nothing uses, as claim() does; whether it was taken.
+
+        *at_work*: the endpoints of this host whose containers run, or which a call is working on. An address
+        that was taken less than *within* seconds ago may be for an endpoint that is about to be made.
+        """
+
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[IpAddress]:
+        """Addresses that were picked for containers of this host, and not for others since. May be slow."""
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give an address back, and note when."""
@@ -62,8 +96,9 @@ class AddressStore(Protocol):
 class Ipam:
     """The IPAM driver.
 
-    *routes* tells the networks that this host has routes to; *rest* is for how many seconds an address that
-    was given back is not given to somebody else, for neighbours may still know its last owner.
+    *routes* tells the networks that this host has routes to; *at_work* the endpoints of this host that are in
+    use, where one younger than so many seconds may be about to be; *rest* is for how many seconds an address
+    that was given back is not given to somebody else, for neighbours may still know its last owner.
     """
 
     def __init__(
@@ -72,6 +107,7 @@ class Ipam:
         chassis: Callable[[Deadline], Chassis],
         routes: Callable[[], list[IpNetwork]],
         supplies: tuple[Supply, ...],
+        at_work: Callable[[float, Deadline], Sequence[StoredEndpoint]],
         patience: float,
         rest: float = 30.0,
     ) -> None:
@@ -81,9 +117,19 @@ class Ipam:
         self._supplies = supplies
         self._patience = patience
         self._rest = rest
+        self._at_work = at_work
         self._lock = threading.Lock()
         self._next: dict[PoolId, int] = {}
+        self._docker_started: float | None = None
+        self._former: dict[PoolId, list[IpAddress]] = {}
+        """For each pool that was used since Docker started: what its containers had before."""
         self._picked: dict[int, IpNetwork] = {}
+
+    def docker_started(self) -> None:
+        """Note that this is another dockerd: the one before will not come back for what it has asked for."""
+        with self._lock:
+            self._docker_started = time.monotonic()
+            self._former.clear()
 
     def request_pool(self, subnet: IpNetwork | None, part: IpNetwork | None, version: int) -> Pool:
         """IpamDriver.RequestPool: *subnet*, or one that nobody uses; addresses come from *part* of it."""
@@ -99,6 +145,7 @@ class Ipam:
         self._store.remove_pool(pool, self._chassis(deadline), deadline)
         with self._lock:
             self._next.pop(pool, None)
+            self._former.pop(pool, None)
 
     def request_address(
         self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool
@@ -117,14 +164,21 @@ class Ipam:
         else:
             address = wanted
             _check(pool, address, gateway=gateway)
-            take = self._store.reserve if gateway or not pool.bound else self._store.claim
-            take(pool, address, chassis, deadline)
+            if gateway or not pool.bound:
+                self._store.reserve(pool, address, chassis, deadline)
+            else:
+                self._claim(pool, address, chassis, deadline, picked=False)
         return address, pool.subnet.prefixlen
 
     def release_address(self, pool: PoolId, address: IpAddress) -> None:
         """IpamDriver.ReleaseAddress."""
         deadline = Deadline.of_call(self._patience)
-        self._store.release(pool, address, self._chassis(deadline), deadline)
+        chassis = self._chassis(deadline)
+        if self._is_starting() and pool not in self._former:
+            # A Docker that starts gives back what it had before it asks for it again.
+            with suppress(OvnDockerError):
+                self._look_back(self._store.pool(pool, chassis, deadline), chassis, deadline)
+        self._store.release(pool, address, chassis, deadline)
 
     def _pick(self, version: int, chassis: Chassis, deadline: Deadline) -> IpNetwork:
         taken = [*self._store.subnets(chassis, deadline), *self._routes()]
@@ -153,6 +207,10 @@ class Ipam:
         chosen = self._store.claim_next(pool, chassis, deadline)
         if chosen is not None:
             return chosen
+        while (address := self._next_former(pool, chassis, deadline)) is not None:
+            with suppress(Conflict):
+                self._claim(pool, address, chassis, deadline, picked=True)
+                return address
         for rest in (self._rest, 0):  # one that rests is better than none
             for some in self._looks(pool):
                 free = self._store.free(pool, some, rest, chassis, deadline)
@@ -160,7 +218,7 @@ class Ipam:
                     # Hosts that start together look at the same addresses: after a collision, scatter.
                     address = free.pop(0)
                     try:
-                        self._store.claim(pool, address, chassis, deadline)
+                        self._store.claim(pool, address, chassis, deadline, picked=True)
                     except Conflict:
                         random.shuffle(free)
                         continue
@@ -172,6 +230,51 @@ class Ipam:
             f"no free address in {pool.range}: remove containers, or create the network with a larger "
             "--subnet or --ip-range"
         )
+
+    def _claim(
+        self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline, *, picked: bool
+    ) -> None:
+        """Take an address, also one that this host has and that nothing uses.
+
+        Docker died with it, or its release was lost. Raises Conflict that says who has it.
+        """
+        try:
+            self._store.claim(pool, address, chassis, deadline, picked=picked)
+        except Conflict:
+            with self._lock:
+                started = self._docker_started
+            # A row has its age in whole milliseconds, rounded up.
+            within = _FOLLOWS if started is None else min(_FOLLOWS, time.monotonic() - started + 0.001)
+            at_work = self._at_work(within, deadline)
+            if not self._store.take_over(pool, address, at_work, within, chassis, deadline, picked=picked):
+                raise
+            log.info("address %s is given away again: this host had it, and nothing uses it", address)
+
+    def _is_starting(self) -> bool:
+        """Whether Docker has started a short time ago."""
+        with self._lock:
+            started = self._docker_started
+        return started is not None and time.monotonic() - started < _STARTING
+
+    def _look_back(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
+        """Note which addresses containers of this host had before Docker started."""
+        former = [one for one in self._store.former(pool, chassis, deadline) if one not in pool.reserved]
+        with self._lock:
+            self._former.setdefault(pool.id, former)
+
+    def _next_former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> IpAddress | None:
+        """One of these, and it is not returned again; None if there are no more.
+
+        Docker's request for an address does not name the container (moby libnetwork/ipams/remote/api): a host
+        that boots gets the addresses back that it had, and a container that is alone gets its own.
+        """
+        if not self._is_starting():
+            return None
+        if pool.id not in self._former:
+            self._look_back(pool, chassis, deadline)
+        with self._lock:
+            former = self._former.get(pool.id)
+            return former.pop(0) if former else None
 
     def _looks(self, pool: Pool) -> Iterator[list[IpAddress]]:
         """Addresses from behind the last one on, so that what was released rests; from anywhere; all."""

@@ -21,6 +21,7 @@ from ovn_docker.model import (
     Network,
     NetworkId,
     PoolId,
+    StoredEndpoint,
     Subnet,
 )
 from ovn_docker.options import NetworkOptions
@@ -57,13 +58,24 @@ class DockerHost:
         self._known = [ip_network(route) for route in routes]
         self._supplies = parse_supplies(supplies)
         self._rest = rest
+        self.running: list[Endpoint] = []
         self.restart()
 
     def restart(self) -> None:
         """Only the driver: what it remembered is gone."""
         self.ipam = Ipam(
-            self.store, lambda _: self.chassis, lambda: self._known, self._supplies, 10, self._rest
+            *(self.store, lambda _: self.chassis, lambda: self._known, self._supplies),
+            *(lambda _, __: self._at_work(), 10, self._rest),
         )
+
+    def restart_docker(self) -> None:
+        """Docker and the driver died together: nothing was given back, and no container runs."""
+        self.running.clear()
+        self.restart()
+        self.ipam.docker_started()
+
+    def _at_work(self) -> list[StoredEndpoint]:
+        return [StoredEndpoint(one.id, one.network, self.name, 60) for one in self.running]
 
     def create(
         self,
@@ -129,4 +141,5 @@ class DockerHost:
         mac = f"02:{random.getrandbits(40).to_bytes(5).hex(':')}"
         endpoint = Endpoint(id_, network.id, (ip_interface(address),), mac)
         self.overlay.create_endpoint(endpoint, self.chassis, Deadline(10))
+        self.running.append(endpoint)
         return endpoint

@@ -51,7 +51,7 @@ class Hosts:
     def take(self, network: NetworkId, host: Chassis, address: str, pool: PoolId | None = None) -> None:
         """A container of the host gets a lease and a port."""
         taken = self.addresses.pool(pool or POOLS[host.system_id], host, soon())
-        self.addresses.claim(taken, ip_address(address), host, soon())
+        self.addresses.claim(taken, ip_address(address), host, soon(), picked=True)
         endpoint = EndpointId(f"{host.system_id} {address}".encode().hex().ljust(64, "0"))
         mac = f"02:42:c0:a8:01:{ip_address(address).packed[-1]:02x}"
         wanted = Endpoint(endpoint, network, (ip_interface(f"{address}/24"),), mac)

@@ -10,11 +10,13 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from ipaddress import ip_network
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from uuid import uuid4
 
 from ovn_docker.backends.northbound import (
+    ENCAP,
+    ENDPOINT,
     HOST,
     NETWORK,
     OURS,
@@ -22,15 +24,27 @@ from ovn_docker.backends.northbound import (
     SWITCH,
     Connect,
     claim_row,
+    host_ids,
     stored_endpoint,
 )
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import stored_pool
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
-from ovn_docker.host.clock import CREATED, made_now, order
+from ovn_docker.host.clock import CREATED, age, made_now, order
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require, require_none
-from ovn_docker.model import Chassis, IpAddress, IpNetwork, Network, NetworkId, Pool, PoolId, row_uuid
+from ovn_docker.model import (
+    Chassis,
+    EndpointId,
+    IpAddress,
+    IpNetwork,
+    Network,
+    NetworkId,
+    Pool,
+    PoolId,
+    StoredEndpoint,
+    row_uuid,
+)
 
 POOL = "ovn-docker:pool"
 SUBNET = "ovn-docker:subnet"
@@ -39,6 +53,9 @@ _RESERVED = "ovn-docker:reserved "
 """A pool's external_ids have a key of this prefix for each address that no container may have."""
 STATE = "ovn-docker:state"
 RELEASED = "ovn-docker:released"
+
+_PICKED = {"ovn-docker:picked": "true"}
+"""On a lease, also a released one: the user did not ask for this address by name."""
 
 _CLAIM = "ovn-docker:claim"
 """A word of its own for every claim of an address: tells one that was sent twice from another one."""
@@ -142,34 +159,103 @@ class Addresses:
         """Which address is for others to choose."""
         return None
 
-    def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
+    def claim(
+        self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline, *, picked: bool
+    ) -> None:
         """Lease an address to this host. Raises Conflict that says who has it."""
         database = self._connect(chassis)
         switch = pool.switch or ""
         row = lease_row(switch, address)
-        ids = {
-            **OURS,
-            HOST: chassis.system_id,
-            POOL: pool.id,
-            SWITCH: switch,
-            NETWORK: pool.network or "",
-            STATE: "leased",
-            _CLAIM: str(uuid4()),
-            **made_now(),
-        }
+        ids = _lease_ids(pool, chassis, picked=picked)
         lease = ovsdb.insert("DHCP_Options", row, cidr=str(address), external_ids=ids)
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
         released = require("DHCP_Options", row, has("external_ids", {STATE: "released"}))
         claimed = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
-        for operations in ([lease], [released, again], [claimed]):
-            try:
-                database.transact(*operations, deadline=deadline)
-            except OperationError as error:
-                if error.error not in {"duplicate uuid", "timed out"}:
-                    raise
-            else:
-                return
-        raise self._held(database, switch, address, deadline)
+        if not _one_of(database, [lease], [released, again], [claimed], deadline=deadline):
+            raise self._held(database, switch, address, deadline)
+
+    def take_over(
+        self,
+        pool: Pool,
+        address: IpAddress,
+        at_work: Sequence[StoredEndpoint],
+        within: float,
+        chassis: Chassis,
+        deadline: Deadline,
+        *,
+        picked: bool,
+    ) -> bool:
+        """Lease an address anew that is leased to this host, if no endpoint of a running container has it.
+
+        The claim of a dead endpoint stays: CreateEndpoint removes that endpoint first (Driver._store).
+        """
+        database = self._connect(chassis)
+        switch = pool.switch or ""
+        row = lease_row(switch, address)
+        leases, claims = database.transact(
+            ovsdb.select("DHCP_Options", is_row(row), columns=["external_ids"]),
+            ovsdb.select("DHCP_Options", is_row(claim_row(switch, str(address))), columns=["external_ids"]),
+            deadline=deadline,
+        )
+        old = leases[0]["external_ids"] if leases else {}
+        mine = {**OURS, POOL: pool.id, STATE: "leased"}.items() <= old.items()
+        if not mine or not chassis.made(old.get(HOST, ""), old.get(ENCAP, "")) or age(old) <= within:
+            return False
+        # A port of a running container that somebody has deleted by hand may have had the address.
+        running = [one.id for one in at_work if one.network == pool.network]
+        holders = [EndpointId(claim["external_ids"].get(ENDPOINT, "")) for claim in claims]
+        ports = database.transact(
+            *(
+                ovsdb.select(
+                    "Logical_Switch_Port", is_row(row_uuid("endpoint", one)), columns=["external_ids"]
+                )
+                for one in (*running, *holders)
+            ),
+            deadline=deadline,
+        )
+        if not all(ports[: len(running)]) or {*holders} & {one.id for one in at_work}:
+            return False
+        holding = [port["external_ids"] for found in ports[len(running) :] for port in found]
+        if any(not chassis.made(ids.get(HOST, ""), ids.get(ENCAP, "")) for ids in holding):
+            return False
+        ids = _lease_ids(pool, chassis, picked=picked)
+        unchanged = require("DHCP_Options", row, ["external_ids", "==", ovsdb.encode(old)])
+        again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
+        leased = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
+        return _one_of(database, [unchanged, again], [leased], deadline=deadline)
+
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[IpAddress]:
+        """Addresses of the pool that were picked for containers of this host, and for no other since.
+
+        A search through the table: once for each pool when Docker starts. Those that are still leased come
+        first, the lowest before the others, then those that were released, the last one first.
+        """
+        database = self._connect(chassis)
+        switch = pool.switch or ""
+        (rows,) = database.transact(
+            ovsdb.select(
+                "DHCP_Options",
+                has("external_ids", {**OURS, **_PICKED, POOL: pool.id}),
+                columns=["_uuid", "cidr", "external_ids"],
+            ),
+            deadline=deadline,
+        )
+        found: list[tuple[float, IpAddress]] = []
+        for row in rows:
+            with contextlib.suppress(ValueError):  # any host can write anything
+                address, when = ip_address(row["cidr"]), released(row["external_ids"])
+                in_range = address in pool.subnet and int(pool.first) <= int(address) <= int(pool.last)
+                if in_range and row["_uuid"] == lease_row(switch, address):
+                    found.append((float("inf") if when is None else when, address))
+        claims = database.transact(
+            *(
+                ovsdb.select("DHCP_Options", is_row(claim_row(switch, str(address))), columns=["_uuid"])
+                for _, address in found
+            ),
+            deadline=deadline,
+        )
+        lost = [one for one, claim in zip(found, claims, strict=True) if one[0] == float("inf") or not claim]
+        return [address for when, address in sorted(lost, key=lambda one: (-one[0], int(one[1])))]
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give a lease back, or unmark a reserved address; neither is fine."""
@@ -187,7 +273,11 @@ class Addresses:
             }  # not rounded up
             kept = {key: ids[key] for key in (OWNER, POOL, SWITCH, NETWORK) if key in ids}
             unmark = [["external_ids", "delete", [f"{_RESERVED}{address}"]]]
+            picked = has("external_ids", _PICKED)
             database.transact(
+                ovsdb.update(
+                    "DHCP_Options", is_row(row), mine, picked, external_ids=kept | released | _PICKED
+                ),
                 ovsdb.update("DHCP_Options", is_row(row), mine, external_ids=kept | released),
                 ovsdb.mutate("DHCP_Options", is_row(pool), mutations=unmark),
                 *self._forget(),
@@ -281,6 +371,34 @@ def bind(
             ),
         ]
     return operations
+
+
+def _lease_ids(pool: Pool, chassis: Chassis, *, picked: bool) -> dict[str, str]:
+    """What the row of a new lease says."""
+    return {
+        **OURS,
+        **host_ids(chassis),
+        POOL: pool.id,
+        SWITCH: pool.switch or "",
+        NETWORK: pool.network or "",
+        STATE: "leased",
+        **(_PICKED if picked else {}),
+        _CLAIM: str(uuid4()),
+        **made_now(),
+    }
+
+
+def _one_of(database: Database, *transactions: list[Operation], deadline: Deadline) -> bool:
+    """Whether one of some transactions was done, tried in turn: a row is there, or not as it was expected."""
+    for operations in transactions:
+        try:
+            database.transact(*operations, deadline=deadline)
+        except OperationError as error:
+            if error.error not in {"duplicate uuid", "timed out"}:
+                raise
+        else:
+            return True
+    return False
 
 
 def lease_row(switch: str, address: IpAddress | str) -> str:

@@ -7,11 +7,12 @@ Neutron that means nothing but a prefix. When the network is created, the pool g
 
 import threading
 import time
+from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from itertools import chain
 
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
-from ovn_docker.backends.trunk import Parent, remove
+from ovn_docker.backends.trunk import Parent, endpoint_of, remove
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import stored_pool
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError
@@ -24,6 +25,7 @@ from ovn_docker.model import (
     NetworkId,
     Pool,
     PoolId,
+    StoredEndpoint,
     Subnet,
     since,
 )
@@ -122,10 +124,49 @@ class Leases:
         _, subnet = _bound_to(pool)
         return self._keep(pool, {"subnet_id": subnet}, deadline)
 
-    def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
+    def claim(
+        self,
+        pool: Pool,
+        address: IpAddress,
+        chassis: Chassis,
+        deadline: Deadline,
+        *,
+        picked: bool,
+    ) -> None:
         """Keep an address for a container of this VM. Raises Conflict."""
         _, subnet = _bound_to(pool)
         self._keep(pool, {"subnet_id": subnet, "ip_address": str(address)}, deadline)
+
+    def take_over(
+        self,
+        pool: Pool,
+        address: IpAddress,
+        at_work: Sequence[StoredEndpoint],
+        within: float,
+        chassis: Chassis,
+        deadline: Deadline,
+        *,
+        picked: bool,
+    ) -> bool:
+        """Whether a port of this VM has the address that keeps it for nobody, or whose container has gone.
+
+        CreateEndpoint adopts the one, and removes the other first (Driver._store).
+        """
+        network, _ = _bound_to(pool)
+        wanted = f"ip_address={address}"
+        ports = self._neutron.all("ports", deadline, network_id=network, fixed_ips=wanted)
+        busy = {one.id for one in at_work}
+
+        def unused(port: Resource) -> bool:
+            if port["description"] == of_vm(self._vif):
+                return self._neutron.age(port) > within
+            return port["description"] == endpoint_of(self._vif) and port["name"] not in busy
+
+        return bool(ports) and all(map(unused, ports))
+
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[IpAddress]:
+        """None: most addresses Neutron chooses, and the others are not told apart from those of the user."""
+        return []
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give an address back, unless it went with its endpoint."""
