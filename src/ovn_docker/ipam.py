@@ -30,6 +30,9 @@ _SEARCH = 256
 _FOLLOWS = 30.0
 """Seconds from an address until Docker has made its endpoint: twice what a call may take."""
 
+_TICK = 0.001
+"""Seconds by which a row may say that it was made earlier than it was."""
+
 _STARTING = 600.0
 """Seconds for which a Docker that has started gets the addresses back that it had given away before: as long
 as a lease that nothing uses is kept."""
@@ -71,7 +74,7 @@ class AddressStore(Protocol):
         pool: Pool,
         address: IpAddress,
         at_work: Sequence[StoredEndpoint],
-        within: float,
+        before: float,
         chassis: Chassis,
         deadline: Deadline,
         *,
@@ -80,7 +83,8 @@ class AddressStore(Protocol):
         """Take an address that this host has and nothing uses, as claim() does; whether it was taken.
 
         *at_work*: the endpoints of this host whose containers run, or which a call is working on. An address
-        that was taken less than *within* seconds ago may be for an endpoint that is about to be made.
+        that was taken after *before*, in seconds of CLOCK_MONOTONIC, may be for an endpoint still to be
+        made.
         """
 
     def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[IpAddress]:
@@ -243,10 +247,10 @@ class Ipam:
         except Conflict:
             with self._lock:
                 started = self._docker_started
-            # A row has its age in whole milliseconds, rounded up.
-            within = _FOLLOWS if started is None else min(_FOLLOWS, time.monotonic() - started + 0.001)
-            at_work = self._at_work(within, deadline)
-            if not self._store.take_over(pool, address, at_work, within, chassis, deadline, picked=picked):
+            now = time.monotonic()
+            before = max(now - _FOLLOWS, started - _TICK if started is not None else 0)
+            at_work = self._at_work(now - before, deadline)
+            if not self._store.take_over(pool, address, at_work, before, chassis, deadline, picked=picked):
                 raise
             log.info("address %s is given away again: this host had it, and nothing uses it", address)
 

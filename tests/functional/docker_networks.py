@@ -1,10 +1,12 @@
 """What dockerd does with the IPAM driver: on `docker network create`, `docker run` and when they go."""
 
 import random
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 
+from functional.ovsdb_servers import until
 from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.overlay import Overlay
@@ -69,8 +71,13 @@ class DockerHost:
         )
 
     def restart_docker(self) -> None:
-        """Docker and the driver died together: nothing was given back, and no container runs."""
+        """Docker and the driver died together: nothing was given back, and no container runs.
+
+        It does not start within two milliseconds, which is what rows tell apart.
+        """
         self.running.clear()
+        died = time.monotonic()
+        until(lambda: time.monotonic() - died > 0.002)
         self.restart()
         self.ipam.docker_started()
 

@@ -179,7 +179,7 @@ class Addresses:
         pool: Pool,
         address: IpAddress,
         at_work: Sequence[StoredEndpoint],
-        within: float,
+        before: float,
         chassis: Chassis,
         deadline: Deadline,
         *,
@@ -199,7 +199,9 @@ class Addresses:
         )
         old = leases[0]["external_ids"] if leases else {}
         mine = {**OURS, POOL: pool.id, STATE: "leased"}.items() <= old.items()
-        if not mine or not chassis.made(old.get(HOST, ""), old.get(ENCAP, "")) or age(old) <= within:
+        if not mine or not chassis.made(old.get(HOST, ""), old.get(ENCAP, "")):
+            return False
+        if time.monotonic() - age(old) >= before:
             return False
         # A port of a running container that somebody has deleted by hand may have had the address.
         running = [one.id for one in at_work if one.network == pool.network]

@@ -142,7 +142,7 @@ class Leases:
         pool: Pool,
         address: IpAddress,
         at_work: Sequence[StoredEndpoint],
-        within: float,
+        before: float,
         chassis: Chassis,
         deadline: Deadline,
         *,
@@ -159,7 +159,7 @@ class Leases:
 
         def unused(port: Resource) -> bool:
             if port["description"] == of_vm(self._vif):
-                return self._neutron.age(port) > within
+                return time.monotonic() - self._neutron.age(port) < before
             return port["description"] == endpoint_of(self._vif) and port["name"] not in busy
 
         return bool(ports) and all(map(unused, ports))
