@@ -182,3 +182,28 @@ def driver_with(host: Host, *options: str) -> Iterator[None]:
     finally:
         host.driver.stop()
         host.driver.start(*PATIENCE)
+
+
+@contextmanager
+def driver_behind_its_socket(host: Host, *options: str) -> Iterator[Service]:
+    """A while in which the driver's socket is there, as a systemd unit makes it, and the driver on demand.
+
+    It starts when somebody has connected and the file /run/driver-may-start is there.
+    """
+    held_back = 'until [ -e /run/driver-may-start ]; do sleep 0.1; done; exec "$@"'
+    service = Service(
+        host,
+        *("systemd-socket-activate", f"--listen={host.driver.listens}"),
+        *("--", "sh", "-c", held_back, "sh", *host.driver.argv, *options),
+        listens=host.driver.listens,
+        name=host.driver.name,
+    )
+    host.run("mkdir", "-p", "/run/docker/plugins")
+    service.start(wait=False)
+    wait_for(lambda: host.path(host.driver.listens).exists(), "the socket")
+    try:
+        yield service
+    finally:
+        service.stop()
+        host.run("rm", "--force", host.driver.listens, "/run/driver-may-start")
+        host.driver.start(*options)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2e.cluster import PATIENCE, Cluster
+from e2e.cluster import PATIENCE, Cluster, driver_behind_its_socket
 from e2e.lab import Host, wait_for
 from e2e.lab.host import OVN_CTL
 from e2e.lab.services import Service
@@ -138,23 +138,32 @@ def test_a_host_boots_with_the_driver_last(cluster: Cluster) -> None:
     cluster.run(host, "always", "192.168.1.20", "--restart=always")
     host.power_off()
     host.power_on()
-    host.run("mkdir", "-p", "/run/docker/plugins")
-    driver = Service(
-        host,
-        *("systemd-socket-activate", f"--listen={host.driver.listens}", "--", *host.driver.argv, *PATIENCE),
-        listens=host.driver.listens,
-        name=host.driver.name,
-    )
-    driver.start(wait=False)
-    wait_for(lambda: host.path(host.driver.listens).exists(), "the socket")
-    host.containerd.start()
-    host.dockerd.start(wait=False)
-    host.start_switch()
-    host.controller.start()
-    wait_for(host.dockerd.ready, "Docker")
-    wait_for(lambda: cluster.endpoints(host), "restart=always")
-    cluster.ping(central, "witness", "192.168.1.20")
-    cluster.settles()
-    driver.stop()
-    host.run("rm", "--force", host.driver.listens)
+    with driver_behind_its_socket(host, *PATIENCE):
+        host.run("touch", "/run/driver-may-start")
+        host.containerd.start()
+        host.dockerd.start(wait=False)
+        host.start_switch()
+        host.controller.start()
+        host.dockerd.await_ready()
+        wait_for(lambda: cluster.endpoints(host), "restart=always")
+        cluster.ping(central, "witness", "192.168.1.20")
+        cluster.settles()
+
+
+def test_docker_starts_without_the_driver(cluster: Cluster) -> None:
+    """Docker forgets its endpoints, and nobody hears that it gives their addresses back."""
+    host = cluster.host2
+    create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch")
+    host.docker(*create, "--subnet=10.9.0.0/24", "ours")
+    start = ("run", "-d", "--net=ours", "--stop-signal=KILL")
+    host.docker(*start, "--name=named", "--ip=10.9.0.77", "busybox", "sleep", "3600")
+    host.docker(*start, "--name=other", "busybox", "sleep", "3600")
+    host.driver.kill()
+    host.dockerd.kill()
+    host.dockerd.start()
     host.driver.start(*PATIENCE)
+    host.docker("start", "named", "other")
+    host.ping("other", "10.9.0.77")
+    host.docker("rm", "--force", "named", "other")
+    host.docker("network", "rm", "ours")
+    cluster.settles()

@@ -416,6 +416,11 @@ def _departure_row(name: str, incarnation: str, chassis: Chassis) -> str:
     return row_uuid("departure", name, incarnation, chassis.system_id)
 
 
+def announce() -> Operation:
+    """Return the operation that has every host compare its networks with those of the cluster again."""
+    return _changed()
+
+
 def _changed() -> Operation:
     mutations: list[list[Any]] = [
         ["external_ids", "delete", [_GENERATION]],
