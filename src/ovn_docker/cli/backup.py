@@ -1,6 +1,6 @@
 """``ovn-docker central backup`` and ``restore``: the northbound database in a file, and back.
 
-Only that has to be kept: ovn-northd computes the southbound one from it, and hosts write their own rows there.
+Only that has to be kept: ovn-northd computes the southbound one from it, and hosts write their rows there.
 """
 
 import argparse
@@ -99,8 +99,7 @@ def restore(args: argparse.Namespace) -> int:
         raise OvnDockerError("nothing was restored; confirm it, or say --force")
     _commit(copy, operations)
     say(
-        "restored the northbound database; `ovn-nbctl --wait=hv sync` returns when all hosts have taken it up, "
-        "`ovn-docker gc` on a host shows what differs from its containers"
+        "restored the northbound database; `ovn-nbctl --wait=hv sync` returns when all hosts have taken it up"
     )
     return 0
 
@@ -126,7 +125,7 @@ def _require_server() -> None:
     """Raises Unavailable unless the northbound database's server runs, and can be written."""
     if not NORTHBOUND.pid():
         raise Unavailable(
-            "the northbound database does not run here: start it with `ovn-docker central start`, then this again"
+            "the northbound database does not run here; start it with: ovn-docker central start"
         )
     if NORTHBOUND.clustered() and not members.joined(NORTHBOUND):
         raise Unavailable(
@@ -152,7 +151,7 @@ def _write(path: Path) -> Contents:
     try:
         number, name = tempfile.mkstemp(prefix=".ovn-docker-backup.", dir=path.parent)  # mode 0600
         try:
-            with open(number, "w", encoding="utf-8") as file:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

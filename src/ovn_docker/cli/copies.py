@@ -1,8 +1,8 @@
-"""A copy of the northbound database in a file: what it has, and the operations that make a database equal to it.
+"""Copies of the northbound database: what a file has, and the operations that make a database equal to it.
 
 A copy is an OVSDB file of a single server, as ``ovsdb-client backup`` prints it (ovsdb(7), "Backing Up and
-Restoring a Database"). ``ovsdb-client restore`` gives every row a new UUID; here rows keep theirs, by which we
-find them: an ``insert`` may name it (ovsdb-server(7), 5.2.1).
+Restoring a Database"). ``ovsdb-client restore`` gives every row a new UUID. Here rows keep theirs, by which
+we find them: an ``insert`` may name it (ovsdb-server(7), 5.2.1).
 """
 
 import hashlib
@@ -110,6 +110,8 @@ def read(path: Path) -> Contents:
         ) from None
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise _no_copy(path, "ovsdb-tool does not print its rows") from None
+    if not any(rows.values()):  # a database in use has a row of NB_Global at least
+        raise _no_copy(path, "it has no rows")
     return Contents(version, columns, singles, rows)
 
 
@@ -119,9 +121,12 @@ def _schema(path: Path) -> dict[str, Any]:
     OVSDB's own tools ignore a record that is not, as after a power cut: of a copy that was cut short the
     networks would be missing, and to restore it would delete them.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise _no_copy(path, "it is not a regular file")
+    # A named pipe would keep open(2) waiting for a writer.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise _no_copy(path, "it is not a regular file")
+    with os.fdopen(number, "rb") as file:
         schema = None
         for text in _records(path, file):
             schema = schema or text
@@ -132,7 +137,10 @@ def _schema(path: Path) -> dict[str, Any]:
 
 
 def _records(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """Yield the text of each record, of those behind the first one nothing. Raises BadRequest if one is broken."""
+    """Yield the text of the first record, and nothing for each of the others.
+
+    Raises BadRequest if one is broken.
+    """
     first = True
     while header := file.readline(80):
         record = _RECORD.fullmatch(header)
