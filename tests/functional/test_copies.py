@@ -81,7 +81,7 @@ def copy_of(server: OvsdbServer, path: Path) -> copies.Contents:
         subprocess.run(
             ["ovsdb-client", "--no-leader-only", "backup", here(server), NORTHBOUND], stdout=file, check=True
         )
-    return copies.read(path)
+    return copies.load(path)
 
 
 def restored(server: OvsdbServer, copy: copies.Contents, connect: Connect, scratch: Path) -> Contents:

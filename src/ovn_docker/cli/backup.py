@@ -155,7 +155,7 @@ def _write(path: Path) -> Contents:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            contents = copies.read(Path(name))
+            contents = copies.load(Path(name))
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink()

@@ -81,12 +81,20 @@ class Change:
 
 
 def read(path: Path) -> Contents:
-    """Return what a file has.
+    """Return what a copy has.
 
     Raises:
-        BadRequest: it is not a whole copy of a northbound database.
+        BadRequest: it is not a whole copy of a northbound database that was in use.
 
     """
+    found = load(path)
+    if not any(found.rows.values()):  # NB_Global has a row since the first `ovn-nbctl`
+        raise _no_copy(path, "it has no rows")
+    return found
+
+
+def load(path: Path) -> Contents:
+    """Return what a file has, as read() does, also nothing."""
     try:
         schema = _schema(path)
         columns = {table: frozenset(about["columns"]) for table, about in schema["tables"].items()}
@@ -110,8 +118,6 @@ def read(path: Path) -> Contents:
         ) from None
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise _no_copy(path, "ovsdb-tool does not print its rows") from None
-    if not any(rows.values()):  # a database in use has a row of NB_Global at least
-        raise _no_copy(path, "it has no rows")
     return Contents(version, columns, singles, rows)
 
 
