@@ -93,17 +93,33 @@ def test_it_shows_what_would_change_and_asks(central):
 
 
 @pytest.mark.slow
-def test_a_lost_disk_needs_no_question(central):
+def test_a_lost_database_is_made_before_it_starts(central):
+    """So that hosts never see an empty one; then there is nothing to ask."""
+    central.out("ovn-nbctl", "set-connection", "ptcp:7000:127.0.0.1")
+    central.does(*BACKUP)
     before = switches(central)
     central.does("central", "stop")
     central.out("sh", "-c", "rm /var/lib/ovn/*")
+    said = central.does(*RESTORE, "--dry-run")
+    assert said.startswith(
+        f"would make {OVNNB} of {COPY}, with 1 network, 1 port, 4 rows, for the next start"
+    )
+    assert central.out("ls", "/var/lib/ovn") == ""
+    central.does(*RESTORE)
+    assert central.out("stat", "-c", "%a", OVNNB) == "600"
     central.does("central", "start")
-    assert switches(central) == ""
+    assert switches(central) == before
+    assert central.out("ovn-nbctl", "get-connection") == ""
+    bound = ("ovn-sbctl", "--bare", "--columns=logical_port", "list", "Port_Binding")
+    wait_until(lambda: "port" in central.out(*bound))
+
+
+@pytest.mark.slow
+def test_an_empty_database_needs_no_question(central):
+    before = switches(central)
+    central.out("ovn-nbctl", "ls-del", "web")
     central.does(*RESTORE)
     assert switches(central) == before
-    wait_until(
-        lambda: "port" in central.out("ovn-sbctl", "--bare", "--columns=logical_port", "list", "Port_Binding")
-    )
 
 
 @pytest.mark.slow
@@ -175,8 +191,8 @@ def test_a_cluster_is_restored(certified: Any):
     before = switches(certified)
     certified.does("central", "stop")
     certified.out("sh", "-c", "rm /var/lib/ovn/*")
-    certified.changes(*CLUSTER, "--create", "--rbac")
     certified.does(*RESTORE)
+    certified.changes(*CLUSTER, "--create", "--rbac")
     assert switches(certified) == before
     certified.does(*BACKUP)
     certified.out("ovn-nbctl", "ls-del", "web")

@@ -31,13 +31,15 @@ example:
 RESTORE = """\
 Makes the northbound database what it was when the copy was made, in one transaction: what is missing comes
 back, what differs is changed, what was made since is removed. Rows keep their identity, by which ovn-docker
-knows its own; running containers that are in the copy keep their network. The copy may also be one that
+knows its own, and running containers that are in the copy keep their network. The copy may also be one that
 `ovsdb-client backup` made. The databases run meanwhile; of a cluster run this on any one member.
 
 How the databases listen (tables Connection and SSL) stays as it is. The southbound database is not in the
 copy: ovn-northd computes it again, and hosts write their rows there.
 
-Unless the database is empty, what would change is shown first, and has to be confirmed.
+Unless the database is empty, what would change is shown first, and has to be confirmed. On a machine that
+has lost its database type this before `ovn-docker central start`, with or without --cluster and --create:
+it makes the file that the server starts with, and hosts never see an empty database.
 
 examples:
   ovn-docker central restore /root/northbound.backup --dry-run
@@ -76,7 +78,7 @@ def backup(args: argparse.Namespace) -> int:
     what = f"back up the northbound database to {printable(str(path))}"
     steps.note(what, f"{command(*_dump())} >{command(str(path))}")
     if not args.dry_run:
-        say(f"the copy has {_sum(_write(path))}")
+        say(f"the copy has {_sum(_write(path, run(_dump())))}")
     return steps.finish()
 
 
@@ -84,6 +86,8 @@ def restore(args: argparse.Namespace) -> int:
     """Shows what would change, asks, and changes it."""
     require_root()
     copy = copies.read(args.file)
+    if not (NORTHBOUND.pid() or NORTHBOUND.file.exists()):
+        return _make_file(Steps(dry_run=args.dry_run), args.file, copy)
     _require_server()
     now = _current()
     operations, changes = copies.difference(copy, now)
@@ -102,6 +106,19 @@ def restore(args: argparse.Namespace) -> int:
         "restored the northbound database; `ovn-nbctl --wait=hv sync` returns when all hosts have taken it up"
     )
     return 0
+
+
+def _make_file(steps: Steps, path: Path, copy: Contents) -> int:
+    """Makes the file of a database that this machine does not have."""
+    text, file = copies.database_file(copy), printable(str(NORTHBOUND.file))
+    steps.note(
+        f"make {file} of {printable(str(path))}, with {_sum(copy)}, for the next start",
+        command("ovn-docker", "central", "restore", str(path)),
+    )
+    if not steps.dry_run:
+        NORTHBOUND.file.parent.mkdir(parents=True, exist_ok=True)
+        _write(NORTHBOUND.file, text)
+    return steps.finish()
 
 
 def _check_place(path: Path) -> None:
@@ -145,9 +162,8 @@ def _dump() -> tuple[str, ...]:
     return ("ovsdb-client", "--timeout=60", *anyone, "backup", _remote(), NORTHBOUND.schema)
 
 
-def _write(path: Path) -> Contents:
-    """Writes a copy of the database as it is now; all or nothing. Returns what it has."""
-    text = run(_dump())
+def _write(path: Path, text: str) -> Contents:
+    """Writes the file of a database; all or nothing. Returns what it has."""
     try:
         number, name = tempfile.mkstemp(prefix=".ovn-docker-backup.", dir=path.parent)  # mode 0600
         try:
@@ -173,7 +189,7 @@ def _write(path: Path) -> Contents:
 def _current() -> Contents:
     """What the database has now."""
     with tempfile.TemporaryDirectory(prefix="ovn-docker-restore.") as directory:
-        return _write(Path(directory) / "now")
+        return _write(Path(directory) / "now", run(_dump()))
 
 
 def _commit(copy: Contents, operations: list[Operation]) -> None:

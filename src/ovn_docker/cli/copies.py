@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -96,21 +96,18 @@ def read(path: Path) -> Contents:
 def load(path: Path) -> Contents:
     """Return what a file has, as read() does, also nothing."""
     try:
-        schema = _schema(path)
-        columns = {table: frozenset(about["columns"]) for table, about in schema["tables"].items()}
-        singles = frozenset(table for table, about in schema["tables"].items() if about.get("maxRows") == 1)
-        version = str(schema["version"])
+        empty = _contents(_schema(path), {})
     except OSError as error:
         raise BadRequest(f"cannot read {printable(str(path))}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _no_copy(path, "its schema cannot be understood") from None
-    selects = [{"op": "select", "table": table, "where": []} for table in columns]
+    selects = [{"op": "select", "table": table, "where": []} for table in empty.columns]
     query = json.dumps([NORTHBOUND.schema, *selects])
     try:
         results = json.loads(run(("ovsdb-tool", "query", str(path.absolute()), query)))
         rows = {
             table: {row["_uuid"][1]: row for row in result["rows"]}
-            for table, result in zip(columns, results, strict=True)
+            for table, result in zip(empty.columns, results, strict=True)
         }
     except StepFailed as error:
         raise _no_copy(
@@ -118,7 +115,39 @@ def load(path: Path) -> Contents:
         ) from None
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise _no_copy(path, "ovsdb-tool does not print its rows") from None
-    return Contents(version, columns, singles, rows)
+    return replace(empty, rows=rows)
+
+
+def database_file(copy: Contents) -> str:
+    """Return the text of the file of a server, with OVN's schema here, that has what the copy has.
+
+    Raises:
+        BadRequest: the copy has something that the schema here has no place for.
+
+    """
+    schema = json.loads(Path(NORTHBOUND.schema_file).read_text(encoding="utf-8"))
+    operations, _ = difference(copy, _contents(schema, {}))
+    rows: dict[str, dict[str, Row]] = {}
+    for one in operations:
+        if one["op"] == "insert":
+            rows.setdefault(one["table"], {})[one["uuid"]] = one["row"]
+    return "".join(_record(json.dumps(text)) for text in (schema, rows))
+
+
+def _record(text: str) -> str:
+    digest = hashlib.sha1(f"{text}\n".encode(), usedforsecurity=False).hexdigest()
+    return f"OVSDB JSON {len(text) + 1} {digest}\n{text}\n"
+
+
+def _contents(schema: Mapping[str, Any], rows: Mapping[str, Mapping[str, Row]]) -> Contents:
+    """Put rows and the part of their schema together that is of use here."""
+    tables = schema["tables"]
+    return Contents(
+        str(schema["version"]),
+        {table: frozenset(about["columns"]) for table, about in tables.items()},
+        frozenset(table for table, about in tables.items() if about.get("maxRows") == 1),
+        rows,
+    )
 
 
 def _schema(path: Path) -> dict[str, Any]:
