@@ -1,8 +1,10 @@
 """Two hosts with the driver, a network that they share, and what must be left of all that happens to them."""
 
 import json
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -139,6 +141,21 @@ def unanswered(host: Host, container: str, *targets: str, tunnel: bool = False) 
     tries = f"{packet} || {packet}" if tunnel and host.fabric.userspace else packet
     asked = host.docker("exec", container, "sh", "-c", f"for i; do {tries} || echo $i; done", "sh", *targets)
     return asked.split()
+
+
+def lost_packets(
+    host: Host, container: str, address: str, happens: Callable[[], object], seconds: float, interval: float
+) -> int:
+    """How many packets of a container's get no answer while something happens; it sends for so long."""
+    count = int(seconds / interval)
+    command = ("exec", container, "ping", "-q", "-i", str(interval), "-c", str(count), address)
+    with ThreadPoolExecutor() as pool:
+        said = pool.submit(host.docker, *command, timeout=seconds * 5)
+        wait_for(lambda: "ping" in host.docker("top", container), "the first packet")
+        happens()
+        sent, received = map(int, re.findall(r"(\d+) packets", said.result()))
+    assert sent == count
+    return sent - received
 
 
 @contextmanager

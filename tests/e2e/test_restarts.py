@@ -1,12 +1,10 @@
 """Parts of a host restart while its containers talk: which of them cost packets, and that all come back."""
 
-import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2e.cluster import PATIENCE, Cluster, driver_behind_its_socket
+from e2e.cluster import PATIENCE, Cluster, driver_behind_its_socket, lost_packets
 from e2e.lab import Host, wait_for
 from e2e.lab.host import OVN_CTL
 from e2e.lab.services import Service
@@ -55,15 +53,7 @@ def restart_database(host: Host) -> None:
 
 def lost(cluster: Cluster, happens: Callable[[], object]) -> int:
     """Packets that got no answer of those that the witness sends to the container while something happens."""
-    count = int(SECONDS / INTERVAL)
-    command = ("exec", "witness", "ping", "-q", "-i", str(INTERVAL), "-c", str(count), "192.168.1.20")
-    with ThreadPoolExecutor() as pool:
-        said = pool.submit(cluster.central.docker, *command, timeout=SECONDS * 5)
-        wait_for(lambda: "ping" in cluster.central.docker("top", "witness"), "the first packet")
-        happens()
-        sent, received = map(int, re.findall(r"(\d+) packets", said.result()))
-    assert sent == count
-    return sent - received
+    return lost_packets(cluster.central, "witness", "192.168.1.20", happens, SECONDS, INTERVAL)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_a_copy_is_root_s_alone_and_is_replaced_as_a_whole(central):
     central.out("ovn-nbctl", "ls-add", "more")
     said = central.does(*BACKUP)
     assert (
-        f"$ ovsdb-client --timeout=60 backup unix:/var/run/ovn/ovnnb_db.sock OVN_Northbound >{COPY}" in said
+        f"$ ovsdb-client --timeout=300 backup unix:/var/run/ovn/ovnnb_db.sock OVN_Northbound >{COPY}" in said
     )
     assert "the copy has 2 networks, 1 port, 4 rows" in said
     assert central.out("stat", "-c", "%a", COPY) == "600"

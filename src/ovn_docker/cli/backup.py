@@ -47,9 +47,6 @@ examples:
   ovn-docker central restore /root/northbound.backup --force
 """
 
-_PATIENCE = 300.0
-"""Seconds that the transaction may take: 100 000 ports take one minute."""
-
 _TRIES = 5
 """How often to compare anew when hosts have changed rows meanwhile."""
 
@@ -78,7 +75,7 @@ def backup(args: argparse.Namespace) -> int:
     what = f"back up the northbound database to {printable(str(path))}"
     steps.note(what, f"{command(*_dump())} >{command(str(path))}")
     if not args.dry_run:
-        say(f"the copy has {_sum(_write(path, run(_dump())))}")
+        say(f"the copy has {_sum(_write(path, run(_dump(), copies.SECONDS)))}")
     return steps.finish()
 
 
@@ -159,7 +156,7 @@ def _remote() -> str:
 def _dump() -> tuple[str, ...]:
     """The command that prints the database."""
     anyone = ("--no-leader-only",) if NORTHBOUND.clustered() else ()
-    return ("ovsdb-client", "--timeout=60", *anyone, "backup", _remote(), NORTHBOUND.schema)
+    return ("ovsdb-client", f"--timeout={copies.SECONDS:g}", *anyone, "backup", _remote(), NORTHBOUND.schema)
 
 
 def _write(path: Path, text: str) -> Contents:
@@ -189,7 +186,7 @@ def _write(path: Path, text: str) -> Contents:
 def _current() -> Contents:
     """What the database has now."""
     with tempfile.TemporaryDirectory(prefix="ovn-docker-restore.") as directory:
-        return _write(Path(directory) / "now", run(_dump()))
+        return _write(Path(directory) / "now", run(_dump(), copies.SECONDS))
 
 
 def _commit(copy: Contents, operations: list[Operation]) -> None:
@@ -198,7 +195,7 @@ def _commit(copy: Contents, operations: list[Operation]) -> None:
     try:
         for last in (*[False] * (_TRIES - 1), True):
             try:
-                database.transact(*operations, deadline=Deadline(_PATIENCE))
+                database.transact(*operations, deadline=Deadline(copies.SECONDS))
             except OperationError as error:
                 if last:
                     raise Conflict(f"nothing was restored: {error}; try again") from None

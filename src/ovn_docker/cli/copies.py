@@ -29,6 +29,9 @@ _RECORD = re.compile(rb"OVSDB JSON (\d{1,15}) ([0-9a-f]{40})\n")
 _SCHEMA = 1 << 24
 """Bytes that a schema may have; OVN's has 14 thousand."""
 
+SECONDS = 300.0
+"""Time for one program or transaction on all rows; 10 000 ports, 40 000 rows, take some seconds."""
+
 _KEPT_TABLES = {"Connection", "SSL"}
 """How a server listens is not a part of a copy: it would open ports, or close those that hosts use."""
 
@@ -104,7 +107,7 @@ def load(path: Path) -> Contents:
     selects = [{"op": "select", "table": table, "where": []} for table in empty.columns]
     query = json.dumps([NORTHBOUND.schema, *selects])
     try:
-        results = json.loads(run(("ovsdb-tool", "query", str(path.absolute()), query)))
+        results = json.loads(run(("ovsdb-tool", "query", str(path.absolute()), query), SECONDS))
         rows = {
             table: {row["_uuid"][1]: row for row in result["rows"]}
             for table, result in zip(empty.columns, results, strict=True)
