@@ -84,7 +84,7 @@ def restore(args: argparse.Namespace) -> int:
     require_root()
     copy = copies.read(args.file)
     if not (NORTHBOUND.pid() or NORTHBOUND.file.exists()):
-        return _make_file(Steps(dry_run=args.dry_run), args.file, copy)
+        return _make_file(args.file, copy, dry_run=args.dry_run)
     _require_server()
     now = _current()
     operations, changes = copies.difference(copy, now)
@@ -105,17 +105,17 @@ def restore(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make_file(steps: Steps, path: Path, copy: Contents) -> int:
+def _make_file(path: Path, copy: Contents, *, dry_run: bool) -> int:
     """Makes the file of a database that this machine does not have."""
-    text, file = copies.database_file(copy), printable(str(NORTHBOUND.file))
-    steps.note(
-        f"make {file} of {printable(str(path))}, with {_sum(copy)}, for the next start",
-        command("ovn-docker", "central", "restore", str(path)),
+    text, file = copies.database_file(copy), NORTHBOUND.file
+    say(
+        f"{'would ' if dry_run else ''}make {printable(str(file))} of {printable(str(path))}, with {_sum(copy)}, "
+        "for the next `ovn-docker central start`"
     )
-    if not steps.dry_run:
-        NORTHBOUND.file.parent.mkdir(parents=True, exist_ok=True)
-        _write(NORTHBOUND.file, text)
-    return steps.finish()
+    if not dry_run:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, text)
+    return 0
 
 
 def _check_place(path: Path) -> None:
