@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
-from ovn_docker.model import Chassis, IpAddress, IpNetwork, Pool, PoolId, StoredEndpoint
+from ovn_docker.model import Chassis, IpAddress, IpNetwork, Picked, Pool, PoolId, StoredEndpoint
 from ovn_docker.supply import Supply
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ class AddressStore(Protocol):
         """Take an address that the store chooses; None if it leaves the choice to us."""
 
     def claim(
-        self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline, *, picked: bool
+        self, pool: Pool, address: IpAddress, picked: Picked | None, chassis: Chassis, deadline: Deadline
     ) -> None:
-        """Take an address for a container of this host; *picked*: the user did not ask for it by name.
+        """Take an address for a container of this host; *picked*: the user did not ask for this one.
 
         Raises Conflict that says who has it.
         """
@@ -73,12 +73,11 @@ class AddressStore(Protocol):
         self,
         pool: Pool,
         address: IpAddress,
+        picked: Picked | None,
         at_work: Sequence[StoredEndpoint],
         before: float,
         chassis: Chassis,
         deadline: Deadline,
-        *,
-        picked: bool,
     ) -> bool:
         """Take an address that this host has and nothing uses, as claim() does; whether it was taken.
 
@@ -87,7 +86,7 @@ class AddressStore(Protocol):
         made.
         """
 
-    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[IpAddress]:
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[tuple[IpAddress, Picked]]:
         """Addresses that were picked for containers of this host, and not for others since. May be slow."""
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
@@ -125,7 +124,7 @@ class Ipam:
         self._lock = threading.Lock()
         self._next: dict[PoolId, int] = {}
         self._docker_started: float | None = None
-        self._former: dict[PoolId, list[IpAddress]] = {}
+        self._former: dict[PoolId, list[tuple[IpAddress, Picked]]] = {}
         """For each pool that was used since Docker started: what its containers had before."""
         self._picked: dict[int, IpNetwork] = {}
 
@@ -152,9 +151,11 @@ class Ipam:
             self._former.pop(pool, None)
 
     def request_address(
-        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool
+        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool, name: str = ""
     ) -> tuple[IpAddress, int]:
         """IpamDriver.RequestAddress: the address, and the length of its prefix.
+
+        *name*: of the container, if Docker says it (from 29 on).
 
         Raises Conflict if somebody has it, or the pool has no free address.
         """
@@ -164,14 +165,14 @@ class Ipam:
         if gateway:
             wanted = wanted or pool.gateway
         if wanted is None:
-            address = self._claim_any(pool, chassis, deadline)
+            address = self._claim_any(pool, Picked(name), chassis, deadline)
         else:
             address = wanted
             _check(pool, address, gateway=gateway)
             if gateway or not pool.bound:
                 self._store.reserve(pool, address, chassis, deadline)
             else:
-                self._claim(pool, address, chassis, deadline, picked=False)
+                self._claim(pool, address, None, chassis, deadline)
         return address, pool.subnet.prefixlen
 
     def release_address(self, pool: PoolId, address: IpAddress) -> None:
@@ -197,7 +198,7 @@ class Ipam:
         bases = ", ".join(map(str, supplies)) or "no supply"
         raise Conflict(f"no free IPv{version} subnet in {bases}; give --subnet, or --address-pools")
 
-    def _claim_any(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> IpAddress:
+    def _claim_any(self, pool: Pool, picked: Picked, chassis: Chassis, deadline: Deadline) -> IpAddress:
         if not pool.bound:
             raise Conflict(
                 f"pool {pool.subnet} belongs to no network of ours: --ipam-driver openvswitch is only for "
@@ -211,9 +212,9 @@ class Ipam:
         chosen = self._store.claim_next(pool, chassis, deadline)
         if chosen is not None:
             return chosen
-        while (address := self._next_former(pool, chassis, deadline)) is not None:
+        while (address := self._next_former(pool, picked, chassis, deadline)) is not None:
             with suppress(Conflict):
-                self._claim(pool, address, chassis, deadline, picked=True)
+                self._claim(pool, address, picked, chassis, deadline)
                 return address
         for rest in (self._rest, 0):  # one that rests is better than none
             for some in self._looks(pool):
@@ -222,7 +223,7 @@ class Ipam:
                     # Hosts that start together look at the same addresses: after a collision, scatter.
                     address = free.pop(0)
                     try:
-                        self._store.claim(pool, address, chassis, deadline, picked=True)
+                        self._store.claim(pool, address, picked, chassis, deadline)
                     except Conflict:
                         random.shuffle(free)
                         continue
@@ -236,21 +237,21 @@ class Ipam:
         )
 
     def _claim(
-        self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline, *, picked: bool
+        self, pool: Pool, address: IpAddress, picked: Picked | None, chassis: Chassis, deadline: Deadline
     ) -> None:
         """Take an address, also one that this host has and that nothing uses.
 
         Docker died with it, or its release was lost. Raises Conflict that says who has it.
         """
         try:
-            self._store.claim(pool, address, chassis, deadline, picked=picked)
+            self._store.claim(pool, address, picked, chassis, deadline)
         except Conflict:
             with self._lock:
                 started = self._docker_started
             now = time.monotonic()
             before = max(now - _FOLLOWS, started - _TICK if started is not None else 0)
             at_work = self._at_work(now - before, deadline)
-            if not self._store.take_over(pool, address, at_work, before, chassis, deadline, picked=picked):
+            if not self._store.take_over(pool, address, picked, at_work, before, chassis, deadline):
                 raise
             log.info("address %s is given away again: this host had it, and nothing uses it", address)
 
@@ -262,23 +263,31 @@ class Ipam:
 
     def _look_back(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
         """Note which addresses containers of this host had before Docker started."""
-        former = [one for one in self._store.former(pool, chassis, deadline) if one not in pool.reserved]
+        former = [one for one in self._store.former(pool, chassis, deadline) if one[0] not in pool.reserved]
         with self._lock:
             self._former.setdefault(pool.id, former)
 
-    def _next_former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> IpAddress | None:
-        """One of these, and it is not returned again; None if there are no more.
+    def _next_former(
+        self, pool: Pool, picked: Picked, chassis: Chassis, deadline: Deadline
+    ) -> IpAddress | None:
+        """One of these, and it is not returned again; None if there is no more for the container.
 
-        Docker's request for an address does not name the container (moby libnetwork/ipams/remote/api): a host
-        that boots gets the addresses back that it had, and a container that is alone gets its own.
+        A container that Docker names gets its own address. Docker before 29 does not (moby
+        libnetwork/ipams/remote/api): a host gets the addresses back that it had, and a container that is
+        alone its own.
         """
         if not self._is_starting():
             return None
         if pool.id not in self._former:
             self._look_back(pool, chassis, deadline)
         with self._lock:
-            former = self._former.get(pool.id)
-            return former.pop(0) if former else None
+            former = self._former.get(pool.id, [])
+            for names in ({picked.name}, {""} if picked.name else {one.name for _, one in former}):
+                for number, (address, had) in enumerate(former):
+                    if had.name in names:
+                        del former[number]
+                        return address
+        return None
 
     def _looks(self, pool: Pool) -> Iterator[list[IpAddress]]:
         """Addresses from behind the last one on, so that what was released rests; from anywhere; all."""

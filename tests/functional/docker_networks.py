@@ -119,10 +119,10 @@ class DockerHost:
         self.ipam.release_pool(network.pool)
         self.overlay.delete_network(network.id, self.chassis, Deadline(10))
 
-    def take(self, network: DockerNetwork, wanted: str | None = None) -> str:
-        """RequestAddress for a container, with ``--ip`` if *wanted*."""
+    def take(self, network: DockerNetwork, wanted: str | None = None, name: str = "") -> str:
+        """RequestAddress for a container, with ``--ip`` if *wanted*; Docker from 29 on says its *name*."""
         address, prefix = self.ipam.request_address(
-            network.pool, ip_address(wanted) if wanted else None, gateway=False
+            network.pool, ip_address(wanted) if wanted else None, gateway=False, name=name
         )
         assert prefix == network.subnet.prefixlen
         return str(address)

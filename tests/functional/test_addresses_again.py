@@ -179,6 +179,22 @@ class TestComingBack:
         host.restart_docker()
         assert {host.take(network) for _ in range(3)} == set(before)
 
+    def test_each_container_gets_its_own_back_where_docker_names_it(self, host, network):
+        """From Docker 29 on; in whichever order they start."""
+        before = {name: host.take(network, name=name) for name in ("a", "b", "c", "d")}
+        host.give_back(network, before["b"])
+        host.restart_docker()
+        assert host.take(network, name="new") not in before.values()
+        host.give_back(network, before["c"])
+        assert {name: host.take(network, name=name) for name in reversed(before)} == before
+
+    def test_a_docker_that_was_upgraded_gets_addresses_back_too(self, host, network):
+        before = [host.take(network) for _ in range(2)]
+        host.restart_docker()
+        assert [host.take(network, name=name) for name in "ab"] == before
+        host.restart_docker()
+        assert {host.take(network) for _ in range(2)} == set(before)
+
     def test_an_address_that_the_user_named_waits_for_its_container(self, host, network):
         """The one of --restart=always starts first, and must not take it."""
         named = host.take(network, "10.3.0.2")

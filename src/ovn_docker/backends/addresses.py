@@ -12,9 +12,11 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
+from typing import Any
 from uuid import uuid4
 
 from ovn_docker.backends.northbound import (
+    CONTAINER,
     ENCAP,
     ENDPOINT,
     HOST,
@@ -31,7 +33,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.definition import stored_pool
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
-from ovn_docker.host.clock import CREATED, age, made_now, order
+from ovn_docker.host.clock import CREATED, UPTIME, age, made_now, order
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require, require_none
 from ovn_docker.model import (
     Chassis,
@@ -40,6 +42,7 @@ from ovn_docker.model import (
     IpNetwork,
     Network,
     NetworkId,
+    Picked,
     Pool,
     PoolId,
     StoredEndpoint,
@@ -160,13 +163,13 @@ class Addresses:
         return None
 
     def claim(
-        self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline, *, picked: bool
+        self, pool: Pool, address: IpAddress, picked: Picked | None, chassis: Chassis, deadline: Deadline
     ) -> None:
         """Lease an address to this host. Raises Conflict that says who has it."""
         database = self._connect(chassis)
         switch = pool.switch or ""
         row = lease_row(switch, address)
-        ids = _lease_ids(pool, chassis, picked=picked)
+        ids = _lease_ids(pool, chassis, picked)
         lease = ovsdb.insert("DHCP_Options", row, cidr=str(address), external_ids=ids)
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
         released = require("DHCP_Options", row, has("external_ids", {STATE: "released"}))
@@ -178,12 +181,11 @@ class Addresses:
         self,
         pool: Pool,
         address: IpAddress,
+        picked: Picked | None,
         at_work: Sequence[StoredEndpoint],
         before: float,
         chassis: Chassis,
         deadline: Deadline,
-        *,
-        picked: bool,
     ) -> bool:
         """Lease an address anew that is leased to this host, if no endpoint of a running container has it.
 
@@ -220,13 +222,13 @@ class Addresses:
         holding = [port["external_ids"] for found in ports[len(running) :] for port in found]
         if any(not chassis.made(ids.get(HOST, ""), ids.get(ENCAP, "")) for ids in holding):
             return False
-        ids = _lease_ids(pool, chassis, picked=picked)
+        ids = _lease_ids(pool, chassis, picked)
         unchanged = require("DHCP_Options", row, ["external_ids", "==", ovsdb.encode(old)])
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
         leased = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
         return _one_of(database, [unchanged, again], [leased], deadline=deadline)
 
-    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[IpAddress]:
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[tuple[IpAddress, Picked]]:
         """Addresses of the pool that were picked for containers of this host, and for no other since.
 
         A search through the table: once for each pool when Docker starts. Those that are still leased come
@@ -242,22 +244,24 @@ class Addresses:
             ),
             deadline=deadline,
         )
-        found: list[tuple[float, IpAddress]] = []
+        found: list[tuple[float, IpAddress, Picked]] = []
         for row in rows:
             with contextlib.suppress(ValueError):  # any host can write anything
                 address, when = ip_address(row["cidr"]), released(row["external_ids"])
                 in_range = address in pool.subnet and int(pool.first) <= int(address) <= int(pool.last)
                 if in_range and row["_uuid"] == lease_row(switch, address):
-                    found.append((float("inf") if when is None else when, address))
+                    had = Picked(row["external_ids"].get(CONTAINER, ""))
+                    found.append((float("inf") if when is None else when, address, had))
         claims = database.transact(
             *(
                 ovsdb.select("DHCP_Options", is_row(claim_row(switch, str(address))), columns=["_uuid"])
-                for _, address in found
+                for _, address, _ in found
             ),
             deadline=deadline,
         )
         lost = [one for one, claim in zip(found, claims, strict=True) if one[0] == float("inf") or not claim]
-        return [address for when, address in sorted(lost, key=lambda one: (-one[0], int(one[1])))]
+        lost.sort(key=lambda one: (-one[0], int(one[1])))
+        return [(address, had) for _, address, had in lost]
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give a lease back, or unmark a reserved address; neither is fine."""
@@ -273,14 +277,14 @@ class Addresses:
                 STATE: "released",
                 RELEASED: f"{time.time_ns() // 10**6 / 1000:.3f}",
             }  # not rounded up
-            kept = {key: ids[key] for key in (OWNER, POOL, SWITCH, NETWORK) if key in ids}
+            of_host = [HOST, ENCAP, STATE, _CLAIM, CREATED, UPTIME]
+            give_back: list[list[Any]] = [
+                ["external_ids", "delete", of_host],
+                ["external_ids", "insert", released],
+            ]
             unmark = [["external_ids", "delete", [f"{_RESERVED}{address}"]]]
-            picked = has("external_ids", _PICKED)
             database.transact(
-                ovsdb.update(
-                    "DHCP_Options", is_row(row), mine, picked, external_ids=kept | released | _PICKED
-                ),
-                ovsdb.update("DHCP_Options", is_row(row), mine, external_ids=kept | released),
+                ovsdb.mutate("DHCP_Options", is_row(row), mine, mutations=give_back),
                 ovsdb.mutate("DHCP_Options", is_row(pool), mutations=unmark),
                 *self._forget(),
                 deadline=deadline,
@@ -375,7 +379,7 @@ def bind(
     return operations
 
 
-def _lease_ids(pool: Pool, chassis: Chassis, *, picked: bool) -> dict[str, str]:
+def _lease_ids(pool: Pool, chassis: Chassis, picked: Picked | None) -> dict[str, str]:
     """What the row of a new lease says."""
     return {
         **OURS,
@@ -385,6 +389,7 @@ def _lease_ids(pool: Pool, chassis: Chassis, *, picked: bool) -> dict[str, str]:
         NETWORK: pool.network or "",
         STATE: "leased",
         **(_PICKED if picked else {}),
+        **({CONTAINER: picked.name} if picked and picked.name else {}),
         _CLAIM: str(uuid4()),
         **made_now(),
     }

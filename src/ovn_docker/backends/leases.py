@@ -23,6 +23,7 @@ from ovn_docker.model import (
     IpNetwork,
     Kind,
     NetworkId,
+    Picked,
     Pool,
     PoolId,
     StoredEndpoint,
@@ -128,10 +129,9 @@ class Leases:
         self,
         pool: Pool,
         address: IpAddress,
+        picked: Picked | None,
         chassis: Chassis,
         deadline: Deadline,
-        *,
-        picked: bool,
     ) -> None:
         """Keep an address for a container of this VM. Raises Conflict."""
         _, subnet = _bound_to(pool)
@@ -141,12 +141,11 @@ class Leases:
         self,
         pool: Pool,
         address: IpAddress,
+        picked: Picked | None,
         at_work: Sequence[StoredEndpoint],
         before: float,
         chassis: Chassis,
         deadline: Deadline,
-        *,
-        picked: bool,
     ) -> bool:
         """Whether a port of this VM has the address that keeps it for nobody, or whose container has gone.
 
@@ -164,7 +163,7 @@ class Leases:
 
         return bool(ports) and all(map(unused, ports))
 
-    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[IpAddress]:
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[tuple[IpAddress, Picked]]:
         """None: most addresses Neutron chooses, and the others are not told apart from those of the user."""
         return []
 

@@ -108,10 +108,8 @@ def restore(args: argparse.Namespace) -> int:
 def _make_file(path: Path, copy: Contents, *, dry_run: bool) -> int:
     """Makes the file of a database that this machine does not have."""
     text, file = copies.database_file(copy), NORTHBOUND.file
-    say(
-        f"{'would ' if dry_run else ''}make {printable(str(file))} of {printable(str(path))}, with {_sum(copy)}, "
-        "for the next `ovn-docker central start`"
-    )
+    what = f"make {printable(str(file))} of {printable(str(path))}, with {_sum(copy)}"
+    say(f"{'would ' if dry_run else ''}{what}, for the next `ovn-docker central start`")
     if not dry_run:
         file.parent.mkdir(parents=True, exist_ok=True)
         _write(file, text)
