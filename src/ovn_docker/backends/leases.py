@@ -46,6 +46,9 @@ _SLASH = "_"
 _UNUSED = 600.0
 """Seconds after which a pool without a network, or an address without an endpoint, is nobody's."""
 
+_SECOND = 1.0
+"""Seconds by which Neutron may say that a port was made earlier than it was: it tells whole ones."""
+
 _GIVES_BACK = 15.0
 """Seconds until Docker has given back the addresses of an endpoint that it has deleted: many times what it
 needs."""
@@ -158,7 +161,8 @@ class Leases:
 
         def unused(port: Resource) -> bool:
             if port["description"] == of_vm(self._vif):
-                return time.monotonic() - self._neutron.age(port) < before
+                made = time.monotonic() - self._neutron.age(port)
+                return made + _SECOND < before
             return port["description"] == endpoint_of(self._vif) and port["name"] not in busy
 
         return bool(ports) and all(map(unused, ports))
