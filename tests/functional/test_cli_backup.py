@@ -50,14 +50,22 @@ def test_a_copy_is_root_s_alone_and_is_replaced_as_a_whole(central):
     before = central.out("cat", COPY)
     central.out("chmod", "644", COPY)
     central.out("ovn-nbctl", "ls-add", "more")
-    said = central.does(*BACKUP)
+    killed, at_work = (f"/run/.ovn-docker-backup.{name}" for name in ("killed", "at-work"))
+    central.out("touch", killed, at_work)
+    locking = central.inside("flock", at_work, "sh", "-c", "echo locked; exec sleep infinity")
+    with subprocess.Popen(locking, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "locked\n"
+        said = central.does(*BACKUP)
+        found = central.out("find", "/run", "-maxdepth", "1", "-name", ".*")
+        other.kill()
+    assert found == at_work  # what a run that was killed has left is gone
     assert (
         f"$ ovsdb-client --timeout=300 backup unix:/var/run/ovn/ovnnb_db.sock OVN_Northbound >{COPY}" in said
     )
     assert "the copy has 2 networks, 1 port, 4 rows" in said
     assert central.out("stat", "-c", "%a", COPY) == "600"
     assert central.out("cat", COPY) != before
-    assert central.out("find", "/run", "-maxdepth", "1", "-name", ".*") == ""
     assert central.out("ovsdb-tool", "db-name", COPY) == "OVN_Northbound"
 
 
@@ -102,7 +110,7 @@ def test_a_lost_database_is_made_before_it_starts(central):
     central.out("sh", "-c", "rm /var/lib/ovn/*")
     said = central.does(*RESTORE, "--dry-run")
     assert said.startswith(
-        f"would make {OVNNB} of {COPY}, with 1 network, 1 port, 4 rows, for the next start"
+        f"would make {OVNNB} of {COPY}, with 1 network, 1 port, 4 rows, for the next `ovn-docker"
     )
     assert central.out("ls", "/var/lib/ovn") == ""
     central.does(*RESTORE)

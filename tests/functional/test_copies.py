@@ -16,7 +16,7 @@ from functional.conftest import Connect, MakeServer
 from functional.docker_networks import DockerHost
 from functional.ovsdb_servers import SCHEMAS, Contents, Member, OvsdbServer, until
 from ovn_docker.backends.shared import GENERATION_ROW
-from ovn_docker.cli import copies
+from ovn_docker.cli import backup, copies
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest
 from ovn_docker.host import ovsdb
@@ -207,6 +207,33 @@ def test_a_copy_of_the_file_of_a_server_is_one_too(server, host, connect, tmp_pa
     connect(server).transact(*operations, deadline=Deadline(10))
     for table in ("Logical_Switch", "Logical_Switch_Port", "DHCP_Options", "Logical_Router"):
         assert contents(server).get(table) == wanted.get(table)
+
+
+@pytest.mark.parametrize("server", ["alone"], indirect=True)
+def test_what_hosts_change_meanwhile_is_compared_again(server, host, tmp_path, monkeypatch):
+    """One has made a row again that was missing, another has removed a row that a restored one refers to."""
+    (tmp_path / "ovnnb_db.sock").symlink_to(server.socket)
+    monkeypatch.setenv("OVN_RUNDIR", str(tmp_path))
+    monkeypatch.setenv("OVN_DBDIR", str(tmp_path / "nowhere"))
+    before, copy = contents(server), copy_of(server, tmp_path / "copy")
+    (switch, *_) = server.rows("Logical_Switch", "_uuid", "name")
+    server.transact(ovsdb.delete("Logical_Switch"))
+    operations, _ = copies.difference(copy, copy_of(server, tmp_path / "now"))
+    server.transact(
+        ovsdb.insert("Logical_Switch", switch["_uuid"], name=switch["name"]),
+        ovsdb.delete("Logical_Router"),
+    )
+    backup._commit(copy, operations)
+    assert contents(server) == before
+
+
+@pytest.mark.parametrize("server", ["alone"], indirect=True)
+def test_the_file_of_a_lost_database_has_what_the_copy_has(server, host, tmp_path):
+    copy = copy_of(server, tmp_path / "copy")
+    (tmp_path / "made").write_text(copies.database_file(copy))
+    made = copies.read(tmp_path / "made")
+    assert made.rows["Connection"] == {}
+    assert copies.difference(copy, made) == ([], [])
 
 
 # What is no copy

@@ -4,6 +4,7 @@ Only that has to be kept: ovn-northd computes the southbound one from it, and ho
 """
 
 import argparse
+import fcntl
 import os
 import tempfile
 from contextlib import suppress
@@ -46,6 +47,9 @@ examples:
   ovn-docker central restore /root/northbound.backup
   ovn-docker central restore /root/northbound.backup --force
 """
+
+_PARTIAL = ".ovn-docker-backup."
+"""What the name of a file begins with that is still being written."""
 
 _TRIES = 5
 """How often to compare anew when hosts have changed rows meanwhile."""
@@ -160,14 +164,16 @@ def _dump() -> tuple[str, ...]:
 def _write(path: Path, text: str) -> Contents:
     """Writes the file of a database; all or nothing. Returns what it has."""
     try:
-        number, name = tempfile.mkstemp(prefix=".ovn-docker-backup.", dir=path.parent)  # mode 0600
+        _remove_partial(path.parent)
+        number, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)  # mode 0600
         try:
             with os.fdopen(number, "w", encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            contents = copies.load(Path(name))
-            Path(name).replace(path)
+                contents = copies.load(Path(name))
+                Path(name).replace(path)
         except BaseException:
             Path(name).unlink()
             raise
@@ -179,6 +185,14 @@ def _write(path: Path, text: str) -> Contents:
     except OSError as error:
         raise Unavailable(f"cannot write {printable(str(path))}: {error.strerror}") from None
     return contents
+
+
+def _remove_partial(directory: Path) -> None:
+    """Removes what runs that were killed have left: files that nobody has locked."""
+    for left in directory.glob(f"{_PARTIAL}*"):
+        with left.open("rb") as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
 
 
 def _current() -> Contents:
