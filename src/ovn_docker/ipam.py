@@ -86,8 +86,13 @@ class AddressStore(Protocol):
         made.
         """
 
-    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[tuple[IpAddress, Picked]]:
-        """Addresses that were picked for containers of this host, and not for others since. May be slow."""
+    def former(
+        self, pool: Pool, at_work: Sequence[StoredEndpoint], chassis: Chassis, deadline: Deadline
+    ) -> list[tuple[IpAddress, Picked]]:
+        """Addresses that were picked for containers of this host, and that no endpoint has that is at work.
+
+        May be slow.
+        """
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give an address back, and note when."""
@@ -263,7 +268,9 @@ class Ipam:
 
     def _look_back(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
         """Note which addresses containers of this host had before Docker started."""
-        former = [one for one in self._store.former(pool, chassis, deadline) if one[0] not in pool.reserved]
+        at_work = self._at_work(_FOLLOWS, deadline)
+        former = self._store.former(pool, at_work, chassis, deadline)
+        former = [one for one in former if one[0] not in pool.reserved]
         with self._lock:
             self._former.setdefault(pool.id, former)
 

@@ -10,6 +10,7 @@ import pytest
 from functional.conftest import Connect
 from functional.docker_networks import DockerHost, DockerNetwork
 from functional.ovsdb_servers import OvsdbServer
+from functional.test_ipam import Counting
 from ovn_docker.errors import Conflict
 from ovn_docker.host import ovsdb
 from ovn_docker.model import row_uuid
@@ -68,6 +69,15 @@ class TestTakingOver:
 
         with ThreadPoolExecutor(8) as pool:
             assert sorted(pool.map(take, range(8))) == [A, *["refused"] * 7]
+
+    def test_every_transaction_may_be_sent_twice(self, northbound, connect):
+        """After a lost connection nobody knows whether it was committed, and it is sent again."""
+        host = DockerHost("host1", Counting(connect(northbound), 2))  # type: ignore[arg-type]
+        network = host.create("10.3.0.0/24")
+        host.run(network, A)
+        picked = host.take(network)
+        host.restart_docker()
+        assert (host.take(network, A), host.take(network)) == (A, picked)
 
     def test_a_lease_whose_release_was_lost_is_taken_over_after_a_while(self, host, network, northbound):
         """The driver was away when the container stopped, and Docker has gone on."""
@@ -211,6 +221,17 @@ class TestComingBack:
         host.running.append(lives)
         assert host.take(network) == picked
         assert host.take(network) != str(lives.addresses[0].ip)
+
+    def test_what_runs_on_costs_nothing_when_docker_starts(self, host, network, northbound, monkeypatch):
+        """As with live-restore: the addresses of containers that run are not tried one by one."""
+        lives = [host.run(network) for _ in range(5)]
+        host.restart_docker()
+        host.running += lives
+        tried: list[object] = []
+        claim = host.store.claim
+        monkeypatch.setattr(host.store, "claim", lambda *given: tried.append(given) or claim(*given))
+        host.take(network)
+        assert len(tried) == 1
 
     def test_an_address_that_another_host_has_meanwhile_is_not_picked(
         self, host, network, northbound, connect

@@ -228,8 +228,10 @@ class Addresses:
         leased = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
         return _one_of(database, [unchanged, again], [leased], deadline=deadline)
 
-    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[tuple[IpAddress, Picked]]:
-        """Addresses of the pool that were picked for containers of this host, and for no other since.
+    def former(
+        self, pool: Pool, at_work: Sequence[StoredEndpoint], chassis: Chassis, deadline: Deadline
+    ) -> list[tuple[IpAddress, Picked]]:
+        """Addresses of the pool that were picked for containers of this host, and are no other's since.
 
         A search through the table: once for each pool when Docker starts. Those that are still leased come
         first, the lowest before the others, then those that were released, the last one first.
@@ -252,14 +254,19 @@ class Addresses:
                 if in_range and row["_uuid"] == lease_row(switch, address):
                     had = Picked(row["external_ids"].get(CONTAINER, ""))
                     found.append((float("inf") if when is None else when, address, had))
+        rows_of = [is_row(claim_row(switch, str(address))) for _, address, _ in found]
         claims = database.transact(
-            *(
-                ovsdb.select("DHCP_Options", is_row(claim_row(switch, str(address))), columns=["_uuid"])
-                for _, address, _ in found
-            ),
+            *(ovsdb.select("DHCP_Options", one, columns=["external_ids"]) for one in rows_of),
             deadline=deadline,
         )
-        lost = [one for one, claim in zip(found, claims, strict=True) if one[0] == float("inf") or not claim]
+        busy = {one.id for one in at_work}
+
+        def is_used(when: float, claim: list[ovsdb.Row]) -> bool:
+            """Whether a running container has the address; one that was released nobody may have."""
+            holders = {row["external_ids"].get(ENDPOINT, "") for row in claim}
+            return bool(holders & busy if when == float("inf") else holders)
+
+        lost = [one for one, claim in zip(found, claims, strict=True) if not is_used(one[0], claim)]
         lost.sort(key=lambda one: (-one[0], int(one[1])))
         return [(address, had) for _, address, had in lost]
 

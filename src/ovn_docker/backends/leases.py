@@ -167,7 +167,9 @@ class Leases:
 
         return bool(ports) and all(map(unused, ports))
 
-    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[tuple[IpAddress, Picked]]:
+    def former(
+        self, pool: Pool, at_work: Sequence[StoredEndpoint], chassis: Chassis, deadline: Deadline
+    ) -> list[tuple[IpAddress, Picked]]:
         """None: most addresses Neutron chooses, and the others are not told apart from those of the user."""
         return []
 
