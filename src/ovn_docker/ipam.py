@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
-from ovn_docker.model import Chassis, IpAddress, IpNetwork, Picked, Pool, PoolId, StoredEndpoint
+from ovn_docker.model import Chassis, Former, IpAddress, IpNetwork, Picked, Pool, PoolId, StoredEndpoint
 from ovn_docker.supply import Supply
 
 log = logging.getLogger(__name__)
@@ -86,13 +86,8 @@ class AddressStore(Protocol):
         made.
         """
 
-    def former(
-        self, pool: Pool, at_work: Sequence[StoredEndpoint], chassis: Chassis, deadline: Deadline
-    ) -> list[tuple[IpAddress, Picked]]:
-        """Addresses that were picked for containers of this host, and that no endpoint has that is at work.
-
-        May be slow.
-        """
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[Former]:
+        """Addresses that were picked for containers of this host, and not for others since. May be slow."""
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give an address back, and note when."""
@@ -129,7 +124,7 @@ class Ipam:
         self._lock = threading.Lock()
         self._next: dict[PoolId, int] = {}
         self._docker_started: float | None = None
-        self._former: dict[PoolId, list[tuple[IpAddress, Picked]]] = {}
+        self._former: dict[PoolId, list[Former]] = {}
         """For each pool that was used since Docker started: what its containers had before."""
         self._picked: dict[int, IpNetwork] = {}
 
@@ -268,9 +263,8 @@ class Ipam:
 
     def _look_back(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> None:
         """Note which addresses containers of this host had before Docker started."""
-        at_work = self._at_work(_FOLLOWS, deadline)
-        former = self._store.former(pool, at_work, chassis, deadline)
-        former = [one for one in former if one[0] not in pool.reserved]
+        former = self._store.former(pool, chassis, deadline)
+        former = [one for one in former if one.address not in pool.reserved]
         with self._lock:
             self._former.setdefault(pool.id, former)
 
@@ -288,12 +282,16 @@ class Ipam:
         if pool.id not in self._former:
             self._look_back(pool, chassis, deadline)
         with self._lock:
+            some = any(one.holder for one in self._former.get(pool.id, []))
+        running = {one.id for one in self._at_work(_FOLLOWS, deadline)} if some else set()
+        with self._lock:
             former = self._former.get(pool.id, [])
-            for names in ({picked.name}, {""} if picked.name else {one.name for _, one in former}):
-                for number, (address, had) in enumerate(former):
-                    if had.name in names:
-                        del former[number]
-                        return address
+            names = {picked.name}, {""} if picked.name else {one.picked.name for one in former}
+            for wanted in names:
+                for one in former:
+                    if one.picked.name in wanted and one.holder not in running:
+                        former.remove(one)
+                        return one.address
         return None
 
     def _looks(self, pool: Pool) -> Iterator[list[IpAddress]]:

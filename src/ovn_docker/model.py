@@ -124,6 +124,15 @@ class Picked:
 
 
 @dataclass(frozen=True, slots=True)
+class Former:
+    """An address that a container of this host had before Docker started; *holder*: its endpoint, if any."""
+
+    address: IpAddress
+    picked: Picked
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A Docker network. At most one subnet of each IP version."""
 

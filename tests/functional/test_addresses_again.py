@@ -11,6 +11,7 @@ from functional.conftest import Connect
 from functional.docker_networks import DockerHost, DockerNetwork
 from functional.ovsdb_servers import OvsdbServer
 from functional.test_ipam import Counting
+from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict
 from ovn_docker.host import ovsdb
 from ovn_docker.model import row_uuid
@@ -232,6 +233,19 @@ class TestComingBack:
         monkeypatch.setattr(host.store, "claim", lambda *given: tried.append(given) or claim(*given))
         host.take(network)
         assert len(tried) == 1
+
+    def test_an_endpoint_that_docker_deletes_as_it_starts_is_not_at_work(self, host, network):
+        """Docker gives the address of one back while the other still looks as if it lived."""
+        first, second = host.run(network), host.run(network)
+        addresses = [str(one.addresses[0].ip) for one in (first, second)]
+        host.restart_docker()
+        host.running.append(second)
+        host.overlay.delete_endpoint(first.id, host.chassis, Deadline(10))
+        host.give_back(network, addresses[0])
+        host.running.clear()
+        host.overlay.delete_endpoint(second.id, host.chassis, Deadline(10))
+        host.give_back(network, addresses[1])
+        assert {host.take(network), host.take(network)} == set(addresses)
 
     def test_an_address_that_another_host_has_meanwhile_is_not_picked(
         self, host, network, northbound, connect

@@ -38,6 +38,7 @@ from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_r
 from ovn_docker.model import (
     Chassis,
     EndpointId,
+    Former,
     IpAddress,
     IpNetwork,
     Network,
@@ -228,9 +229,7 @@ class Addresses:
         leased = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
         return _one_of(database, [unchanged, again], [leased], deadline=deadline)
 
-    def former(
-        self, pool: Pool, at_work: Sequence[StoredEndpoint], chassis: Chassis, deadline: Deadline
-    ) -> list[tuple[IpAddress, Picked]]:
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[Former]:
         """Addresses of the pool that were picked for containers of this host, and are no other's since.
 
         A search through the table: once for each pool when Docker starts. Those that are still leased come
@@ -259,16 +258,14 @@ class Addresses:
             *(ovsdb.select("DHCP_Options", one, columns=["external_ids"]) for one in rows_of),
             deadline=deadline,
         )
-        busy = {one.id for one in at_work}
-
-        def is_used(when: float, claim: list[ovsdb.Row]) -> bool:
-            """Whether a running container has the address; one that was released nobody may have."""
-            holders = {row["external_ids"].get(ENDPOINT, "") for row in claim}
-            return bool(holders & busy if when == float("inf") else holders)
-
-        lost = [one for one, claim in zip(found, claims, strict=True) if not is_used(one[0], claim)]
-        lost.sort(key=lambda one: (-one[0], int(one[1])))
-        return [(address, had) for _, address, had in lost]
+        former = []
+        for (when, address, had), claim in sorted(
+            zip(found, claims, strict=True), key=lambda one: (-one[0][0], int(one[0][1]))
+        ):
+            holder = claim[0]["external_ids"].get(ENDPOINT, "") if claim else ""
+            if when == float("inf") or not claim:  # what was released and has a claim is another host's
+                former.append(Former(address, had, holder))
+        return former
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give a lease back, or unmark a reserved address; neither is fine."""

@@ -19,6 +19,7 @@ from ovn_docker.errors import Conflict, NotFound, OvnDockerError
 from ovn_docker.model import (
     Chassis,
     Difference,
+    Former,
     IpAddress,
     IpNetwork,
     Kind,
@@ -167,9 +168,7 @@ class Leases:
 
         return bool(ports) and all(map(unused, ports))
 
-    def former(
-        self, pool: Pool, at_work: Sequence[StoredEndpoint], chassis: Chassis, deadline: Deadline
-    ) -> list[tuple[IpAddress, Picked]]:
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[Former]:
         """None: most addresses Neutron chooses, and the others are not told apart from those of the user."""
         return []
 
