@@ -433,7 +433,8 @@ class Driver:
                 return self._backend.create_endpoint(endpoint, chassis, deadline)
             except AddressInUse as error:
                 # Docker's IPAM gives no IP address twice: on the same network it has forgotten the holder.
-                forgotten = error.holder.network == endpoint.network and error.address != endpoint.mac
+                given = not error.allowed and error.address != endpoint.mac
+                forgotten = given and error.holder.network == endpoint.network
                 grace = 0 if forgotten else self._patience.request
                 ours = chassis.made(error.holder.host, error.holder.encap)
                 if not ours or not self._dead(error.holder, grace):

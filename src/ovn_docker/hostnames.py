@@ -31,12 +31,14 @@ class ContainerNames:
     """The names of a container on a network, as Docker has them.
 
     *own*: its name and the beginning of its ID, which are unique on its host; *aliases*: what the user calls
-    it besides, host name included; *created*: when it was made, in milliseconds of the epoch.
+    it besides, host name included; *created*: when it was made, in milliseconds of the epoch; *link_local*:
+    the addresses of ``--link-local-ip``, which Docker sets without a word to the driver.
     """
 
     own: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     created: int = 0
+    link_local: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from ipaddress import (
 from typing import NewType
 from uuid import UUID, uuid5
 
-from ovn_docker.errors import Conflict
+from ovn_docker.allowed import Allowed
+from ovn_docker.errors import BadRequest, Conflict
 from ovn_docker.options import NetworkOptions
 
 IpAddress = IPv4Address | IPv6Address
@@ -253,7 +254,9 @@ class Note:
 class Endpoint:
     """A container's attachment to a network. *mac* is ``None`` until somebody chose one.
 
-    *router*: the others on the network believe its router advertisements, redirects and DHCP answers.
+    *router*: the others on the network believe its router advertisements, redirects and DHCP answers;
+    *allowed*: what it may use besides its addresses; *port_security*: whether it may use no other addresses,
+    ``None`` if that is the network's to say.
     """
 
     id: EndpointId
@@ -261,6 +264,8 @@ class Endpoint:
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     mac: str | None = None
     router: bool = False
+    allowed: tuple[Allowed, ...] = ()
+    port_security: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,15 +355,30 @@ class Difference:
 
 
 class AddressInUse(Conflict):
-    """*address* (IP or MAC) belongs to *holder* on the same logical switch."""
+    """*address* (IP or MAC) belongs to *holder* on the same logical switch.
 
-    def __init__(self, address: str, holder: StoredEndpoint) -> None:
-        super().__init__(
-            f"address {address} is in use by endpoint {holder.id[:12]} on host {holder.host}; choose another "
-            "with --ip or --mac-address, or create the network with another --ip-range on each host"
-        )
+    *allowed*: it is an allowed address of the holder; *asked*: it is asked for as an allowed address.
+    """
+
+    def __init__(
+        self, address: str, holder: StoredEndpoint, *, allowed: bool = False, asked: bool = False
+    ) -> None:
+        who = f"endpoint {holder.id[:12]} on host {holder.host}"
+        if asked:
+            text = f"allowed address {address} is the own address of {who}; leave it out"
+        elif allowed:
+            text = (
+                f"address {address} is an allowed address of {who}; choose another with --ip or --mac-address"
+            )
+        else:
+            text = (
+                f"address {address} is in use by {who}; choose another with --ip or --mac-address, or create "
+                "the network with another --ip-range on each host"
+            )
+        super().__init__(text)
         self.address = address
         self.holder = holder
+        self.allowed = allowed or asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,6 +505,24 @@ one, and no host has to be told which ones are."""
 def is_router_mac(mac: str) -> bool:
     """Whether containers believe what comes from this MAC (host/router_guard.py)."""
     return mac.lower().startswith(ROUTER_MAC.hex(":"))
+
+
+def check_allowed(allowed: Iterable[Allowed], gateways: Iterable[IpAddress] = ()) -> None:
+    """Raise BadRequest if addresses are allowed that would make a container pass for a part of the network.
+
+    *gateways*: of the network.
+    """
+    reserved: dict[IpAddress, str] = dict.fromkeys(NAMESERVERS, "where containers ask for names")
+    reserved |= dict.fromkeys(gateways, "the gateway of the network")
+    for one in allowed:
+        for address, what in reserved.items():
+            if address in one.address:
+                raise BadRequest(f"allowed address {one} has {address}, {what}: leave that out")
+        if is_router_mac(one.mac):
+            raise BadRequest(
+                f"allowed address {one}: a MAC that begins with {ROUTER_MAC.hex(':')} is a router's; give "
+                "another"
+            )
 
 
 HOST_LINK = "odh"

@@ -6,11 +6,11 @@ Docker's calls to us carry no names: they are learnt from its events, later, and
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import OvnDockerError
+from ovn_docker.errors import OvnDockerError, Unavailable
 from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import Chassis, EndpointId
 from ovn_docker.threads import Threads
@@ -37,6 +37,11 @@ class Store(Protocol):
         self, endpoint: EndpointId, names: ContainerNames, chassis: Chassis, deadline: Deadline
     ) -> Unregistered:
         """Keep the names of an endpoint, which may be none of ours, or gone. Returns those not kept."""
+
+    def allow(
+        self, endpoint: EndpointId, addresses: Iterable[str], chassis: Chassis, deadline: Deadline
+    ) -> None:
+        """Let an endpoint use more addresses. Raises OvnDockerError that says why it may not."""
 
 
 class Engine(Protocol):
@@ -92,12 +97,25 @@ class Registrar:
         missing = Unregistered()
         for endpoint, names in endpoints.items():
             deadline = Deadline(_PATIENCE)
+            if names.link_local:
+                self._allow(endpoint, names, deadline)
             found = self._store.set_names(endpoint, names, self._chassis(deadline), deadline)
             missing = Unregistered(missing.taken + found.taken, missing.unfit + found.unfit)
         self._tell(container, missing)
         if not endpoints:
             return None
         return _TAKEN if missing.taken else _AGAIN
+
+    def _allow(self, endpoint: EndpointId, names: ContainerNames, deadline: Deadline) -> None:
+        """Let an endpoint use the addresses of ``--link-local-ip``, which Docker gives it by itself."""
+        try:
+            self._store.allow(endpoint, names.link_local, self._chassis(deadline), deadline)
+        except Unavailable:
+            raise
+        except OvnDockerError as error:
+            log.warning(
+                "container %s does not reach others from its --link-local-ip: %s", names.own[0], error
+            )
 
     def _tell(self, container: str, missing: Unregistered) -> None:
         """Log names by which other hosts do not find a container, once."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ovn_docker import allowed
+from ovn_docker.allowed import Allowed
 from ovn_docker.errors import BadRequest
 
 DOCKER = "com.docker.network."
@@ -27,6 +29,8 @@ class NetworkOptions:
     name: str | None = None
     any_router: bool = False
     security_groups: tuple[str, ...] = ()
+    allowed: tuple[Allowed, ...] = ()
+    port_security: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class EndpointOptions:
     """Parsed options of a container's attachment to a network."""
 
     router: bool = False
+    allowed: tuple[Allowed, ...] = ()
+    port_security: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,12 @@ def _flag(text: str) -> bool:
     return text == "true"
 
 
+def _switched(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("on or off")
+    return text == "on"
+
+
 def _groups(text: str) -> tuple[str, ...]:
     """Names or UUIDs of security groups (``openstack security group list``), with commas."""
     groups = tuple(dict.fromkeys(filter(None, (group.strip() for group in text.split(",")))))
@@ -97,6 +109,8 @@ def _groups(text: str) -> tuple[str, ...]:
 
 
 MTU = "com.docker.network.driver.mtu"
+ALLOWED = "ovn.allowed-addresses"
+PORT_SECURITY = "ovn.port-security"
 _SWITCH = "ovn.switch"
 
 OPTIONS = (
@@ -128,6 +142,21 @@ OPTIONS = (
         "marked: those of containers with `ovn.router=true`, and of routers whose MAC begins with 0e:42",
         "whose router advertisements, redirects and DHCP answers containers believe: marked, or any",
     ),
+    Option(
+        ALLOWED,
+        "allowed",
+        allowed.parse,
+        "none",
+        "addresses and subnets that every container may use besides its own, with commas or spaces, each "
+        "with a MAC and `/` before it if it is not the container's own; no container can have one as its own",
+    ),
+    Option(
+        PORT_SECURITY,
+        "port_security",
+        _switched,
+        "`on`",
+        "off: containers may send from any MAC and address",
+    ),
 )
 """Of the overlay mode."""
 
@@ -139,6 +168,22 @@ ENDPOINT = (
         "`false`",
         "true: the others on the network believe this container's router advertisements, redirects and DHCP "
         "answers; its MAC begins with 0e:42",
+    ),
+    Option(
+        ALLOWED,
+        "allowed",
+        allowed.parse,
+        "those of the network",
+        "addresses and subnets that this container may use besides its own and the network's, with spaces "
+        "(Docker's command line takes commas for its own), each with a MAC and `/` before it if it is not "
+        "the container's own",
+    ),
+    Option(
+        PORT_SECURITY,
+        "port_security",
+        _switched,
+        "that of the network",
+        "off: the container may send from any MAC and address; on: it may not, though the network's are off",
     ),
 )
 """Of a container's attachment to a network, in the overlay mode."""
@@ -173,8 +218,12 @@ UNDERLAY = (
         "the project's group `default`",
         "security groups of the containers' ports (names or IDs, with commas)",
     ),
+    *OPTIONS[-2:],
 )
 """Of the underlay mode."""
+
+UNDERLAY_ENDPOINT = ENDPOINT[1:]
+"""Of a container's attachment to a network, in the underlay mode."""
 
 
 def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> NetworkOptions:
@@ -211,7 +260,8 @@ def parse_endpoint(given: Mapping[str, object], table: tuple[Option, ...] = ENDP
     bridge does. Raises BadRequest for an unknown key of ours or a bad value.
     """
     ours = {key: value for key, value in given.items() if key.startswith("ovn.")}
-    return EndpointOptions(**_fields(ours, table, () if table is ENDPOINT else ENDPOINT))
+    others = UNDERLAY_ENDPOINT if table is ENDPOINT else ENDPOINT
+    return EndpointOptions(**_fields(ours, table, others))
 
 
 def _fields(
@@ -224,7 +274,7 @@ def _fields(
         option = known.get(key)
         if option is None:
             if any(key == other.key for other in others):
-                mode = "underlay" if others is UNDERLAY else "overlay"
+                mode = "underlay" if others in (UNDERLAY, UNDERLAY_ENDPOINT) else "overlay"
                 raise BadRequest(f"option {key} is for the {mode} mode, and this driver is in the other one")
             raise BadRequest(unknown(key, known))
         text = value if isinstance(value, str) else repr(value)

@@ -4,13 +4,15 @@ import itertools
 import json
 import random
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 
-from e2e.lab import CommandError, Fabric, wait_for
+from e2e.cluster import unanswered
+from e2e.lab import CommandError, Fabric, Host, wait_for
 
 Break = Callable[["Town"], AbstractContextManager[object]]
 
@@ -58,9 +60,13 @@ class Town:
             return False
         return True
 
-    def traced(self, source: str, target: str, packet: str, *options: str) -> tuple[bool, str]:
-        """The verdict on the source's host: does the packet arrive, and what it says."""
-        command = ("ovn-docker", "trace", "--json", *options, source, self.address(target), packet)
+    def traced(self, source: str, target: str, packet: str) -> tuple[bool, str]:
+        """The verdict on the source's host: does the packet arrive, and what it says.
+
+        *target*: a container of the town, or an address.
+        """
+        to = self.address(target) if target in self.endpoints else target
+        command = ("ovn-docker", "trace", "--json", source, to, packet)
         said = json.loads(self.where[source].run(*command, check=False, timeout=60))
         return said["delivered"], said["verdict"]
 
@@ -228,12 +234,14 @@ def test_ls_and_inspect_show_all_sides(town: Town) -> None:
         "bar": (["host1"], 1),
     }
     with wrong_port_security(town, "web1"):
-        (web1,) = json.loads(town.host1.run("ovn-docker", "inspect", "web1", "--json"))
+        (web1,) = json.loads(town.host1.run("ovn-docker", "inspect", "web1", "--json", check=False))
         assert (web1["state"], web1["installed"]) == ("running", True)
+        assert "port security" in web1["differences"][0]
     town.host1.run("ovs-vsctl", "del-port", town.link("web2"))
-    said = town.host1.run("ovn-docker", "inspect", "web2", check=False)
-    assert "! differs" in said
-    assert "no port in Open vSwitch" in said
+    wait_for(  # it may be that the container is still being started
+        lambda: "no port in Open vSwitch" in town.host1.run("ovn-docker", "inspect", "web2", check=False),
+        "a difference",
+    )
     town.host1.docker("restart", "web2")
 
 
@@ -249,3 +257,185 @@ def test_status_shows_the_host_at_a_glance(town: Town) -> None:
     town.host2.controller.start()
     assert said[-1] == "3"
     assert any(line.split() == ["ovn-controller", "down"] for line in said)
+
+
+VIP = "10.1.0.100"
+
+
+def inside(town: Town, name: str, *command: str) -> str:
+    """Output of a command of the host's in the network namespace of a container."""
+    host = town.where[name]
+    pid = host.docker("inspect", "--format={{.State.Pid}}", name)
+    return host.run("nsenter", f"--net=/proc/{pid}/ns/net", *command)
+
+
+def take(town: Town, name: str, address: str) -> None:
+    """Put an address on a container's interface, and announce it as keepalived does."""
+    inside(town, name, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+    town.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "eth0", address)
+
+
+def leave(town: Town, name: str, address: str) -> None:
+    inside(town, name, "ip", "address", "del", f"{address}/24", "dev", "eth0")
+
+
+@contextmanager
+def running(town: Town, host: Host, name: str, network: str, *options: str) -> Iterator[None]:
+    """One more container in the town, which serves port 5432 as the others do."""
+    command = ("busybox", "nc", "-ll", "-p", "5432", "-e", "true")
+    host.docker(
+        "run", "-d", f"--network={network}", f"--name={name}", "--stop-signal=KILL", *options, *command
+    )
+    town.where[name] = host
+    yield
+    host.docker("rm", "--force", name)
+    del town.where[name]
+
+
+def silent(town: Town, *addresses: str) -> dict[str, list[str]]:
+    """The addresses that do not answer the first packet of web1, nor that of far."""
+    asking = ((town.host1, "web1"), (town.host2, "far"))
+    return {name: unanswered(host, name, *addresses, tunnel=True) for host, name in asking}
+
+
+def diagnosed(host: Host) -> list[str]:
+    """The findings of the doctor about port security."""
+    results = json.loads(host.run("ovn-docker", "doctor", "--json", check=False, timeout=60))
+    return [f["evidence"] for one in results if one["name"] == "port-security" for f in one["findings"]]
+
+
+def test_a_virtual_address_moves_between_hosts_at_once(town: Town) -> None:
+    allowed = f"name=foo,driver-opt=ovn.allowed-addresses={VIP}"
+    with running(town, town.host1, "vip1", allowed), running(town, town.host2, "vip2", allowed):
+        trace = ("ovn-docker", "trace", "web1", VIP)
+        known = "it is allowed to vip1 on host1, vip2 on host2"
+        wait_for(lambda: known in town.host1.run(*trace, "--no-probe"), "their names")
+        nowhere = town.host1.run(*trace, check=False)
+        assert nowhere.endswith(f"dropped at probe: nobody answers ARP for {VIP}")
+        for name, before in (("vip1", ""), ("vip2", "vip1"), ("vip1", "vip2")):
+            if before:
+                leave(town, before, VIP)
+            take(town, name, VIP)
+            assert silent(town, VIP) == {"web1": [], "far": []}, name
+            said = town.host1.run(*trace, timeout=60)
+            assert f"an echo request is answered by {VIP}" in said
+            if name == "vip2":  # this host does not see into it
+                assert re.search(f"ARP for {VIP} is answered by [0-9a-f:]*, vip2 on host2\n", said)
+            else:
+                assert "the logical switch sends it to vip1's port" in said
+        assert diagnosed(town.host1) == []
+        with pytest.raises(CommandError, match="is an allowed address of endpoint"):
+            town.host2.docker("run", "--rm", "--net=foo", f"--ip={VIP}", "busybox", "true")
+        more = f"name=foo,driver-opt=ovn.allowed-addresses={town.address('far')}"
+        with pytest.raises(CommandError, match="is the own address of endpoint"):
+            town.host1.docker("run", "--rm", f"--network={more}", "busybox", "true")
+
+
+def test_a_virtual_mac_moves_with_its_address(town: Town) -> None:
+    """As with keepalived's ``use_vmac``: a macvlan on the container's interface (RFC 5798, 7.3)."""
+    address, mac = "10.1.0.101", "00:00:5e:00:01:0a"
+    allowed = f"name=foo,driver-opt=ovn.allowed-addresses={mac}/{address}"
+    with running(town, town.host1, "vip1", allowed), running(town, town.host2, "vip2", allowed):
+        for name, before in (("vip1", ""), ("vip2", "vip1")):
+            if before:
+                inside(town, before, "ip", "link", "del", "vrrp")
+            inside(town, name, "sysctl", "-w", "net.ipv4.conf.eth0.arp_ignore=1")
+            macvlan = ("address", mac, "type", "macvlan")
+            inside(town, name, "ip", "link", "add", "vrrp", "link", "eth0", *macvlan)
+            inside(town, name, "ip", "link", "set", "vrrp", "up")
+            inside(town, name, "ip", "address", "add", f"{address}/32", "dev", "vrrp")
+            town.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "vrrp", address)
+            assert silent(town, address) == {"web1": [], "far": []}, name
+            assert mac in inside(town, "web1", "ip", "neighbour", "show", address)
+            assert diagnosed(town.where[name]) == []
+
+
+def test_port_security_is_named_until_it_lets_an_address_pass(town: Town) -> None:
+    address = "10.1.0.60"
+    with running(town, town.host1, "more", "foo"):
+        take(town, "more", address)
+        assert silent(town, address) == {"web1": [address], "far": [address]}
+        (evidence,) = diagnosed(town.host1)
+        assert evidence.startswith(f"more on foo has {address} with MAC 02:42:")
+        said = json.loads(town.host1.run("ovn-docker", "trace", "--json", "web1", address, check=False))
+        assert said["verdict"].startswith("dropped at OVN, by port_security of Logical_Switch_Port ")
+        assert said["verdict"].endswith(f"start it with driver-opt=ovn.allowed-addresses={address}")
+    for option in (f"ovn.allowed-addresses={address} 10.1.0.61", "ovn.port-security=off"):
+        with running(town, town.host1, "more", f"name=foo,driver-opt={option}"):
+            take(town, "more", address)
+            assert silent(town, address) == {"web1": [], "far": []}, option
+            assert diagnosed(town.host1) == []
+            assert town.traced("web1", address, "icmp")[0]
+
+
+def test_a_changed_mac_is_named(town: Town) -> None:
+    own = inside(town, "web2", "cat", "/sys/class/net/eth0/address").strip()
+    inside(town, "web2", "ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
+    (evidence,) = diagnosed(town.host1)
+    assert re.match(
+        "web2 on foo has 10[0-9.]+ with MAC 02:00:00:00:00:99 on its eth0, and port sec", evidence
+    )
+    delivered, verdict = town.traced("web2", "web1", "icmp")
+    inside(town, "web2", "ip", "link", "set", "eth0", "address", own)
+    assert not delivered
+    assert "port security allows" in verdict
+    assert "web2 has 02:00:00:00:00:99" in verdict
+
+
+def test_addresses_of_link_local_ip_work(town: Town) -> None:
+    one, other = "169.254.7.7", "169.254.7.8"
+    with (
+        running(town, town.host1, "near", "foo", f"--link-local-ip={one}"),
+        running(town, town.host2, "remote", "foo", f"--link-local-ip={other}"),
+    ):
+        for host, name, target in ((town.host1, "near", other), (town.host2, "remote", one)):
+            wait_for(lambda h=host, n=name, t=target: not unanswered(h, n, t), target)  # type: ignore[misc]
+
+
+def test_the_way_out_is_followed_through_the_host(town: Town) -> None:
+    said = json.loads(
+        town.host1.run("ovn-docker", "trace", "--json", "--no-probe", "web1", "8.8.8.8", check=False)
+    )
+    text = json.dumps(said)
+    assert "8.8.8.8 is on none of its networks: it goes by eth1 to 172." in text
+    if said["delivered"]:
+        assert "gets the address of" in text
+        assert "-j MASQUERADE" in text
+        assert said["verdict"].startswith("it leaves by ")
+    else:
+        assert said["verdict"].endswith("and the host has no route to 8.8.8.8")
+    host = town.host1.run("ovn-docker", "trace", "--no-probe", "web1", town.host1.address)
+    assert "is the host's own address" in host
+
+
+def test_an_address_of_nobody_is_not_answered(town: Town) -> None:
+    said = town.host1.run("ovn-docker", "trace", "web1", "10.1.0.250", check=False)
+    assert "network foo  no port has 10.1.0.250\n" in said
+    assert said.endswith("dropped at probe: nobody answers ARP for 10.1.0.250")
+    with pytest.raises(CommandError, match="known on host2 alone: run this there"):
+        town.host1.run("ovn-docker", "trace", "far", "10.1.0.250")
+
+
+def test_a_published_port_is_followed_from_outside(town: Town) -> None:
+    with running(town, town.host1, "web3", "foo", "--publish=8080:5432", "--publish=8081:1"):
+        said = town.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/8080")
+        assert "(DNAT)" in said
+        assert "--dport 8080 -j DNAT --to-destination" in said
+        assert "a process in it listens on port 5432" in said
+        assert "a connection to port 5432 is answered by" in said
+        assert "(DNAT)" in town.host1.run("ovn-docker", "trace", "outside", town.host1.address, "tcp/8080")
+        said = town.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/8081", check=False)
+        assert "nothing in it listens" in said
+        with pytest.raises(
+            CommandError, match=r"no port tcp/5432 is published by web3: published are tcp/8080 for"
+        ):
+            town.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/5432")
+
+
+def test_a_capture_on_another_host_is_a_command_to_type_there(town: Town) -> None:
+    capture = ("ovn-docker", "tcpdump", "--network=foo", "far", "-c", "1", "tcp port 80")
+    typed = "ovn-docker tcpdump --network foo far -c 1 'tcp port 80'"
+    with pytest.raises(CommandError, match=f"far is on host2: run this there, or say --ssh: {typed}$"):
+        town.host1.run(*capture)
+    said = json.loads(town.host1.run(*capture, "--ssh", "--json"))
+    assert said["command"] == f"ssh -- host2 {shlex.quote(typed)}"

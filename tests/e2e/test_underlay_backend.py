@@ -19,6 +19,7 @@ import pytest
 from e2e.lab.cloud import Cloud
 from functional.backend_contract import (
     C1,
+    C2,
     SUBNET,
     SUBNET6,
     BackendContract,
@@ -27,6 +28,7 @@ from functional.backend_contract import (
     new_network,
     soon,
 )
+from ovn_docker import allowed
 from ovn_docker.backends.leases import Leases
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.backends.trunk import Parent, Profile, Trunk
@@ -538,6 +540,30 @@ class TestOptions:
         assert group.id in groups
         run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
         cloud.demo.delete_security_group(group.id)
+
+    def test_allowed_addresses_are_the_ports(self, cloud: Cloud, here: Vm) -> None:
+        vip, mac = "192.168.1.100", "00:00:5e:00:01:0a"
+        network = new_network(allowed=allowed.parse(vip), security_groups=("default",))
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        wanted = replace(endpoint(network), allowed=allowed.parse(f"{mac}/{vip} 192.168.1.128/28"))
+        made = run(cloud, here.underlay.create_endpoint, wanted, here.chassis, soon())
+        port = cloud.demo.get_port(made.iface_id)
+        pairs = {(pair["ip_address"], pair["mac_address"]) for pair in port.allowed_address_pairs}
+        assert pairs == {(vip, port.mac_address), (vip, mac), ("192.168.1.128/28", port.mac_address)}
+        for text, why in (("192.168.1.1", "the gateway"), ("192.168.1.2", "the own address of port")):
+            other = replace(endpoint(network, C2, "192.168.1.3/24"), allowed=allowed.parse(text))
+            with pytest.raises(OvnDockerError, match=why):
+                run(cloud, here.underlay.create_endpoint, other, here.chassis, soon())
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
+
+    @pytest.mark.parametrize("of_network", [True, False])
+    def test_port_security_is_off(self, cloud: Cloud, here: Vm, *, of_network: bool) -> None:
+        network = new_network(port_security=not of_network, security_groups=("default",))
+        run(cloud, here.underlay.create_network, network, here.chassis, soon())
+        wanted = replace(endpoint(network), port_security=None if of_network else False)
+        made = run(cloud, here.underlay.create_endpoint, wanted, here.chassis, soon())
+        assert cloud.demo.get_port(made.iface_id).is_port_security_enabled is False
+        run(cloud, here.underlay.delete_network, network.id, here.chassis, soon())
 
     def test_a_security_group_that_is_none_is_named(self, cloud: Cloud, here: Vm) -> None:
         with pytest.raises(BadRequest, match="Neutron has no security group 'nosuch'"):

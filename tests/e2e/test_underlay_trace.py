@@ -306,7 +306,7 @@ def test_every_command_of_the_operators_in_a_virtual_machine(town: Town) -> None
     assert f"{town.port('web').id}, ACTIVE" in web
     assert "of the trunk of vm1" in web
     assert "on vm3" in town.ask(vm1, "inspect", town.address("far"))
-    assert town.ask(vm1, "doctor").strip() == "22 checks: 22 found nothing"
+    assert town.ask(vm1, "doctor").strip() == "23 checks: 23 found nothing"
     town.ask(vm1, "graph", "-o", "/tmp/cloud.svg")
     picture = vm1.path("/tmp/cloud.svg").read_text()
     assert "<title>3 VMs, 2 networks, 5 containers</title>" in picture
@@ -339,5 +339,5 @@ def test_the_doctor_names_what_neutron_lacks_and_its_cure_works(town: Town) -> N
     assert "! differs" in inspected
     vm1.docker("restart", "next", timeout=150)
     town.endpoints["next"] = town.underlay.endpoint(vm1, "next")
-    assert town.ask(vm1, "doctor").strip() == "22 checks: 22 found nothing"
+    assert town.ask(vm1, "doctor").strip() == "23 checks: 23 found nothing"
     assert town.reaches("web", "next", "icmp")

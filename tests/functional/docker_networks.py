@@ -67,7 +67,7 @@ class DockerHost:
         """Only the driver: what it remembered is gone."""
         self.ipam = Ipam(
             *(self.store, lambda _: self.chassis, lambda: self._known, self._supplies),
-            *(lambda _, __: self._at_work(), 10, self._rest),
+            *(lambda _, __: self._at_work(), 60, self._rest),
         )
 
     def restart_docker(self) -> None:

@@ -73,6 +73,10 @@ class Container:
         """Move a link into the container, as Docker does after Join."""
         ip("link", "set", link, "netns", str(self._process.pid))
 
+    def run(self, *command: str) -> None:
+        """Run a command in its network namespace."""
+        subprocess.run(["nsenter", f"--net=/proc/{self.pid}/ns/net", *command], check=True)
+
     def die(self) -> None:
         """With it go its links, some time later."""
         self._process.kill()
@@ -100,7 +104,7 @@ class Host:
     *northbound* and *vswitch* are connections to its databases.
     """
 
-    PATIENCE = Patience(request=2, flows=0.3, controller=0.3)
+    PATIENCE = Patience(request=30, flows=30, controller=0.3)
 
     def __init__(
         self, northbound: OvsdbServer, open_vswitch: OpenVswitch, connections: Iterable[Database]
@@ -155,6 +159,7 @@ class Host:
         self.driver().create_endpoint(wanted)
         joined = self.driver().join(wanted.network, wanted.id, "/var/run/docker/netns/0123456789ab")
         container.take(joined.link)
+        container.run("ip", "link", "set", joined.link, "up")
 
     def state(self) -> dict[str, Any]:
         """All that calls of Docker's may change, here and in the northbound database."""

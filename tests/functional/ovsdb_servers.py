@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ovn_docker.host.controller import ask
 from ovn_docker.host.ovsdb import decode
 
 SCHEMAS = {
@@ -158,6 +159,10 @@ class OvsdbServer:
             for table, result in zip(self._tables, results, strict=True)
             if (rows := result["rows"])
         }
+
+    def holds(self, calls: int = 1) -> bool:
+        """Whether so many transactions wait for a condition (RFC 7047, 5.2.6; memory/show)."""
+        return f"triggers:{calls}" in ask(Path(f"{self.socket}.ctl"), "memory/show", 30).split()
 
     def _answers(self) -> bool:
         assert self._process

@@ -30,7 +30,8 @@ def rows(northbound: OvsdbServer) -> dict[str, tuple[str, dict[str, str]]]:
             ("ovn-docker:released", 1),
         ):
             if key in ids:
-                assert 0 <= time.time() - float(ids.pop(key)) / unit < 30
+                # A clock that is read twice need not have gone on, or not as far as a number is rounded.
+                assert abs(time.time() - float(ids.pop(key)) / unit) < 60
         ids.pop("ovn-docker:claim", None)
         ids.pop("ovn-docker:uptime", None)
         found[row["_uuid"]] = (row["cidr"], ids)
@@ -85,6 +86,7 @@ def test_a_lease_from_the_request_to_the_release(
     host.give_back(network, first)
     assert rows(northbound) == bound | {row: (first, lease | {"ovn-docker:state": "released"})}
     host.take(network, first)
+    del taken["ovn-docker:picked"]
     assert rows(northbound) == bound | {row: (first, taken)}
 
 

@@ -16,7 +16,6 @@ import pytest
 
 from functional.hosts import C1, NET
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
-from ovn_docker.host.controller import ask
 from ovn_docker.host.ovsdb import encode
 from ovn_docker.model import container_link, host_link, row_uuid
 
@@ -84,7 +83,7 @@ class Driver:
         """``ovs-appctl -t ovn-docker-overlay-driver``."""
         run = ["ovs-appctl", "-t", self.program.name, *command]
         return subprocess.run(
-            run, env=self.environment, check=True, capture_output=True, text=True, timeout=10
+            run, env=self.environment, check=True, capture_output=True, text=True, timeout=60
         ).stdout
 
     def files(self) -> set[str]:
@@ -180,7 +179,7 @@ class TestDetached:
         (control,) = driver.directory.glob(f"{PROGRAM.name}.*.ctl")
         told = ["ovs-appctl", "-t", str(control), "gc/show"]
         with pytest.raises(subprocess.CalledProcessError) as failed:
-            subprocess.run(told, check=True, capture_output=True, text=True, timeout=10)
+            subprocess.run(told, check=True, capture_output=True, text=True, timeout=60)
         assert "does not have system-id; set it with" in failed.value.stderr
 
         with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -190,7 +189,7 @@ class TestDetached:
             with subprocess.Popen(told, stderr=subprocess.DEVNULL) as compares:
                 silent.accept()[0].close()  # it has begun
                 said = subprocess.run(
-                    [*told[:-1], "requests"], check=True, capture_output=True, text=True, timeout=10
+                    [*told[:-1], "requests"], check=True, capture_output=True, text=True, timeout=60
                 ).stdout
                 assert said.startswith("0 requests")
                 assert compares.poll() is None
@@ -227,7 +226,7 @@ class TestTheSocket:
             listener.bind(str(path))
             listener.listen()
             ready.bind(str(tmp_path / "notify"))
-            ready.settimeout(10)
+            ready.settimeout(60)
             process = subprocess.Popen(
                 [sys.executable, "-c", inherit, str(listener.fileno()), PROGRAM],
                 env=driver.environment | {"LISTEN_FDS": "1", "NOTIFY_SOCKET": str(tmp_path / "notify")},
@@ -237,7 +236,7 @@ class TestTheSocket:
             assert ready.recv(100) == b"READY=1"
             assert "NetworkDriver" in call(path, "Plugin.Activate")["Implements"]
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
         assert path.exists()
         assert not driver.socket.exists()
 
@@ -253,7 +252,7 @@ def test_before_the_host_is_set_up_docker_gets_the_command_to_type(
     said = call(driver.socket, "NetworkDriver.CreateNetwork", **network)["Err"]
     assert said.endswith('external_ids:ovn-nb="tcp:CENTRAL_IP:6641"')
     process.terminate()
-    _, log = process.communicate(timeout=10)
+    _, log = process.communicate(timeout=60)
     assert "WARN | not ready yet: the Open_vSwitch database does not have system-id" in log
 
 
@@ -301,7 +300,7 @@ class TestSigterm:
         process = driver.start("--pidfile")
         with ThreadPoolExecutor() as threads:
             joining = threads.submit(join)
-            until(lambda: "triggers:1" in ask(Path(f"{settings.socket}.ctl"), "memory/show", 5))
+            until(settings.holds)
             process.send_signal(number)
             until(lambda: not driver.socket.exists())
             assert process.poll() is None
@@ -309,5 +308,5 @@ class TestSigterm:
             settings.transact({"op": "mutate", "table": "Interface", "where": [], "mutations": [installed]})
             link = container_link(C1)
             assert joining.result() == {"InterfaceName": {"SrcName": link, "DstPrefix": "eth"}}
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert driver.files() == set()

@@ -79,11 +79,11 @@ class TestAContainersLife:
 
     def test_join_returns_when_the_flows_are_in(self, host: Host) -> None:
         host.flows = False
-        driver = host.driver(replace(host.PATIENCE, flows=10))
+        driver = host.driver(replace(host.PATIENCE, flows=60))
         driver.create_endpoint(endpoint())
         with ThreadPoolExecutor() as threads:
             joins = threads.submit(driver.join, NET, C1, SANDBOX)
-            time.sleep(0.2)
+            until(host.open_vswitch.holds)
             assert not joins.done()
             host.flows = True
             assert joins.result() == Joined(container_link(C1))
@@ -268,7 +268,7 @@ class TestAFailedCreateEndpoint:
         self, host: Host, seen: bool
     ) -> None:
         """At boot Docker may start its containers first: once, so the driver waits longer than ever after."""
-        driver = host.driver(replace(host.PATIENCE, controller=5 if seen else 0.1, request=10))
+        driver = host.driver(replace(host.PATIENCE, controller=30 if seen else 0.1, request=60))
         if seen:
             driver.create_endpoint(endpoint(C1))
         host.controller_runs = False
@@ -290,8 +290,9 @@ class TestLateFlows:
         host.flows = False
         host.driver().create_endpoint(endpoint())
         start = time.monotonic()
-        assert host.driver().join(NET, C1, SANDBOX) == Joined(container_link(C1))
-        assert 0.25 < time.monotonic() - start < 9
+        driver = host.driver(replace(host.PATIENCE, flows=0.3))
+        assert driver.join(NET, C1, SANDBOX) == Joined(container_link(C1))
+        assert 0.25 < time.monotonic() - start < 30
         (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
         assert record.getMessage() == (
             f"the flows of endpoint {C1[:12]} on network {NET[:12]} are not in after 0.3 s: "
@@ -301,7 +302,7 @@ class TestLateFlows:
     def test_fail_the_container_if_the_operator_wants_that(self, host: Host) -> None:
         host.flows = False
         host.driver().create_endpoint(endpoint())
-        strict = host.driver(replace(host.PATIENCE, late_flows=LateFlows.FAIL))
+        strict = host.driver(replace(host.PATIENCE, flows=0.3, late_flows=LateFlows.FAIL))
         with pytest.raises(TimedOut, match=r"not in after 0\.3 s: ovn-controller has not installed"):
             strict.join(NET, C1, SANDBOX)
 
@@ -418,7 +419,7 @@ class TestTheAddressOfADeadEndpoint:
 
     def test_is_refused_while_its_container_starts(self, host: Host) -> None:
         host.flows = False
-        driver = host.driver(replace(host.PATIENCE, flows=10))
+        driver = host.driver(replace(host.PATIENCE, flows=60))
         driver.create_endpoint(endpoint(C1))
         with ThreadPoolExecutor() as threads:
             joins = threads.submit(driver.join, NET, C1, SANDBOX)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,15 @@ from functional.conftest import MakeServer
 from functional.docker_api import Api
 from functional.hosts import C1, C2, C3, HOST2, NET, NETWORK, Container, Host, endpoint, ip
 from functional.ovsdb_servers import OvsdbServer, until
+from ovn_docker.cli import gc
+from ovn_docker.cli.main import main
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.host.links import Links
 from ovn_docker.host.ping import Echo, answered, in_namespace
 from ovn_docker.model import Chassis, NetworkId, host_link, row_uuid
 from ovn_docker.options import NetworkOptions
+from ovn_docker.view import gather
 from ovn_docker.view.cluster import Cluster
 from ovn_docker.view.gather import Places, Sources
 from ovn_docker.view.probes import probe
@@ -60,6 +64,15 @@ def sources(host: Host, southbound: OvsdbServer, tmp_path: Path) -> Iterator[Sou
         yield sources
 
 
+@pytest.fixture
+def docker_api(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Docker of host1 with nothing of ours: what it answers to each path."""
+    answers: dict[str, Any] = {"/version": {}, "/info": {}, "/networks": [], "/containers/json": []}
+    api = Api(tmp_path / "docker.sock", lambda path: answers.get(path.partition("?")[0]))
+    yield answers
+    api.close()
+
+
 def ports(snapshot: Snapshot) -> set[str]:
     assert snapshot.northbound
     return {port.endpoint for port in snapshot.northbound.ports}
@@ -77,7 +90,7 @@ def test_all_sides_of_a_container_stand_side_by_side(
 ) -> None:
     host.run(endpoint(C1, "192.168.1.2/24"), container)
     bind(southbound, C1, "host1")
-    cluster = Cluster(sources.gather(Scope.CLUSTER))
+    cluster = Cluster(later(sources.gather(Scope.CLUSTER)))
     here, there = (next(e for e in cluster.endpoints if e.id == id_) for id_ in (C1, C2))
     assert (here.host, here.chassis, here.up, here.link, here.installed) == (
         "host1.example", "host1.example", True, host_link(C1), True
@@ -111,25 +124,52 @@ def bind(southbound: OvsdbServer, port: str, chassis: str) -> None:
 def test_what_one_side_lacks_is_a_difference(host: Host, sources: Sources, container: Container) -> None:
     host.run(endpoint(C1, "192.168.1.2/24"), container)
     host.overlay.delete_endpoint(C1, HERE, Deadline(5))
-    (found,) = Cluster(sources.gather(Scope.HOST)).endpoints
-    assert found.differences == ("no port in the northbound database",)
+    (found,) = Cluster(later(sources.gather(Scope.HOST))).endpoints
+    assert "no port in the northbound database" in found.differences
     host.links.delete(host_link(C1))
-    (found,) = Cluster(sources.gather(Scope.HOST)).endpoints
+    (found,) = Cluster(later(sources.gather(Scope.HOST))).endpoints
     assert "no link on this host" in found.differences
+
+
+def later(snapshot: Snapshot) -> Snapshot:
+    """As if the containers had been started a minute before it was taken."""
+    return replace(snapshot, taken=snapshot.taken + 61)
+
+
+def test_a_container_that_is_being_started_is_no_difference(
+    host: Host, sources: Sources, docker_api: dict[str, Any]
+) -> None:
+    """Nor is one that another host starts, whose port nobody has claimed yet."""
+    host.driver().create_endpoint(endpoint(C1, "192.168.1.2/24"))
+    snapshot = sources.gather(Scope.CLUSTER)
+    assert [one.differences for one in Cluster(snapshot).endpoints] == [()] * 3
+    assert all(one.differences for one in Cluster(later(snapshot)).endpoints)
+    assert (
+        "Docker does not know it"
+        in next(one for one in Cluster(later(snapshot)).endpoints if one.id == C1).differences
+    )
+
+
+def test_a_network_that_is_being_made_is_no_difference(
+    host: Host, sources: Sources, docker_api: dict[str, Any]
+) -> None:
+    """Docker lists it when the driver has made it."""
+    snapshot = sources.gather(Scope.CLUSTER)
+    (made,) = (one for one in Cluster(snapshot).networks if one.id == NET)
+    assert made.differences == ()
+    (made,) = (one for one in Cluster(later(snapshot)).networks if one.id == NET)
+    assert made.differences == ("the northbound database has it for this host, Docker does not",)
 
 
 @pytest.mark.parametrize("scope", [Scope.NETWORKS, Scope.CLUSTER])
 def test_a_network_on_the_users_switch_is_complete_without_containers(
-    host: Host, sources: Sources, tmp_path: Path, scope: Scope
+    host: Host, sources: Sources, docker_api: dict[str, Any], scope: Scope
 ) -> None:
     host.northbound.insert("Logical_Switch", name="mine")
     attached = replace(NETWORK, id=NetworkId("d" * 64), options=NetworkOptions(switch="mine"))
     host.overlay.create_network(attached, HERE, Deadline(5))
-    listed = {"Id": attached.id, "Name": "mine", "Driver": "openvswitch"}
-    answers = {"/version": {}, "/info": {}, "/networks": [listed], "/containers/json": []}
-    api = Api(tmp_path / "docker.sock", lambda path: answers.get(path.partition("?")[0]))
+    docker_api["/networks"] = [{"Id": attached.id, "Name": "mine", "Driver": "openvswitch"}]
     networks = {network.name: network for network in Cluster(sources.gather(scope)).networks}
-    api.close()
     assert networks["mine"].differences == ()
     assert networks["mine"].switch
 
@@ -148,6 +188,34 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_there(
     alive = {"northbound", "southbound"} - {down} if down != "vswitch" else set()
     assert all(getattr(snapshot, part) is not None for part in alive)
     assert {link.name for link in snapshot.links} >= {"lo", "eth0"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("down", ["docker", "northbound", "southbound", "vswitch"])
+def test_no_command_says_that_all_is_well_when_a_side_cannot_be_read(
+    host: Host,
+    sources: Sources,
+    southbound: OvsdbServer,
+    docker_api: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    down: str,
+) -> None:
+    places = sources.places
+    monkeypatch.setattr(gather, "Places", lambda: places)
+    monkeypatch.setattr(gc, "SOCKET", places.plugin)
+    monkeypatch.setenv("OVS_RUNDIR", str(places.vswitch))
+    pools = {"Config": [{"Subnet": "192.168.1.0/24"}]}
+    docker_api["/networks"] = [{"Id": NET, "Name": "foo", "Driver": "openvswitch", "IPAM": pools}]
+    servers = {"northbound": host.northbound, "southbound": southbound, "vswitch": host.open_vswitch}
+    if down == "docker":
+        places.docker.unlink()
+    else:
+        servers[down].kill()
+    codes = {command: main(command.split()) for command in ("ls", f"inspect {NET}", "graph", "doctor", "gc")}
+    expected = {"ls": 3, f"inspect {NET}": 3, "graph": 1, "doctor": 1, "gc": 3}
+    if down in ("docker", "southbound"):  # gc asks Docker about what may be left over, and OVN not at all
+        del codes["gc"], expected["gc"]
+    assert codes == expected
 
 
 def test_a_setting_that_is_no_address_is_told(host: Host, sources: Sources) -> None:

@@ -449,12 +449,12 @@ class TestPicked:
     def test_the_last_free_one_of_very_many_is_found(self, make_host: MakeHost) -> None:
         """And it does not take long."""
         taken = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(1 << 16) if n != 4711]
-        start = time.monotonic()
+        start = time.thread_time()  # of the processor, however many want it
         assert (
             str(make_host("host1", supplies="10.0.0.0/8:24", routes=taken).create().subnet)
             == "10.18.103.0/24"
         )
-        assert time.monotonic() - start < 20
+        assert time.thread_time() - start < 10
 
     def test_a_supply_without_end(self, make_host: MakeHost) -> None:
         host = make_host("host1", supplies="fc00::/7:120", routes=["fc00::/8"])
@@ -553,7 +553,7 @@ def test_two_networks_that_are_made_at_once_have_a_pool_each(
 
 
 def test_two_networks_of_one_subnet_are_not_given_each_others_pools(
-    make_host: MakeHost,
+    make_host: MakeHost, northbound: OvsdbServer
 ) -> None:
     """Docker makes both at once, and does not tell which pool a network is for."""
 
@@ -565,7 +565,7 @@ def test_two_networks_of_one_subnet_are_not_given_each_others_pools(
     with ThreadPoolExecutor() as threads:
         first = host.ipam.request_pool(ip_network("10.4.0.0/24"), None, 4)
         asked = threads.submit(make_host("host1").ipam.request_pool, ip_network("10.4.0.0/24"), None, 4)
-        time.sleep(0.3)  # Docker asks for the gateway meanwhile
+        until(northbound.holds)  # Docker asks for the gateway meanwhile
         bind(networks[0])
         second = asked.result()
     bind(networks[1])

@@ -22,7 +22,8 @@ import pytest
 from functional.hosts import Container, ip
 from functional.ovsdb_servers import until
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
-from ovn_docker.host.links import Links
+from ovn_docker.host.links import Held, Links
+from ovn_docker.host.ping import in_namespace
 
 pytestmark = pytest.mark.usefixtures("network_namespace")
 
@@ -247,3 +248,25 @@ def test_routes_are_those_of_the_main_table_but_for_the_default_one() -> None:
     ip("-6", "route", "add", "fd00:77::/48", "via", "fd00:9::1")
     routes = {str(route) for route in Links().routes()} - {"fe80::/64"}
     assert routes == {"10.9.0.0/24", "172.16.0.0/12", "192.0.2.0/24", "fd00:9::/64", "fd00:77::/48"}
+
+
+def test_an_interface_is_seen_in_its_container_with_what_is_on_top(container: Container) -> None:
+    links = Links()
+    links.create_veth("odhseen", "odcseen", mac=MAC, mtu=1400, tx_checksums=True)
+    container.take("odcseen")
+    inside = ("nsenter", f"--net=/proc/{container.pid}/ns/net", "ip")
+    for command in (
+        "link add other type veth peer name another",
+        "link set odcseen name eth0",
+        "address add 10.1.0.2/24 dev eth0",
+        "address add 10.1.0.100/24 dev eth0",
+        "link add vrrp link eth0 address 00:00:5e:00:01:0a type macvlan",
+        "address add 10.1.0.101/32 dev vrrp",
+    ):
+        subprocess.run([*inside, *command.split()], check=True)
+    index = links.peers("odh")["odhseen"]
+    assert in_namespace(container.pid, lambda: links.held(index)) == (
+        Held("eth0", MAC, ("10.1.0.2", "10.1.0.100")),
+        Held("vrrp", "00:00:5e:00:01:0a", ("10.1.0.101",)),
+    )
+    assert links.peers("odhnosuch") == {}

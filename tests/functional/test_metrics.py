@@ -61,7 +61,7 @@ def plug(settings: OpenVswitch, endpoint: EndpointId, *, installed: bool, **stat
     Links().create_veth(host_link(endpoint), container_link(endpoint), mac=mac, mtu=1400, tx_checksums=True)
     ids = {
         "ovn-docker:owner": "ovn-docker", "ovn-docker:endpoint": endpoint, "ovn-docker:network": NET,
-        "ovn-docker:created": f"{time.time():.0f}",
+        "ovn-docker:created": str(int(time.time())),
         **({"ovn-installed": "true"} if installed else {}),
     }  # fmt: skip
     settings.transact(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ovn_docker.host.links import Held
 from ovn_docker.view import trace
+from ovn_docker.view.check_endpoints import port_security
 from ovn_docker.view.check_host import docker_dns
 from ovn_docker.view.checks import CHECKS, UNDERLAY
 from ovn_docker.view.cluster import Cluster
@@ -136,3 +138,23 @@ def test_nothing_that_another_host_wrote_raises(word: str) -> None:
     assert svg(picture(found)).count('class="container"') == len(found.endpoints)
     for one in filter(lambda one: one.addresses, found.endpoints):
         assert trace.way(found, one, one, "icmp", None, None).hops
+
+
+def test_an_address_that_port_security_drops_is_found_with_the_option_that_allows_it() -> None:
+    seen = cluster(1, 20)
+    one, other = list(seen.docker.values())[:2]
+    northbound = seen.snapshot.northbound
+    assert northbound
+    ports = tuple(replace(port, port_security=port.addresses) for port in northbound.ports)
+    seen = Cluster(replace(seen.snapshot, northbound=replace(northbound, ports=ports)))
+    held = {
+        one.id: (Held("eth0", one.mac, (*one.addresses, "10.10.0.100", "fe80::1")),
+                 Held("vrrp", "00:00:5e:00:01:0a", ("10.10.0.101",)), Held("quiet", "02:00:00:00:00:01", ())),
+        other.id: (Held("eth0", other.mac, other.addresses),),
+    }  # fmt: skip
+    own, virtual = port_security(Facts(seen, Probes(held=held)))
+    assert (own.subject, virtual.subject) == (one.id, one.id)
+    assert f"has 10.10.0.100 with MAC {one.mac} on its eth0, and port security allows" in own.evidence
+    assert ",driver-opt=ovn.allowed-addresses=10.10.0.100, or create the network with" in own.cure
+    assert "ovn.allowed-addresses=00:00:5e:00:01:0a/10.10.0.101" in virtual.cure
+    assert list(port_security(Facts(cluster(1, 20), Probes(held=held)))) == []  # port security is off

@@ -13,6 +13,7 @@ ROOT = Path(ovn_docker.__file__).parent
 LAYERS = {
     "ground": {
         "",
+        "allowed",
         "deadline",
         "definition",
         "directory",
@@ -59,6 +60,7 @@ LAYERS = {
     "backends": {
         "backends",
         "backends.addresses",
+        "backends.allowed_claims",
         "backends.dns",
         "backends.forget",
         "backends.leases",
@@ -86,6 +88,7 @@ LAYERS = {
         "view.graph",
         "view.health",
         "view.machine",
+        "view.iptables",
         "view.ml2_ovn",
         "view.page",
         "view.probes",
@@ -100,6 +103,7 @@ LAYERS = {
         "cli.arguments",
         "cli.backup",
         "cli.barrier",
+        "cli.beyond",
         "cli.bridge",
         "cli.central",
         "cli.clients",

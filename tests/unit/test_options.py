@@ -87,7 +87,7 @@ def test_known_and_foreign_options_are_not_of_others() -> None:
 
 
 def test_an_option_like_no_other_names_them_all() -> None:
-    known = f"{MTU}, ovn.network, ovn.routers, ovn.switch"
+    known = f"{MTU}, ovn.allowed-addresses, ovn.network, ovn.port-security, ovn.routers, ovn.switch"
     with pytest.raises(BadRequest, match=f"unknown option 'xyzzy': known options: {known}"):
         options.parse({"xyzzy": "x"})
 

@@ -40,7 +40,7 @@ def test_a_synopsis_has_what_an_option_may_be() -> None:
     assert " [--rbac|--no-rbac] " in synopses["ovn-docker central start"]
     assert " [--tls [DIR]] " in synopses["ovn-docker host setup"]
     assert synopses["ovn-docker graph"].endswith(" [--output FILE]")
-    assert synopses["ovn-docker tcpdump"].endswith(" [--write FILE] CONTAINER [ARGUMENT...]")
+    assert synopses["ovn-docker tcpdump"].endswith(" [--write FILE] [--ssh] CONTAINER [ARGUMENT...]")
     arguments = [argument for command in tool().all() for argument in command.arguments]
     assert all(argument.help for argument in arguments)
 

@@ -1,11 +1,12 @@
 """When the names of containers are written, and what is said of those that are not."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from ovn_docker.deadline import Deadline
+from ovn_docker.errors import BadRequest
 from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import Chassis, EndpointId
 from ovn_docker.names import Registrar
@@ -16,6 +17,8 @@ ENDPOINT, CONTAINER = EndpointId("e" * 64), "c" * 64
 class Docker:
     """A dockerd with one container on two networks, until it stops."""
 
+    link_local: tuple[str, ...] = ()
+
     def __init__(self) -> None:
         self.runs = True
 
@@ -25,7 +28,7 @@ class Docker:
     def names(self, container: str) -> dict[EndpointId, ContainerNames]:
         assert container == CONTAINER
         both = (ENDPOINT, EndpointId("f" * 64)) if self.runs else ()
-        return dict.fromkeys(both, ContainerNames(("web", CONTAINER[:12])))
+        return dict.fromkeys(both, ContainerNames(("web", CONTAINER[:12]), link_local=self.link_local))
 
 
 class Database:
@@ -33,6 +36,14 @@ class Database:
 
     def __init__(self) -> None:
         self.missing = Unregistered()
+        self.allowed: dict[EndpointId, tuple[str, ...]] = {}
+
+    def allow(
+        self, endpoint: EndpointId, addresses: Iterable[str], chassis: Chassis, deadline: Deadline
+    ) -> None:
+        if "169.254.53.1" in addresses:
+            raise BadRequest("leave that out")
+        self.allowed[endpoint] = tuple(addresses)
 
     def set_names(
         self, endpoint: EndpointId, names: ContainerNames, chassis: Chassis, deadline: Deadline
@@ -95,3 +106,16 @@ def test_what_is_missing_is_said_once(
     assert said() == []
     docker.runs = True
     assert len(said(taken)) == 1
+
+
+def test_link_local_addresses_of_docker_are_allowed(
+    registrar: Registrar, database: Database, docker: Docker, caplog: pytest.LogCaptureFixture
+) -> None:
+    registrar.register(CONTAINER)
+    assert database.allowed == {}
+    docker.link_local = ("169.254.7.7",)
+    registrar.register(CONTAINER)
+    assert set(database.allowed.values()) == {("169.254.7.7",)}
+    docker.link_local = ("169.254.53.1",)
+    assert registrar.register(CONTAINER) is not None
+    assert "container web does not reach others from its --link-local-ip: leave that out" in caplog.text

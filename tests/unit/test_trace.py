@@ -1,14 +1,16 @@
 """What ovn-trace and ofproto/trace print, as read, and the way that is made of it."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
 
+from ovn_docker.cli import tcpdump
 from ovn_docker.cli.trace import apart
-from ovn_docker.errors import BadRequest, NotFound
+from ovn_docker.errors import BadRequest, NotFound, Unavailable
 from ovn_docker.view import trace
 from ovn_docker.view.cluster import Cluster, Endpoint
-from ovn_docker.view.snapshot import Process
+from ovn_docker.view.snapshot import PortRow, Process
 from unit.clusters import cluster
 
 DROPPED_BY_ACL = """\
@@ -203,3 +205,46 @@ def test_what_is_no_address_is_not_traced() -> None:
     """``ovn-nbctl lsp-set-addresses`` takes the word dynamic too."""
     with pytest.raises(NotFound, match="no addresses of one IP version"):
         trace.addresses(A, end("cc" * 32, "02:42:0a:01:00:04", "dynamic"))
+
+
+MAC, VMAC = "02:42:0a:01:00:02", "00:00:5e:00:01:0a"
+
+
+@pytest.mark.parametrize(
+    ("rules", "mac", "addresses", "permitted"),
+    [
+        ((), VMAC, ("10.9.9.9",), True),
+        ((MAC,), MAC, ("10.9.9.9",), True),
+        ((MAC,), VMAC, (), False),
+        ((f"{MAC} 10.1.0.2",), MAC.upper(), ("10.1.0.2",), True),
+        ((f"{MAC} 10.1.0.2",), MAC, ("10.1.0.2", "10.1.0.3"), False),
+        ((f"{MAC} 10.1.0.2 10.1.0.128/28",), MAC, ("10.1.0.2", "10.1.0.140"), True),
+        ((f"{MAC} 10.1.0.2/24",), MAC, ("10.1.0.3",), False),  # with host bits it is one address
+        ((f"{MAC} 10.1.0.2/24, fd01::2",), MAC, ("10.1.0.2", "fd01::2"), True),
+        ((f"{MAC} 10.1.0.2", f"{VMAC} 10.1.0.2 10.1.0.100"), VMAC, ("10.1.0.100",), True),
+        ((f"{MAC} 10.1.0.2", f"{VMAC} 10.1.0.2 10.1.0.100"), MAC, ("10.1.0.100",), False),
+        (("", " ", "nonsense 10.1.0.2"), MAC, ("10.1.0.2",), False),
+    ],
+)
+def test_port_security_permits_what_ovn_does(
+    rules: tuple[str, ...], mac: str, addresses: tuple[str, ...], *, permitted: bool
+) -> None:
+    assert PortRow("row", "port", "switch", port_security=rules).permits(mac, *addresses) is permitted
+
+
+@pytest.mark.parametrize("host", ["host2", "host2.example.test", "10.0.0.2", "fd00::2"])
+def test_a_capture_over_ssh_is_one_argument_for_each_shell(host: str) -> None:
+    typed = Namespace(
+        container="host2/far", network="", count=3, write=None, arguments=["port", "80; reboot"]
+    )
+    argv = tcpdump.over_ssh(typed, replace(A, host=host))
+    assert argv == ["ssh", "--", host, "ovn-docker tcpdump -c 3 far port '80; reboot'"]
+
+
+@pytest.mark.parametrize(
+    "host", ["", "-oProxyCommand=reboot", "root@evil", "a b", "a;b", "$(a)", "a\n", "a" * 255]
+)
+def test_the_name_of_a_host_is_nothing_but_a_name_for_ssh(host: str) -> None:
+    typed = Namespace(container="far", network="", count=None, write=None, arguments=[])
+    with pytest.raises(Unavailable, match="is not the name of a host"):
+        tcpdump.over_ssh(typed, replace(A, host=host))

@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 from uuid import uuid4
 
+from ovn_docker.backends import allowed_claims
 from ovn_docker.backends.northbound import (
     CONTAINER,
     ENCAP,
@@ -337,6 +338,12 @@ class Addresses:
             ovsdb.select("DHCP_Options", is_row(claim_row(switch, str(address))), columns=["external_ids"]),
             deadline=deadline,
         )
+        if claim and allowed_claims.is_allowed(claim[0]["external_ids"]):
+            holders = ", ".join(one[:12] for one in allowed_claims.holders(claim[0]["external_ids"])[:3])
+            return Conflict(
+                f"address {address} is an allowed address of endpoint {holders}, so no container's own; "
+                "choose another with --ip, or let us choose"
+            )
         if claim:
             holder = stored_endpoint(claim[0]["external_ids"])
             who = f"endpoint {holder.id[:12]} on host {holder.host}"

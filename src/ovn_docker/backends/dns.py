@@ -12,6 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 from uuid import UUID
 
+from ovn_docker.backends import allowed_claims
 from ovn_docker.backends.northbound import (
     CONTAINER,
     ENDPOINT,
@@ -72,6 +73,12 @@ class Names:
                 if error.error not in {"duplicate uuid", "timed out"}:
                     raise
                 deadline.check(f"the names of {names.own[0]}, which others change all the time")
+
+    def allow(
+        self, endpoint: EndpointId, addresses: Iterable[str], chassis: Chassis, deadline: Deadline
+    ) -> None:
+        """Let an endpoint use the addresses that Docker has given it by itself (allowed_claims.py)."""
+        allowed_claims.allow(self._connect(chassis), endpoint, addresses, chassis, deadline)
 
 
 def _set_names(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from ovn_docker.backends import dns, shared
+from ovn_docker.backends import allowed_claims, dns, shared
 from ovn_docker.backends.addresses import POOL, STATE, SUBNET, lease_row, released
 from ovn_docker.backends.northbound import (
     CONTAINER,
@@ -146,7 +146,7 @@ class Leftovers:
         )
 
     def common(self, chassis: Chassis, deadline: Deadline) -> list[Difference]:
-        """Addresses that were released long ago, resolvers without a switch, networks that no host has.
+        """Addresses released long ago or allowed to none, resolvers without a switch, unused networks.
 
         As many rows as there are networks, and addresses that their drivers have not forgotten yet.
         """
@@ -227,15 +227,17 @@ def _common(
     database: Database, deadline: Deadline, rested: float
 ) -> list[tuple[Difference, list[ovsdb.Operation]]]:
     """What belongs to no host and to nothing, addresses after *rested* seconds; and what deletes it."""
-    leases, routers, switches, notes = database.transact(
+    leases, routers, switches, notes, allowed = database.transact(
         ovsdb.select("DHCP_Options", has("external_ids", {**OURS, STATE: "released"}),
                      columns=["_uuid", "_version", "cidr", "external_ids"]),
         ovsdb.select("Logical_Router", has("external_ids", OURS), columns=["_uuid", "name"]),
         ovsdb.select("Logical_Switch", has("external_ids", OURS), columns=["_uuid", "external_ids", "ports"]),
         ovsdb.select("DHCP_Options", has("external_ids", {**OURS, **NOTE}), columns=["external_ids"]),
+        ovsdb.select("DHCP_Options", has("external_ids", {**OURS, **allowed_claims.KIND}),
+                     columns=["_uuid", "_version", "cidr", "external_ids"]),
         deadline=deadline,
     )  # fmt: skip
-    found = [*_released(leases, rested)]
+    found = [*_released(leases, rested), *_allowed_to_none(database, allowed, deadline)]
     there = {row["_uuid"] for row in switches}
     for row in routers:
         switch = row["name"].removeprefix("resolver-")
@@ -270,6 +272,20 @@ def _released(rows: Iterable[Row], rested: float) -> Iterable[tuple[Difference, 
                 "it was released long ago",
                 "delete it",
             )
+            yield what, [ovsdb.delete("DHCP_Options", is_row(row["_uuid"]), unchanged)]
+
+
+def _allowed_to_none(
+    database: Database, rows: Iterable[Row], deadline: Deadline
+) -> Iterable[tuple[Difference, list[ovsdb.Operation]]]:
+    """Claims of allowed addresses all of whose endpoints have lost their ports."""
+    for row in rows:
+        ids = row["external_ids"]
+        ours = row["_uuid"] == claim_row(ids.get(SWITCH, ""), row["cidr"])
+        if ours and allowed_claims.alive(database, ids, deadline) is None:
+            unchanged = ["_version", "==", ovsdb.encode(Reference(row["_version"]))]
+            why = "no container that the address is allowed to has a port"
+            what = Difference(Kind.CLAIM, row["cidr"], Leftovers.place, None, why, "delete it")
             yield what, [ovsdb.delete("DHCP_Options", is_row(row["_uuid"]), unchanged)]
 
 

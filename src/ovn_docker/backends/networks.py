@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from uuid import UUID
 
+from ovn_docker import options
+from ovn_docker.allowed import Allowed
 from ovn_docker.backends import leases
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
 from ovn_docker.deadline import Deadline
@@ -28,6 +30,9 @@ OURS = "ovn-docker"
 
 _KEPT = "ovn-docker:kept"
 
+_LONGEST_TAG = 60
+"""Characters of a tag."""
+
 _AUTOMATIC = {"slaac", "dhcpv6-stateless"}
 """Modes of IPv6 subnets from which no port gets an address of its choice ("Networking API v2.0")."""
 
@@ -40,11 +45,16 @@ _PAUSE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A Docker network in Neutron: *groups* are the UUIDs of its security groups."""
+    """A Docker network in Neutron: *groups* are the UUIDs of its security groups.
+
+    *allowed*, *port_security*: what its containers may use besides their addresses, or whether anything.
+    """
 
     network: Resource
     ours: bool
     groups: tuple[str, ...]
+    allowed: tuple[Allowed, ...] = ()
+    port_security: bool = True
 
     @property
     def id(self) -> str:
@@ -69,23 +79,24 @@ class Networks:
 
         Raises BadRequest for options that cannot be, Conflict if it is there with other subnets.
         """
-        options = network.options
-        groups = self._groups(options.security_groups, deadline)
+        wanted = network.options
+        groups = self._groups(wanted.security_groups, deadline)
+        tags = _described(network, groups)
         mtu = self._parents_mtu(deadline)
-        if options.mtu is not None and options.mtu > mtu:
+        if wanted.mtu is not None and wanted.mtu > mtu:
             raise BadRequest(
-                f"com.docker.network.driver.mtu={options.mtu} is more than the {mtu} bytes that the "
+                f"com.docker.network.driver.mtu={wanted.mtu} is more than the {mtu} bytes that the "
                 f"network of the VM's own port carries: give at most {mtu}"
             )
-        if options.switch is not None:
-            self._attach(network, options.switch, groups, mtu, deadline)
+        if wanted.switch is not None:
+            self._attach(network, wanted.switch, tags, mtu, deadline)
             return
-        if options.name is not None:
-            found = self._share(network, options.name, mtu, deadline)
+        if wanted.name is not None:
+            found = self._share(network, wanted.name, mtu, deadline)
         else:
             found = self._make_own(network, mtu, deadline)
         owner = _owner(self._vif, network.id)  # first: without it nobody would know whose a member is
-        for tag in (owner, _member(network.id), *(_group(network.id, group) for group in groups)):
+        for tag in (owner, _member(network.id), *tags):
             self._neutron.tag("networks", found["id"], tag, deadline)
         if kept:
             self._neutron.tag("networks", found["id"], _KEPT, deadline)
@@ -178,13 +189,13 @@ class Networks:
         """The Neutron network that stands for a Docker network. Raises NotFound."""
         ours = self._neutron.all("networks", deadline, tags=_member(network))
         for found in ours:
-            return Found(found, True, _groups_in(found["tags"], network))
+            return _found(found, found["tags"], network, ours=True)
         notes = self._notes(network, deadline)
         for note in notes:
             if note.startswith("docker:"):
                 there = self._neutron.one("networks", note.partition("=")[2], deadline)
                 if there is not None:
-                    return Found(there, False, _groups_in(notes, network))
+                    return _found(there, notes, network, ours=False)
         raise NotFound(
             f"network {network[:12]} is not in Neutron: it was deleted there or made in another project; "
             "remove it with docker network rm and create it again"
@@ -294,9 +305,7 @@ class Networks:
             if pool is not None and subnet.pool in by_cidr:
                 leases.bind(self._neutron, pool, network.id, by_cidr[subnet.pool], deadline)
 
-    def _attach(
-        self, network: Network, wanted: str, groups: tuple[str, ...], mtu: int, deadline: Deadline
-    ) -> None:
+    def _attach(self, network: Network, wanted: str, tags: list[str], mtu: int, deadline: Deadline) -> None:
         """Note the user's network for this Docker network. Raises BadRequest or Conflict."""
         if network.options.mtu is not None:
             raise BadRequest(
@@ -307,7 +316,7 @@ class Networks:
         self._check_mtu(network, found, mtu)
         self._check_same(network, found, deadline)
         note = f"docker:{network.id[:12]}={found['id']}"
-        for tag in (note, *(_group(network.id, group) for group in groups)):
+        for tag in (note, *tags):
             self._neutron.tag("ports", self._vif, tag, deadline)
         self._bind(network, found, deadline)
 
@@ -364,7 +373,9 @@ class Networks:
             if there is None:
                 return
             owner = _owner(self._vif, network)  # last, as it was first: see create
-            mine = [tag for tag in there["tags"] if tag.startswith((_member(network), _group(network, "")))]
+            mine = [
+                tag for tag in there["tags"] if tag.startswith((_member(network), *_descriptions(network)))
+            ]
             mine += [tag for tag in there["tags"] if tag == owner]
             if any(tag.startswith(_MEMBERS) and tag not in mine for tag in there["tags"]):
                 if not mine:
@@ -383,7 +394,7 @@ class Networks:
     def _notes(self, network: NetworkId, deadline: Deadline) -> list[str]:
         """The tags of the VM's port that speak of a Docker network."""
         port = self._neutron.one("ports", self._vif, deadline)
-        prefixes = (f"docker:{network[:12]}=", _group(network, ""))
+        prefixes = (f"docker:{network[:12]}=", *_descriptions(network))
         return [tag for tag in (port or {}).get("tags", []) if tag.startswith(prefixes)]
 
     def _named(self, wanted: str, deadline: Deadline) -> Resource:
@@ -468,6 +479,42 @@ def _group(network: NetworkId, group: str) -> str:
 def _groups_in(tags: Iterable[str], network: NetworkId) -> tuple[str, ...]:
     prefix = _group(network, "")
     return tuple(tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix))
+
+
+def _allowed(network: NetworkId, allowed: str) -> str:
+    """Tag, of the network or of the VM's port: containers may use this address."""
+    return f"docker-aap:{network[:12]}={allowed.replace('/', '~')}"
+
+
+def _open(network: NetworkId) -> str:
+    """Tag, of the network or of the VM's port: containers have no port security."""
+    return f"docker-ps:{network[:12]}=off"
+
+
+def _descriptions(network: NetworkId) -> tuple[str, ...]:
+    """How the tags begin that say what the containers of a Docker network get."""
+    return _group(network, ""), _allowed(network, ""), _open(network)
+
+
+def _described(network: Network, groups: Iterable[str]) -> list[str]:
+    """The tags that say what its containers get. Raises BadRequest for one that is too long for Neutron."""
+    tags = [_group(network.id, group) for group in groups]
+    for one in network.options.allowed:
+        tags.append(tag := _allowed(network.id, str(one)))
+        if len(tag) > _LONGEST_TAG:
+            raise BadRequest(f"allowed address {one} is too long for a network: allow it to containers")
+    return tags if network.options.port_security else [*tags, _open(network.id)]
+
+
+def _found(network: Resource, tags: Iterable[str], id_: NetworkId, *, ours: bool) -> Found:
+    """A Docker network as *tags* describe it, which anybody in the project may have written."""
+    prefix, tags = _allowed(id_, ""), [*tags]
+    words = [tag.removeprefix(prefix).replace("~", "/") for tag in tags if tag.startswith(prefix)]
+    try:
+        allowed = options.parse({options.ALLOWED: " ".join(words)}, options.UNDERLAY).allowed if words else ()
+    except BadRequest:
+        allowed = ()
+    return Found(network, ours, _groups_in(tags, id_), allowed, _open(id_) not in tags)
 
 
 def _as_options(subnet: Resource) -> str:

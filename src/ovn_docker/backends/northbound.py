@@ -27,6 +27,12 @@ MTU = "ovn-docker:mtu"
 ROUTERS = "ovn-docker:routers"
 """``any``: containers on the network believe whoever says that it is a router or a DHCP server."""
 
+ALLOWED = "ovn-docker:allowed-addresses"
+"""Of a network, and of the port of an endpoint: what may be used besides the containers' own addresses."""
+
+PORT_SECURITY = "ovn-docker:port-security"
+"""Of a network and a port without the usual port security: ``off``, or ``wider`` with allowed addresses."""
+
 CONTAINER = "ovn-docker:container"
 """On the port of an endpoint, once it is known: its container's name."""
 

@@ -6,14 +6,16 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import Any
 
 from ovn_docker import options
-from ovn_docker.backends import dns, shared
+from ovn_docker.allowed import Allowed, join
+from ovn_docker.backends import allowed_claims, dns, shared
 from ovn_docker.backends.addresses import STATE, bind, lease_row
 from ovn_docker.backends.northbound import (
+    ALLOWED,
     ENCAP,
     ENDPOINT,
     HOST,
@@ -23,6 +25,7 @@ from ovn_docker.backends.northbound import (
     NETWORK,
     NOTE,
     OURS,
+    PORT_SECURITY,
     ROUTERS,
     SWITCH,
     Connect,
@@ -56,6 +59,7 @@ from ovn_docker.model import (
     Network,
     NetworkId,
     StoredEndpoint,
+    check_allowed,
     row_uuid,
 )
 
@@ -86,6 +90,16 @@ class _Stored:
     def any_router(self) -> bool:
         """Whether its containers believe any router."""
         return self.ids.get(ROUTERS) == "any"
+
+    @property
+    def allowed(self) -> tuple[Allowed, ...]:
+        """What its containers may use besides their own addresses."""
+        return allowed_claims.stored(self.ids)
+
+    @property
+    def port_security(self) -> bool:
+        """Whether its containers may use no other addresses than these."""
+        return self.ids.get(PORT_SECURITY) != "off"
 
     @property
     def mtu(self) -> int | None:
@@ -282,6 +296,7 @@ class Overlay:
                 if lease["_uuid"] == lease_row(stored.switch, lease["cidr"])
             ),
             *dns.forget(stored.switch, [row["_uuid"] for row in names]),
+            *allowed_claims.forget(stored.switch if stored.switch == row_uuid("network", network) else ""),
             ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
         ]
         if remove and stored.name:
@@ -309,29 +324,62 @@ class Overlay:
         database = self._connect(chassis)
         look = _look(endpoint.network)
         supposed = _Stored(row_uuid("network", endpoint.network), {})  # most have a switch of their own
+        if endpoint.allowed or endpoint.port_security is not None:
+            supposed = self._stored(database, endpoint.network, deadline)
         while True:
-            operations = [*look, *_making_port(endpoint, supposed, chassis)]
+            wanted = _opened(endpoint, supposed)
+            operations = [*look, *_making_port(wanted, supposed, chassis)]
+            operations += self._claiming_allowed(database, wanted, supposed, chassis, deadline)
             try:
                 found = database.transact(*operations, deadline=deadline)
             except OperationError as error:
                 found = error.before
-                if error.index == len(look):  # there is no such switch
+                if error.index == len(look):  # there is no such switch, or its ports are not as usual
                     stored = _stored(endpoint.network, found)
-                    if stored is None or stored.switch == supposed.switch:
+                    if stored is None or stored == supposed:
                         raise _gone(endpoint.network, database) from None
                     supposed = stored
                     continue
+                if error.error == "timed out":
+                    continue  # another host has changed the claim of an allowed address
                 if error.error != "duplicate uuid":
                     raise
                 refused = operations[error.index]
                 if refused["table"] == "DHCP_Options":
-                    self._release_orphan(database, refused["uuid"], refused["row"]["cidr"], deadline)
+                    if not allowed_claims.is_allowed(ovsdb.decode(refused["row"]["external_ids"])):
+                        self._release_orphan(database, refused["uuid"], refused["row"]["cidr"], deadline)
                     continue
-                self._check_same(database, endpoint, deadline)
+                self._check_same(database, wanted, deadline)
             stored = _stored(endpoint.network, found) or supposed
             return Attachment(
                 endpoint.id, mtu=stored.mtu, resolver=stored.resolver, any_router=stored.any_router
             )
+
+    def _claiming_allowed(
+        self, database: Database, endpoint: Endpoint, stored: _Stored, chassis: Chassis, deadline: Deadline
+    ) -> list[Operation]:
+        """Operations that claim what the endpoint may use besides its own addresses.
+
+        Raises BadRequest for what no container may use, AddressInUse for what another one has.
+        """
+        if not endpoint.allowed:
+            return []
+        check_allowed(endpoint.allowed, allowed_claims.gateways(stored.ids))
+        addresses = [one.ip for one in endpoint.addresses]
+        own = [endpoint.mac or "", *map(str, addresses)]
+        for one in stored.allowed:
+            if one.mac == endpoint.mac or any(address in one.address for address in addresses):
+                raise BadRequest(
+                    f"allowed address {one} of the network is no container's own; choose another with --ip "
+                    "or --mac-address, or create the network with an --ip-range without it"
+                )
+        subnets = [*allowed_claims.subnets(stored.ids), *(one.network for one in endpoint.addresses)]
+        wanted = allowed_claims.to_claim(endpoint.allowed, own, subnets)
+
+        def check(row: str, what: str) -> None:
+            self._release_orphan(database, row, what, deadline, asked=True)
+
+        return allowed_claims.claim(database, endpoint.id, stored.switch, wanted, chassis, deadline, check)
 
     def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the endpoint's port and give its addresses back; none is fine."""
@@ -358,6 +406,7 @@ class Overlay:
                     ovsdb.delete("DHCP_Options", is_row(claim_row(switch, what)), mine)
                     for what in _text(port["addresses"]).split()[:_ADDRESSES]
                 ),
+                *allowed_claims.release(endpoint, switch, allowed_claims.stored(port["external_ids"])),
                 deadline=deadline,
             )
 
@@ -385,9 +434,12 @@ class Overlay:
             raise _gone(network, database)
         return stored
 
-    def _release_orphan(self, database: Database, row: str, what: str, deadline: Deadline) -> None:
+    def _release_orphan(
+        self, database: Database, row: str, what: str, deadline: Deadline, *, asked: bool = False
+    ) -> None:
         """Delete the claim of *what* if its port is gone (by lsp-del).
 
+        *asked*: it is wanted as an allowed address.
         Raises AddressInUse if it is not, Conflict if the row does not say that it is ours.
         """
         (found,) = database.transact(
@@ -396,6 +448,12 @@ class Overlay:
         if not found:
             return
         ids = found[0]["external_ids"]
+        unchanged = ["external_ids", "==", ovsdb.encode(ids)]
+        if allowed_claims.is_allowed(ids):
+            if holder := allowed_claims.alive(database, ids, deadline):
+                raise AddressInUse(what, holder, allowed=True)
+            database.transact(ovsdb.delete("DHCP_Options", is_row(row), unchanged), deadline=deadline)
+            return
         id_ = ids.get(ENDPOINT, "")
         port = is_row(row_uuid("endpoint", id_))
         (alive,) = database.transact(
@@ -403,13 +461,12 @@ class Overlay:
         )
         if alive:  # the port says whose it is: a claim can say that anybody's endpoint has an address
             of_port = {**alive[0]["external_ids"], ENDPOINT: id_}
-            raise AddressInUse(what, stored_endpoint(of_port, up=alive[0]["up"] is True))
+            raise AddressInUse(what, stored_endpoint(of_port, up=alive[0]["up"] is True), asked=asked)
         if not OURS.items() <= ids.items():
             raise Conflict(
                 f"address {what} is claimed by a row whose external_ids somebody has changed; if no "
                 f"container has it, delete that with: ovn-nbctl dhcp-options-del {row}"
             )
-        unchanged = ["external_ids", "==", ovsdb.encode(ids)]
         database.transact(ovsdb.delete("DHCP_Options", is_row(row), unchanged), deadline=deadline)
 
     def _check_same(self, database: Database, endpoint: Endpoint, deadline: Deadline) -> None:
@@ -418,7 +475,7 @@ class Overlay:
         (ports,) = database.transact(
             ovsdb.select("Logical_Switch_Port", is_row(row), columns=["addresses"]), deadline=deadline
         )
-        wanted = _port_columns(endpoint)["addresses"]
+        wanted = " ".join(_port_columns(endpoint)["addresses"])
         if ports and _text(ports[0]["addresses"]) != wanted:
             raise Conflict(
                 f"endpoint {endpoint.id[:12]} is in the northbound database with the addresses "
@@ -446,6 +503,13 @@ def _stored(network: NetworkId, found: list[Any]) -> _Stored | None:
     return None
 
 
+def _opened(endpoint: Endpoint, stored: _Stored) -> Endpoint:
+    """The endpoint with what its network allows besides."""
+    security = stored.port_security if endpoint.port_security is None else endpoint.port_security
+    allowed = tuple(sorted({*endpoint.allowed, *stored.allowed})) if security else ()
+    return replace(endpoint, allowed=allowed, port_security=security)
+
+
 def _making_port(endpoint: Endpoint, stored: _Stored, chassis: Chassis) -> list[Operation]:
     """Operations that make the endpoint's port and claim its addresses; the first one is that it may."""
     ids = {
@@ -458,14 +522,27 @@ def _making_port(endpoint: Endpoint, stored: _Stored, chassis: Chassis) -> list[
     }
     if stored.name:
         ids[NAME] = stored.name
+    claim_ids = {**ids}
+    ids |= _security_ids(endpoint.allowed, endpoint.port_security is not False)
+    usual = [["external_ids", "excludes", ovsdb.encode({PORT_SECURITY: what})] for what in ("off", "wider")]
     port, switch = row_uuid("endpoint", endpoint.id), is_row(stored.switch)
     claims = _claims(endpoint, stored.switch)
     return [
-        require("Logical_Switch", stored.switch),
+        require("Logical_Switch", stored.switch, *([] if stored.ids else usual)),
         ovsdb.insert("Logical_Switch_Port", port, external_ids=ids, **_port_columns(endpoint)),
         ovsdb.mutate("Logical_Switch", switch, mutations=[["ports", "insert", [Reference(port)]]]),
-        *(ovsdb.insert("DHCP_Options", row, cidr=what, external_ids=ids) for row, what in claims.items()),
+        *(
+            ovsdb.insert("DHCP_Options", row, cidr=what, external_ids=claim_ids)
+            for row, what in claims.items()
+        ),
     ]
+
+
+def _security_ids(allowed: tuple[Allowed, ...], security: bool) -> dict[str, str]:  # noqa: FBT001
+    """What a row says of port security that is not the usual one."""
+    if not security:
+        return {PORT_SECURITY: "off"}
+    return {PORT_SECURITY: "wider", ALLOWED: join(allowed)} if allowed else {}
 
 
 def _network_ids(network: Network) -> dict[str, str]:
@@ -482,7 +559,7 @@ def _network_ids(network: Network) -> dict[str, str]:
         ids[MTU] = str(network.options.mtu)
     if network.options.any_router:
         ids[ROUTERS] = "any"
-    return ids
+    return ids | _security_ids(network.options.allowed, network.options.port_security)
 
 
 def _users_switch(database: Database, network: Network, deadline: Deadline) -> str:
@@ -526,9 +603,27 @@ def _subnet_of(switch: Row, version: int) -> str:
 
 
 def _port_columns(endpoint: Endpoint) -> dict[str, Any]:
-    """Port security repeats the addresses: nothing else may be sent from the port."""
-    addresses = " ".join([endpoint.mac or "", *(str(address.ip) for address in endpoint.addresses)])
-    return {"name": endpoint.id, "addresses": addresses, "port_security": addresses}
+    """Port security repeats the addresses: only these and the allowed ones may be sent from the port.
+
+    A MAC that several ports may have belongs to none: frames for it go to all of them (ovn-nb(5), "unknown").
+    An address that is allowed with a MAC is so with the container's own MAC, too: the kernel sends from the
+    virtual address by the interface that the route names (keepalived.conf(5), "use_vmac").
+    """
+    mac, own = endpoint.mac or "", [str(address.ip) for address in endpoint.addresses]
+    of_mac = {mac: list(own)}
+    for one in endpoint.allowed:
+        for key in {one.mac or mac: None, mac: None}:
+            words = of_mac.setdefault(key, list(own))
+            words += [] if one.target in words else [one.target]
+    addresses = [" ".join([mac, *own])]
+    if len(of_mac) > 1 or endpoint.port_security is False:
+        addresses.append("unknown")
+    security = [" ".join([key, *words]) for key, words in of_mac.items()]
+    return {
+        "name": endpoint.id,
+        "addresses": addresses,
+        "port_security": [] if endpoint.port_security is False else security,
+    }
 
 
 def _claims(endpoint: Endpoint, switch: str) -> dict[str, str]:
@@ -536,8 +631,8 @@ def _claims(endpoint: Endpoint, switch: str) -> dict[str, str]:
 
     The addresses come first: if both are taken, it is the address that the user knows.
     """
-    mac, *addresses = _port_columns(endpoint)["addresses"].split()
-    return {claim_row(switch, what): what for what in (*addresses, mac)}
+    addresses = [str(address.ip) for address in endpoint.addresses]
+    return {claim_row(switch, what): what for what in (*addresses, *filter(None, [endpoint.mac]))}
 
 
 def _text(column: Any) -> str:

@@ -392,7 +392,8 @@ def delete_operations(row: str) -> list[Operation]:
 
 def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> None:
     described = ("subnet", "subnet6", "gateway_ip", "gateway_ip6")
-    for key in (*described, *map("ovn-docker:{}".format, ("internal", "mtu", "routers"))):
+    ours = ("internal", "mtu", "routers", "allowed-addresses", "port-security")
+    for key in (*described, *map("ovn-docker:{}".format, ours)):
         if there.get(key, "") != wanted.get(key, ""):
             raise Conflict(
                 f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "

@@ -21,6 +21,7 @@ from ovn_docker.model import (
     NetworkId,
     StoredEndpoint,
     StoredNetwork,
+    check_allowed,
     choose_mac,
     since,
 )
@@ -90,10 +91,11 @@ class Underlay:
         Raises NotFound without the network, AddressInUse or Conflict if an address or the MAC is taken.
         """
         found = self._networks.find(endpoint.network, deadline)
-        port = self._port(endpoint, found, deadline)
+        security = self._security(endpoint, found, deadline)
+        port = self._port(endpoint, found, security, deadline)
         vlan = self._parent.attach(port["id"], deadline)
         changes: dict[str, object]
-        changes = {} if port["name"] == endpoint.id else self._adoption(endpoint, found, port)
+        changes = {} if port["name"] == endpoint.id else self._adoption(endpoint, security, port)
         if not port["device_id"]:  # Neutron takes no port that has one into a trunk
             changes["device_id"] = endpoint.id
         if changes:
@@ -183,7 +185,42 @@ class Underlay:
         self.leases.remove_pools_of(network, deadline)
         self._networks.forget(found, network, deadline)
 
-    def _port(self, endpoint: Endpoint, found: Found, deadline: Deadline) -> Resource:
+    def _security(self, endpoint: Endpoint, found: Found, deadline: Deadline) -> dict[str, object]:
+        """Attributes that say what the endpoint may send from ("Networking API v2.0", ports).
+
+        Raises BadRequest for what no container may use, Conflict for what another machine or container has.
+        """
+        on = found.port_security if endpoint.port_security is None else endpoint.port_security
+        if not on:
+            return {"port_security_enabled": False, "security_groups": [], "allowed_address_pairs": []}
+        given: dict[str, object] = {"security_groups": list(found.groups)} if found.groups else {}
+        allowed = sorted({*endpoint.allowed, *found.allowed})
+        if not allowed:
+            return given
+        subnets = self._neutron.all("subnets", deadline, network_id=found.id)
+        check_allowed(allowed, [ip_address(one["gateway_ip"]) for one in subnets if one["gateway_ip"]])
+        own = {str(address.ip) for address in endpoint.addresses}
+        single = [one.target for one in allowed if one.address.num_addresses == 1 and one.target not in own]
+        query = [f"ip_address={address}" for address in single]
+        holders = self._neutron.all("ports", deadline, network_id=found.id, fixed_ips=query) if single else []
+        for holder in holders:
+            if holder["device_id"] and holder["name"] != endpoint.id:  # one of nobody keeps it for this
+                has = {fixed["ip_address"] for fixed in holder["fixed_ips"]}
+                taken = next(address for address in single if address in has)
+                raise Conflict(
+                    f"allowed address {taken} is the own address of port {holder['id']} in Neutron; leave it "
+                    "out"
+                )
+        pairs = [
+            {"ip_address": one.target} | ({"mac_address": one.mac} if one.mac else {})
+            for one in allowed
+            if one.target not in own
+        ]
+        return given | {"allowed_address_pairs": pairs}
+
+    def _port(
+        self, endpoint: Endpoint, found: Found, security: dict[str, object], deadline: Deadline
+    ) -> Resource:
         """The endpoint's port: the one that is there, or that kept its address (leases.py), or a new one."""
         holders = self._holders(endpoint, found, deadline)
         for holder in holders:
@@ -198,18 +235,23 @@ class Underlay:
         for port in kept:
             if port is not adopted:
                 remove(self._neutron, self._parent, port, deadline)
-        return adopted or self._new_port(
-            endpoint, found, deadline, own_mac=not derived or self._is_mine(found, deadline)
-        )
+        own_mac = not derived or self._is_mine(found, deadline)
+        return adopted or self._new_port(endpoint, found, security, deadline, own_mac=own_mac)
 
-    def _new_port(self, endpoint: Endpoint, found: Found, deadline: Deadline, *, own_mac: bool) -> Resource:
-        attributes: dict[str, object] = {}
+    def _new_port(
+        self,
+        endpoint: Endpoint,
+        found: Found,
+        security: dict[str, object],
+        deadline: Deadline,
+        *,
+        own_mac: bool,
+    ) -> Resource:
+        attributes = {**security}
         if endpoint.addresses:
             attributes["fixed_ips"] = [{"ip_address": str(address.ip)} for address in endpoint.addresses]
         if own_mac:
             attributes["mac_address"] = endpoint.mac
-        if found.groups:
-            attributes["security_groups"] = list(found.groups)
         try:
             return self._neutron.create(
                 "ports",
@@ -227,11 +269,9 @@ class Underlay:
                 raise self._in_use(endpoint, holder) from None
             raise
 
-    def _adoption(self, endpoint: Endpoint, found: Found, port: Resource) -> dict[str, object]:
+    def _adoption(self, endpoint: Endpoint, security: dict[str, object], port: Resource) -> dict[str, object]:
         """What makes a port that keeps an address the endpoint's, with the other address if there are two."""
-        changes: dict[str, object] = {"name": endpoint.id, "description": endpoint_of(self._vif)}
-        if found.groups:
-            changes["security_groups"] = list(found.groups)
+        changes = {"name": endpoint.id, "description": endpoint_of(self._vif), **security}
         if len(endpoint.addresses) > len(port["fixed_ips"]):
             changes["fixed_ips"] = [{"ip_address": str(address.ip)} for address in endpoint.addresses]
         return changes

@@ -52,7 +52,7 @@ from ovn_docker.ipam import AddressStore, Ipam
 from ovn_docker.metrics import Reader, Recorder, Tally, Unrecorded
 from ovn_docker.model import NetworkId
 from ovn_docker.names import Registrar
-from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, Option
+from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, UNDERLAY_ENDPOINT, Option
 from ovn_docker.plugin import server, sockets
 from ovn_docker.plugin.wire import Plugin
 from ovn_docker.programs import set_search_path
@@ -186,7 +186,7 @@ def _underlay() -> None:
         store=backend,
         vswitch=vswitch,
         options=UNDERLAY,
-        endpoint_options=(),
+        endpoint_options=UNDERLAY_ENDPOINT,
         check_controller=lambda: None,
         ready=ready,
         start=lambda: serve_metrics(Statistics(threads, database, vswitch.chassis), threads),

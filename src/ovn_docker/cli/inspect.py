@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.output import print_json, print_table, say
-from ovn_docker.errors import NotFound
+from ovn_docker.errors import NotFound, Unavailable
 from ovn_docker.view.cluster import Cluster, Endpoint, Network, listed
 from ovn_docker.view.gather import Sources
 from ovn_docker.view.snapshot import PortRow, Scope
@@ -15,8 +15,8 @@ TEXT = """\
 Shows all about a network or a container, side by side as Docker, OVN and this host have it. NAME is a
 network, a container, HOST/CONTAINER, an address, or the beginning of an ID.
 
-Exit code 0: all sides agree; 1: they differ, or there is no such thing; 3: the northbound database
-cannot be read, and it is nothing that this host has.
+Exit code 0: all sides agree; 1: they differ, or there is no such thing; 3: Docker or a database cannot
+be read.
 
 examples:
   ovn-docker inspect foo
@@ -53,7 +53,11 @@ def run(args: argparse.Namespace) -> int:
                 say()
             lines = network_lines(cluster, one) if isinstance(one, Network) else endpoint_lines(cluster, one)
             print_table([*lines])
-    return 1 if any(one.differences for one in found) else 0
+    if any(one.differences for one in found):
+        return 1
+    if reason := cluster.unread(here=any(one.here or isinstance(one, Network) for one in found)):
+        raise Unavailable(f"what is shown is not compared with all sides: {reason}")
+    return 0
 
 
 def find(cluster: Cluster, name: str) -> Sequence[Network | Endpoint]:

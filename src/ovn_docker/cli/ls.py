@@ -15,7 +15,7 @@ Lists networks or containers (endpoints) of the whole cluster, side by side as D
 Open vSwitch have them. A line that begins with ! has a difference, which is said at its end. Of other hosts
 only what OVN knows is shown. With --host, of this host alone.
 
-Exit code 0: no differences; 1: some; 3: the northbound database cannot be read.
+Exit code 0: no differences; 1: some; 3: Docker or a database cannot be read.
 
 examples:
   ovn-docker ls
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         print_table([heads(args.what, underlay=cluster.snapshot.underlay), *map(line, rows)])
     if reason := cluster.snapshot.missing.get("northbound"):
         raise Unavailable(f"what is shown is of this host alone: {reason}")
+    if reason := cluster.unread():
+        raise Unavailable(f"what is shown is not compared with all sides: {reason}")
     return 1 if any(row.differences for row in rows) else 0
 
 

@@ -145,9 +145,10 @@ def _options(title: str, options: tuple[Option, ...]) -> Iterator[str]:
 
 
 def _endpoint_options() -> Iterator[str]:
-    yield from ("", "## Options of containers, overlay mode", "")
+    yield from ("", "## Options of containers", "")
     yield "`docker run --network name=NETWORK,driver-opt=KEY=VALUE`,"
-    yield "`docker network connect --driver-opt KEY=VALUE NETWORK CONTAINER`"
+    yield "`docker network connect --driver-opt KEY=VALUE NETWORK CONTAINER`."
+    yield "`ovn.router` is for the overlay mode alone."
     yield from ("", "| Key | | Default |", "|---|---|---|")
     yield from (f"| `{one.key}` | {_cell(one.help)} | {_cell(one.default)} |" for one in ENDPOINT)
 

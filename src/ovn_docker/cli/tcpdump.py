@@ -10,7 +10,7 @@ from ovn_docker import printable
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.output import print_json
 from ovn_docker.errors import BadRequest, Conflict, NotFound, Unavailable
-from ovn_docker.view.cluster import Cluster
+from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import Sources
 from ovn_docker.view.snapshot import Scope
 
@@ -18,13 +18,15 @@ TEXT = """\
 Captures at a container's port, on the host, with tcpdump: nothing is installed in the container. Stops at
 Ctrl-C, or after --count packets. What comes behind the container's name is tcpdump's own: its options and its
 filter (tcpdump(8), pcap-filter(7)); only the long options below may stand there too. With -w FILE the packets
-are written to a file. With --json it prints what it would run.
+are written to a file. With --json it prints what it would run. Of a container on another host it says what to
+type there; with --ssh it runs that, over ssh(1), where FILE then is, too.
 
 examples:
   ovn-docker tcpdump web
   ovn-docker tcpdump web tcp port 5432
   ovn-docker tcpdump web -c 3 -vv icmp
   ovn-docker tcpdump -c 10 -w /tmp/web.pcap web
+  ovn-docker tcpdump --ssh far icmp
 """
 
 
@@ -48,6 +50,7 @@ def _add_options(parser: argparse.ArgumentParser, *short: str) -> None:
     parser.add_argument("--network", default="", help="of the container's networks this one")
     parser.add_argument(*short[:1], "--count", type=_count, help="stop after so many packets")
     parser.add_argument(*short[1:], "--write", metavar="FILE", help="write packets to a file")
+    parser.add_argument("--ssh", action="store_true", help="run it on the container's host, over ssh")
 
 
 class _Behind(argparse.Action):
@@ -73,17 +76,48 @@ def run(args: argparse.Namespace) -> int:
     require_root()
     with Sources() as sources:
         try:
-            link = find_link(Cluster(sources.gather(Scope.HOST)), args.container, args.network)
+            cluster = Cluster(sources.gather(Scope.HOST))
+            found = cluster.find(args.container)
         except NotFound:  # it may be on another host
-            link = find_link(Cluster(sources.gather(Scope.NETWORKS)), args.container, args.network)
-    argv = command(args, link)
+            cluster = Cluster(sources.gather(Scope.NETWORKS))
+            found = cluster.find(args.container)
+    link = "" if elsewhere(found) else find_link(found, args.container, args.network)
+    argv = command(args, link) if link else over_ssh(args, found[0])
+    if not link and not args.ssh:
+        raise Conflict(f"{args.container} is on {found[0].host}: run this there, or say --ssh: {argv[-1]}")
     if args.json:
         print_json({"link": link, "command": printable.command(*argv)})
         return 0
-    program = shutil.which("tcpdump")
+    program = shutil.which(argv[0])
     if program is None:
-        raise Unavailable("tcpdump is not installed; run `apt install tcpdump`")
+        package = {"ssh": "openssh-client"}.get(argv[0], argv[0])
+        raise Unavailable(f"{argv[0]} is not installed; run `apt install {package}`")
     return os.execv(program, argv)  # noqa: S606 - the arguments are a list, no shell reads them
+
+
+def elsewhere(found: tuple[Endpoint, ...]) -> bool:
+    """Whether a container is on another host."""
+    return not any(endpoint.here for endpoint in found)
+
+
+def over_ssh(args: argparse.Namespace, end: Endpoint) -> list[str]:
+    """The call of ssh(1) that captures on another host, by a command line for its shell.
+
+    The host has written its name into the database itself; one that ssh could take for an option or a user is
+    refused. The rest is what was typed here. Raises Unavailable, BadRequest.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,252}[A-Za-z0-9])?", end.host):
+        raise Unavailable(
+            f"{args.container} is on {end.host[:64]!r}, which is not the name of a host: run "
+            "ovn-docker tcpdump there"
+        )
+    options = ["--network", args.network] if args.network else []
+    options += ["-c", str(args.count)] if args.count else []
+    options += ["-w", args.write] if args.write else []
+    words = ["ovn-docker", "tcpdump", *options, args.container.rpartition("/")[2], *args.arguments]
+    if not all(map(printable.is_plain, words)):
+        raise BadRequest("an argument of tcpdump's has characters that are not printable: run it there")
+    return ["ssh", "--", end.host, printable.command(*words)]
 
 
 def command(args: argparse.Namespace, link: str) -> list[str]:
@@ -94,12 +128,9 @@ def command(args: argparse.Namespace, link: str) -> list[str]:
     return [*argv, *args.arguments]
 
 
-def find_link(cluster: Cluster, name: str, network: str) -> str:
-    """This host's end of a container's link. Raises NotFound, BadRequest, or Conflict if it is elsewhere."""
-    found = cluster.find(name)
+def find_link(found: tuple[Endpoint, ...], name: str, network: str) -> str:
+    """This host's end of the link of a container on this host. Raises BadRequest or Conflict."""
     here = [endpoint for endpoint in found if endpoint.link and network in ("", endpoint.network)]
-    if not any(endpoint.here for endpoint in found):
-        raise Conflict(f"{name} is on {found[0].host}: run this there")
     if network and network not in (those := [endpoint.network for endpoint in found]):
         raise BadRequest(f"{name} is not on network {network}, but on {', '.join(those)}")
     if not here:

@@ -1,12 +1,13 @@
 """``ovn-docker trace``: what happens to a packet between two containers, hop by hop, there and back."""
 
 import argparse
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 
 from ovn_docker import printable
+from ovn_docker.cli import beyond
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.output import print_json, say, say_lines
 from ovn_docker.cli.steps import run
@@ -14,7 +15,7 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.errors import NotFound, OvnDockerError, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import has
-from ovn_docker.host.ping import Echo, answered, in_namespace
+from ovn_docker.host.ping import Echo, answered, connects, in_namespace
 from ovn_docker.view import trace, trace_cloud
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources
@@ -26,7 +27,9 @@ TEXT = """\
 Says hop by hop what happens to a packet from one container to another, and to the answer: the containers'
 links, Open vSwitch, OVN's port security and access rules, the tunnel; in a virtual machine of a cloud the
 trunk, and Neutron's ports and security groups. What drops it is named. A container is given by its name,
-HOST/NAME if several hosts have one of that name, an address, or the beginning of its ID.
+HOST/NAME if several hosts have one of that name, an address, or the beginning of its ID. An address may also
+be that of no container: what follows is where the packet leaves the host and by which rule, or who has taken
+the address. From `outside` a packet comes to a port of this host that a container publishes.
 What is not on this host is known as far as OVN's databases or Neutron tell, so run it on the sender's: if
 nothing seems to drop the packet, a real one is sent from there (an echo request, or a TCP connection), unless
 --no-probe.
@@ -37,14 +40,20 @@ examples:
   ovn-docker trace web db
   ovn-docker trace web db tcp/5432
   ovn-docker trace web host2/db udp/53 --detail
+  ovn-docker trace web 192.0.2.1 tcp/443
+  ovn-docker trace outside web tcp/8080
 """
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``ovn-docker trace``."""
     describe(parser, TEXT, run_command)
-    parser.add_argument("source", metavar="A", help="a container")
-    parser.add_argument("target", metavar="B", help="another one")
+    parser.add_argument("source", metavar="A", help="a container on this host, or `outside`")
+    parser.add_argument(
+        "target",
+        metavar="B",
+        help="another one, an address, or, from outside, a container or an address of this host",
+    )
     parser.add_argument(
         "packet", metavar="PACKET", nargs="?", default="icmp", help="icmp, tcp/PORT or udp/PORT"
     )
@@ -58,18 +67,7 @@ def run_command(args: argparse.Namespace) -> int:
     require_root()
     packet = trace.packet(args.packet)
     with Sources() as sources:
-        cluster, source, target = find(sources, args.source, args.target)
-        way_of = direction_in_cloud if cluster.snapshot.underlay else direction
-        pair = trace.on_one_network(source, target, args.network)
-        if pair is None:
-            ways: list[Way] = [apart(cluster, source, target, packet)]
-            details: list[tuple[str, str]] = []
-        else:
-            there, details = way_of(sources, cluster, *pair, packet, reply=False)
-            back, more = way_of(sources, cluster, pair[1], pair[0], packet, reply=True)
-            ways, details = [there, back], details + more
-            if there.delivered and back.delivered and not args.no_probe:
-                ways[0] = replace(there, hops=(*there.hops, *probed(sources, cluster, *pair, packet)))
+        ways, details = trace_ways(sources, args, packet)
     if args.json:
         said = {"verdict": verdict(ways), "delivered": all(one.delivered for one in ways), "ways": ways}
         print_json(said | ({"detail": dict(details)} if args.detail else {}))
@@ -83,17 +81,54 @@ def run_command(args: argparse.Namespace) -> int:
     return 0 if all(one.delivered for one in ways) else 1
 
 
+def trace_ways(
+    sources: Sources, args: argparse.Namespace, packet: Packet
+) -> tuple[list[Way], list[tuple[str, str]]]:
+    """The way there and, if it ends at a container, back; and what OVN's and Open vSwitch's tools said."""
+    probe = not args.no_probe
+    cluster, source, target = find(sources, args.source, args.target)
+    if not source:
+        return [beyond.from_outside(sources, cluster, args.target, packet, probe=probe)], []
+    taken = None
+    if not target:
+        wanted = ip_address(args.target)
+        taken = beyond.holder(sources, cluster, wanted, {end.switch for end in source if end.switch})
+        if taken is None:
+            return [beyond.to_address(sources, cluster, source, wanted, packet, probe=probe)], []
+        target = (taken,)
+    pair = trace.on_one_network(source, target, args.network)
+    if pair is None:
+        return [apart(cluster, source, target, packet)], []
+    pair = beyond.really(sources, cluster, pair[0]), pair[1]
+    if taken and (forbidden := beyond.to_taken(cluster, *pair, packet)):
+        return [forbidden], []
+    way_of = direction_in_cloud if cluster.snapshot.underlay else direction
+    there, details = way_of(sources, cluster, *pair, packet, reply=False)
+    back, more = way_of(sources, cluster, pair[1], pair[0], packet, reply=True)
+    if there.delivered and back.delivered and probe:
+        there = replace(there, hops=(*there.hops, *probed(sources, cluster, *pair, packet)))
+    return [there, back], details + more
+
+
 def find(
     sources: Sources, source: str, target: str
 ) -> tuple[Cluster, tuple[Endpoint, ...], tuple[Endpoint, ...]]:
-    """Both containers; the whole cluster is read only if one is on no network of this host."""
-    cluster = Cluster(sources.gather(Scope.NETWORKS))
-    require(cluster)
-    try:
-        return cluster, cluster.find(source), cluster.find(target)
-    except NotFound:
-        cluster = Cluster(sources.gather(Scope.CLUSTER))
-        return cluster, cluster.find(source), cluster.find(target)
+    """Both ends; the whole cluster is read only if one is on no network of this host.
+
+    The source is empty if it is the outside, the target if it is an address that no container was given.
+    """
+    for scope in (Scope.NETWORKS, Scope.CLUSTER):
+        cluster = Cluster(sources.gather(scope))
+        require(cluster)
+        try:
+            if source == beyond.OUTSIDE and all(end.container != source for end in cluster.endpoints):
+                return cluster, (), ()
+            return cluster, cluster.find(source), cluster.find(target)
+        except NotFound:
+            missing = not cluster.snapshot.missing and beyond.address(target) is not None
+            if scope is Scope.CLUSTER and not missing:
+                raise
+    return cluster, cluster.find(source), ()
 
 
 def require(cluster: Cluster) -> None:
@@ -199,19 +234,6 @@ def probed(
         )
 
 
-def connects(address: str, port: int) -> bool:
-    """Whether a TCP connection is taken, or refused: that is an answer too."""
-    for _ in range(2):  # in user space Open vSwitch may drop the first packet through a tunnel
-        try:
-            socket.create_connection((address, port), timeout=1.2).close()
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            continue
-        return True
-    return False
-
-
 def ovn_trace(cluster: Cluster, datapath: str, flow: str, *, reply: bool) -> str:
     """What OVN does with a packet. It reads the whole southbound database: seconds in a large cluster."""
     ct = "est,rpl" if reply else "new"
@@ -292,4 +314,6 @@ def verdict(ways: Sequence[Way]) -> str:
     for number, one in enumerate(ways):
         if not one.delivered:
             return f"the answer is {one.verdict}" if number else one.verdict
+        if one.end:
+            return one.verdict
     return "delivered, and so is the answer"

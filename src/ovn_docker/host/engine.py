@@ -201,6 +201,7 @@ class Engine:
                     name for name in (hostname, *(here.get("DNSNames") or here.get("Aliases") or [])) if name
                 ),
                 created,
+                tuple((here.get("IPAMConfig") or {}).get("LinkLocalIPs") or []),
             )
             for here in networks.values()
             if here.get("EndpointID")

@@ -22,7 +22,7 @@ _GETADDR, _GETROUTE = 22, 26
 _CREATE = 0x600  # NLM_F_CREATE | NLM_F_EXCL
 _INFO = struct.Struct("4xiII")  # struct ifinfomsg: index, flags, which of them to change
 _ANY = _INFO.pack(0, 0, 0)
-_ADDRESS, _IFNAME, _MTU, _LINKINFO, _LINK_NETNSID = 1, 3, 4, 18, 37  # linux/if_link.h, IFLA_*
+_ADDRESS, _IFNAME, _MTU, _LINK, _LINKINFO, _LINK_NETNSID = 1, 3, 4, 5, 18, 37  # linux/if_link.h, IFLA_*
 _KIND, _DATA, _PEER = 1, 2, 1  # IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER
 _OF_FAMILY, _INET_CONF, _ADDR_GEN_MODE = 26, 1, 8  # IFLA_AF_SPEC, IFLA_INET_CONF, IFLA_INET6_ADDR_GEN_MODE
 _NO_ADDRESS = b"\x01"  # IN6_ADDR_GEN_MODE_NONE
@@ -48,6 +48,15 @@ class Link:
     up: bool
     carrier: bool
     addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The MAC and the addresses that an interface of a container really has."""
+
+    link: str
+    mac: str
+    addresses: tuple[str, ...]
 
 
 class Links:
@@ -175,6 +184,38 @@ class Links:
             up, carrier = bool(flags & _UP), bool(flags & _LOWER_UP)
             links.append(Link(_name_of(link), mtu, up, carrier, tuple(addresses.get(index, []))))
         return links
+
+    def peers(self, prefix: str) -> dict[str, int]:
+        """Links whose name starts with *prefix*, and the index of the other end in its own namespace."""
+        found = {}
+        for message in netlink.dump(_GETLINK, _ANY):
+            link = attributes(message[_INFO.size :])
+            if (name := _name_of(link)).startswith(prefix) and _LINK in link:
+                (found[name],) = struct.unpack("I", link[_LINK])
+        return found
+
+    def held(self, index: int) -> tuple[Held, ...]:
+        """What the link with this index has, and those on top of it here, such as a macvlan of keepalived's.
+
+        Of the calling thread's network namespace.
+        """
+        addresses: dict[int, list[str]] = {}
+        for message in netlink.dump(_GETADDR, _OF_LINK.pack(0)):
+            found = attributes(message[_OF_LINK.size :])
+            (of,) = _OF_LINK.unpack_from(message)
+            addresses.setdefault(of, []).append(str(ip_address(found.get(_LOCAL) or found[_REMOTE])))
+        held: list[Held] = []
+        for message in netlink.dump(_GETLINK, _ANY):
+            own, _, _ = _INFO.unpack_from(message)
+            link = attributes(message[_INFO.size :])
+            below = (
+                struct.unpack("I", link[_LINK])[0] if _LINK in link and _LINK_NETNSID not in link else None
+            )
+            if index in (own, below):
+                mac = link.get(_ADDRESS, b"").hex(":")
+                one = Held(_name_of(link), mac, tuple(addresses.get(own, [])))
+                held.insert(0 if own == index else len(held), one)
+        return tuple(held)
 
     def tx_checksums(self, mac: str) -> tuple[str, bool]:
         """The link with this MAC, and whether it leaves checksums to others; ``""`` if there is none.

@@ -72,6 +72,19 @@ def connected(targets: Collection[tuple[str, int]], wait: float = 1.0) -> set[tu
     return found
 
 
+def connects(address: str, port: int) -> bool:
+    """Whether a TCP connection is taken, or refused: that is an answer too."""
+    for _ in range(2):  # in user space Open vSwitch may drop the first packet through a tunnel
+        try:
+            socket.create_connection((address, port), timeout=1.2).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            continue
+        return True
+    return False
+
+
 def in_namespace(pid: int, run: Callable[[], T]) -> T:
     """The result of a function that runs in the network namespace of a process, in a thread of its own.
 

@@ -30,6 +30,7 @@ from ovn_docker.model import (
     Pool,
     PoolId,
     Subnet,
+    check_allowed,
     is_router_mac,
 )
 from ovn_docker.printable import one_line
@@ -188,12 +189,14 @@ class CreateNetworkRequest(_PoolsRequest, frozen=True):
         """The network that is meant. Raises BadRequest."""
         given = self.Options or NetworkOptions()
         typed = options.parse(given.generic or {}, table)
+        subnets = self.subnets()
+        check_allowed(typed.allowed, [subnet.gateway for subnet in subnets if subnet.gateway])
         for key in given.generic or {}:
             if options.is_of_others(key, table):
                 log.info(
                     "network %s: option %s is of another driver and is ignored", self.NetworkID[:12], key
                 )
-        return Network(self.NetworkID, self.subnets(), given.internal, typed)
+        return Network(self.NetworkID, subnets, given.internal, typed)
 
 
 class AllocateNetworkRequest(_PoolsRequest, frozen=True):
@@ -203,7 +206,9 @@ class AllocateNetworkRequest(_PoolsRequest, frozen=True):
 
     def network(self, table: tuple[options.Option, ...] = options.OPTIONS) -> Network:
         """The network that is meant. Raises BadRequest."""
-        return Network(self.NetworkID, self.subnets(), options=options.parse(self.Options or {}, table))
+        typed, subnets = options.parse(self.Options or {}, table), self.subnets()
+        check_allowed(typed.allowed, [subnet.gateway for subnet in subnets if subnet.gateway])
+        return Network(self.NetworkID, subnets, options=typed)
 
 
 class EndpointInterface(msgspec.Struct, frozen=True):
@@ -236,7 +241,11 @@ class CreateEndpointRequest(EndpointRequest, frozen=True, kw_only=True):
                 f"a MAC address that begins with {ROUTER_MAC.hex(':')} is a router's, and no other: {mac} "
                 + ("is not one; leave it to us" if typed.router else "takes --driver-opt ovn.router=true")
             )
-        return Endpoint(self.EndpointID, self.NetworkID, addresses, mac, typed.router)
+        check_allowed(typed.allowed)
+        return Endpoint(
+            *(self.EndpointID, self.NetworkID, addresses, mac),
+            router=typed.router, allowed=typed.allowed, port_security=typed.port_security,
+        )  # fmt: skip
 
 
 class JoinRequest(EndpointRequest, frozen=True, kw_only=True):

@@ -2,21 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from ipaddress import ip_address
 
+from ovn_docker import options, printable
 from ovn_docker.definition import Refused, check_subnets
-from ovn_docker.host.clock import CREATED
-from ovn_docker.model import EndpointId, host_link, whole_number
+from ovn_docker.model import EndpointId, host_link
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
-from ovn_docker.view.snapshot import DockerEndpoint, PortRow
+from ovn_docker.view.snapshot import DockerEndpoint, PortRow, ip_version
 
-GRACE = 15.0
-"""Seconds that an endpoint may be half-made or half-removed: how long a call of Docker's may take."""
+_SHOWN = 8
+"""Addresses of an interface in one finding: a container with CAP_NET_ADMIN can give itself any number."""
 
 
 def networks_stored(facts: Facts) -> Iterable[Finding]:
     """Docker's networks are in the northbound database, with the same subnets."""
     for network in facts.cluster.networks:
-        for difference in network.differences:
+        for difference in network.differences if network.here else ():  # all others are leftovers
             lost = not network.switch
             yield Finding(
                 f"network {network.name}: {difference}",
@@ -142,6 +143,34 @@ def addresses(facts: Facts) -> Iterable[Finding]:
                 )
 
 
+def port_security(facts: Facts) -> Iterable[Finding]:
+    """Containers use no address that port security drops."""
+    for endpoint, port in _stored(facts):
+        network = facts.cluster.network_name(endpoint.network)
+        for one in facts.probes.held.get(endpoint.id, ()):
+            dropped = [a for a in one.addresses if not (_is_links(a) or port.permits(one.mac, a))]
+            if not dropped:
+                continue
+            own, dropped = one.mac.lower() == endpoint.mac.lower(), dropped[:_SHOWN]
+            words = " ".join(a if own else f"{one.mac}/{a}" for a in dropped)
+            value = f"name={network},driver-opt={options.ALLOWED}={words}"
+            option = printable.command("--network", value)
+            yield Finding(
+                f"{_name(facts, endpoint)} has {', '.join(dropped)} with MAC {one.mac} on its {one.link}, "
+                f"and port security allows {', '.join(port.port_security)}: what it sends from there is "
+                "dropped",
+                f"allow it: start the container with {option}, or create the network with "
+                f"-o {options.ALLOWED}; else take it off",
+                subject=endpoint.id,
+                severity=Severity.WARN,
+            )
+
+
+def _is_links(address: str) -> bool:
+    """Whether an address is one that the kernel gives each link by itself."""
+    return ip_version(address) == 6 and ip_address(address).is_link_local
+
+
 def claimed(facts: Facts) -> Iterable[Finding]:
     """No other host has claimed the port of a container of this one."""
     if not facts.snapshot.southbound:
@@ -164,16 +193,17 @@ def installed(facts: Facts) -> Iterable[Finding]:
     """The flows of every running container are installed."""
     for endpoint in _running(facts):
         interface = facts.cluster.interfaces.get(endpoint.id)
-        if interface is None or interface.installed:
+        binding = facts.cluster.bindings.get(endpoint.id)
+        wrong = interface is not None and interface.ids.get("iface-id") != endpoint.id
+        unclaimed = binding is not None and not binding.chassis
+        if interface is None or (interface.installed and not wrong and not unclaimed):
             continue
-        why = (
-            f"Open vSwitch says: {interface.error}"
-            if interface.error
-            else "ovn-controller has not come to it"
-        )
-        wrong = interface.ids.get("iface-id") != endpoint.id
         if wrong:
             why = f"its iface-id is {interface.ids.get('iface-id', 'missing')}"
+        elif interface.error:
+            why = f"Open vSwitch says: {interface.error}"
+        else:
+            why = "ovn-controller has not come to it"
         yield restart(endpoint, f"the flows of {_name(facts, endpoint)} are not installed: {why}")
 
 
@@ -283,10 +313,7 @@ def leftovers(facts: Facts) -> Iterable[Finding]:
 def _running(facts: Facts) -> Iterable[DockerEndpoint]:
     """Endpoints of containers that run, and have had the time to get there."""
     for endpoint in facts.cluster.docker.values():
-        interface, port = facts.cluster.interfaces.get(endpoint.id), facts.cluster.ports.get(endpoint.id)
-        created = [row.ids.get(CREATED, "") for row in (interface, port) if row]
-        settled = (interface and interface.installed) or all(_old(facts, text) for text in created)
-        if endpoint.running and settled:
+        if endpoint.running and facts.cluster.settled(endpoint.id):
             yield endpoint
 
 
@@ -294,12 +321,6 @@ def _stored(facts: Facts) -> Iterable[tuple[DockerEndpoint, PortRow]]:
     for endpoint in _running(facts):
         if port := facts.cluster.ports.get(endpoint.id):
             yield endpoint, port
-
-
-def _old(facts: Facts, created: str) -> bool:
-    """True unless a row was made just now; one that lies in the future was made by a wrong clock."""
-    when = whole_number(created)
-    return when is None or abs(facts.snapshot.taken - when) > GRACE
 
 
 def _name(facts: Facts, endpoint: DockerEndpoint) -> str:

@@ -78,6 +78,7 @@ CHECKS = (
     _check("containers-linked", check_endpoints.linked, "docker", "containers-plugged"),
     _check("ports-enabled", check_endpoints.enabled, "docker", "northbound"),
     _check("port-addresses", check_endpoints.addresses, "docker", "northbound"),
+    _check("port-security", check_endpoints.port_security, "docker", "containers-linked", "port-addresses"),
     _check("ports-claimed", check_endpoints.claimed, "docker", "northbound", "southbound", "registered",
            "containers-plugged"),
     _check("flows-installed", check_endpoints.installed, "docker", "vswitchd", "controller-current",
@@ -101,6 +102,7 @@ UNDERLAY = (
     _check("containers-linked", check_endpoints.linked, "docker", "containers-plugged"),
     _check("ports-active", check_cloud.active, "docker", "trunk", "containers-linked", "vswitchd"),
     _check("security-groups", check_cloud.groups, "docker", "trunk"),
+    _check("port-security", check_endpoints.port_security, "docker", "trunk", "containers-linked"),
     _check("checksums", check_endpoints.checksums, "docker", "containers-plugged"),
     _check("leftovers", check_endpoints.leftovers, "docker", "vswitch", "containers-plugged"),
 )

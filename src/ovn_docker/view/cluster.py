@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ovn_docker.backends.northbound import MTU, NAME, NETWORK
+from ovn_docker.backends.northbound import HOST, MTU, NAME, NETWORK
 from ovn_docker.backends.shared import REMOVED
 from ovn_docker.errors import BadRequest, NotFound, Unavailable
+from ovn_docker.host.clock import CREATED
 from ovn_docker.host.links import Link
 from ovn_docker.model import EndpointId, host_link, whole_number
 from ovn_docker.view.snapshot import (
@@ -24,6 +25,12 @@ from ovn_docker.view.snapshot import (
     Snapshot,
     SwitchRow,
 )
+
+GRACE = 15.0
+"""Seconds that an endpoint may be half-made or half-removed: how long a call of Docker's may take."""
+
+UNLISTED = 60.0
+"""Seconds after which Docker lists what it has had made (cli/gc.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +182,11 @@ class Cluster:
     def _hostnames(self) -> Counter[str]:
         return Counter(row.hostname for row in self.chassis.values())
 
+    def unread(self, *, here: bool = True) -> str:
+        """Why not all sides could be compared; empty if they could. *here*: also those that this host has."""
+        parts = ("northbound", "southbound", *(("docker",) if here else ()))
+        return next((why for part in parts if (why := self.snapshot.missing.get(part))), "")
+
     @property
     def store(self) -> str:
         """Where networks and ports are stored, in words."""
@@ -198,8 +210,23 @@ class Cluster:
             hosts[self._switch_of(one.id)].add(self.snapshot.system_id)
         found = []
         for row, switch in self.switches.items():
-            for here in of_docker.pop(row, [None]):
-                ids = switch.ids
+            ids, unlisted = switch.ids, self._unlisted(row, switch)
+            found += [
+                Network(
+                    name=ids.get(NAME) or switch.name[:12],
+                    id=network,
+                    switch=row,
+                    subnets=_subnets(ids),
+                    mtu=whole_number(ids.get(MTU, "")),
+                    shared=NAME in ids,
+                    here=False,
+                    hosts=(self._me,),
+                    endpoints=of_switch[row],
+                    differences=(f"{self.store} has it for this host, Docker does not",),
+                )
+                for network in unlisted
+            ]
+            for here in of_docker.pop(row, [] if unlisted else [None]):
                 found.append(
                     Network(
                         name=here.name if here else ids.get(NAME) or switch.name[:12],
@@ -332,10 +359,41 @@ class Cluster:
             installed=interface.installed if interface and not self.snapshot.underlay else None,
             switch=port.switch if port else "",
             vlan=interface.tag if interface else None,
-            differences=tuple(self._differences(docker, port, binding, interface, link))
+            differences=()
+            if not self.settled(id_)
+            else tuple(self._differences(docker, port, binding, interface, link))
             if here
             else tuple(self._unclaimed(port, binding, port.host if port else "")),
         )
+
+    def settled(self, id_: str) -> bool:
+        """Whether nothing is about to change: false while Docker and the driver may be making an endpoint."""
+        docker, interface, port = self.docker.get(id_), self.interfaces.get(id_), self.ports.get(id_)
+        if docker and docker.running and interface and interface.installed:
+            return True
+        here = bool(interface) or (port is not None and port.host == self.snapshot.system_id)
+        seconds = UNLISTED if self.snapshot.engine and docker is None and here else GRACE
+        created = [whole_number(row.ids.get(CREATED, "")) for row in (interface, port) if row]
+        return all(self._older(when, seconds) for when in created)
+
+    def _older(self, when: int | None, seconds: float) -> bool:
+        """True unless a row was made just now; one that lies in the future was made by a wrong clock."""
+        return when is None or abs(self.snapshot.taken - when) > seconds
+
+    def _unlisted(self, row: str, switch: SwitchRow) -> list[str]:
+        """IDs of the networks on a switch that Docker of this host should have and has not."""
+        northbound, engine, me = self.snapshot.northbound, self.snapshot.engine, self.snapshot.system_id
+        if not northbound or not engine or not me:
+            return []
+        made = [(one.network, one.created) for one in northbound.notes if (one.switch, one.host) == (row, me)]
+        if switch.ours and switch.ids.get(HOST) == me:
+            made.append((switch.ids.get(NETWORK, ""), whole_number(switch.ids.get(CREATED, ""))))
+        listed = [network.id for network in engine.networks]
+        return [
+            network
+            for network, when in made
+            if self._older(when, UNLISTED) and not any(id_.startswith(network) for id_ in listed)
+        ]
 
     def _network_of(
         self, docker: DockerEndpoint | None, port: PortRow | None, interface: Interface | None
@@ -377,14 +435,9 @@ class Cluster:
             yield f"no port in {self.store}"
         if snapshot.vswitch and interface is None:
             yield "no port in Open vSwitch"
-        if link is None:
-            yield "no link on this host"
-        if docker and port and port.addresses:
-            known = port.addresses[0].lower().split()
-            wanted = [address.lower() for address in (docker.mac, *docker.addresses) if address]
-            if strange := [address for address in wanted if address not in known]:
-                where = "Neutron" if snapshot.underlay else "OVN"
-                yield f"Docker gave it {', '.join(strange)}, its port in {where} has {port.addresses[0]}"
+        yield from _unlinked(link)
+        if docker and port:
+            yield from self._strange(docker, port)
         if port and interface:
             yield from self._unclaimed(port, binding, snapshot.system_id)
             yield from self._mistagged(port, interface)
@@ -392,6 +445,19 @@ class Cluster:
             yield f"Open vSwitch: {interface.error}"
         elif interface and not interface.installed and not snapshot.underlay:
             yield "its flows are not installed"
+
+    def _strange(self, docker: DockerEndpoint, port: PortRow) -> Iterable[str]:
+        """What its port does not let pass."""
+        where = "Neutron" if self.snapshot.underlay else "OVN"
+        wanted = [address.lower() for address in (docker.mac, *docker.addresses) if address]
+        for column, allowed in (("", port.addresses), (" port security for", port.port_security)):
+            known = " ".join(allowed).lower().split()
+            strange = [address for address in wanted if address not in known]
+            if strange and allowed:
+                has = " ".join(allowed)
+                yield f"Docker gave it {', '.join(strange)}, its port in {where} has{column} {has}"
+        if not port.enabled and not self.snapshot.underlay:
+            yield "its port is disabled in OVN"
 
     def _different_network(self, switch: SwitchRow, subnets: tuple[str, ...]) -> tuple[str, ...]:
         stored = _subnets(switch.ids)
@@ -429,6 +495,15 @@ def listed(names: Sequence[str]) -> str:
 
 def _subnets(ids: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(ids[key] for key in ("subnet", "subnet6") if key in ids)
+
+
+def _unlinked(link: Link | None) -> Iterable[str]:
+    if link is None:
+        yield "no link on this host"
+    elif not link.up:
+        yield f"its link {link.name} is down"
+    elif not link.carrier:
+        yield f"the container's end of its link {link.name} is down"
 
 
 def _tunnel_state(port: Interface) -> str:

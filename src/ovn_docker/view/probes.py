@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
@@ -18,12 +19,12 @@ from ovn_docker.errors import OvnDockerError
 from ovn_docker.host import ovsdb
 from ovn_docker.host.barrier import SERVICES, listeners, survey
 from ovn_docker.host.controller import ask
-from ovn_docker.host.links import Links
+from ovn_docker.host.links import Held, Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.ping import Echo, answered, connected, in_namespace
 from ovn_docker.host.router_guard import unguarded
 from ovn_docker.host.vswitch import ANY_ROUTER
-from ovn_docker.model import EndpointId, Tls, host_link
+from ovn_docker.model import HOST_LINK, EndpointId, Tls, host_link
 from ovn_docker.printable import printable
 from ovn_docker.view.cluster import Cluster, Endpoint
 from ovn_docker.view.gather import PATIENCE, Sources, tls_of
@@ -113,6 +114,8 @@ class Probes:
     """By system-id, of hosts that have a container on a network with one of ours."""
     offload: Mapping[str, tuple[int, str, bool]] = field(default_factory=dict)
     """Endpoint to process, link in the container, and whether that leaves checksums to others."""
+    held: Mapping[str, tuple[Held, ...]] = field(default_factory=dict)
+    """Endpoint to what its interface, and those on top of it, have in the container."""
     unguarded: frozenset[str] = frozenset()
     """Links of containers that believe any router, though their networks are not said to take any."""
     certificates: tuple[Certificate, ...] = ()
@@ -146,6 +149,7 @@ def probe(sources: Sources, cluster: Cluster) -> Probes:
         paths=_paths(cluster),
         pairs=pairs,
         offload=_offload(cluster, pids),
+        held=held({e.id: pids[e.container] for e in cluster.docker.values() if e.container in pids}),
         unguarded=frozenset(unguarded(_guarded(cluster))),
         certificates=tuple(certificates(snapshot)),
         restricted=any(row["role"] for row in _connections(sources.southbound, "role")),
@@ -509,13 +513,28 @@ def _works(cluster: Cluster, endpoint: Endpoint) -> bool:
 def _allowed(cluster: Cluster, endpoint: Endpoint) -> bool:
     """Whether its port in OVN lets it send what it has."""
     port = cluster.ports.get(endpoint.id)
-    return port is not None and port.enabled and port.port_security in ((), port.addresses)
+    return port is not None and port.enabled and port.permits(endpoint.mac, *endpoint.addresses)
 
 
 def _guarded(cluster: Cluster) -> Iterable[str]:
     """Links that should be guarded."""
     interfaces = [] if cluster.snapshot.underlay else cluster.interfaces.values()
     return [one.name for one in interfaces if one.endpoint and not ANY_ROUTER.items() <= one.ids.items()]
+
+
+def held(pids: Mapping[str, int]) -> dict[str, tuple[Held, ...]]:
+    """The interfaces of endpoints of this host, and those on top of them, as their containers have them.
+
+    *pids*: endpoint to a process of its container; one that has just ended is left out.
+    """
+    links, found = Links(), {}
+    peers = links.peers(HOST_LINK)
+    for endpoint, pid in pids.items():
+        index = peers.get(host_link(EndpointId(endpoint)))
+        if index is not None:
+            with suppress(OSError):
+                found[endpoint] = in_namespace(pid, partial(links.held, index))
+    return found
 
 
 def _offload(cluster: Cluster, pids: Mapping[str, int]) -> dict[str, tuple[int, str, bool]]:

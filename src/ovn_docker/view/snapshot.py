@@ -7,7 +7,7 @@ could not be read is ``None``, and ``missing`` says why.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 
 from ovn_docker.backends.northbound import ENDPOINT, HOST, NETWORK, OURS, SWITCH
 from ovn_docker.host.clock import CREATED
@@ -73,8 +73,8 @@ class DockerEndpoint:
 
     @property
     def running(self) -> bool:
-        """Whether it should be reachable."""
-        return self.state == "running" and bool(self.id)
+        """Whether it should be reachable: the network of a paused container goes on."""
+        return self.state in ("running", "paused") and bool(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +195,15 @@ class PortRow:
     tag: int | None = None
     ids: Mapping[str, str] = field(default_factory=dict)
 
+    def permits(self, mac: str, *addresses: str) -> bool:
+        """Whether port security lets packets with this MAC and each of these addresses pass (ovn-nb(5))."""
+        rules = [rule.lower().replace(",", " ").split() for rule in self.port_security]
+        of_mac = [words for first, *words in filter(None, rules) if first == mac.lower()]
+        return not self.port_security or any(
+            not words or all(any(_is_in(address, word) for word in words) for address in addresses)
+            for words in of_mac
+        )
+
     @property
     def endpoint(self) -> str:
         """The endpoint that we made it for, if we did."""
@@ -213,11 +222,15 @@ class PortRow:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A host's note that a network of its Docker is a logical switch that others have too."""
+    """A host's note that a network of its Docker is a logical switch that others have too.
+
+    *created*: when, in seconds of the epoch.
+    """
 
     network: str
     switch: str
     host: str
+    created: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +342,16 @@ class Snapshot:
         return next((p for p in self.processes if p.name == name), Process(name))
 
 
+def _is_in(address: str, word: str) -> bool:
+    """Whether a word of port security has an address; with host bits it is one address (ovn-nb(5))."""
+    try:
+        given, one = ip_interface(word), ip_address(address)
+    except ValueError:
+        return False
+    subnet = given.network
+    return one == given.ip or (given.ip == subnet.network_address and one in subnet)
+
+
 def ip_version(address: str) -> int:
     """4 or 6; 0 if it is no address: databases have what other hosts wrote."""
     try:
@@ -339,4 +362,5 @@ def ip_version(address: str) -> int:
 
 def note(ids: Mapping[str, str]) -> Note:
     """The note that a row's external_ids make."""
-    return Note(ids.get(NETWORK, ""), ids.get(SWITCH, ""), ids.get(HOST, ""))
+    created = whole_number(ids.get(CREATED, ""))
+    return Note(ids.get(NETWORK, ""), ids.get(SWITCH, ""), ids.get(HOST, ""), created)

@@ -72,12 +72,16 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One direction. The last hop is the one that drops, if any does."""
+    """One direction. The last hop is the one that drops, if any does.
+
+    *end*: where it ends, if that is not at a container.
+    """
 
     source: str
     target: str
     packet: str
     hops: tuple[Hop, ...]
+    end: str = ""
 
     @property
     def delivered(self) -> bool:
@@ -89,7 +93,7 @@ class Way:
         """In one line."""
         last = self.hops[-1]
         if self.delivered:
-            return f"delivered to {self.target}"
+            return self.end or f"delivered to {self.target}"
         by = f", by {last.by}" if last.by else ""
         return f"dropped at {last.place}{by}: {last.what}"
 
@@ -256,7 +260,7 @@ def _hops(
 ) -> Iterator[Hop]:
     yield from at_container(cluster, source)
     yield from at_port(cluster, source)
-    yield from _security(cluster, source)
+    yield from security(cluster, source)
     yield _switch(source, target, logical, owner)
     yield _claimed(cluster, target)
     if physical is not None and physical.dropped:
@@ -313,7 +317,7 @@ def at_port(cluster: Cluster, end: Endpoint) -> Iterator[Hop]:
         )
 
 
-def _security(cluster: Cluster, source: Endpoint) -> Iterator[Hop]:
+def security(cluster: Cluster, source: Endpoint) -> Iterator[Hop]:
     """OVN's port security of the source (ovn-nb(5)), which ovn-trace takes for granted."""
     port = cluster.ports.get(source.id)
     if port is None:
@@ -325,17 +329,15 @@ def _security(cluster: Cluster, source: Endpoint) -> Iterator[Hop]:
                   by=f"Logical_Switch_Port {port.name}")  # fmt: skip
         return
     sent = [word for word in (source.mac, *source.addresses) if word]
-    if port.port_security and not any(_allows(rule, sent) for rule in port.port_security):
+    if not port.permits(source.mac, *source.addresses):
         allowed = ", ".join(port.port_security)
         yield Hop("OVN", f"port security allows {allowed}, and {source.container} has {' '.join(sent)}",
                   passes=False, by=f"port_security of Logical_Switch_Port {port.name}")  # fmt: skip
         return
-    yield Hop("OVN", f"port security lets {' '.join(sent)} pass")
-
-
-def _allows(rule: str, sent: list[str]) -> bool:
-    mac, *ips = rule.lower().split() or [""]
-    return mac == sent[0].lower() and (not ips or all(ip.lower() in ips for ip in sent[1:]))
+    if port.port_security:
+        yield Hop("OVN", f"port security lets {' '.join(sent)} pass")
+    else:
+        yield Hop("OVN", f"port security of {source.container} is off")
 
 
 def _switch(source: Endpoint, target: Endpoint, logical: Logical | None, owner: str) -> Hop:

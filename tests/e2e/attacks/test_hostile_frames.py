@@ -216,7 +216,7 @@ def test_router_advertisements_behind_other_headers_are_not_believed(cast: Cast)
 
 
 def ipv6_of(victim: Container) -> tuple[set[str], str]:
-    """Return the IPv6 addresses of a container's link, tentative ones too, and the container's IPv6 routes."""
+    """Return the IPv6 addresses of a container's link, tentative ones too, and the IPv6 routes there."""
     (link,) = json.loads(victim.exec("ip", "-json", "-6", "address", "show", "dev", victim.link))
     addresses = {f"{known['local']}/{known['prefixlen']}" for known in link["addr_info"]}
     return addresses, victim.exec("ip", "-6", "route")
