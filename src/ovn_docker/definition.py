@@ -29,7 +29,7 @@ from ovn_docker.model import (
 _IPAM = (ADDRESS_SPACE, "default", "null")
 """IPAM drivers of a network of the cluster: ours, and the two of Docker (``null`` gives no addresses)."""
 
-_EVERYTHING = ("0.0.0.0/0", "::/0")
+EVERYTHING = ("0.0.0.0/0", "::/0")
 """The pools that Docker reports for ``null``."""
 
 _SWITCHES = ("Internal", "Attachable", "EnableIPv4", "EnableIPv6")
@@ -215,7 +215,7 @@ def _pools(given: object, driver: str) -> tuple[AddressPool, ...]:
         raise _refused("IPAM Config", given, "it must be a list of at most one pool of each IP version")
     pools = [_mapping("IPAM Config", pool) for pool in given]
     if driver == "null":
-        pools = [pool for pool in pools if pool.get("Subnet") not in _EVERYTHING]
+        pools = [pool for pool in pools if pool.get("Subnet") not in EVERYTHING]
         if pools:
             raise _refused("IPAM Config", pools, "IPAM driver null has no subnets")
         return ()

@@ -58,8 +58,11 @@ class Backend(Protocol):
 
     def create_network(
         self, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool = False
-    ) -> None:
-        """Store a network; *kept* by swarm until a delete_network that says so."""
+    ) -> str:
+        """Store a network; *kept* by swarm until a delete_network that says so.
+
+        Returns the record by which its rows can be made again; empty if the backend does not do that.
+        """
 
     def delete_network(
         self, network: NetworkId, chassis: Chassis, deadline: Deadline, *, kept: bool = False
@@ -72,8 +75,8 @@ class Backend(Protocol):
     def create_endpoint(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> Attachment:
         """Store an endpoint, or raise AddressInUse or NotFound and store nothing."""
 
-    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
-        """Forget an endpoint."""
+    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> bool:
+        """Forget an endpoint. Returns False if some of it may be left, since it was not all there."""
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """Wait until the backend's part of an endpoint forwards: empty, or why it does not by *deadline*."""
@@ -112,6 +115,15 @@ class Switch(Protocol):
 
     def endpoint_info(self, endpoint: EndpointId, deadline: Deadline) -> dict[str, str]:
         """What is known of an endpoint."""
+
+    def keep(self, network: NetworkId, record: str, deadline: Deadline) -> None:
+        """Store the backend's record of a network; delete it if *record* is empty."""
+
+    def records(self, deadline: Deadline) -> dict[NetworkId, str]:
+        """Records of the networks of this host."""
+
+    def note_record(self, endpoint: EndpointId, record: str, deadline: Deadline) -> None:
+        """Store the backend's record of an endpoint that was plugged without one."""
 
     def guarded(self, deadline: Deadline) -> set[str]:
         """Links of ours that are to be guarded against routers."""
@@ -216,7 +228,9 @@ class Driver:
                 with suppress(Unavailable):  # it may have been removed before: not to be removed after this
                     self.finish(chassis, deadline)
             with self._finished_later(network.id, self._backend.drop_network):
-                self._backend.create_network(network, chassis, deadline)
+                record = self._backend.create_network(network, chassis, deadline)
+                if record:
+                    self._switch.keep(network.id, record, deadline)
             self._follows(network.id)
 
     def delete_network(self, network: NetworkId) -> None:
@@ -227,6 +241,7 @@ class Driver:
             delete = self._backend.drop_network
         with self._marked(network), self._finished_later(network, delete):
             self._forget_answer(network)
+            self._switch.keep(network, "", deadline)
             delete(network, self._switch.chassis(deadline), deadline)
 
     def allocate_network(self, network: Network) -> None:
@@ -287,7 +302,8 @@ class Driver:
                     chassis = self._switch.chassis(deadline, without=endpoint)
                 finally:
                     self._links.delete(host_link(endpoint))
-                self._backend.delete_endpoint(endpoint, chassis, deadline)
+                if not self._backend.delete_endpoint(endpoint, chassis, deadline):
+                    self.leftovers.set()
             except OvnDockerError:
                 self.leftovers.set()
                 raise

@@ -57,13 +57,19 @@ REPAIRS = Metric(
 FOUND = Metric(
     "ovn_docker_leftovers_found_total",
     Kind.COUNTER,
-    "What was found that should not be, such as endpoints without a container; each once.",
+    "What was found that should not be, such as endpoints without a container, or is missing; each once.",
     ("what",),
 )
 LEFTOVERS = Metric(
     "ovn_docker_leftovers_cleared_total",
     Kind.COUNTER,
     "What should not have been, and was cleared.",
+    ("what",),
+)
+REMADE = Metric(
+    "ovn_docker_remade_total",
+    Kind.COUNTER,
+    "What was missing in the backend though a network or a container needs it, and was made again.",
     ("what",),
 )
 UNCLEARED = Metric(
@@ -132,7 +138,7 @@ SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED
 )
 
 METRICS = (
-    *(INFO, REQUESTS, FLOWS, ENDPOINTS, NOT_INSTALLED, REPAIRS, FOUND, LEFTOVERS),
+    *(INFO, REQUESTS, FLOWS, ENDPOINTS, NOT_INSTALLED, REPAIRS, FOUND, LEFTOVERS, REMADE),
     *(UNCLEARED, REFUSED, REACHABLE, RECONNECTS, PROGRESS, THREADS_DOWN, THREAD_FAILURES),
     *(SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED_DROPS, ERRORS),
 )

@@ -280,6 +280,8 @@ class StoredEndpoint:
     """Tunnel address of the host, if it has one."""
     up: bool = False
     """OVN has its port at work on some host (ovn-nb(5), Logical_Switch_Port:up)."""
+    record: str = ""
+    """The backend's record of the rows that make its port, if this host keeps one."""
 
     def dead(self, joined: bool | None, grace: float) -> bool:  # noqa: FBT001 - what Links.joined() says of it
         """Whether it has no container any more, going by its veth: *joined* if one end is in a container.
@@ -328,12 +330,29 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """What is, and should not be.
+class Gap:
+    """A row that this host needs and that the backend does not have.
 
-    *what*: ID, address or name; *where*: the places that have something of it; *since* when it is there, in
-    seconds of the epoch, if anybody knows; *cure*: what is done about it; *row*: for who reported it;
-    *endpoint*: whose it was.
+    *network* needs it, or its *endpoint*. *owner*: who has the address, or the network's name, by now, if
+    anybody: then the row cannot be made again. *removed*: other hosts may have removed the network while this
+    one was forgotten.
+    """
+
+    kind: Kind
+    what: str
+    network: NetworkId
+    endpoint: EndpointId = EndpointId("")
+    owner: str = ""
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What is and should not be, or, if *missing*, what should be and is not.
+
+    *what*: ID, address or name; *where*: the places that have, or lack, something of it; *since* when it is
+    there, in seconds of the epoch, if known; *cure*: what is done about it; *row*: for the code that reported
+    it; *endpoint*: whose it was; *command*: mends it where the driver cannot.
     """
 
     kind: Kind
@@ -344,6 +363,8 @@ class Difference:
     cure: str
     row: str = ""
     endpoint: str = ""
+    missing: bool = False
+    command: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind} {self.shown} ({self.where}): {self.why}"
@@ -440,7 +461,8 @@ class Attachment:
 
     *mtu* in bytes; *resolver*: OVN answers there to names of containers, asked at NAMESERVERS; *vlan*: the
     tag of the port; *mac*, *addresses*: where the backend chose them, not Docker; *any_router*: it
-    believes whoever says that it is a router or a DHCP server, not only those that are marked.
+    believes whoever says that it is a router or a DHCP server, not only those that are marked; *record*: how
+    the backend makes its rows again.
     """
 
     iface_id: str
@@ -450,6 +472,7 @@ class Attachment:
     mac: str | None = None
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     any_router: bool = False
+    record: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The overlay mode: three hosts, and OVN's databases on the first, or on all of them."""
 
+import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -84,7 +85,19 @@ def kinds(hosts: tuple[str, ...], *, raft: bool) -> dict[str, Kind]:
         "cut off from the tunnels": Kind(cut(1), hosts),
         "cut off from all": Kind(cut(0, 1), hosts),
         POWER_CUT: Kind(power_cut, hosts),
+        "rows deleted by hand": Kind(_delete_rows, hosts[:1]),
     }
+
+
+def _delete_rows(host: Host, _: ExitStack) -> None:
+    """Delete a third of our rows in some tables of the northbound database, at least one in each."""
+    ovn_nbctl = ("ovn-nbctl", "--timeout=5", "--no-leader-only")
+    for table in random.sample(sorted(_NORTHBOUND), random.randint(1, len(_NORTHBOUND))):
+        ours = "external_ids:ovn-docker\\:owner=overlay"
+        rows = host.run(*ovn_nbctl, "--bare", "--columns=_uuid", "find", table, ours).split()
+        for row in random.sample(rows, -(-len(rows) // 3)):
+            delete = ("lsp-del",) if table == "Logical_Switch_Port" else ("destroy", table)
+            host.run(*ovn_nbctl, "--if-exists", *delete, row)
 
 
 def _kill_leader(service: str, database: str) -> Strike:

@@ -11,11 +11,13 @@ from typing import Any
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer, without_times
 from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.remake import Remaker
 from ovn_docker.driver import Driver, Patience
 from ovn_docker.errors import Unavailable
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.hostnames import ContainerNames
 from ovn_docker.metrics import Recorder
 from ovn_docker.model import (
     AddressPool,
@@ -89,13 +91,35 @@ class Docker:
     def __init__(self) -> None:
         self.endpoints: set[EndpointId] = set()
         self.networks = {NET}
+        self.needed: set[str] = set()
         self.answers = True
+        self.details: tuple[list[Network], list[Endpoint]] = [], []
 
-    def inventory(self) -> tuple[set[EndpointId], set[NetworkId]]:
+    def inventory(self) -> tuple[dict[EndpointId, str], set[NetworkId]]:
         """Its containers' endpoints, and its networks."""
+        self._check()
+        return {id_: f"web-{id_[:2]}" for id_ in self.endpoints}, set(self.networks)
+
+    def used(self) -> set[str]:
+        """Networks that containers belong to, running or stopped."""
+        self._check()
+        return set(self.needed)
+
+    def names(self, container: str) -> dict[EndpointId, ContainerNames]:
+        """Names of a container that runs."""
+        self._check()
+        return {
+            id_: ContainerNames((container, id_[:12])) for id_ in self.endpoints if container[4:] == id_[:2]
+        }
+
+    def described(self) -> tuple[list[Network], list[Endpoint]]:
+        """What a test says that Docker tells of its networks and endpoints."""
+        self._check()
+        return self.details
+
+    def _check(self) -> None:
         if not self.answers:
             raise Unavailable("Docker does not answer")
-        return set(self.endpoints), set(self.networks)
 
 
 class Host:
@@ -116,6 +140,7 @@ class Host:
         self.database = connection
         self.overlay = Overlay(lambda _: connection)
         self.leftovers = Leftovers(lambda _: connection)
+        self.remaker = Remaker(lambda _: connection)
         self.docker = Docker()
         self.vswitch = Vswitch(local)
         self.links = Links()
@@ -152,7 +177,7 @@ class Host:
     ) -> Reconciler:
         """What clears leftovers, of a driver that has just started."""
         parts = driver or self.driver(), self.overlay, self.leftovers, self.vswitch, self.links, self.docker
-        return Reconciler(*parts, interval, mode, record, alone=alone)
+        return Reconciler(*parts, interval, mode, record, remaker=self.remaker, alone=alone)
 
     def run(self, wanted: Endpoint, container: Container) -> None:
         """``docker run``."""

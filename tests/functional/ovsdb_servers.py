@@ -282,6 +282,7 @@ class OpenVswitch(OvsdbServer):
         self.transact(
             {"op": "update", "table": "Bridge", "where": [], "row": {"ports": ["uuid", port]}},
             {"op": "update", "table": "Open_vSwitch", "where": [], "row": {"bridges": ["uuid", bridge]}},
+            {"op": "delete", "table": "Queue", "where": []},
         )
         self.set(
             system_id="host1",

@@ -52,8 +52,8 @@ def ports(machine: Machine) -> str:
     return machine.out("ovn-nbctl", "lsp-list", "foo")
 
 
-def test_it_shows_what_it_removes_and_the_second_time_finds_nothing(lost: Machine) -> None:
-    said = lost.changes(*FORGET, "--yes").splitlines()
+def test_it_shows_what_it_removes_and_the_second_time_nobody_knows_the_host(lost: Machine) -> None:
+    said = lost.does(*FORGET, "--yes").splitlines()
     assert [line.split() for line in said] == [
         ["WHAT", "LOGICAL", "SWITCH"],
         ["port", "c1c1c1c1c1c1", "foo"],
@@ -62,6 +62,7 @@ def test_it_shows_what_it_removes_and_the_second_time_finds_nothing(lost: Machin
     ]
     assert ports(lost) == ""
     assert lost.out("ovn-nbctl", "dhcp-options-list") == ""
+    assert "unknown host 'lost'" in refusal(lost, *FORGET, "--yes")
 
 
 def test_a_dry_run_changes_nothing(lost: Machine) -> None:
@@ -89,10 +90,24 @@ def test_the_question_is_not_in_the_json(lost: Machine) -> None:
     assert done.returncode == 1
 
 
-def test_who_types_another_name_than_the_system_id_reads_so(lost: Machine) -> None:
-    done = lost.ovn_docker("host", "forget", "lost.example", "--yes")
-    assert (done.returncode, done.stdout) == (0, "nothing to change\n")
-    assert "nothing is stored of a host with the system-id lost.example; `ovn-sbctl show`" in done.stderr
+@pytest.mark.parametrize("command", [("host", "forget"), ("gc", "--host")])
+@pytest.mark.parametrize("more", [("--yes",), ("--dry-run",)])
+def test_an_unknown_host_is_an_error_that_names_the_nearest(
+    lost: Machine, command: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    said = refusal(lost, *command, "lots", *more)
+    assert (
+        "unknown host 'lots': OVN does not know it, and nothing is stored of it; did you mean lost?" in said
+    )
+    assert said.endswith("(known hosts: here, lost)\n")
+    assert "see `ovn-sbctl show` (known hosts: here, lost)" in refusal(lost, *command, "xyz", *more)
+
+
+def test_a_host_that_ovn_knows_may_have_nothing(lost: Machine) -> None:
+    lost.does(*FORGET, "--yes")
+    lost.out("ovn-sbctl", "chassis-add", "lost", "geneve", "10.0.0.9")
+    assert lost.does(*FORGET, "--yes") == "nothing to change\n"
+    lost.out("ovn-sbctl", "chassis-del", "lost")
 
 
 def test_this_host_is_not_forgotten(lost: Machine) -> None:
@@ -105,13 +120,13 @@ def test_without_the_southbound_database_nobody_knows_who_is_alive(lost: Machine
         lost, *FORGET, "--yes"
     )
     assert ports(lost) != ""
-    lost.changes(*FORGET, "--yes", "--force")
+    lost.does(*FORGET, "--yes", "--force")
     assert ports(lost) == ""
 
 
 def test_a_host_that_ovn_still_lists_is_asked_first(lost: Machine) -> None:
     lost.out("ovn-sbctl", "chassis-add", "lost", "geneve", "10.0.0.9")
-    said = lost.changes(*FORGET, "--yes")
+    said = lost.does(*FORGET, "--yes")
     assert "lost does not answer; OVN lists it until you type: ovn-sbctl chassis-del lost\n" in said
     lost.out("ovn-sbctl", "chassis-del", "lost")
 
@@ -127,7 +142,7 @@ def test_what_another_host_has_at_work_stays(lost: Machine) -> None:
     assert said.stdout.endswith("removed 1 lease\n")
     assert PORT in ports(lost)
     lost.out("ovn-sbctl", "lsp-unbind", PORT, "--", "chassis-del", "other")
-    lost.changes(*FORGET, "--yes")
+    lost.does(*FORGET, "--yes")
     assert PORT not in ports(lost)
 
 
@@ -136,15 +151,15 @@ GC = ("gc", "--host", "lost")
 
 def test_gc_for_a_host_is_the_same(lost: Machine) -> None:
     assert lost.ovn_docker("gc").stdout.splitlines() == [
-        "nothing is left over",
+        "nothing is left over, and nothing is missing",
         "lost is not up, says OVN; if it is gone for good: ovn-docker gc --host lost",
     ]
     assert lost.ovn_docker(*GC, "--dry-run").stdout.endswith("would remove 1 port, 1 lease\n")
     found = json.loads(lost.ovn_docker(*GC, "--dry-run", "--json").stdout)
     assert [one["kind"] for one in found["found"]] == ["port", "lease"]
-    lost.changes(*GC, "--yes")
+    lost.does(*GC, "--yes")
     assert ports(lost) == ""
-    assert lost.ovn_docker("gc").stdout == "nothing is left over\n"
+    assert lost.ovn_docker("gc").stdout == "nothing is left over, and nothing is missing\n"
 
 
 def test_gc_of_this_host_and_of_another_one_are_two_commands(lost: Machine) -> None:

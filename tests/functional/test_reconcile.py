@@ -262,7 +262,7 @@ class TestTheThread:
         only_the_logical_port(host)
         asked, inventory_now = threading.Event(), host.docker.inventory
 
-        def inventory() -> tuple[set[EndpointId], set[NetworkId]]:
+        def inventory() -> tuple[dict[EndpointId, str], set[NetworkId]]:
             said = inventory_now()
             asked.set()
             return said

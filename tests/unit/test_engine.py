@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from ovn_docker.errors import Unavailable
 from ovn_docker.host.engine import Engine, dockerd_setting, has_cluster_store
+from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet
+from ovn_docker.options import NetworkOptions
 
 
 @pytest.fixture
@@ -142,7 +145,54 @@ def test_what_it_has_are_endpoints_of_containers_that_run_and_all_networks(answe
     starting = container(foo={"EndpointID": "", "NetworkID": "f0"})
     running = container(bar={"EndpointID": "e1", "NetworkID": "f1"})
     engine = answers([starting, running, {"Id": "c2"}], [*BUILT_IN, {"Id": "f2", "Name": "baz"}])
-    assert engine.inventory() == ({"e1"}, {"f0", "f1", "f2", "b0", "a0", "90"})
+    assert engine.inventory() == ({"e1": "c0"}, {"f0", "f1", "f2", "b0", "a0", "90"})
+
+
+def test_networks_and_endpoints_are_described_as_far_as_docker_says(answers: Answers) -> None:
+    """20.10 does not say which gateway IPAM has chosen."""
+    pools = [{"Subnet": "10.1.0.0/24"}, {"Subnet": "fd00::/64", "Gateway": "fd00::5/64"}]
+    options = {"ovn.network": "foo", "com.docker.network.bridge.name": "br9"}
+    foo = {
+        "Id": "f1",
+        "Driver": "openvswitch",
+        "IPAM": {"Driver": "openvswitch", "Config": pools},
+        "Options": options,
+        "Internal": True,
+    }
+    part = [{"Subnet": "10.2.0.0/24", "IPRange": "10.2.0.128/25"}]
+    bar = {
+        "Id": "f2",
+        "Driver": "openvswitch",
+        "IPAM": {"Driver": "default", "Config": part},
+        "Options": None,
+    }
+    null = {
+        "Id": "f3",
+        "Driver": "openvswitch",
+        "IPAM": {"Driver": "null", "Config": [{"Subnet": "0.0.0.0/0"}]},
+    }
+    unknown = {"Id": "f4", "Driver": "openvswitch", "Options": {"ovn.nonsense": "1"}}
+    addressed = {"IPAddress": "10.1.0.2", "IPPrefixLen": 24, "GlobalIPv6Address": "fd00::2",
+                 "GlobalIPv6PrefixLen": 64, "MacAddress": "02:42:0a:01:00:02"}  # fmt: skip
+    running = container(foo={"EndpointID": "e1", "NetworkID": "f1", **addressed}, none={"EndpointID": ""})
+    networks, endpoints = answers(
+        [foo, bar, null, unknown, {"Id": "f5", "Driver": "bridge"}], [running, {"Id": "c2"}]
+    ).described()
+    assert networks == [
+        Network(
+            NetworkId("f1"),
+            (
+                Subnet(ip_network("10.1.0.0/24"), ip_address("10.1.0.1"), ours=True),
+                Subnet(ip_network("fd00::/64"), ip_address("fd00::5"), ours=True),
+            ),
+            internal=True,
+            options=NetworkOptions(name="foo"),
+        ),
+        Network(NetworkId("f2"), (Subnet(ip_network("10.2.0.0/24"), ip_address("10.2.0.128")),)),
+        Network(NetworkId("f3")),
+    ]
+    addresses = ip_interface("10.1.0.2/24"), ip_interface("fd00::2/64")
+    assert endpoints == [Endpoint(EndpointId("e1"), NetworkId("f1"), addresses, "02:42:0a:01:00:02")]
 
 
 @pytest.mark.parametrize(

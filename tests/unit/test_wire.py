@@ -594,9 +594,25 @@ def test_an_address_with_a_zone_is_not_the_same_address_by_another_name(docker: 
 
 
 @pytest.mark.parametrize(
+    ("pool", "part", "meant"),
+    [
+        ("10.3.0.5/16", "10.3.7.9/24", ("10.3.0.0/16", "10.3.7.0/24")),
+        ("2001:389::1/64", "2001:389::1/96", ("2001:389::/64", "2001:389::/96")),
+    ],
+)
+def test_host_bits_of_a_requested_pool_are_ignored_as_docker_does(
+    pool: str, part: str, meant: tuple[str, str], docker: Docker
+) -> None:
+    """Docker 20.10 passes on what the user typed."""
+    request = {"Pool": pool, "SubPool": part, "V6": ":" in pool}
+    assert docker.call("IpamDriver.RequestPool", request)[1]["Pool"] == meant[0]
+    subnet, range_ = map(ip_network, meant)
+    assert docker.driver.calls == [("request_pool", subnet, range_, subnet.version)]
+
+
+@pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({"Pool": "10.3.0.5/24"}, "Pool '10.3.0.5/24' has host bits set: give 10.3.0.0/24"),
         ({"Pool": "10.3.0.0/24", "V6": True}, "Pool '10.3.0.0/24' is not an IPv6"),
         ({"Pool": "fd00::/64"}, "Pool 'fd00::/64' is not an IPv4"),
         ({"Pool": "0.0.0.0/0"}, "is not for a container"),

@@ -62,7 +62,7 @@ RELEASED = "ovn-docker:released"
 _PICKED = {"ovn-docker:picked": "true"}
 """On a lease, also a released one: the user did not ask for this address by name."""
 
-_CLAIM = "ovn-docker:claim"
+CLAIM = "ovn-docker:claim"
 """A word of its own for every claim of an address: tells one that was sent twice from another one."""
 
 _MAKING = 2.0
@@ -175,7 +175,7 @@ class Addresses:
         lease = ovsdb.insert("DHCP_Options", row, cidr=str(address), external_ids=ids)
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
         released = require("DHCP_Options", row, has("external_ids", {STATE: "released"}))
-        claimed = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
+        claimed = require("DHCP_Options", row, has("external_ids", {CLAIM: ids[CLAIM]}))
         if not _one_of(database, [lease], [released, again], [claimed], deadline=deadline):
             raise self._held(database, switch, address, deadline)
 
@@ -227,7 +227,7 @@ class Addresses:
         ids = _lease_ids(pool, chassis, picked)
         unchanged = require("DHCP_Options", row, ["external_ids", "==", ovsdb.encode(old)])
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
-        leased = require("DHCP_Options", row, has("external_ids", {_CLAIM: ids[_CLAIM]}))
+        leased = require("DHCP_Options", row, has("external_ids", {CLAIM: ids[CLAIM]}))
         return _one_of(database, [unchanged, again], [leased], deadline=deadline)
 
     def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[Former]:
@@ -282,7 +282,7 @@ class Addresses:
                 STATE: "released",
                 RELEASED: f"{time.time_ns() // 10**6 / 1000:.3f}",
             }  # not rounded up
-            of_host = [HOST, ENCAP, STATE, _CLAIM, CREATED, UPTIME]
+            of_host = [HOST, ENCAP, STATE, CLAIM, CREATED, UPTIME]
             give_back: list[list[Any]] = [
                 ["external_ids", "delete", of_host],
                 ["external_ids", "insert", released],
@@ -356,13 +356,15 @@ class Addresses:
 
 def bind(
     database: Database, network: Network, switch: str, chassis: Chassis, deadline: Deadline
-) -> list[Operation]:
+) -> tuple[list[Operation], dict[str, dict[str, str]]]:
     """Operations that give the new network the pools that were asked for just before, on this host.
 
-    Docker does not tell which those are: of several with the same subnet it is the newest, for what is older
-    was forgotten on the way. Raises Conflict without such a pool.
+    Returns them and the external_ids that its pools then have, by their IDs. Docker does not tell which those
+    are: of several with the same subnet it is the newest, for what is older was forgotten on the way. Raises
+    Conflict without such a pool.
     """
     operations: list[Operation] = []
+    pools: dict[str, dict[str, str]] = {}
     for subnet in network.subnets:
         if not subnet.ours:
             continue
@@ -370,15 +372,17 @@ def bind(
         mine = {**OURS, NETWORK: network.id, SUBNET: str(subnet.pool), STATE: "bound"}
         rows, bound_before = database.transact(
             ovsdb.select("DHCP_Options", has("external_ids", fresh), columns=["_uuid", "external_ids"]),
-            ovsdb.select("DHCP_Options", has("external_ids", mine), columns=["_uuid"]),
+            ovsdb.select("DHCP_Options", has("external_ids", mine), columns=["_uuid", "external_ids"]),
             deadline=deadline,
         )
         if bound_before:
+            pools |= {row["_uuid"]: row["external_ids"] for row in bound_before}
             continue
         if not rows:
             raise Conflict(f"nobody asked for a pool {subnet.pool} before; create the network again")
         pool = max(rows, key=lambda row: (order(row["external_ids"]), row["_uuid"]))
         bound = {STATE: "bound", SWITCH: switch, NETWORK: network.id}
+        pools[pool["_uuid"]] = {**pool["external_ids"], **bound}
         operations += [
             require("DHCP_Options", pool["_uuid"], has("external_ids", fresh)),
             ovsdb.mutate(
@@ -387,7 +391,7 @@ def bind(
                 mutations=[["external_ids", "delete", [STATE]], ["external_ids", "insert", bound]],
             ),
         ]
-    return operations
+    return operations, pools
 
 
 def _lease_ids(pool: Pool, chassis: Chassis, picked: Picked | None) -> dict[str, str]:
@@ -401,7 +405,7 @@ def _lease_ids(pool: Pool, chassis: Chassis, picked: Picked | None) -> dict[str,
         STATE: "leased",
         **(_PICKED if picked else {}),
         **({CONTAINER: picked.name} if picked and picked.name else {}),
-        _CLAIM: str(uuid4()),
+        CLAIM: str(uuid4()),
         **made_now(),
     }
 

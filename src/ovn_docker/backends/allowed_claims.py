@@ -90,7 +90,7 @@ def claim(
         deadline=deadline,
     )
     operations = []
-    mine = {f"{_HOLDER}{endpoint}": chassis.system_id}
+    mine = holder(endpoint, chassis)
     for (row, what), there in zip(rows.items(), found, strict=True):
         together = any(is_allowed(one["external_ids"]) for one in there)
         if there and not together:
@@ -104,6 +104,11 @@ def claim(
             ids = {**_ids(switch), **mine}
             operations.append(ovsdb.insert("DHCP_Options", row, cidr=what, external_ids=ids))
     return operations
+
+
+def holder(endpoint: EndpointId, chassis: Chassis) -> dict[str, str]:
+    """What a row's external_ids say of an endpoint of this host that may use its address."""
+    return {f"{_HOLDER}{endpoint}": chassis.system_id}
 
 
 def allow(

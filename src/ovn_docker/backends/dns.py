@@ -136,13 +136,11 @@ def _set_names(
 
 def _writing(row: str, switch: str, columns: dict[str, Any], *, new: bool) -> list[Operation]:
     """Operations that write an endpoint's names."""
-    if not new:
-        return [require("DNS", row), ovsdb.update("DNS", is_row(row), **columns)]
     reference = [["dns_records", "insert", [Reference(row)]]]
-    return [
-        ovsdb.insert("DNS", row, **columns),
-        ovsdb.mutate("Logical_Switch", is_row(switch), mutations=reference),
-    ]
+    refer = ovsdb.mutate("Logical_Switch", is_row(switch), mutations=reference)
+    if not new:
+        return [require("DNS", row), ovsdb.update("DNS", is_row(row), **columns), refer]
+    return [ovsdb.insert("DNS", row, **columns), refer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +268,11 @@ def resolver_port(switch: str) -> str:
     return row_uuid("resolver port", switch)
 
 
+def resolver_peer(switch: str) -> str:
+    """UUID of the port of that router."""
+    return row_uuid("resolver peer", switch)
+
+
 def make_resolver(switch: str, ids: dict[str, str]) -> list[Operation]:
     """Operations that connect a resolver to a logical switch, which *ids* describe.
 
@@ -278,7 +281,7 @@ def make_resolver(switch: str, ids: dict[str, str]) -> list[Operation]:
     """
     if "gateway_ip" not in ids:
         return []
-    router, peer = resolver(switch), row_uuid("resolver peer", switch)
+    router, peer = resolver(switch), resolver_peer(switch)
     gateway = f"{ids['gateway_ip']}/{ip_network(ids['subnet']).prefixlen}"
     name = f"resolver-{switch}"
     return [
@@ -291,6 +294,27 @@ def make_resolver(switch: str, ids: dict[str, str]) -> list[Operation]:
         ovsdb.mutate("Logical_Switch", is_row(switch),
                      mutations=[["ports", "insert", [Reference(resolver_port(switch))]]]),
     ]  # fmt: skip
+
+
+def mend_resolver(
+    switch: str, ids: dict[str, str], *, router: bool, peer: bool, port: bool
+) -> list[Operation]:
+    """Operations that make those parts of a resolver that are missing; True for those that are there."""
+    there = {"Logical_Router": router, "Logical_Router_Port": peer, "Logical_Switch_Port": port}
+    made = [one for one in make_resolver(switch, ids) if not there.get(one["table"], port)]
+    if made and router and not peer:
+        to_peer = [["ports", "insert", [Reference(resolver_peer(switch))]]]
+        made.append(ovsdb.mutate("Logical_Router", is_row(resolver(switch)), mutations=to_peer))
+    return made
+
+
+def resolver_parts(switch: str) -> list[Operation]:
+    """Operations that look for the parts of a resolver: router, its port, port of the switch."""
+    return [
+        ovsdb.select("Logical_Router", is_row(resolver(switch)), columns=["_uuid"]),
+        ovsdb.select("Logical_Router_Port", is_row(resolver_peer(switch)), columns=["_uuid"]),
+        ovsdb.select("Logical_Switch_Port", is_row(resolver_port(switch)), columns=["_uuid"]),
+    ]
 
 
 def remove_resolver(switch: str) -> list[Operation]:

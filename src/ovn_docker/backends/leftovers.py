@@ -68,8 +68,8 @@ The clocks of all hosts decide this, and also whether a released address has res
 future does not count. A wrong clock costs one more look, or a released address is used again a little early.
 """
 
-_LOCK = "ovn_docker"
-"""Name of the lock that who clears what belongs to no host holds (RFC 7047, 4.1.8)."""
+LOCK = "ovn_docker"
+"""Name of the lock that a host holds while it changes rows that are not its own (RFC 7047, 4.1.8)."""
 
 _CLEARED = "ovn-docker:cleared"
 """When that was done last, in seconds of the epoch: on the generation's row (shared.py), if there is one."""
@@ -158,7 +158,7 @@ class Leftovers:
         if unless_lately and _cleared_lately(database, deadline):
             return []
         cleared = []
-        with database.lock(_LOCK, deadline) as locked:
+        with database.lock(LOCK, deadline) as locked:
             if locked is None or (unless_lately and _cleared_lately(database, deadline)):
                 return []
             for difference, operations in _common(database, deadline, _UNUSED):

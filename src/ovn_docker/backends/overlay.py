@@ -5,17 +5,18 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import Any
 
 from ovn_docker import options
 from ovn_docker.allowed import Allowed, join
-from ovn_docker.backends import allowed_claims, dns, shared
+from ovn_docker.backends import allowed_claims, dns, records, shared
 from ovn_docker.backends.addresses import STATE, bind, lease_row
 from ovn_docker.backends.northbound import (
     ALLOWED,
+    CONTAINER,
     ENCAP,
     ENDPOINT,
     HOST,
@@ -34,6 +35,7 @@ from ovn_docker.backends.northbound import (
     name_of,
     stored_endpoint,
 )
+from ovn_docker.backends.records import NetworkRecord, PortRecord
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import switch_row
 from ovn_docker.errors import BadRequest, Conflict, NotFound
@@ -59,6 +61,7 @@ from ovn_docker.model import (
     Network,
     NetworkId,
     StoredEndpoint,
+    Subnet,
     check_allowed,
     row_uuid,
 )
@@ -129,18 +132,19 @@ class Overlay:
 
     def create_network(
         self, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool = False
-    ) -> None:
+    ) -> str:
         """Make the network's logical switch, or note the one that ``-o ovn.switch`` names.
 
-        *kept*: swarm's manager made it, and only a delete_network that says so deletes it.
+        Returns the record of its rows. *kept*: swarm's manager made it, and only a delete_network that says
+        so deletes it.
         Raises BadRequest without that switch, Conflict if it or the network is there with other subnets.
         """
         database = self._connect(chassis)
         while True:
             row, switch, operations = self._making(database, network, chassis, deadline, kept=kept)
-            pools = bind(database, network, switch, chassis, deadline)
+            binding, pools = bind(database, network, switch, chassis, deadline)
             try:
-                database.transact(*operations, *pools, deadline=deadline)
+                database.transact(*operations, *binding, deadline=deadline)
             except OperationError as error:
                 if error.error == "timed out":
                     continue  # what was read has changed: the shared switch has gone, the pool has a network
@@ -149,7 +153,7 @@ class Overlay:
                 if operations[error.index]["uuid"] != row:
                     continue  # another host has made the shared switch in this moment: join it
                 self._check_same_network(database, network, operations[error.index], deadline)
-            return
+            return network_record(network, pools).text
 
     def _making(
         self, database: Database, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool
@@ -176,7 +180,9 @@ class Overlay:
             )
             ids |= shared.note_ids(network.options.name, switch, incarnation, chassis)
         else:
-            switch = ids[SWITCH] = _users_switch(database, network, deadline)
+            switch = ids[SWITCH] = users_switch(
+                database, network.options.switch or "", network.subnets, deadline
+            )
             ids |= NOTE
         note = ovsdb.insert("DHCP_Options", row, cidr=ids.get("subnet", ""), external_ids=ids)
         return row, switch, [*operations, note]
@@ -352,7 +358,11 @@ class Overlay:
                 self._check_same(database, wanted, deadline)
             stored = _stored(endpoint.network, found) or supposed
             return Attachment(
-                endpoint.id, mtu=stored.mtu, resolver=stored.resolver, any_router=stored.any_router
+                endpoint.id,
+                mtu=stored.mtu,
+                resolver=stored.resolver,
+                any_router=stored.any_router,
+                record=records.of_port(operations).text,
             )
 
     def _claiming_allowed(
@@ -381,8 +391,13 @@ class Overlay:
 
         return allowed_claims.claim(database, endpoint.id, stored.switch, wanted, chassis, deadline, check)
 
-    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
-        """Delete the endpoint's port and give its addresses back; none is fine."""
+    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> bool:
+        """Delete the endpoint's port and give its addresses back; idempotent.
+
+        Returns False if its port or its names are not there, though they may have been: then claims may be
+        left, which nothing leads to.
+        """
+        whole = True
         database = self._connect(chassis)
         row = row_uuid("endpoint", endpoint)
         ports, records = database.transact(
@@ -390,7 +405,7 @@ class Overlay:
             ovsdb.select("DNS", is_row(dns.names_row(endpoint)), columns=["records"]),
             deadline=deadline,
         )
-        if not ports:  # someone typed lsp-del
+        if not ports:
             left = is_row(dns.names_row(endpoint)), has("external_ids", OURS)
             database.transact(ovsdb.delete("DNS", *left), deadline=deadline)
         for port in ports:
@@ -409,6 +424,8 @@ class Overlay:
                 *allowed_claims.release(endpoint, switch, allowed_claims.stored(port["external_ids"])),
                 deadline=deadline,
             )
+            whole = bool(records) or not {NAME, CONTAINER} <= port["external_ids"].keys()
+        return whole and bool(ports)
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:  # noqa: ARG002 - nothing to wait for
         """A switch port forwards when ovn-controller says so, in the host's own database."""
@@ -538,6 +555,22 @@ def _making_port(endpoint: Endpoint, stored: _Stored, chassis: Chassis) -> list[
     ]
 
 
+def network_record(network: Network, pools: Mapping[str, Mapping[str, str]]) -> NetworkRecord:
+    """The record of a network's rows; *pools*: external_ids of its pools by their IDs."""
+    return NetworkRecord(
+        _network_ids(network),
+        network.options.name or "",
+        network.options.switch or "",
+        {pool: records.lasting(ids) for pool, ids in pools.items()},
+    )
+
+
+def port_record(endpoint: Endpoint, switch: str, name: str) -> PortRecord:
+    """The record of an endpoint on a logical switch; *name*: see northbound.NAME."""
+    nobody = Chassis("")
+    return records.of_port(_making_port(endpoint, _Stored(switch, {NAME: name}), nobody))
+
+
 def _security_ids(allowed: tuple[Allowed, ...], security: bool) -> dict[str, str]:  # noqa: FBT001
     """What a row says of port security that is not the usual one."""
     if not security:
@@ -562,9 +595,8 @@ def _network_ids(network: Network) -> dict[str, str]:
     return ids | _security_ids(network.options.allowed, network.options.port_security)
 
 
-def _users_switch(database: Database, network: Network, deadline: Deadline) -> str:
-    """UUID of the logical switch that the user named. Raises BadRequest or Conflict."""
-    wanted = network.options.switch or ""
+def users_switch(database: Database, wanted: str, subnets: Iterable[Subnet], deadline: Deadline) -> str:
+    """UUID of the user's logical switch, by its name or UUID. Raises BadRequest or Conflict."""
     columns = ["_uuid", "name", "external_ids", "other_config"]
     (rows,) = database.transact(
         ovsdb.select("Logical_Switch", ["name", "==", wanted], columns=columns), deadline=deadline
@@ -582,7 +614,7 @@ def _users_switch(database: Database, network: Network, deadline: Deadline) -> s
         raise BadRequest(
             f"{len(rows)} logical switches are named {wanted!r}: give the UUID of one, see: ovn-nbctl ls-list"
         )
-    for subnet in network.subnets:
+    for subnet in subnets:
         theirs = _subnet_of(rows[0], subnet.pool.version)
         if theirs and theirs != str(subnet.pool):
             raise Conflict(

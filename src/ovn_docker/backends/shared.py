@@ -10,16 +10,19 @@ from typing import Any
 from uuid import uuid4
 
 from ovn_docker.backends import dns
-from ovn_docker.backends.northbound import HOST, NAME, NOTE, OURS, SWITCH, Connect, host_ids
+from ovn_docker.backends.northbound import HOST, NAME, NETWORK, NOTE, OURS, SWITCH, Connect, host_ids
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import Refused, stored, switch_row, valid_name
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
+from ovn_docker.host.clock import made_now
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, Row, has, is_row, require
 from ovn_docker.model import Chassis, Definition, Network, NetworkId, Note, SharedNetwork, row_uuid
 
-_SHARED = {**OURS, "ovn-docker:shared": "true"}
-SHARED = has("external_ids", _SHARED)
+IS_SHARED = {**OURS, "ovn-docker:shared": "true"}
+"""external_ids of every row of Logical_Switch of a network of the cluster."""
+
+SHARED = has("external_ids", IS_SHARED)
 """The condition that a row of Logical_Switch is of a network of the cluster."""
 
 _DEFINITION = "ovn-docker:definition"
@@ -44,7 +47,9 @@ OF_LIFE = frozenset({INCARNATION, _USED})
 LEFT = {"ovn-docker:left": "true"}
 """On a departure: this host's user removed the network, which stays because other hosts need it."""
 
-_GENERATION = "ovn-docker:generation"
+GENERATION = "ovn-docker:generation"
+"""Key of the version token of all shared networks."""
+
 GENERATION_ROW = row_uuid("generation")
 """The row that is there as soon as there was a network of the cluster, whatever it says."""
 
@@ -60,7 +65,7 @@ class SharedNetworks:
         (rows,) = self._connect(chassis).transact(
             ovsdb.select("DHCP_Options", is_row(GENERATION_ROW), columns=["external_ids"]), deadline=deadline
         )
-        return str(rows[0]["external_ids"].get(_GENERATION, "")) if rows else ""
+        return str(rows[0]["external_ids"].get(GENERATION, "")) if rows else ""
 
     def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
         """All networks of the cluster. A search through all switches."""
@@ -260,7 +265,7 @@ def join(
     if not found:
         life = str(uuid4())
         made = ovsdb.insert(
-            "Logical_Switch", row, name=name, external_ids={**_SHARED, **ids, INCARNATION: life}
+            "Logical_Switch", row, name=name, external_ids={**IS_SHARED, **ids, INCARNATION: life}
         )
         return [made, *dns.make_resolver(row, ids), _changed()], life
     there = found[0]["external_ids"]
@@ -280,6 +285,59 @@ def join(
         ovsdb.delete("DHCP_Options", is_row(_departure_row(name, life, chassis))),
         _changed(),
     ], life
+
+
+def remaking(
+    database: Database,
+    network: NetworkId,
+    name: str,
+    ids: dict[str, str],
+    chassis: Chassis,
+    deadline: Deadline,
+    *,
+    used: bool,
+) -> list[Operation]:
+    """Operations that make what is missing of a network that this host's Docker has; *ids* describe it.
+
+    A life that goes on elsewhere, or that this host's note is about, is continued; a removal is not taken
+    back: that is the follower's to decide (cluster.py). They fail with "timed out" or "duplicate uuid" if
+    another host has made or removed something meanwhile. Raises Conflict if the network that the cluster has
+    by now is another one.
+    """
+    row = switch_row(name)
+    found, notes, generation, router, peer, port = database.transact(
+        ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
+        ovsdb.select("DHCP_Options", is_row(note_row(network)), columns=["external_ids"]),
+        ovsdb.select("DHCP_Options", is_row(GENERATION_ROW), columns=["_uuid"]),
+        *dns.resolver_parts(row),
+        deadline=deadline,
+    )
+    life = next((one.get(INCARNATION, "") for one in map(_ids, (*notes, *found))), str(uuid4()))
+    operations = []
+    if not generation:
+        operations.append(ovsdb.insert("DHCP_Options", GENERATION_ROW, cidr="", external_ids=OURS))
+    if found:
+        there = _ids(found[0])
+        if differs(there, ids):
+            raise Conflict(
+                f"network {name} has other subnets or options in the cluster by now; remove its containers "
+                f"and then the network from this host, with: docker network rm {network[:12]}"
+            )
+        operations.append(_require_life(row, there.get(INCARNATION, "")))
+    else:
+        described = {**IS_SHARED, **ids, NAME: name, INCARNATION: life}
+        described.pop(NETWORK, None)
+        operations.append(ovsdb.insert("Logical_Switch", row, name=name, external_ids=described))
+    operations += dns.mend_resolver(row, ids, router=bool(router), peer=bool(peer), port=bool(port))
+    if not notes:
+        if found:
+            life = _ids(found[0]).get(INCARNATION, "")
+        note = {**ids, **note_ids(name, row, life, chassis), _USED: str(used).lower(), **made_now()}
+        operations += [
+            ovsdb.insert("DHCP_Options", note_row(network), cidr=ids.get("subnet", ""), external_ids=note),
+            ovsdb.delete("DHCP_Options", is_row(_departure_row(name, life, chassis))),
+        ]
+    return [*operations, _changed()]
 
 
 def note_row(network: NetworkId) -> str:
@@ -390,16 +448,24 @@ def delete_operations(row: str) -> list[Operation]:
     ]
 
 
+_DESCRIBED = (
+    *("subnet", "subnet6", "gateway_ip", "gateway_ip6"),
+    *map("ovn-docker:{}".format, ("internal", "mtu", "routers", "allowed-addresses", "port-security")),
+)
+
+
+def differs(there: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """The first key in which two descriptions of a network differ; empty if they are the same."""
+    return next((key for key in _DESCRIBED if there.get(key, "") != wanted.get(key, "")), "")
+
+
 def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> None:
-    described = ("subnet", "subnet6", "gateway_ip", "gateway_ip6")
-    ours = ("internal", "mtu", "routers", "allowed-addresses", "port-security")
-    for key in (*described, *map("ovn-docker:{}".format, ours)):
-        if there.get(key, "") != wanted.get(key, ""):
-            raise Conflict(
-                f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "
-                f"cluster, asked for was {wanted.get(key, 'none')}; create it as it is there, or give it "
-                "another name"
-            )
+    if key := differs(there, wanted):
+        raise Conflict(
+            f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "
+            f"cluster, asked for was {wanted.get(key, 'none')}; create it as it is there, or give it "
+            "another name"
+        )
 
 
 def _ids(row: Row) -> dict[str, str]:
@@ -413,8 +479,13 @@ def _require_life(switch: str, incarnation: str) -> Operation:
     return require("Logical_Switch", switch, *life)
 
 
+def departure_row(ids: Mapping[str, str]) -> str:
+    """UUID of a host's departure from a network, by its external_ids."""
+    return row_uuid("departure", ids.get(NAME, ""), ids.get(INCARNATION, ""), ids.get(HOST, ""))
+
+
 def _departure_row(name: str, incarnation: str, chassis: Chassis) -> str:
-    return row_uuid("departure", name, incarnation, chassis.system_id)
+    return departure_row({NAME: name, INCARNATION: incarnation, HOST: chassis.system_id})
 
 
 def announce() -> Operation:
@@ -424,7 +495,7 @@ def announce() -> Operation:
 
 def _changed() -> Operation:
     mutations: list[list[Any]] = [
-        ["external_ids", "delete", [_GENERATION]],
-        ["external_ids", "insert", {_GENERATION: str(uuid4())}],
+        ["external_ids", "delete", [GENERATION]],
+        ["external_ids", "insert", {GENERATION: str(uuid4())}],
     ]
     return ovsdb.mutate("DHCP_Options", is_row(GENERATION_ROW), mutations=mutations)

@@ -57,12 +57,13 @@ class Underlay:
 
     def create_network(
         self, network: Network, chassis: Chassis, deadline: Deadline, *, kept: bool = False
-    ) -> None:
-        """Make the Neutron network, or find the one that is meant (networks.py).
+    ) -> str:
+        """Make the Neutron network, or find the one that is meant (networks.py); there is no record of it.
 
         *kept*: swarm's manager made it, and only a delete_network that says so deletes it.
         """
         self._networks.create(network, deadline, kept=kept)
+        return ""
 
     def delete_network(
         self, network: NetworkId, chassis: Chassis, deadline: Deadline, *, kept: bool = False
@@ -106,11 +107,12 @@ class Underlay:
             vlan=vlan, mac=port["mac_address"], addresses=addresses, any_router=True,  # it may be Neutron's
         )  # fmt: skip
 
-    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> None:
-        """Delete the endpoint's port; none is fine."""
+    def delete_endpoint(self, endpoint: EndpointId, chassis: Chassis, deadline: Deadline) -> bool:
+        """Delete the endpoint's port; none is fine. Returns True: a port is all there is of an endpoint."""
         for port in self._ports_of(endpoint, deadline):
             self.leases.goes(port)
             remove(self._neutron, self._parent, port, deadline)
+        return True
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """Wait until Neutron calls the endpoint's port ACTIVE: then its flows are in where the VM runs."""

@@ -32,6 +32,7 @@ from ovn_docker.backends.dns import Names
 from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.remake import Remaker
 from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cli import control, login, logs
 from ovn_docker.cli.main import Parser, narrow_umask
@@ -79,7 +80,8 @@ UNDERLAY_HELP = (
 class _Mode:
     """What the two modes of the driver differ in.
 
-    *store*: where reconcile.py looks for what a crash has left; *check_controller* raises Unavailable if
+    *store*: where reconcile.py looks for what a crash has left; *remaker*: what makes rows again that are
+    missing; *check_controller* raises Unavailable if
     nobody would install a port's flows; *ready* raises OvnDockerError with what has to be done before
     containers can start; *start*: what runs beside; *undo*: see Patience; *name_of*: of a network or an
     endpoint's container, empty if it is not known; *external_ids*: see barrier.survey(); *removed_elsewhere*,
@@ -89,6 +91,7 @@ class _Mode:
     backend: Backend
     addresses: AddressStore
     store: Store
+    remaker: Remaker | None
     vswitch: Vswitch
     options: tuple[Option, ...]
     endpoint_options: tuple[Option, ...]
@@ -150,6 +153,7 @@ def _overlay() -> None:
         backend=Overlay(northbound, lambda: scope() == "global", follower.makes),
         addresses=Addresses(northbound),
         store=Leftovers(northbound),
+        remaker=Remaker(northbound, lambda: scope() == "global"),
         vswitch=vswitch,
         options=OPTIONS,
         endpoint_options=ENDPOINT,
@@ -184,6 +188,7 @@ def _underlay() -> None:
         backend=backend,
         addresses=backend.leases,
         store=backend,
+        remaker=None,
         vswitch=vswitch,
         options=UNDERLAY,
         endpoint_options=UNDERLAY_ENDPOINT,
@@ -248,6 +253,7 @@ def _serve(settings: Common, mode: _Mode) -> None:
     reconciler = Reconciler(
         *(driver, backend, mode.store, vswitch, links, Engine(settings.docker)),
         *(settings.sweep_interval, Mode(settings.repair), mode.record),
+        remaker=mode.remaker,
     )
     # Whoever flushes all rules takes the guard of the containers' links along, which reconciliation restores.
     barrier = _barrier(settings, mode.external_ids, driver.leftovers.set)

@@ -1,10 +1,12 @@
 """``ovn-docker gc --host``, also called ``host forget``: give back what a host has that is gone for good."""
 
 import argparse
+import difflib
 import os
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Collection
+from contextlib import ExitStack, closing, suppress
 
 from ovn_docker import settings as table
 from ovn_docker.backends.forget import (
@@ -16,17 +18,19 @@ from ovn_docker.backends.forget import (
     forget,
     registered,
 )
+from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.cli import setup
 from ovn_docker.cli.arguments import require_root
 from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
+from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError, Unavailable
+from ovn_docker.host import ovsdb
 from ovn_docker.host.environment import environment
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import START, Vswitch
-from ovn_docker.model import Tls
+from ovn_docker.model import Chassis, Tls
 from ovn_docker.printable import command
 from ovn_docker.settings import Settings
 
@@ -37,7 +41,8 @@ they were removed elsewhere and waited for this host alone; so do those that oth
 on any other host. The same is `ovn-docker gc --host SYSTEM-ID`.
 
 A host that is alive is refused: OVN asks its ovn-controller. One that is only cut off looks as if it
-were gone; its containers lose the network, and have to be started again when it is back.
+were gone. When it is back, its driver makes again within a minute what its running containers need, except
+for addresses that others have been given: for these it logs which container to restart.
 
 examples:
   ovn-docker host forget host7
@@ -49,6 +54,9 @@ PATIENCE = 10.0
 
 ANSWER = 5.0
 """Seconds that a host gets to answer."""
+
+_SHOWN = 20
+"""Known hosts that the error for an unknown one lists."""
 
 CURE = "start it on that host with: ovn-docker central start, or say --force"
 
@@ -70,6 +78,7 @@ def add_ways_around(parser: argparse._ActionsContainer) -> None:
 def run(args: argparse.Namespace) -> int:
     """Shows what the host has, asks, removes it."""
     require_root()
+    people = sys.stderr if getattr(args, "json", False) else sys.stdout  # --json is an option of gc
     with ExitStack() as connections:
         local = local_database()
         connections.callback(local.close)
@@ -81,32 +90,57 @@ def run(args: argparse.Namespace) -> int:
         connections.callback(northbound.close)
 
         found = belongings(northbound, args.host, Deadline(PATIENCE))
-        json = getattr(args, "json", False)  # of gc; what there is to say besides is for people
-        people = sys.stderr if json else sys.stdout
-        if json:
-            print_json({"found": found})
-        elif found:
-            print_table([("WHAT", "", "LOGICAL SWITCH"), *map(line, found)])
-        if not found:  # as when a host name is typed that is not the system-id
-            whose = f"nothing is stored of a host with the system-id {args.host}"
-            say(f"note: {whose}; `ovn-sbctl show` has those that OVN knows", file=sys.stderr)
-        if args.dry_run:
+        show(found, json=getattr(args, "json", False))
+        if not found:
+            if not args.dry_run:
+                finish_removals(connect, chassis, Deadline(PATIENCE))  # that an interrupted call left undone
+            check_known(args.host, hosts(connect, chassis))
+        if args.dry_run or not found:
             say(f"would remove {count(found)}" if found else "nothing to change", file=people)
             return 0
-        if found:
-            if not args.force:
-                southbound = southbound_database(northbound.tls)
-                connections.callback(southbound.close)
-                if still_listed(args.host, northbound, southbound):
-                    tail = f"OVN lists it until you type: {command('ovn-sbctl', 'chassis-del', args.host)}"
-                    say(f"{args.host} does not answer; {tail}", file=people)
-                found = without_those_at_work(args.host, found, southbound)
-            if not (args.yes or confirmed(f"remove {count(found)} of {args.host}")):
-                raise OvnDockerError("nothing was removed; confirm it, or say --yes")
-            forget(northbound, args.host, found, Deadline(PATIENCE))
-        finish_removals(connect, chassis, Deadline(PATIENCE))  # also what an interrupted call left undone
-    say(f"removed {count(found)}" if found else "nothing to change", file=people)
+        if not args.force:
+            southbound = southbound_database(northbound.tls)
+            connections.callback(southbound.close)
+            if still_listed(args.host, northbound, southbound):
+                tail = f"OVN lists it until you type: {command('ovn-sbctl', 'chassis-del', args.host)}"
+                say(f"{args.host} does not answer; {tail}", file=people)
+            found = without_those_at_work(args.host, found, southbound)
+        if not (args.yes or confirmed(f"remove {count(found)} of {args.host}")):
+            raise OvnDockerError("nothing was removed; confirm it, or say --yes")
+        forget(northbound, args.host, found, Deadline(PATIENCE))
+        finish_removals(connect, chassis, Deadline(PATIENCE))
+    say(f"removed {count(found)}", file=people)
     return 0
+
+
+def show(found: list[Belonging], *, json: bool) -> None:
+    """Print the rows of a host."""
+    if json:
+        print_json({"found": found})
+    elif found:
+        print_table([("WHAT", "", "LOGICAL SWITCH"), *map(line, found)])
+
+
+def check_known(host: str, known: Collection[str]) -> None:
+    """Raise NotFound unless *host* is one of those that OVN or our rows know, such as for a typing error."""
+    if host in known:
+        return
+    nearest = difflib.get_close_matches(host, known, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else "see `ovn-sbctl show`"
+    shown = ", ".join(sorted(known)[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
+    raise NotFound(
+        f"unknown host {host!r}: OVN does not know it, and nothing is stored of it; {hint} "
+        f"(known hosts: {shown or 'none'})"
+    )
+
+
+def hosts(connect: Northbound, chassis: Chassis) -> set[str]:
+    """System-ids of the hosts that have something stored, and of those that OVN knows, if it can be asked."""
+    known = Leftovers(connect).hosts(chassis, Deadline(PATIENCE)) | {chassis.system_id}
+    with suppress(OvnDockerError), closing(southbound_database(connect(chassis).tls)) as southbound:
+        (rows,) = southbound.transact(ovsdb.select("Chassis", columns=["name"]), deadline=Deadline(PATIENCE))
+        known |= {row["name"] for row in rows}
+    return known
 
 
 def local_database() -> Database:

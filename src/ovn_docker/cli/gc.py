@@ -14,13 +14,14 @@ from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.northbound import Northbound
 from ovn_docker.backends.openrc import VIF, vif
 from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.remake import Remaker
 from ovn_docker.cli import forget, login
 from ovn_docker.cli.arguments import describe, require_root
 from ovn_docker.cli.output import print_json, print_table, say
 from ovn_docker.cli.steps import run_directory
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend, Driver, Patience
-from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
+from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
 from ovn_docker.host.driver import order
 from ovn_docker.host.engine import Engine
 from ovn_docker.host.environment import environment
@@ -33,14 +34,16 @@ from ovn_docker.settings import SOCKET, Common, Settings, UnderlaySettings
 
 TEXT = """\
 Compares what should be on this host (the networks of its Docker, the containers that run) with what is in
-OVN or Neutron, in Open vSwitch and in the kernel, and shows what should not be. The driver clears that by
-itself (see its --repair) at its start, and within a minute what has left a trace on this host.
+OVN or Neutron, in Open vSwitch and in the kernel, and shows what should not be, and what is missing in OVN.
+The driver mends that by itself (see its --repair): at its start, and within a minute what is missing and
+what has left a trace on this host. An address that another container has been given meanwhile stays there;
+for that there is a command.
 
 The driver is asked if it runs, for it knows which of Docker's calls are under way; without one, what is
 younger than a minute is left alone. Only what belongs to this host is touched, or to no host at all; with
 --host what a host that is gone for good has left, which is what `ovn-docker host forget` does.
 
-Exit code 0: nothing is left (any more); 1: something is; 3: nobody can tell, such as without Docker.
+Exit code 0: all is as it should be (by now); 1: it is not; 3: nobody can tell, such as without Docker.
 
 examples:
   ovn-docker gc
@@ -60,7 +63,9 @@ HEADER = ("WHAT", "", "WHERE", "SINCE", "WHY", "REPAIR")
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``ovn-docker gc``."""
     describe(parser, TEXT, run)
-    parser.add_argument("--repair", action="store_true", help="clear it")
+    parser.add_argument(
+        "--repair", action="store_true", help="clear what should not be, make again what is missing"
+    )
     parser.add_argument(
         "--host",
         metavar="SYSTEM-ID",
@@ -83,15 +88,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"found": found, "cleared": cleared, "absent_hosts": absent_hosts()})
         return 1 if found else 0
-    lines = [line(one, "cleared") for one in cleared] + [line(one, one.cure) for one in found]
+    lines = [line(one, "made again" if one.missing else "cleared") for one in cleared]
+    lines += [line(one, cure(one)) for one in found]
     if lines:
         print_table([HEADER, *lines])
     else:
-        say("nothing is left over")
+        say("nothing is left over, and nothing is missing")
     for host in absent_hosts():
         named = (f"--host={host}",) if host.startswith("-") else ("--host", host)
-        cure = command("ovn-docker", "gc", *named)
-        say(f"{host} is not up, says OVN; if it is gone for good: {cure}")
+        forgotten = command("ovn-docker", "gc", *named)
+        say(f"{host} is not up, says OVN; if it is gone for good: {forgotten}")
     return 1 if found else 0
 
 
@@ -102,7 +108,10 @@ def differences(*, repair: bool = False, patience: float = PATIENCE) -> list[Dif
     """
     said = order("gc/repair" if repair else "gc/show", patience, SOCKET, run_directory("openvswitch"))
     if said is not None:
-        return [Difference(**{**row, "kind": Kind(row["kind"])}) for row in json.loads(said)]
+        return [
+            Difference(**{**row, "kind": Kind(row["kind"]), "command": tuple(row.get("command", ()))})
+            for row in json.loads(said)
+        ]
     with reconciler() as own:
         return own.repair_everywhere() if repair else own.look_everywhere()
 
@@ -119,6 +128,7 @@ def reconciler() -> Iterator[Reconciler]:
         backend: Backend
         store: Store
         settings: Common
+        remaker = None
         if variables.get(VIF):
             settings = of_vm = table.read(UnderlaySettings, {}, variables)
             switch = VmBridge(local, of_vm.bridge, vif(variables))
@@ -127,9 +137,11 @@ def reconciler() -> Iterator[Reconciler]:
             settings = of_host = table.read(Settings, {}, variables)
             northbound = Northbound(of_host.tls)
             switch, backend, store = Vswitch(local), Overlay(northbound), Leftovers(northbound)
+            remaker = Remaker(northbound)
         driver = Driver(backend, switch, Links(), lambda: None, Patience())
         docker = Engine(settings.docker)
-        yield Reconciler(driver, backend, store, switch, Links(), docker, GRACE, alone=False)
+        parts = driver, backend, store, switch, Links(), docker
+        yield Reconciler(*parts, GRACE, remaker=remaker, alone=False)
 
 
 def forget_vm(args: argparse.Namespace, variables: Mapping[str, str]) -> int:
@@ -150,8 +162,10 @@ def forget_vm(args: argparse.Namespace, variables: Mapping[str, str]) -> int:
         print_json({"found": found})
     elif found:
         print_table([HEADER, *(line(one, one.cure) for one in found)])
-    if not found or args.dry_run:
-        say(f"would remove {len(found)}" if found else "nothing to change", file=people)
+    if not found:
+        raise NotFound(f"nothing is stored of a VM with the port {gone}; see: openstack port list")
+    if args.dry_run:
+        say(f"would remove {len(found)}", file=people)
         return 0
     if not (args.yes or forget.confirmed(f"remove what VM {gone} has left")):
         raise OvnDockerError("nothing was removed; confirm it, or say --yes")
@@ -178,6 +192,11 @@ def absent_hosts() -> list[str]:
             return absent(southbound, hosts, Deadline(forget.PATIENCE))
         except OvnDockerError:
             return []  # this is not what was asked for
+
+
+def cure(one: Difference) -> str:
+    """What mends a difference, with the command if the driver cannot."""
+    return f"{one.cure}: {command(*one.command)}" if one.command else one.cure
 
 
 def line(one: Difference, repair: str) -> tuple[str, ...]:

@@ -9,15 +9,30 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ovn_docker import definition
-from ovn_docker.errors import Conflict, Unavailable
+from ovn_docker.errors import BadRequest, Conflict, Unavailable
 from ovn_docker.hostnames import ContainerNames
-from ovn_docker.model import DRIVER, Definition, EndpointId, LocalNetwork, NetworkId
-from ovn_docker.options import SHARED_NAME
+from ovn_docker.model import (
+    ADDRESS_SPACE,
+    DRIVER,
+    Definition,
+    Endpoint,
+    EndpointId,
+    IpAddress,
+    IpNetwork,
+    LocalNetwork,
+    Network,
+    NetworkId,
+    Pool,
+    PoolId,
+    Subnet,
+)
+from ovn_docker.options import SHARED_NAME, parse
 
 CONFIG = Path("/etc/docker/daemon.json")
 
@@ -95,13 +110,13 @@ class Engine:
             for network in networks
             if (name := (network.get("Options") or {}).get(SHARED_NAME))
         ]
-        used = self._used() if shared else set()
+        used = self.used() if shared else set()
         return [
             _local(network, name, used=bool(used & {network["Id"], network["Name"]}))
             for network, name in shared
         ]
 
-    def _used(self) -> set[str]:
+    def used(self) -> set[str]:
         """IDs and names of the networks to which containers belong, whether they run or not.
 
         A container that was never started names its networks, but has no IDs of them.
@@ -112,28 +127,35 @@ class Engine:
             used |= {*networks, *(one.get("NetworkID") or "" for one in networks.values() if one)}
         return used
 
-    def inventory(self) -> tuple[set[EndpointId], set[NetworkId]]:
+    def inventory(self) -> tuple[dict[EndpointId, str], set[NetworkId]]:
         """Endpoints of the containers that run, and all networks, whatever their driver is called here.
 
-        Raises Unavailable if Docker does not answer, or does not list even the networks that it always has:
-        while it stops it leaves out what it cannot read any more (moby libnetwork/store.go).
+        Each endpoint comes with its container's name. Raises Unavailable if Docker does not answer, or does
+        not list even the networks that it always has: while it stops it leaves out what it cannot read any
+        more (moby libnetwork/store.go).
         """
         try:
             containers, networks = self._ask("GET", "/containers/json"), self._ask("GET", "/networks")
-            attached = [
-                endpoint
-                for container in containers
-                for endpoint in ((container.get("NetworkSettings") or {}).get("Networks") or {}).values()
-            ]
+            attached = [(one, name) for name, _, one in _attached(containers)]
             if not {"none", "host"} <= {network["Name"] for network in networks}:
                 raise Unavailable(f"Docker on {self._path} does not list its networks now")
             return (
-                {EndpointId(one["EndpointID"]) for one in attached if one.get("EndpointID")},
-                {NetworkId(one["NetworkID"]) for one in attached if one.get("NetworkID")}
+                {EndpointId(one["EndpointID"]): name for one, name in attached if one.get("EndpointID")},
+                {NetworkId(one["NetworkID"]) for one, _ in attached if one.get("NetworkID")}
                 | {NetworkId(network["Id"]) for network in networks},
             )
         except (AttributeError, KeyError, TypeError, Conflict) as error:
             raise Unavailable(f"Docker on {self._path} does not say what it has: {error}") from None
+
+    def described(self) -> tuple[list[Network], list[Endpoint]]:
+        """The networks of our driver, and the endpoints of the containers that run, as far as Docker says.
+
+        Raises Unavailable.
+        """
+        networks, containers = self._ask("GET", OUR_NETWORKS), self._ask("GET", "/containers/json")
+        ours = (network for network in networks if network.get("Driver") == DRIVER)
+        known = [one for one in map(_network, ours) if one]
+        return known, [one for *_, given in _attached(containers) if (one := _endpoint(given))]
 
     def read(self, path: str) -> Any:
         """Answer to a question that changes nothing, such as ``/version``. Raises Unavailable, Conflict."""
@@ -237,6 +259,54 @@ class Engine:
             said = answer.get("message", "") if isinstance(answer, dict) else ""
             raise Conflict(f"Docker says: {said or response.reason}")
         return answer
+
+
+def _attached(containers: list[dict[str, Any]]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name of a container, of a network, and what Docker says of the endpoint, for each that there is."""
+    for container in containers:
+        names = container.get("Names") or [container.get("Id", "")[:12]]
+        for network, one in ((container.get("NetworkSettings") or {}).get("Networks") or {}).items():
+            yield names[0].removeprefix("/"), network, one or {}
+
+
+def _network(given: dict[str, Any]) -> Network | None:
+    """A network as Docker lists it; ``None`` if it has something that the driver does not know."""
+    ipam = given.get("IPAM") or {}
+    ours = ipam.get("Driver") == ADDRESS_SPACE
+    try:
+        subnets = tuple(
+            Subnet(pool, _gateway(one, pool, ours=ours), ours)
+            for one in ipam.get("Config") or []
+            if one["Subnet"] not in definition.EVERYTHING
+            for pool in [ip_network(one["Subnet"], strict=False)]
+        )
+        options = parse(given.get("Options") or {})
+        return Network(NetworkId(given["Id"]), subnets, bool(given.get("Internal")), options)
+    except (BadRequest, KeyError, TypeError, ValueError):
+        return None
+
+
+def _gateway(config: dict[str, Any], pool: IpNetwork, *, ours: bool) -> IpAddress:
+    """The gateway of a subnet; the one that IPAM takes if Docker does not say."""
+    if text := config.get("Gateway"):
+        return ip_interface(text).ip
+    part = None if ours or not config.get("IPRange") else ip_network(config["IPRange"], strict=False)
+    return Pool(PoolId(""), pool, part).first
+
+
+def _endpoint(given: dict[str, Any]) -> Endpoint | None:
+    """An endpoint as Docker lists it with its container."""
+    pairs = (("IPAddress", "IPPrefixLen"), ("GlobalIPv6Address", "GlobalIPv6PrefixLen"))
+    try:
+        addresses = tuple(
+            ip_interface(f"{given[address]}/{given[prefix]}")
+            for address, prefix in pairs
+            if given.get(address)
+        )
+        id_, network = EndpointId(given["EndpointID"]), NetworkId(given["NetworkID"])
+    except (KeyError, ValueError):
+        return None
+    return Endpoint(id_, network, addresses, given["MacAddress"]) if id_ and given.get("MacAddress") else None
 
 
 def _milliseconds(container: dict[str, Any]) -> int:

@@ -264,6 +264,11 @@ class Locked:
         result = self._ask("transact", [self._name, self._assert, *operations], deadline)
         return _results(result, self._name, 1 + len(operations))[1:]
 
+    def read_whole(self, *operations: Operation, deadline: Deadline) -> list[Any]:
+        """Read rows as transact() does, with each UUID as a Reference: encode() gives the same row again."""
+        result = self._ask("transact", [self._name, self._assert, *operations], deadline)
+        return _results(result, self._name, 1 + len(operations), Reference)[1:]
+
 
 class _Connection:
     """A connection to a database that mends itself, to one of *remotes*, at first *first*, for one thread.
@@ -442,7 +447,7 @@ def _lasts(stream: ovs.stream.Stream) -> bool:
     return error == errno.EAGAIN or bool(said)
 
 
-def _results(results: Any, name: str, wanted: int) -> list[Any]:
+def _results(results: Any, name: str, wanted: int, reference: Callable[[str], str] = str) -> list[Any]:
     """The result of each of *wanted* operations (RFC 7047, 4.1.3).
 
     Raises OperationError if one was refused, Unavailable if this is no answer of a database's.
@@ -457,29 +462,32 @@ def _results(results: Any, name: str, wanted: int) -> list[Any]:
                     )
                 raise OperationError(index, error, details, _results(results[:index], name, index))
         with suppress(AttributeError, RecursionError, TypeError, ValueError):
-            decoded = [_decoded(result) for result in results]
+            decoded = [_decoded(result, reference) for result in results]
             if len(decoded) == wanted:
                 return decoded
     raise Unavailable(f"{name} gave an answer that is none: {repr(results)[:200]}; is it an ovsdb-server?")
 
 
-def _decoded(result: Any) -> Any:
+def _decoded(result: Any, reference: Callable[[str], str] = str) -> Any:
     if isinstance(result, dict) and "rows" in result:
-        return [{column: decode(value) for column, value in row.items()} for row in result["rows"]]
+        return [{column: decode(value, reference) for column, value in row.items()} for row in result["rows"]]
     if isinstance(result, dict) and "count" in result:
         return result["count"]
     return None
 
 
-def decode(value: Any) -> Any:
-    """An OVSDB <value> (RFC 7047, 5.1) as Python: map to dict, set to list, UUID to str."""
+def decode(value: Any, reference: Callable[[str], str] = str) -> Any:
+    """Decode an OVSDB <value> (RFC 7047, 5.1): map to dict, set to list, UUID to str.
+
+    *reference*: Reference, where encode() has to give the same again.
+    """
     match value:
         case ["map", list(pairs)]:
-            return {decode(key): decode(item) for key, item in pairs}
+            return {decode(key, reference): decode(item, reference) for key, item in pairs}
         case ["set", list(items)]:
-            return [decode(item) for item in items]
+            return [decode(item, reference) for item in items]
         case ["uuid" | "named-uuid", str(uuid)]:
-            return uuid
+            return reference(uuid)
         case _:
             return value
 

@@ -32,11 +32,14 @@ ENDPOINT = "ovn-docker:endpoint"
 RESOLVER = "ovn-docker:resolver"
 """On interfaces of networks that have a resolver: their turn in their sandbox, empty until they are in it."""
 
+_RECORD = "ovn-docker:record"
+"""The backend's record of the rows that make an endpoint or a network; see keep()."""
+
 ANY_ROUTER = {"ovn-docker:routers": "any"}
 """On interfaces of containers that believe any router: their links are not guarded."""
 
 OURS = has("external_ids", {OWNER: "ovn-docker"})
-"""The condition that a row of Interface is of an endpoint."""
+"""The condition that a row of Interface is of an endpoint, one of Queue a record of a network."""
 
 TLS_NAMES = "ovn-docker-tls-names"
 """Setting of this host; ``off``: a database may show any certificate of the CA, as to OVN's own programs."""
@@ -128,6 +131,8 @@ class Vswitch:
             ids[RESOLVER] = ""
         if attachment.any_router:
             ids |= ANY_ROUTER
+        if attachment.record:
+            ids[_RECORD] = attachment.record
         try:
             *_, plugged = self._database.transact(
                 ovsdb.insert("Interface", interface, name=link, external_ids=ids),
@@ -243,9 +248,43 @@ class Vswitch:
                 NetworkId(row["external_ids"].get(NETWORK, "")),
                 host,
                 age(row["external_ids"]),
+                record=row["external_ids"].get(_RECORD, ""),
             )
             for row in rows
         ]
+
+    def note_record(self, endpoint: EndpointId, record: str, deadline: Deadline) -> None:
+        """Store the backend's record of an endpoint that was plugged without one."""
+        self._database.transact(_note(is_row(_interface(endpoint)), _RECORD, record), deadline=deadline)
+
+    def keep(self, network: NetworkId, record: str, deadline: Deadline) -> None:
+        """Store the backend's record of a network of this host's Docker; delete it if *record* is empty.
+
+        It is a row of Queue: that table is a root, has external_ids, and means nothing to ovs-vswitchd and
+        ovn-controller until a QoS refers to it (ovs-vswitchd.conf.db(5)).
+        """
+        row = row_uuid("record", network)
+        if not record:
+            self._database.transact(ovsdb.delete("Queue", is_row(row)), deadline=deadline)
+            return
+        ids = {OWNER: "ovn-docker", NETWORK: network, _RECORD: record}
+        try:
+            self._database.transact(ovsdb.insert("Queue", row, external_ids=ids), deadline=deadline)
+        except OperationError as error:
+            if error.error != "duplicate uuid":
+                raise
+            self._database.transact(ovsdb.update("Queue", is_row(row), external_ids=ids), deadline=deadline)
+
+    def records(self, deadline: Deadline) -> dict[NetworkId, str]:
+        """The records that keep() has stored, by network."""
+        (rows,) = self._database.transact(
+            ovsdb.select("Queue", OURS, columns=["external_ids"]), deadline=deadline
+        )
+        return {
+            NetworkId(ids[NETWORK]): ids[_RECORD]
+            for ids in (row["external_ids"] for row in rows)
+            if NETWORK in ids and _RECORD in ids
+        }
 
     def guarded(self, deadline: Deadline) -> set[str]:
         """Links that are guarded against routers: all of ours, but for networks with ``ovn.routers=any``."""

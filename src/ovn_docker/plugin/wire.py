@@ -309,8 +309,9 @@ def _request_pool(plugin: Plugin, request: RequestPoolRequest) -> Answer:
     for key in request.Options or {}:
         raise BadRequest(f"{options.unknown(key, {})}; options of the network go behind -o")
     version = 6 if request.V6 else 4
-    subnet = _network("Pool", request.Pool, version)
-    part = _network("SubPool", request.SubPool, version)
+    # Docker before 25 passes on what the user typed, and its own IPAM driver ignores host bits.
+    subnet = _network("Pool", request.Pool, version, host_bits=True)
+    part = _network("SubPool", request.SubPool, version, host_bits=True)
     if part is not None and (subnet is None or not part.subnet_of(subnet)):  # type: ignore[arg-type]
         raise BadRequest(f"the range {part} is not a part of the subnet {subnet or '(none given)'}")
     with _suspected(plugin, Unavailable):
@@ -482,12 +483,12 @@ def _interface(name: str, text: str, version: int, prefix: str = "") -> IPv4Inte
     return interface
 
 
-def _network(name: str, text: str, version: int) -> IpNetwork | None:
-    """A subnet such as 10.1.0.0/24; None if empty."""
+def _network(name: str, text: str, version: int, *, host_bits: bool = False) -> IpNetwork | None:
+    """Return a subnet such as 10.1.0.0/24, None if *text* is empty; host bits are ignored, or refused."""
     if not text:
         return None
     given = _interface(name, text, version)
-    if given.ip != given.network.network_address:
+    if given.ip != given.network.network_address and not host_bits:
         raise BadRequest(f"{name} {_shown(text)} has host bits set: give {given.network}")
     return given.network
 

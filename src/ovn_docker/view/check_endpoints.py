@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from ovn_docker import options, printable
 from ovn_docker.definition import Refused, check_subnets
-from ovn_docker.model import EndpointId, host_link
+from ovn_docker.model import Difference, EndpointId, NetworkId, host_link
 from ovn_docker.view.health import Facts, Finding, NotChecked, Severity
 from ovn_docker.view.snapshot import DockerEndpoint, PortRow, ip_version
 
@@ -19,13 +19,17 @@ def networks_stored(facts: Facts) -> Iterable[Finding]:
     for network in facts.cluster.networks:
         for difference in network.differences if network.here else ():  # all others are leftovers
             lost = not network.switch
+            subject, severity = f"network {network.name}", Severity.FAIL if lost else Severity.WARN
+            if missing := _missing(facts, NetworkId(network.id)):
+                yield _made_again(f"{subject}: {difference}", missing, subject, severity)
+                continue
             yield Finding(
-                f"network {network.name}: {difference}",
+                f"{subject}: {difference}",
                 "make it again, when no container uses it: docker network rm, then docker network create "
                 "as before",
                 (("docker", "network", "rm", network.id[:12] if network.name[:1] == "-" else network.name),),
-                subject=f"network {network.name}",
-                severity=Severity.FAIL if lost else Severity.WARN,
+                subject=subject,
+                severity=severity,
             )
 
 
@@ -75,7 +79,12 @@ def stored(facts: Facts) -> Iterable[Finding]:
     """Every running container has its ports in the northbound database."""
     for endpoint in _running(facts):
         if endpoint.id not in facts.cluster.ports and facts.snapshot.northbound:
-            yield restart(endpoint, f"{_name(facts, endpoint)} has no port in the northbound database")
+            evidence = f"{_name(facts, endpoint)} has no port in the northbound database"
+            missing = _missing(facts, EndpointId(endpoint.id))
+            if missing is None:
+                yield restart(endpoint, evidence)
+            else:
+                yield _made_again(evidence, missing, endpoint.id, Severity.FAIL)
 
 
 def plugged(facts: Facts) -> Iterable[Finding]:
@@ -296,18 +305,47 @@ def addresses_unique(facts: Facts) -> Iterable[Finding]:
 
 
 def leftovers(facts: Facts) -> Iterable[Finding]:
-    """Nothing is left of containers and networks that are gone."""
+    """Nothing is left of containers and networks that are gone, nor is anything of others missing."""
     if isinstance(facts.leftovers, str):
         raise NotChecked(facts.leftovers)
     for one in facts.leftovers:
+        evidence = f"{one.kind} {one.shown} ({one.where}): {one.why}"
+        if one.missing:
+            yield _made_again(evidence, one, one.endpoint or one.what, Severity.WARN)
+            continue
         yield Finding(
-            f"{one.kind} {one.shown} ({one.where}): {one.why}",
+            evidence,
             "the driver clears it within a minute or at its next start; or do it now",
             (("ovn-docker", "gc", "--repair"),),
             subject=one.endpoint or one.what,
             safe=True,
             severity=Severity.WARN,
         )
+
+
+def _missing(facts: Facts, id_: str) -> Difference | None:
+    """What the driver says that is missing of a network or an endpoint; first what it cannot make again."""
+    if isinstance(facts.leftovers, str):
+        return None
+    found = [one for one in facts.leftovers if one.missing and one.row == id_]
+    return min(found, key=lambda one: not one.command, default=None)
+
+
+def _made_again(evidence: str, missing: Difference, subject: str, severity: Severity) -> Finding:
+    """The finding about something that the driver makes again, or says why it cannot."""
+    if missing.command:
+        why = "" if evidence.endswith(missing.why) else f": {missing.shown}, {missing.why}"
+        return Finding(
+            f"{evidence}{why}", missing.cure, (missing.command,), subject=subject, severity=severity
+        )
+    return Finding(
+        evidence,
+        "the driver makes it again within a minute; or do it now",
+        (("ovn-docker", "gc", "--repair"),),
+        subject=subject,
+        safe=True,
+        severity=severity,
+    )
 
 
 def _running(facts: Facts) -> Iterable[DockerEndpoint]:

@@ -4,6 +4,7 @@ import fcntl
 import os
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ REPOSITORY = Path(__file__).parents[3]
 # Versions of Docker, and the Debian that has them; 20.10 is the machine's own.
 SUITES = {"26.1": "trixie", "28.5": "sid"}
 PACKAGES = (
-    "busybox-static,containerd,docker-cli,docker.io,iproute2,iptables,nftables,"
+    "busybox-static,containerd,docker-cli,docker-compose,docker.io,iproute2,iptables,nftables,"
     "openvswitch-switch,ovn-central,ovn-host,tini"
 )
 
@@ -45,7 +46,7 @@ def system(engine: str) -> Path:
         command = ("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITES[engine], str(path))
         run("lab", [], command, timeout=900)
 
-    return built_once(f"docker-{engine}", build)
+    return built_once(f"docker-{engine}-{zlib.crc32(PACKAGES.encode()):08x}", build)
 
 
 def shared(engine: str) -> list[Path]:

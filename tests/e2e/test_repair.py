@@ -1,0 +1,114 @@
+"""What containers need is made again: what was deleted by hand, or restored, or of a forgotten host."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from e2e.cluster import cut_off, driver_with
+from e2e.lab import Host, wait_for
+from e2e.test_cluster import CREATE, address, networks
+
+Hosts = tuple[Host, Host, Host]
+
+
+@pytest.fixture
+def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
+    """Three hosts with a container `box` each on the network `foo`; afterwards nothing is left."""
+    with ExitStack() as drivers:
+        for host in three_hosts:
+            drivers.enter_context(driver_with(host))
+        three_hosts[0].docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
+        for host in three_hosts:
+            wait_for(lambda host=host: networks(host) == ["foo"], "the network")  # type: ignore[misc]
+            run(host, "box")
+        yield three_hosts
+    for host in three_hosts:
+        host.docker("rm", "--force", *host.docker("ps", "--all", "--quiet").split())
+    three_hosts[0].docker("network", "rm", "foo")
+    wait_for(lambda: not any(map(networks, three_hosts)), "the networks to go everywhere")
+    wait_for(lambda: three_hosts[0].run("ovn-nbctl", "ls-list") == "", "the switches to go")
+
+
+def run(host: Host, name: str, *options: str) -> None:
+    host.docker(
+        "run", "-d", "--net=foo", f"--name={name}", "--stop-signal=KILL", *options, "busybox", "sleep", "900"
+    )
+
+
+def gc(host: Host) -> list[str]:
+    """Lines of `ovn-docker gc`."""
+    return host.run("ovn-docker", "gc", check=False).splitlines()
+
+
+def in_order(host: Host) -> bool:
+    """True when `ovn-docker gc` finds nothing."""
+    return gc(host)[0] == "nothing is left over, and nothing is missing"
+
+
+def all_reach_all(hosts: Hosts) -> None:
+    """Each host's container gets an echo of the others'."""
+    addresses = [address(host, "box") for host in hosts]
+    for host in hosts:
+        for other in addresses:
+            host.ping("box", other)
+
+
+def starts(hosts: Hosts) -> list[str]:
+    """When each container was started."""
+    return [host.docker("inspect", "--format={{.State.StartedAt}}", "box") for host in hosts]
+
+
+DELETIONS = {
+    "switch": 'ovn-nbctl ls-del foo',
+    "ports, resolver, options and names": (
+        "for port in $(ovn-nbctl --bare --columns=name list Logical_Switch_Port); "
+        "do ovn-nbctl lsp-del $port; done; "
+        "ovn-nbctl --all destroy Logical_Router -- --all destroy DHCP_Options -- --all destroy DNS"
+    ),
+    "everything": "ovn-nbctl --all destroy Logical_Switch -- --all destroy Logical_Router -- "
+    "--all destroy DHCP_Options -- --all destroy DNS",
+    "backup": (
+        "ovsdb-client backup unix:/var/run/ovn/ovnnb_db.sock OVN_Northbound >/root/northbound && "
+        "ovsdb-client restore unix:/var/run/ovn/ovnnb_db.sock OVN_Northbound </root/northbound"
+    ),
+}  # fmt: skip
+
+
+def test_what_was_deleted_by_hand_is_back_without_a_restart(hosts: Hosts) -> None:
+    host1, *_ = hosts
+    before = starts(hosts)
+    for what, command in DELETIONS.items():
+        host1.run("sh", "-ec", command)
+        for host in hosts:
+            wait_for(lambda host=host: in_order(host), f"{what} to be there again for {host.name}")  # type: ignore[misc]
+        all_reach_all(hosts)
+    assert starts(hosts) == before
+    run(host1, "new")
+    host1.ping("new", address(hosts[2], "box"))
+
+
+def test_a_host_that_comes_back_after_it_was_forgotten(hosts: Hosts) -> None:
+    host1, _, host3 = hosts
+    run(host3, "second")
+    before, taken = starts(hosts), address(host3, "second")
+    with cut_off(host3):
+        host1.run("ovn-docker", "host", "forget", "host3", "--yes", "--force")
+        run(host1, "successor", f"--ip={taken}")
+    wait_for(lambda: any("docker restart second" in line for line in gc(host3)), "the command that mends it")
+    wait_for(lambda: len(gc(host3)) == 2, "all else to be there again")
+    all_reach_all(hosts)
+    assert starts(hosts) == before
+    findings = [
+        finding
+        for check in json.loads(host3.run("ovn-docker", "doctor", "--json", check=False))
+        for finding in check["findings"]
+    ]
+    assert [command for finding in findings for command in finding["commands"]] == [
+        ["docker", "restart", "second"]
+    ]
+    host3.docker("restart", "--time=1", "second")
+    assert in_order(host3)
+    assert address(host3, "second") != taken == address(host1, "successor")
+    host3.ping("second", taken)
