@@ -56,7 +56,9 @@ class Site:
     def __init__(self, host: Host, container: Container) -> None:
         self.host = host
         self.driver = host.driver()
-        self.ipam = Ipam(Addresses(lambda _: host.database), host.vswitch.chassis, list, (), 5)
+        self.ipam = Ipam(
+            Addresses(lambda _: host.database), host.vswitch.chassis, list, (), lambda _, __: (), 5
+        )
         self.pool = self.ipam.request_pool(SUBNET, None, 4).id
         gateway, _ = self.ipam.request_address(self.pool, None, gateway=True)
         options = NetworkOptions(name="foo", mtu=1300)
