@@ -96,7 +96,7 @@ class Site:
 def same(contents: Contents) -> Contents:
     """Contents without times and random values."""
     for row in (row for rows in without_times(contents).values() for row in rows):
-        for key in ("ovn-docker:claim", "ovn-docker:generation", "ovn-docker:cleared"):
+        for key in ("ovn-docker:claim", "ovn-docker:picked", "ovn-docker:generation", "ovn-docker:cleared"):
             row.get("external_ids", {}).pop(key, None)
     return contents
 
