@@ -376,6 +376,15 @@ class Driver:
             self._answered = {id_: end for id_, end in self._answered.items() if now - end < _FOLLOWS}
             return {*+self._in_flight, *self._answered}
 
+    def at_work(self, grace: float, deadline: Deadline) -> list[StoredEndpoint]:
+        """Endpoints that are plugged on this host and not dead, and those that a call is working on.
+
+        One that is younger than *grace* seconds may be about to be joined.
+        """
+        plugged = [one for one in self._switch.endpoints(deadline) if not self._dead(one, grace)]
+        in_flight = self.in_flight() - {one.id for one in plugged}
+        return [*plugged, *(StoredEndpoint(EndpointId(id_), NetworkId(""), "", 0) for id_ in in_flight)]
+
     def finish(self, chassis: Chassis, deadline: Deadline) -> None:
         """Delete the networks that could not be deleted, or made, when Docker said so."""
         if not self._finishing.acquire(timeout=deadline.left()):

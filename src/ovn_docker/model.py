@@ -120,6 +120,22 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class Picked:
+    """On a lease: the user did not ask for this address. *name*: of the container, empty if not known."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """An address that a container of this host had before Docker started; *holder*: its endpoint, if any."""
+
+    address: IpAddress
+    picked: Picked
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A Docker network. At most one subnet of each IP version."""
 

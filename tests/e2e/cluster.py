@@ -1,8 +1,10 @@
 """Two hosts with the driver, a network that they share, and what must be left of all that happens to them."""
 
 import json
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -141,6 +143,21 @@ def unanswered(host: Host, container: str, *targets: str, tunnel: bool = False) 
     return asked.split()
 
 
+def lost_packets(
+    host: Host, container: str, address: str, happens: Callable[[], object], seconds: float, interval: float
+) -> int:
+    """How many packets of a container's get no answer while something happens; it sends for so long."""
+    count = int(seconds / interval)
+    command = ("exec", container, "ping", "-q", "-i", str(interval), "-c", str(count), address)
+    with ThreadPoolExecutor() as pool:
+        said = pool.submit(host.docker, *command, timeout=seconds * 5)
+        wait_for(lambda: "ping" in host.docker("top", container), "the first packet")
+        happens()
+        sent, received = map(int, re.findall(r"(\d+) packets", said.result()))
+    assert sent == count
+    return sent - received
+
+
 @contextmanager
 def stopped(service: Service) -> Iterator[None]:
     """A while without a service."""
@@ -182,3 +199,28 @@ def driver_with(host: Host, *options: str) -> Iterator[None]:
     finally:
         host.driver.stop()
         host.driver.start(*PATIENCE)
+
+
+@contextmanager
+def driver_behind_its_socket(host: Host, *options: str) -> Iterator[Service]:
+    """A while in which the driver's socket is there, as a systemd unit makes it, and the driver on demand.
+
+    It starts when somebody has connected and the file /run/driver-may-start is there.
+    """
+    held_back = 'until [ -e /run/driver-may-start ]; do sleep 0.1; done; exec "$@"'
+    service = Service(
+        host,
+        *("systemd-socket-activate", f"--listen={host.driver.listens}"),
+        *("--", "sh", "-c", held_back, "sh", *host.driver.argv, *options),
+        listens=host.driver.listens,
+        name=host.driver.name,
+    )
+    host.run("mkdir", "-p", "/run/docker/plugins")
+    service.start(wait=False)
+    wait_for(lambda: host.path(host.driver.listens).exists(), "the socket")
+    try:
+        yield service
+    finally:
+        service.stop()
+        host.run("rm", "--force", host.driver.listens, "/run/driver-may-start")
+        host.driver.start(*options)

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
-from e2e.cluster import unanswered
+from e2e.cluster import driver_behind_its_socket, unanswered
 from e2e.lab import CommandError, Host, wait_for
+from e2e.lab.services import Service
 
 Hosts = tuple[Host, Host, Host]
 
@@ -51,8 +52,18 @@ def run(host: Host, name: str, *options: str) -> str:
         *("run", "-d", "--net=foo", f"--name={name}", "--stop-signal=KILL", *options),
         *("busybox", "sleep", "3600"),
     )
+    return address(host, name)
+
+
+def address(host: Host, name: str) -> str:
+    """A container's address on `foo`, empty if it has none."""
     (settings,) = json.loads(host.docker("inspect", name))
     return str(settings["NetworkSettings"]["Networks"]["foo"]["IPAddress"])
+
+
+def is_wanted(host: Host, driver: Service) -> bool:
+    """Whether somebody has connected to the socket of a driver that is started on demand."""
+    return host.path(f"/proc/{driver.pid}/cmdline").read_bytes().startswith(b"sh\0")
 
 
 def remove(host: Host, *containers: str) -> None:
@@ -108,6 +119,31 @@ def test_an_address_of_the_users_choice_is_had_by_one_host_alone(hosts: Hosts) -
     refusals = [str(error) for one in runs if (error := one.exception())]
     assert len(refusals) == 2
     assert all("address 10.1.7.7 is in use by" in refusal for refusal in refusals)
+
+
+def test_addresses_come_back_after_docker_and_the_driver_died(hosts: Hosts) -> None:
+    """Docker starts before the driver, whose socket is there: it waits on that, and then goes on at once."""
+    host1, host2, _ = hosts
+    create_foo(hosts, "10.1.0.0/16")
+    run(host1, "neighbour")
+    named = run(host2, "named", "--ip=10.1.7.7")
+    run(host2, "gone")
+    remove(host2, "gone")
+    always = run(host2, "always", "--restart=always")
+    host2.driver.kill()
+    host2.dockerd.kill()
+    host2.run("rm", "--force", host2.driver.listens)
+    with driver_behind_its_socket(host2) as driver:
+        start = len(host2.path(host2.dockerd.log).read_text())
+        host2.dockerd.start(wait=False)
+        wait_for(lambda: is_wanted(host2, driver), "Docker to connect")
+        host2.run("touch", "/run/driver-may-start")
+        host2.dockerd.await_ready()
+        assert "Unable to locate plugin" not in host2.path(host2.dockerd.log).read_text()[start:]
+        host2.docker("start", "named")
+        assert [address(host2, name) for name in ("named", "always")] == [named, always]
+        assert unanswered(host1, "neighbour", named, always, tunnel=True) == []
+    assert address(host2, "always") == always
 
 
 def test_a_lost_host_is_forgotten_and_its_addresses_are_had_again(hosts: Hosts) -> None:

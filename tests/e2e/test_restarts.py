@@ -1,12 +1,10 @@
 """Parts of a host restart while its containers talk: which of them cost packets, and that all come back."""
 
-import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2e.cluster import PATIENCE, Cluster
+from e2e.cluster import PATIENCE, Cluster, driver_behind_its_socket, lost_packets
 from e2e.lab import Host, wait_for
 from e2e.lab.host import OVN_CTL
 from e2e.lab.services import Service
@@ -55,15 +53,7 @@ def restart_database(host: Host) -> None:
 
 def lost(cluster: Cluster, happens: Callable[[], object]) -> int:
     """Packets that got no answer of those that the witness sends to the container while something happens."""
-    count = int(SECONDS / INTERVAL)
-    command = ("exec", "witness", "ping", "-q", "-i", str(INTERVAL), "-c", str(count), "192.168.1.20")
-    with ThreadPoolExecutor() as pool:
-        said = pool.submit(cluster.central.docker, *command, timeout=SECONDS * 5)
-        wait_for(lambda: "ping" in cluster.central.docker("top", "witness"), "the first packet")
-        happens()
-        sent, received = map(int, re.findall(r"(\d+) packets", said.result()))
-    assert sent == count
-    return sent - received
+    return lost_packets(cluster.central, "witness", "192.168.1.20", happens, SECONDS, INTERVAL)
 
 
 @pytest.fixture
@@ -138,23 +128,32 @@ def test_a_host_boots_with_the_driver_last(cluster: Cluster) -> None:
     cluster.run(host, "always", "192.168.1.20", "--restart=always")
     host.power_off()
     host.power_on()
-    host.run("mkdir", "-p", "/run/docker/plugins")
-    driver = Service(
-        host,
-        *("systemd-socket-activate", f"--listen={host.driver.listens}", "--", *host.driver.argv, *PATIENCE),
-        listens=host.driver.listens,
-        name=host.driver.name,
-    )
-    driver.start(wait=False)
-    wait_for(lambda: host.path(host.driver.listens).exists(), "the socket")
-    host.containerd.start()
-    host.dockerd.start(wait=False)
-    host.start_switch()
-    host.controller.start()
-    wait_for(host.dockerd.ready, "Docker")
-    wait_for(lambda: cluster.endpoints(host), "restart=always")
-    cluster.ping(central, "witness", "192.168.1.20")
-    cluster.settles()
-    driver.stop()
-    host.run("rm", "--force", host.driver.listens)
+    with driver_behind_its_socket(host, *PATIENCE):
+        host.run("touch", "/run/driver-may-start")
+        host.containerd.start()
+        host.dockerd.start(wait=False)
+        host.start_switch()
+        host.controller.start()
+        host.dockerd.await_ready()
+        wait_for(lambda: cluster.endpoints(host), "restart=always")
+        cluster.ping(central, "witness", "192.168.1.20")
+        cluster.settles()
+
+
+def test_docker_starts_without_the_driver(cluster: Cluster) -> None:
+    """Docker forgets its endpoints, and nobody hears that it gives their addresses back."""
+    host = cluster.host2
+    create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch")
+    host.docker(*create, "--subnet=10.9.0.0/24", "ours")
+    start = ("run", "-d", "--net=ours", "--stop-signal=KILL")
+    host.docker(*start, "--name=named", "--ip=10.9.0.77", "busybox", "sleep", "3600")
+    host.docker(*start, "--name=other", "busybox", "sleep", "3600")
+    host.driver.kill()
+    host.dockerd.kill()
+    host.dockerd.start()
     host.driver.start(*PATIENCE)
+    host.docker("start", "named", "other")
+    host.ping("other", "10.9.0.77")
+    host.docker("rm", "--force", "named", "other")
+    host.docker("network", "rm", "ours")
+    cluster.settles()

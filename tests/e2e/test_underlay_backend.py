@@ -80,7 +80,7 @@ class Vm:
         self.parent: Parent = Trunk(self.neutron, self.port.id)
         leases = Leases(self.neutron, self.port.id, self.parent)
         self.underlay = Underlay(self.neutron, self.port.id, self.parent, leases)
-        self.ipam = Ipam(leases, lambda _: self.chassis, list, tuple[Supply, ...](), 60)
+        self.ipam = Ipam(leases, lambda _: self.chassis, list, tuple[Supply, ...](), lambda _, __: (), 60)
 
     def close(self, cloud: Cloud) -> None:
         for trunk in cloud.demo.trunks(port_id=self.port.id):

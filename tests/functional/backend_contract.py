@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from functional.ovsdb_servers import until
 from ovn_docker.deadline import Deadline
 from ovn_docker.driver import Backend
 from ovn_docker.errors import Conflict, NotFound
@@ -273,6 +274,32 @@ class BackendContract:
             stored.ipam.release_address(pool.id, address)
             stored.ipam.release_address(pool.id, address)
         assert self.without_rest(stored.state()) == self.without_rest(made)
+        self.leave(stored, pool.id, network)
+        assert stored.state() == before
+
+    def test_an_address_that_docker_has_lost_is_had_again(self, stored: Stored) -> None:
+        """Docker and the driver died together, and another Docker asks for it."""
+        before = stored.state()
+        pool = stored.ipam.request_pool(ip_network("10.3.0.0/24"), None, 4)
+        gateway, _ = stored.ipam.request_address(pool.id, None, gateway=True)
+        network = new_network(Subnet(pool.subnet, ip_address(str(gateway)), ours=True))
+        stored.backend.create_network(network, stored.host, soon())
+        address = ip_address("10.3.0.77")
+        stored.ipam.request_address(pool.id, address, gateway=False)
+
+        def had_again() -> bool:
+            """Had again by a Docker that starts now."""
+            stored.ipam.docker_started()
+            try:
+                stored.ipam.request_address(pool.id, address, gateway=False)
+            except Conflict:
+                return False
+            return True
+
+        until(had_again)
+        stored.backend.create_endpoint(endpoint(network, C1, f"{address}/24"), stored.host, soon())
+        stored.backend.delete_endpoint(C1, stored.host, soon())
+        stored.ipam.release_address(pool.id, address)
         self.leave(stored, pool.id, network)
         assert stored.state() == before
 

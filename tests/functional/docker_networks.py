@@ -1,10 +1,12 @@
 """What dockerd does with the IPAM driver: on `docker network create`, `docker run` and when they go."""
 
 import random
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 
+from functional.ovsdb_servers import until
 from ovn_docker.backends.addresses import Addresses
 from ovn_docker.backends.leftovers import Leftovers
 from ovn_docker.backends.northbound import Connect
@@ -23,6 +25,7 @@ from ovn_docker.model import (
     Network,
     NetworkId,
     PoolId,
+    StoredEndpoint,
     Subnet,
 )
 from ovn_docker.options import NetworkOptions
@@ -61,13 +64,29 @@ class DockerHost:
         self._known = [ip_network(route) for route in routes]
         self._supplies = parse_supplies(supplies)
         self._rest = rest
+        self.running: list[Endpoint] = []
         self.restart()
 
     def restart(self) -> None:
         """Only the driver: what it remembered is gone."""
         self.ipam = Ipam(
-            self.store, lambda _: self.chassis, lambda: self._known, self._supplies, 60, self._rest
+            *(self.store, lambda _: self.chassis, lambda: self._known, self._supplies),
+            *(lambda _, __: self._at_work(), 60, self._rest),
         )
+
+    def restart_docker(self) -> None:
+        """Docker and the driver died together: nothing was given back, and no container runs.
+
+        It does not start within two milliseconds, which is what rows tell apart.
+        """
+        self.running.clear()
+        died = time.monotonic()
+        until(lambda: time.monotonic() - died > 0.002)
+        self.restart()
+        self.ipam.docker_started()
+
+    def _at_work(self) -> list[StoredEndpoint]:
+        return [StoredEndpoint(one.id, one.network, self.name, 60) for one in self.running]
 
     def create(
         self,
@@ -104,10 +123,10 @@ class DockerHost:
         self.ipam.release_pool(network.pool)
         self.overlay.delete_network(network.id, self.chassis, Deadline(10))
 
-    def take(self, network: DockerNetwork, wanted: str | None = None) -> str:
-        """RequestAddress for a container, with ``--ip`` if *wanted*."""
+    def take(self, network: DockerNetwork, wanted: str | None = None, name: str = "") -> str:
+        """RequestAddress for a container, with ``--ip`` if *wanted*; Docker from 29 on says its *name*."""
         address, prefix = self.ipam.request_address(
-            network.pool, ip_address(wanted) if wanted else None, gateway=False
+            network.pool, ip_address(wanted) if wanted else None, gateway=False, name=name
         )
         assert prefix == network.subnet.prefixlen
         return str(address)
@@ -133,4 +152,5 @@ class DockerHost:
         mac = f"02:{random.getrandbits(40).to_bytes(5).hex(':')}"
         endpoint = Endpoint(id_, network.id, (ip_interface(address),), mac)
         self.overlay.create_endpoint(endpoint, self.chassis, Deadline(10))
+        self.running.append(endpoint)
         return endpoint

@@ -67,6 +67,11 @@ class OvsdbServer:
     def _create(self) -> None:
         subprocess.run(["ovsdb-tool", "create", self._file, SCHEMAS[self.database]], check=True)
 
+    @property
+    def file(self) -> Path:
+        """Where it keeps the database."""
+        return self._file
+
     def start(self) -> None:
         """Returns when it answers."""
         options = [f"--remote=punix:{self.socket}", f"--unixctl={self.socket}.ctl", *self._options]

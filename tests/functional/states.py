@@ -361,7 +361,9 @@ class States:
 
     def _ipam(self, chassis: Chassis) -> Ipam:
         supplies = parse_supplies("10.192.0.0/12:24")
-        return Ipam(Addresses(lambda _: self.database), lambda _: chassis, list, supplies, LONG)
+        return Ipam(
+            Addresses(lambda _: self.database), lambda _: chassis, list, supplies, lambda _, __: (), LONG
+        )
 
     def _network_id(self) -> NetworkId:
         return NetworkId(os.urandom(32).hex())

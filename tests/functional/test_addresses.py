@@ -77,13 +77,16 @@ def test_a_lease_from_the_request_to_the_release(
         "ovn-docker:pool": network.pool,
         "ovn-docker:network": network.id,
         "ovn-docker:switch": switch,
+        "ovn-docker:picked": "true",
     }
     row = row_uuid("lease", switch, first)
-    taken = lease | {"ovn-docker:state": "leased", "ovn-docker:host": "host1"}
+    of_host = {"ovn-docker:host": "host1", "ovn-docker:encap": "10.0.0.1"}
+    taken = lease | of_host | {"ovn-docker:state": "leased"}
     assert rows(northbound) == bound | {row: (first, taken)}
     host.give_back(network, first)
     assert rows(northbound) == bound | {row: (first, lease | {"ovn-docker:state": "released"})}
     host.take(network, first)
+    del taken["ovn-docker:picked"]
     assert rows(northbound) == bound | {row: (first, taken)}
 
 

@@ -26,7 +26,7 @@ class TestOverlay(BackendContract):
         connection = connect(northbound)
         backend = Overlay(lambda _: connection)
         here, supplies = host("host1"), tuple[Supply, ...]()
-        ipam = Ipam(Addresses(lambda _: connection), lambda _: here, list, supplies, 10)
+        ipam = Ipam(Addresses(lambda _: connection), lambda _: here, list, supplies, lambda _, __: (), 10)
         return Stored(backend, here, backend, host("host2"), ipam, northbound.contents)
 
     def without_traces(self, state: Any) -> Any:

@@ -14,7 +14,7 @@ from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Unavailable
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.model import Chassis, Endpoint, EndpointId, Network, NetworkId, Pool, PoolId, Subnet
+from ovn_docker.model import Chassis, Endpoint, EndpointId, Network, NetworkId, Picked, Pool, PoolId, Subnet
 from ovn_docker.options import NetworkOptions
 
 SUBNET = ip_network("192.168.1.0/24")
@@ -52,7 +52,7 @@ class Hosts:
     def take(self, network: NetworkId, host: Chassis, address: str, pool: PoolId | None = None) -> None:
         """A container of the host gets a lease and a port."""
         taken = self.addresses.pool(pool or POOLS[host.system_id], host, soon())
-        self.addresses.claim(taken, ip_address(address), host, soon())
+        self.addresses.claim(taken, ip_address(address), Picked(), host, soon())
         endpoint = EndpointId(f"{host.system_id} {address}".encode().hex().ljust(64, "0"))
         mac = f"02:42:c0:a8:01:{ip_address(address).packed[-1]:02x}"
         wanted = Endpoint(endpoint, network, (ip_interface(f"{address}/24"),), mac)

@@ -42,7 +42,9 @@ class Host:
         database = connect(northbound)
         switch = Vswitch(connect(vswitch))
         driver = Driver(Overlay(lambda _: database), switch, Links(), lambda: None, Patience(flows=0.1))
-        ipam = Ipam(Addresses(lambda _: database), switch.chassis, Links().routes, SUPPLIES, 10)
+        ipam = Ipam(
+            Addresses(lambda _: database), switch.chassis, Links().routes, SUPPLIES, driver.at_work, 10
+        )
         self._application = server.application(Plugin(driver, ipam))
         self._ended = threading.Event()
         self._vswitchd = threading.Thread(target=self._take_up)

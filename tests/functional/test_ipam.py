@@ -709,7 +709,7 @@ class TestNothingIsLeft:
     def test_when_the_database_answers_too_late(self, host: DockerHost, northbound: OvsdbServer) -> None:
         """Docker does not know the pool, and will not give it back."""
         suspected: list[None] = []
-        ipam = Ipam(host.store, lambda _: host.chassis, list, (), 0.5)
+        ipam = Ipam(host.store, lambda _: host.chassis, list, (), lambda _, __: (), 0.5)
         plugin = Plugin(cast("Driver", None), ipam, suspect=lambda: suspected.append(None))
         path, body = "/IpamDriver.RequestPool", json.dumps({"Pool": "10.4.0.0/24"}).encode()
         northbound.pause()

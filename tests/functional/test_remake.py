@@ -56,7 +56,9 @@ class Site:
     def __init__(self, host: Host, container: Container) -> None:
         self.host = host
         self.driver = host.driver()
-        self.ipam = Ipam(Addresses(lambda _: host.database), host.vswitch.chassis, list, (), 5)
+        self.ipam = Ipam(
+            Addresses(lambda _: host.database), host.vswitch.chassis, list, (), lambda _, __: (), 5
+        )
         self.pool = self.ipam.request_pool(SUBNET, None, 4).id
         gateway, _ = self.ipam.request_address(self.pool, None, gateway=True)
         options = NetworkOptions(name="foo", mtu=1300)
@@ -94,7 +96,7 @@ class Site:
 def same(contents: Contents) -> Contents:
     """Contents without times and random values."""
     for row in (row for rows in without_times(contents).values() for row in rows):
-        for key in ("ovn-docker:claim", "ovn-docker:generation", "ovn-docker:cleared"):
+        for key in ("ovn-docker:claim", "ovn-docker:picked", "ovn-docker:generation", "ovn-docker:cleared"):
             row.get("external_ids", {}).pop(key, None)
     return contents
 

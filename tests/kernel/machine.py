@@ -104,10 +104,10 @@ class Machine:
         if git.returncode:
             raise LabError("git archive failed, see above")
 
-    def reboot(self, seconds: float) -> None:
-        """Restart it in good order; returns when it is up."""
+    def reboot(self, seconds: float, how: str = "") -> None:
+        """Restart it in good order, or with other options of systemctl(1); returns when it is up."""
         before = self.read("cat /proc/sys/kernel/random/boot_id")
-        self._ssh("systemctl reboot", quiet=True)
+        self._ssh(f"systemctl reboot {how}", quiet=True)
         deadline = time.monotonic() + seconds
         while self.read("cat /proc/sys/kernel/random/boot_id") == before and time.monotonic() < deadline:
             time.sleep(1)

@@ -102,11 +102,12 @@ class Ledger:
         self.note("release_pool", pool)
 
     def request_address(
-        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool
+        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool, name: str = ""
     ) -> tuple[IpAddress, int]:
         assert UUID(pool_id)
         assert "%" not in str(wanted), "the same address has many names"
         assert gateway in (True, False)
+        assert re.fullmatch("([a-zA-Z0-9][a-zA-Z0-9_.-]*)?", name)
         self.note("request_address", pool_id, wanted, gateway)
         return wanted or ip_address("10.3.0.2"), 24
 
@@ -175,7 +176,7 @@ class Away(Ledger):
         raise Unavailable("away")
 
     def request_address(
-        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool
+        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool, name: str = ""
     ) -> tuple[IpAddress, int]:
         raise Unavailable("away")
 
@@ -748,3 +749,20 @@ def test_calls_are_counted_but_for_the_question_what_this_is() -> None:
     docker.ok("GetCapabilities")
     docker.raw("/nosuch", b"")
     assert (docker.tally.requests, docker.tally.errors) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"com.docker.network.endpoint.name": "web_1.a-b"}, "web_1.a-b"),
+        ({"com.docker.network.endpoint.name": "a\nb"}, ""),
+        ({"com.docker.network.endpoint.name": "a" * 256}, ""),
+        ({"com.docker.network.endpoint.name": "../x"}, ""),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_an_address_is_asked_for_by_a_containers_name(options: dict[str, str] | None, name: str) -> None:
+    body = json.dumps({"PoolID": POOL, "Address": "", "Options": options}).encode()
+    request = decode("/IpamDriver.RequestAddress", body)
+    assert request.container() == name  # type: ignore[attr-defined]

@@ -10,12 +10,16 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
-from ipaddress import ip_network
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
 from uuid import uuid4
 
 from ovn_docker.backends import allowed_claims
 from ovn_docker.backends.northbound import (
+    CONTAINER,
+    ENCAP,
+    ENDPOINT,
     HOST,
     NETWORK,
     OURS,
@@ -23,6 +27,7 @@ from ovn_docker.backends.northbound import (
     SWITCH,
     Connect,
     claim_row,
+    host_ids,
     stored_endpoint,
 )
 from ovn_docker.backends.reports import Reports
@@ -30,20 +35,34 @@ from ovn_docker.deadline import Deadline
 from ovn_docker.definition import stored_pool
 from ovn_docker.errors import Conflict, NotFound
 from ovn_docker.host import ovsdb
-from ovn_docker.host.clock import CREATED, made_now, order
+from ovn_docker.host.clock import CREATED, UPTIME, age, made_now, order
 from ovn_docker.host.ovsdb import Database, Operation, OperationError, has, is_row, require, require_none
-from ovn_docker.model import Chassis, IpAddress, IpNetwork, Network, NetworkId, Pool, PoolId, row_uuid
+from ovn_docker.model import (
+    Chassis,
+    EndpointId,
+    Former,
+    IpAddress,
+    IpNetwork,
+    Network,
+    NetworkId,
+    Picked,
+    Pool,
+    PoolId,
+    StoredEndpoint,
+    row_uuid,
+)
 
 POOL = "ovn-docker:pool"
 SUBNET = "ovn-docker:subnet"
 _PART = "ovn-docker:part"
 _RESERVED = "ovn-docker:reserved "
 """A pool's external_ids have a key of this prefix for each address that no container may have."""
-_PICKED = "ovn-docker:picked"
-"""On a pool: the user gave no subnet, so that it was chosen."""
 
 STATE = "ovn-docker:state"
 RELEASED = "ovn-docker:released"
+
+_PICKED = {"ovn-docker:picked": "true"}
+"""On a pool: the user did not ask for this subnet; on a lease, also a released one: nor for this address."""
 
 CLAIM = "ovn-docker:claim"
 """A word of its own for every claim of an address: tells one that was sent twice from another one."""
@@ -81,7 +100,7 @@ class Addresses:
         if pool.part is not None:
             ids[_PART] = str(pool.part)
         if pool.picked:
-            ids[_PICKED] = "true"
+            ids |= _PICKED
         alike = has("external_ids", {key: ids[key] for key in (OWNER, HOST, SUBNET, STATE)})
         alone = require_none("DHCP_Options", alike, wait=deadline.left(at_most=_MAKING))
         made = ovsdb.insert("DHCP_Options", pool.id, cidr=str(pool.subnet), external_ids=ids)
@@ -149,34 +168,109 @@ class Addresses:
         """Which address is for others to choose."""
         return None
 
-    def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
+    def claim(
+        self, pool: Pool, address: IpAddress, picked: Picked | None, chassis: Chassis, deadline: Deadline
+    ) -> None:
         """Lease an address to this host. Raises Conflict that says who has it."""
         database = self._connect(chassis)
         switch = pool.switch or ""
         row = lease_row(switch, address)
-        ids = {
-            **OURS,
-            HOST: chassis.system_id,
-            POOL: pool.id,
-            SWITCH: switch,
-            NETWORK: pool.network or "",
-            STATE: "leased",
-            CLAIM: str(uuid4()),
-            **made_now(),
-        }
+        ids = _lease_ids(pool, chassis, picked)
         lease = ovsdb.insert("DHCP_Options", row, cidr=str(address), external_ids=ids)
         again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
         released = require("DHCP_Options", row, has("external_ids", {STATE: "released"}))
         claimed = require("DHCP_Options", row, has("external_ids", {CLAIM: ids[CLAIM]}))
-        for operations in ([lease], [released, again], [claimed]):
-            try:
-                database.transact(*operations, deadline=deadline)
-            except OperationError as error:
-                if error.error not in {"duplicate uuid", "timed out"}:
-                    raise
-            else:
-                return
-        raise self._held(database, switch, address, deadline)
+        if not _one_of(database, [lease], [released, again], [claimed], deadline=deadline):
+            raise self._held(database, switch, address, deadline)
+
+    def take_over(
+        self,
+        pool: Pool,
+        address: IpAddress,
+        picked: Picked | None,
+        at_work: Sequence[StoredEndpoint],
+        before: float,
+        chassis: Chassis,
+        deadline: Deadline,
+    ) -> bool:
+        """Lease an address anew that is leased to this host, if no endpoint of a running container has it.
+
+        The claim of a dead endpoint stays: CreateEndpoint removes that endpoint first (Driver._store).
+        """
+        database = self._connect(chassis)
+        switch = pool.switch or ""
+        row = lease_row(switch, address)
+        leases, claims = database.transact(
+            ovsdb.select("DHCP_Options", is_row(row), columns=["external_ids"]),
+            ovsdb.select("DHCP_Options", is_row(claim_row(switch, str(address))), columns=["external_ids"]),
+            deadline=deadline,
+        )
+        old = leases[0]["external_ids"] if leases else {}
+        mine = {**OURS, POOL: pool.id, STATE: "leased"}.items() <= old.items()
+        if not mine or not chassis.made(old.get(HOST, ""), old.get(ENCAP, "")):
+            return False
+        if time.monotonic() - age(old) >= before:
+            return False
+        # A port of a running container that somebody has deleted by hand may have had the address.
+        running = [one.id for one in at_work if one.network == pool.network]
+        holders = [EndpointId(claim["external_ids"].get(ENDPOINT, "")) for claim in claims]
+        ports = database.transact(
+            *(
+                ovsdb.select(
+                    "Logical_Switch_Port", is_row(row_uuid("endpoint", one)), columns=["external_ids"]
+                )
+                for one in (*running, *holders)
+            ),
+            deadline=deadline,
+        )
+        if not all(ports[: len(running)]) or {*holders} & {one.id for one in at_work}:
+            return False
+        holding = [port["external_ids"] for found in ports[len(running) :] for port in found]
+        if any(not chassis.made(ids.get(HOST, ""), ids.get(ENCAP, "")) for ids in holding):
+            return False
+        ids = _lease_ids(pool, chassis, picked)
+        unchanged = require("DHCP_Options", row, ["external_ids", "==", ovsdb.encode(old)])
+        again = ovsdb.update("DHCP_Options", is_row(row), external_ids=ids)
+        leased = require("DHCP_Options", row, has("external_ids", {CLAIM: ids[CLAIM]}))
+        return _one_of(database, [unchanged, again], [leased], deadline=deadline)
+
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[Former]:
+        """Addresses of the pool that were picked for containers of this host, and are no other's since.
+
+        A search through the table: once for each pool when Docker starts. Those that are still leased come
+        first, the lowest before the others, then those that were released, the last one first.
+        """
+        database = self._connect(chassis)
+        switch = pool.switch or ""
+        (rows,) = database.transact(
+            ovsdb.select(
+                "DHCP_Options",
+                has("external_ids", {**OURS, **_PICKED, POOL: pool.id}),
+                columns=["_uuid", "cidr", "external_ids"],
+            ),
+            deadline=deadline,
+        )
+        found: list[tuple[float, IpAddress, Picked]] = []
+        for row in rows:
+            with contextlib.suppress(ValueError):  # any host can write anything
+                address, when = ip_address(row["cidr"]), released(row["external_ids"])
+                in_range = address in pool.subnet and int(pool.first) <= int(address) <= int(pool.last)
+                if in_range and row["_uuid"] == lease_row(switch, address):
+                    had = Picked(row["external_ids"].get(CONTAINER, ""))
+                    found.append((float("inf") if when is None else when, address, had))
+        rows_of = [is_row(claim_row(switch, str(address))) for _, address, _ in found]
+        claims = database.transact(
+            *(ovsdb.select("DHCP_Options", one, columns=["external_ids"]) for one in rows_of),
+            deadline=deadline,
+        )
+        former = []
+        for (when, address, had), claim in sorted(
+            zip(found, claims, strict=True), key=lambda one: (-one[0][0], int(one[0][1]))
+        ):
+            holder = claim[0]["external_ids"].get(ENDPOINT, "") if claim else ""
+            if when == float("inf") or not claim:  # what was released and has a claim is another host's
+                former.append(Former(address, had, holder))
+        return former
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give a lease back, or unmark a reserved address; neither is fine."""
@@ -192,10 +286,14 @@ class Addresses:
                 STATE: "released",
                 RELEASED: f"{time.time_ns() // 10**6 / 1000:.3f}",
             }  # not rounded up
-            kept = {key: ids[key] for key in (OWNER, POOL, SWITCH, NETWORK) if key in ids}
+            of_host = [HOST, ENCAP, STATE, CLAIM, CREATED, UPTIME]
+            give_back: list[list[Any]] = [
+                ["external_ids", "delete", of_host],
+                ["external_ids", "insert", released],
+            ]
             unmark = [["external_ids", "delete", [f"{_RESERVED}{address}"]]]
             database.transact(
-                ovsdb.update("DHCP_Options", is_row(row), mine, external_ids=kept | released),
+                ovsdb.mutate("DHCP_Options", is_row(row), mine, mutations=give_back),
                 ovsdb.mutate("DHCP_Options", is_row(pool), mutations=unmark),
                 *self._forget(),
                 deadline=deadline,
@@ -323,8 +421,37 @@ def picked(
         deadline=deadline,
     )
     newest = [max((row["external_ids"] for row in rows), key=order) for rows in found if rows]
-    chosen = [ids for ids in newest if ids.get(_PICKED) == "true"]
+    chosen = [ids for ids in newest if _PICKED.items() <= ids.items()]
     return bool(wanted) and wanted <= ours and len(chosen) == len(wanted)
+
+
+def _lease_ids(pool: Pool, chassis: Chassis, picked: Picked | None) -> dict[str, str]:
+    """What the row of a new lease says."""
+    return {
+        **OURS,
+        **host_ids(chassis),
+        POOL: pool.id,
+        SWITCH: pool.switch or "",
+        NETWORK: pool.network or "",
+        STATE: "leased",
+        **(_PICKED if picked else {}),
+        **({CONTAINER: picked.name} if picked and picked.name else {}),
+        CLAIM: str(uuid4()),
+        **made_now(),
+    }
+
+
+def _one_of(database: Database, *transactions: list[Operation], deadline: Deadline) -> bool:
+    """Whether one of some transactions was done, tried in turn: a row is there, or not as it was expected."""
+    for operations in transactions:
+        try:
+            database.transact(*operations, deadline=deadline)
+        except OperationError as error:
+            if error.error not in {"duplicate uuid", "timed out"}:
+                raise
+        else:
+            return True
+    return False
 
 
 def lease_row(switch: str, address: IpAddress | str) -> str:

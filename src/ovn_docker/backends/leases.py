@@ -7,23 +7,27 @@ Neutron that means nothing but a prefix. When the network is created, the pool g
 
 import threading
 import time
+from collections.abc import Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from itertools import chain
 
 from ovn_docker.backends.neutron import Neutron, Refused, Resource
-from ovn_docker.backends.trunk import Parent, remove
+from ovn_docker.backends.trunk import Parent, endpoint_of, remove
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import stored_pool
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError
 from ovn_docker.model import (
     Chassis,
     Difference,
+    Former,
     IpAddress,
     IpNetwork,
     Kind,
     NetworkId,
+    Picked,
     Pool,
     PoolId,
+    StoredEndpoint,
     Subnet,
     since,
 )
@@ -42,6 +46,9 @@ _SLASH = "_"
 
 _UNUSED = 600.0
 """Seconds after which a pool without a network, or an address without an endpoint, is nobody's."""
+
+_SECOND = 1.0
+"""Seconds by which Neutron may say that a port was made earlier than it was: it tells whole ones."""
 
 _GIVES_BACK = 15.0
 """Seconds until Docker has given back the addresses of an endpoint that it has deleted: many times what it
@@ -122,10 +129,48 @@ class Leases:
         _, subnet = _bound_to(pool)
         return self._keep(pool, {"subnet_id": subnet}, deadline)
 
-    def claim(self, pool: Pool, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
+    def claim(
+        self,
+        pool: Pool,
+        address: IpAddress,
+        picked: Picked | None,
+        chassis: Chassis,
+        deadline: Deadline,
+    ) -> None:
         """Keep an address for a container of this VM. Raises Conflict."""
         _, subnet = _bound_to(pool)
         self._keep(pool, {"subnet_id": subnet, "ip_address": str(address)}, deadline)
+
+    def take_over(
+        self,
+        pool: Pool,
+        address: IpAddress,
+        picked: Picked | None,
+        at_work: Sequence[StoredEndpoint],
+        before: float,
+        chassis: Chassis,
+        deadline: Deadline,
+    ) -> bool:
+        """Whether a port of this VM has the address that keeps it for nobody, or whose container has gone.
+
+        CreateEndpoint adopts the one, and removes the other first (Driver._store).
+        """
+        network, _ = _bound_to(pool)
+        wanted = f"ip_address={address}"
+        ports = self._neutron.all("ports", deadline, network_id=network, fixed_ips=wanted)
+        busy = {one.id for one in at_work}
+
+        def unused(port: Resource) -> bool:
+            if port["description"] == of_vm(self._vif):
+                made = time.monotonic() - self._neutron.age(port)
+                return made + _SECOND < before
+            return port["description"] == endpoint_of(self._vif) and port["name"] not in busy
+
+        return bool(ports) and all(map(unused, ports))
+
+    def former(self, pool: Pool, chassis: Chassis, deadline: Deadline) -> list[Former]:
+        """None: most addresses Neutron chooses, and the others are not told apart from those of the user."""
+        return []
 
     def release(self, pool: PoolId, address: IpAddress, chassis: Chassis, deadline: Deadline) -> None:
         """Give an address back, unless it went with its endpoint."""

@@ -622,7 +622,7 @@ def _making_endpoint(
 def _lease_ids(one: _Endpoint, pool: str, chassis: Chassis) -> dict[str, str]:
     return {
         **OURS,
-        HOST: chassis.system_id,
+        **host_ids(chassis),
         POOL: pool,
         SWITCH: one.network.switch,
         NETWORK: one.network.id,

@@ -148,7 +148,7 @@ class SharedNetworks:
                 _require_life(switch, network.incarnation),
                 require("Logical_Switch", switch, unforced),
                 ovsdb.mutate("Logical_Switch", is_row(switch), mutations=unmark),
-                *_changed(),
+                *announce(),
                 deadline=deadline,
             )
         except OperationError as error:
@@ -187,7 +187,7 @@ class SharedNetworks:
                 require("Logical_Switch", switch, SHARED),
                 *([] if force else used),
                 ovsdb.mutate("Logical_Switch", is_row(switch), mutations=mark),
-                *_changed(),
+                *announce(),
                 deadline=deadline,
             )
         except OperationError as error:
@@ -217,7 +217,7 @@ class SharedNetworks:
             if _DEFINITION in ids and read(found["_uuid"], ids).definition is None:
                 mutations.insert(0, ["external_ids", "delete", {_DEFINITION: ids[_DEFINITION]}])
             database.transact(
-                ovsdb.mutate("Logical_Switch", row, mutations=mutations), *_changed(), deadline=deadline
+                ovsdb.mutate("Logical_Switch", row, mutations=mutations), *announce(), deadline=deadline
             )
 
 
@@ -283,7 +283,7 @@ def join(
         made = ovsdb.insert(
             "Logical_Switch", row, name=name, external_ids={**IS_SHARED, **ids, INCARNATION: life}
         )
-        return [made, *dns.make_resolver(row, ids), *_changed()], life
+        return [made, *dns.make_resolver(row, ids), *announce()], life
     there = found[0]["external_ids"]
     _check_same(name, there, ids)
     before = life = there.get(INCARNATION, "")
@@ -295,7 +295,7 @@ def join(
             ["external_ids", "insert", {INCARNATION: life}],
         ]
     # A host that follows changes nothing for the others: it would wake them all.
-    wanted = [] if followed else [ovsdb.mutate("Logical_Switch", is_row(row), mutations=unmark), *_changed()]
+    wanted = [] if followed else [ovsdb.mutate("Logical_Switch", is_row(row), mutations=unmark), *announce()]
     return [
         _require_life(row, before),
         *([] if resolver else dns.make_resolver(row, ids)),  # earlier versions had none
@@ -352,7 +352,7 @@ def remaking(
             ovsdb.insert("DHCP_Options", note_row(network), cidr=ids.get("subnet", ""), external_ids=note),
             ovsdb.delete("DHCP_Options", is_row(_departure_row(name, life, chassis))),
         ]
-    return [*operations, *_changed()]
+    return [*operations, *announce()]
 
 
 def give_way(database: Database, name: str, chassis: Chassis, deadline: Deadline) -> None:
@@ -398,7 +398,7 @@ def removal(name: str, note: Mapping[str, str], chassis: Chassis, deadline: Dead
         ),
         ovsdb.require_none("Logical_Switch_Port", of_switch, others, ["type", "==", ""]),
         ovsdb.mutate("Logical_Switch", is_row(switch), mutations=mark),
-        *_changed(),
+        *announce(),
     ]
 
 
@@ -472,7 +472,7 @@ def delete_operations(row: str) -> list[Operation]:
         require("Logical_Switch", row, ["ports", "==", ["set", []]]),
         ovsdb.delete("Logical_Switch", is_row(row)),
         ovsdb.delete("DHCP_Options", has("external_ids", {**OURS, SWITCH: row})),
-        *_changed(),
+        *announce(),
     ]
 
 
@@ -568,7 +568,8 @@ def _making_generation(found: list[Any]) -> list[Operation]:
     return operations if quiet else [*operations, *insert_quietly(GENERATION_ROW, "ovn-docker", OURS)]
 
 
-def _changed() -> list[Operation]:
+def announce() -> list[Operation]:
+    """Return the operations that have every host compare its networks with those of the cluster again."""
     mutations: list[list[Any]] = [
         ["external_ids", "delete", [GENERATION]],
         ["external_ids", "insert", {GENERATION: str(uuid4())}],

@@ -7,7 +7,7 @@ ovn-northd turns one into the other. Hosts reach the first on port 6641 and the 
 import argparse
 from collections.abc import Sequence
 
-from ovn_docker.cli import access, barrier, defaults, listeners, members, setup
+from ovn_docker.cli import access, backup, barrier, defaults, listeners, members, setup
 from ovn_docker.cli.arguments import (
     TlsFiles,
     add_command,
@@ -71,7 +71,7 @@ examples:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Adds start, stop and status to the parser of ``ovn-docker central``."""
+    """Adds start, stop, backup, restore and status to the parser of ``ovn-docker central``."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     parser = add_command(commands, "start", "start the databases and ovn-northd", START, start)
     where = parser.add_mutually_exclusive_group()
@@ -99,6 +99,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     parser = add_command(commands, "stop", "stop them", STOP, stop)
     parser.add_argument(
         "--reset", action="store_true", help=f"forget where they listen: remove that from {defaults.DEFAULTS}"
+    )
+    backup.add_backup_arguments(
+        add_command(
+            commands, "backup", "copy the northbound database to a file", backup.BACKUP, backup.backup
+        )
+    )
+    backup.add_restore_arguments(
+        add_command(commands, "restore", "make it what a copy has", backup.RESTORE, backup.restore)
     )
     parser = add_command(commands, "status", "show what runs and where it listens", STATUS, status)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -236,15 +236,20 @@ def _serve(settings: Common, mode: _Mode) -> None:
         undo=mode.undo,
     )
     supplies, timeout = settings.address_pools, settings.request_timeout
-    ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, timeout)
     driver = Driver(
         *(backend, vswitch, links, mode.check_controller, patience, mode.record),
         *(mode.removed_elsewhere, mode.made_elsewhere, mode.occupied, mode.creations),
     )
-    # A dockerd that starts may have died before, in the middle of anything.
+    ipam = Ipam(addresses, vswitch.chassis, links.routes, supplies, driver.at_work, timeout)
+
+    def docker_started() -> None:
+        """A dockerd that starts may have died before, in the middle of anything."""
+        ipam.docker_started()
+        driver.leftovers.set()
+
     plugin = Plugin(
         *(driver, ipam, _scope(settings.scope)),
-        *(mode.options, mode.endpoint_options, driver.leftovers.set),
+        *(mode.options, mode.endpoint_options, docker_started),
     )
     tally = Tally(mode.record)
     threads = mode.threads

@@ -98,8 +98,8 @@ class Steps:
         return 0
 
 
-def run(argv: Sequence[str]) -> str:
-    """What a command that succeeds prints; raises as `Steps.change` does.
+def run(argv: Sequence[str], seconds: float = TOOL_TIMEOUT) -> str:
+    """What a command that succeeds prints; raises as `Steps.change` does, after so many seconds.
 
     Not its warnings: ip(8) has one when links change while it lists them, in the midst of JSON.
     """
@@ -112,7 +112,7 @@ def run(argv: Sequence[str]) -> str:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
-                timeout=TOOL_TIMEOUT,
+                timeout=seconds,
                 check=False,
                 env=_surroundings(),
             )
@@ -121,9 +121,7 @@ def run(argv: Sequence[str]) -> str:
         except OSError as error:
             raise Unavailable(f"cannot run {argv[0]}: {error.strerror}") from None
         except subprocess.TimeoutExpired:
-            raise TimedOut(
-                f"`{printable.command(*argv)}` did not end within {TOOL_TIMEOUT:g} seconds"
-            ) from None
+            raise TimedOut(f"`{printable.command(*argv)}` did not end within {seconds:g} seconds") from None
         printed, said = (_text(file) for file in (output, errors))
     if done.returncode != 0:
         lines = [line for line in f"{printed}\n{said}".splitlines() if line.strip()]

@@ -87,7 +87,7 @@ class Ipam(Protocol):
         """Take it back."""
 
     def request_address(
-        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool
+        self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool, name: str = ""
     ) -> tuple[IpAddress, int]:
         """*wanted*, or a free address; and the length of its prefix."""
 
@@ -299,6 +299,11 @@ class AddressRequest(PoolRequest, frozen=True):
             raise BadRequest(f"Address {_shown(self.Address)} is not an IP address")
         return address
 
+    def container(self) -> str:
+        """The name of the container that it is for, which Docker says from 29 on; empty if it does not."""
+        name = (self.Options or {}).get("com.docker.network.endpoint.name", "")
+        return name if re.fullmatch("[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}", name) else ""
+
 
 def _request_pool(plugin: Plugin, request: RequestPoolRequest) -> Answer:
     for key in request.Options or {}:
@@ -317,7 +322,9 @@ def _request_pool(plugin: Plugin, request: RequestPoolRequest) -> Answer:
 def _request_address(plugin: Plugin, request: AddressRequest) -> Answer:
     gateway = (request.Options or {}).get("RequestAddressType") == "com.docker.network.gateway"
     with _suspected(plugin, Unavailable):
-        address, prefix = plugin.ipam.request_address(request.PoolID, request.address(), gateway=gateway)
+        address, prefix = plugin.ipam.request_address(
+            request.PoolID, request.address(), gateway=gateway, name=request.container()
+        )
     return {"Address": f"{address}/{prefix}", "Data": {}}
 
 

@@ -1,0 +1,210 @@
+"""`ovn-docker central backup` and `central restore`, as an operator types them on a central machine.
+
+What a copy has and what a database becomes: test_copies.py. With containers: e2e/test_operations.py.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from functional.machine import OVN_DOCKER, Machine
+from functional.test_cli_members import CLUSTER, TLS, authority, certified, wait_until
+
+__all__ = ["authority", "certified"]
+
+COPY = "/run/northbound.backup"
+BACKUP, RESTORE = ("central", "backup", COPY), ("central", "restore", COPY)
+OVNNB = "/var/lib/ovn/ovnnb_db.db"
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+def central(machine: Machine) -> Machine:
+    """A central machine with the network web, which it has backed up."""
+    machine.does("central", "start", "--address=127.0.0.1")
+    machine.out("ovn-nbctl", "ls-add", "web", "--", "lsp-add", "web", "port")
+    machine.does(*BACKUP)
+    return machine
+
+
+def switches(machine: Machine) -> str:
+    """UUIDs and names of the networks."""
+    return machine.out("ovn-nbctl", "--no-leader-only", "ls-list")
+
+
+def restore(machine: Machine, answer: str) -> subprocess.CompletedProcess[str]:
+    """``central restore`` at a terminal where somebody answers."""
+    command = machine.inside(*OVN_DOCKER, *RESTORE)
+    return subprocess.run(command, input=answer, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_copy_is_root_s_alone_and_is_replaced_as_a_whole(central):
+    before = central.out("cat", COPY)
+    central.out("chmod", "644", COPY)
+    central.out("ovn-nbctl", "ls-add", "more")
+    killed, at_work = (f"/run/.ovn-docker-backup.{name}" for name in ("killed", "at-work"))
+    central.out("touch", killed, at_work)
+    locking = central.inside("flock", at_work, "sh", "-c", "echo locked; exec sleep infinity")
+    with subprocess.Popen(locking, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "locked\n"
+        said = central.does(*BACKUP)
+        found = central.out("find", "/run", "-maxdepth", "1", "-name", ".*")
+        other.kill()
+    assert found == at_work  # what a run that was killed has left is gone
+    assert (
+        f"$ ovsdb-client --timeout=300 backup unix:/var/run/ovn/ovnnb_db.sock OVN_Northbound >{COPY}" in said
+    )
+    assert "the copy has 2 networks, 1 port, 4 rows" in said
+    assert central.out("stat", "-c", "%a", COPY) == "600"
+    assert central.out("cat", COPY) != before
+    assert central.out("ovsdb-tool", "db-name", COPY) == "OVN_Northbound"
+
+
+def test_what_was_deleted_comes_back(central):
+    before = switches(central)
+    central.out("ovn-nbctl", "ls-del", "web", "--", "ls-add", "later")
+    said = central.does(*RESTORE, "--force")
+    assert (
+        "the copy has 1 network, 1 port, 3 rows, the northbound database 1 network, 0 ports, 2 rows" in said
+    )
+    assert "networks that come back: web\nnetworks that are removed: later\n" in said
+    assert switches(central) == before
+    said = central.does(*RESTORE)
+    assert said == "nothing to change: the database has what the copy has\n"
+
+
+@pytest.mark.slow
+def test_it_shows_what_would_change_and_asks(central):
+    central.out("ovn-nbctl", "ls-add", "later")
+    before = switches(central)
+    said = central.does(*RESTORE, "--dry-run")
+    assert "Logical_Switch  0    0        1" in said
+    assert "would restore the northbound database" in said
+    for answer in ("n\n", ""):
+        done = restore(central, answer)
+        assert done.returncode == 1
+        assert "restore the northbound database? [y/N]" in done.stderr
+        assert "nothing was restored; confirm it, or say --force" in done.stderr
+        assert switches(central) == before
+    done = restore(central, "y\n")
+    assert done.returncode == 0, done
+    assert "later" not in switches(central)
+
+
+@pytest.mark.slow
+def test_a_lost_database_is_made_before_it_starts(central):
+    """So that hosts never see an empty one; then there is nothing to ask."""
+    central.out("ovn-nbctl", "set-connection", "ptcp:7000:127.0.0.1")
+    central.does(*BACKUP)
+    before = switches(central)
+    central.does("central", "stop")
+    central.out("sh", "-c", "rm /var/lib/ovn/*")
+    said = central.does(*RESTORE, "--dry-run")
+    assert said.startswith(
+        f"would make {OVNNB} of {COPY}, with 1 network, 1 port, 4 rows, for the next `ovn-docker"
+    )
+    assert central.out("ls", "/var/lib/ovn") == ""
+    central.does(*RESTORE)
+    assert central.out("stat", "-c", "%a", OVNNB) == "600"
+    central.does("central", "start")
+    assert switches(central) == before
+    assert central.out("ovn-nbctl", "get-connection") == ""
+    bound = ("ovn-sbctl", "--bare", "--columns=logical_port", "list", "Port_Binding")
+    wait_until(lambda: "port" in central.out(*bound))
+
+
+@pytest.mark.slow
+def test_an_empty_database_needs_no_question(central):
+    before = switches(central)
+    central.out("ovn-nbctl", "ls-del", "web")
+    central.does(*RESTORE)
+    assert switches(central) == before
+
+
+@pytest.mark.slow
+def test_listeners_stay(central):
+    central.out("ovn-nbctl", "set-connection", "ptcp:7000:127.0.0.1")
+    central.does(*BACKUP)
+    central.out("ovn-nbctl", "set-connection", "ptcp:7001:127.0.0.1", "--", "ls-del", "web")
+    before = central.listening()
+    central.does(*RESTORE, "--force")
+    assert central.out("ovn-nbctl", "get-connection") == "ptcp:7001:127.0.0.1"
+    assert central.listening() == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("backup", "/nowhere/copy"), "there is no directory /nowhere"),
+        (("backup", "/run"), "/run is not a regular file"),
+        (("backup", "/dev/null"), "/dev/null is not a regular file"),
+        (("backup", "/etc/default/ovn-central"), "is there and is not a copy of a database"),
+        (("backup", OVNNB), "is the northbound database itself"),
+        (("restore", "/nowhere"), "cannot read /nowhere: No such file or directory"),
+        (("restore", "/etc/default/ovn-central"), "is not a copy of a northbound database"),
+        (("restore", "/var/lib/ovn/ovnsb_db.db"), "it is one of 'OVN_Southbound'"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["", "dry"])
+def test_what_cannot_be_meant_is_refused(argv, why, more, shared):
+    code, said = shared.refuses("central", *argv, *more)
+    assert (code, why in said) == (2, True), said
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Machine]:
+    """A central machine for what changes nothing."""
+    machine = Machine()
+    machine.does("central", "start", "--address=127.0.0.1")
+    yield machine
+    machine.close()
+
+
+def test_a_copy_that_cannot_be_written_leaves_the_one_before(central):
+    before = central.out("cat", COPY)
+    small = "/run/small"
+    central.out("mkdir", small)
+    central.out("mount", "-t", "tmpfs", "-o", "size=8k", "none", small)
+    done = central.ovn_docker("central", "backup", f"{small}/copy")
+    assert done.returncode == 3
+    assert done.stderr == "ovn-docker: cannot write /run/small/copy: No space left on device\n"
+    assert central.out("ls", "-A", small) == ""
+    assert central.out("cat", COPY) == before
+
+
+@pytest.mark.slow
+def test_a_database_that_does_not_run_is_named(central):
+    central.does("central", "stop")
+    for argv in (BACKUP, RESTORE):
+        code, said = central.refuses(*argv)
+        assert code == 3
+        assert "the northbound database does not run here; start it with: ovn-docker central start" in said
+
+
+@pytest.mark.slow
+def test_a_cluster_is_restored(certified: Any):
+    """Also by a copy of a single server; three members: test_copies.py."""
+    certified.does("central", "start", "--address=127.0.0.1")
+    certified.out("ovn-nbctl", "ls-add", "web")
+    certified.does(*BACKUP)
+    before = switches(certified)
+    certified.does("central", "stop")
+    certified.out("sh", "-c", "rm /var/lib/ovn/*")
+    certified.does(*RESTORE)
+    certified.changes(*CLUSTER, "--create", "--rbac")
+    assert switches(certified) == before
+    certified.does(*BACKUP)
+    certified.out("ovn-nbctl", "ls-del", "web")
+    certified.does(*RESTORE, "--force")
+    assert switches(certified) == before
+    assert certified.ovn_docker("central", "status").returncode == 0
+    assert TLS in certified.out("cat", "/etc/default/ovn-central")
