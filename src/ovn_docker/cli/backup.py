@@ -15,10 +15,11 @@ from ovn_docker.cli.arguments import require_root
 from ovn_docker.cli.copies import Change, Contents
 from ovn_docker.cli.databases import DATABASES, NORTHBOUND
 from ovn_docker.cli.output import print_table, say
-from ovn_docker.cli.steps import Steps, run, run_directory
+from ovn_docker.cli.steps import Steps, run
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError, Unavailable
 from ovn_docker.host.ovsdb import Database, Operation, OperationError
+from ovn_docker.host.places import find_places
 from ovn_docker.printable import command, printable
 
 BACKUP = """\
@@ -152,7 +153,7 @@ def _require_server() -> None:
 
 def _remote() -> str:
     """The Unix socket of the northbound database's server (ovn-ctl(8), DB_NB_SOCK)."""
-    return f"unix:{run_directory('ovn')}/{NORTHBOUND.name}.sock"
+    return f"unix:{find_places().central}/{NORTHBOUND.name}.sock"
 
 
 def _dump() -> tuple[str, ...]:
