@@ -15,7 +15,7 @@ import pytest
 from functional.conftest import Connect, MakeServer
 from functional.docker_networks import DockerHost
 from functional.ovsdb_servers import SCHEMAS, Contents, Member, OvsdbServer, until
-from ovn_docker.backends.shared import GENERATION_ROW
+from ovn_docker.backends.shared import GENERATION_ROW, GENERATION_ROWS
 from ovn_docker.cli import backup, copies
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest
@@ -95,8 +95,8 @@ def restored(server: OvsdbServer, copy: copies.Contents, connect: Connect, scrat
 def contents(server: OvsdbServer) -> Contents:
     """All rows, without the word that tells hosts to look again."""
     found = server.contents()
-    for row in found["DHCP_Options"]:
-        if row["_uuid"] == GENERATION_ROW:
+    for row in (row for table in GENERATION_ROWS for row in found[table]):
+        if row["_uuid"] in GENERATION_ROWS.values():
             del row["external_ids"]["ovn-docker:generation"]
     return found
 

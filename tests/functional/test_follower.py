@@ -12,7 +12,7 @@ from functional.hosts import Host, definition_of
 from functional.ovsdb_servers import until
 from ovn_docker.backends.northbound import QUIET_TABLE
 from ovn_docker.backends.overlay import Overlay
-from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks
+from ovn_docker.backends.shared import WATCHED_ROW, SharedNetworks
 from ovn_docker.cluster import Follower
 from ovn_docker.creations import Creations
 from ovn_docker.deadline import Deadline
@@ -144,7 +144,7 @@ class Cluster:
     def generation(self) -> str:
         """What wakes all hosts when it changes."""
         (row,) = self._database.transact(
-            ovsdb.select(QUIET_TABLE, is_row(GENERATION_ROW), columns=["external_ids"]), deadline=soon()
+            ovsdb.select(QUIET_TABLE, is_row(WATCHED_ROW), columns=["external_ids"]), deadline=soon()
         )
         return str(row[0]["external_ids"]["ovn-docker:generation"])
 

@@ -19,8 +19,8 @@ from ovn_docker.backends import dns
 from ovn_docker.backends.addresses import Addresses, lease_row
 from ovn_docker.backends.dns import Names
 from ovn_docker.backends.forget import belongings, forget
-from ovn_docker.backends.northbound import claim_row, name_row
-from ovn_docker.backends.shared import GENERATION_ROW, SharedNetworks, note_row
+from ovn_docker.backends.northbound import QUIET_TABLE, claim_row, name_row
+from ovn_docker.backends.shared import GENERATION_ROW, WATCHED_ROW, SharedNetworks, note_row
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import switch_row
 from ovn_docker.errors import BadRequest, Unavailable
@@ -130,6 +130,7 @@ DELETIONS: dict[str, Callable[[Site], list[Operation]]] = {
     "pool": options_row(lambda site: site.pool),
     "note": options_row(lambda _: note_row(FOO)),
     "generation": options_row(lambda _: GENERATION_ROW),
+    "watched row": lambda _: [ovsdb.delete(QUIET_TABLE, is_row(WATCHED_ROW))],
     "claim of the name": options_row(lambda _: name_row(SWITCH, "web-c1")),
     "names": lambda _: [ovsdb.delete("DNS", is_row(dns.names_row(C1)))],
     "names' place on the switch": taken_out("dns_records", dns.names_row(C1)),

@@ -64,8 +64,19 @@ GENERATION = "ovn-docker:generation"
 """Key of the version token of all shared networks."""
 
 GENERATION_ROW = row_uuid("generation")
-"""The row that is there as soon as there was a network of the cluster, whatever it says: in DHCP_Options,
-where earlier versions look, and in QUIET_TABLE."""
+"""The row of DHCP_Options that is there as soon as there was a network of the cluster, whatever it says.
+
+Earlier versions look at its token.
+"""
+
+WATCHED_ROW = row_uuid("generation", QUIET_TABLE)
+"""The row of QUIET_TABLE with the same token, which hosts watch.
+
+Its UUID is another one: ``ovsdb-client restore`` refuses a backup in which two tables have one UUID.
+"""
+
+GENERATION_ROWS = {"DHCP_Options": GENERATION_ROW, QUIET_TABLE: WATCHED_ROW}
+"""Both, by their tables."""
 
 
 class SharedNetworks:
@@ -81,7 +92,7 @@ class SharedNetworks:
 
         A host of an earlier version changes another row, which is seen at the follower's next look.
         """
-        return self._connect(chassis).watch(QUIET_TABLE, GENERATION_ROW, "external_ids")
+        return self._connect(chassis).watch(QUIET_TABLE, WATCHED_ROW, "external_ids")
 
     def networks(self, chassis: Chassis, deadline: Deadline) -> list[SharedNetwork]:
         """All networks of the cluster. A search through all switches."""
@@ -551,12 +562,9 @@ def _departure_row(name: str, incarnation: str, chassis: Chassis) -> str:
     return departure_row({NAME: name, INCARNATION: incarnation, HOST: chassis.system_id})
 
 
-_GENERATION_TABLES = ("DHCP_Options", QUIET_TABLE)
-
-
 def generation_rows() -> list[Operation]:
     """Operations that look for the rows of the generation."""
-    return [ovsdb.select(table, is_row(GENERATION_ROW), columns=["_uuid"]) for table in _GENERATION_TABLES]
+    return [ovsdb.select(table, is_row(row), columns=["_uuid"]) for table, row in GENERATION_ROWS.items()]
 
 
 def _making_generation(found: list[Any]) -> list[Operation]:
@@ -565,7 +573,7 @@ def _making_generation(found: list[Any]) -> list[Operation]:
     operations: list[Operation] = []
     if not of_options:
         operations.append(ovsdb.insert("DHCP_Options", GENERATION_ROW, cidr="", external_ids=OURS))
-    return operations if quiet else [*operations, *insert_quietly(GENERATION_ROW, "ovn-docker", OURS)]
+    return operations if quiet else [*operations, *insert_quietly(WATCHED_ROW, "ovn-docker", OURS)]
 
 
 def announce() -> list[Operation]:
@@ -574,4 +582,4 @@ def announce() -> list[Operation]:
         ["external_ids", "delete", [GENERATION]],
         ["external_ids", "insert", {GENERATION: str(uuid4())}],
     ]
-    return [ovsdb.mutate(table, is_row(GENERATION_ROW), mutations=mutations) for table in _GENERATION_TABLES]
+    return [ovsdb.mutate(table, is_row(row), mutations=mutations) for table, row in GENERATION_ROWS.items()]

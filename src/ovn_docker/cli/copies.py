@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ovn_docker.backends.shared import GENERATION_ROW, announce
+from ovn_docker.backends.shared import GENERATION_ROWS, announce
 from ovn_docker.cli.databases import NORTHBOUND
 from ovn_docker.cli.steps import StepFailed, run
 from ovn_docker.errors import BadRequest
@@ -230,7 +230,7 @@ def difference(copy: Contents, now: Contents) -> tuple[list[Operation], list[Cha
         made = [_insert(table, uuid, _values(table, wanted[uuid], copy, now)) for uuid in sorted(new)]
         changed_rows = [
             _update(table, uuid, differs)
-            for uuid in sorted(wanted.keys() & there.keys() - {GENERATION_ROW})
+            for uuid in sorted(wanted.keys() & there.keys() - {*GENERATION_ROWS.values()})
             if (differs := _differences(_values(table, wanted[uuid], copy, now), there[uuid]))
         ]
         removed = [ovsdb.delete(table, is_row(uuid)) for uuid in sorted(gone)]
