@@ -240,6 +240,17 @@ def test_a_network_that_is_made_again_is_not_removed_for_the_one_before(host: Ho
     assert [one.id for one in host.leftovers.mine(cluster.here, soon())[0]] == [ANEW]
 
 
+def test_a_network_that_a_host_has_not_given_up_yet_is_not_made_with_another_subnet(host: Host) -> None:
+    """``docker network rm foo && docker network create --subnet`` with another one."""
+    cluster = Cluster(host, lambda _: None)
+    cluster.make(THERE)
+    cluster.make(AGAIN)
+    cluster.remove(THERE)
+    other = replace(foo(HERE), subnets=(replace(SUBNET, pool=ip_network("10.99.0.0/16")),))
+    with pytest.raises(Conflict, match=r"has been removed, but a host has not .*: ovn-docker inspect foo"):
+        cluster.docker.driver.create_network(other)
+
+
 def test_a_network_that_another_host_needs_goes_from_this_host_alone(host: Host) -> None:
     """A stopped container there is enough; this host's follower does not make the network again."""
     cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", FOO))

@@ -519,6 +519,11 @@ def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> Non
         f"network {name} has {key.removeprefix('ovn-docker:')} {there.get(key, 'none')} in the "
         f"cluster, asked for was {wanted.get(key, 'none')}"
     )
+    if REMOVED in there:
+        raise Conflict(
+            f"{text}: it has been removed, but a host has not given it up yet; create it again in a moment, "
+            f"or see which host that is with: {command('ovn-docker', 'inspect', name)}"
+        )
     subnets = [one for one in different if one in {"subnet", "subnet6"}]
     if not subnets:
         raise Conflict(f"{text}; create it as it is there, or give it another name")
@@ -528,7 +533,7 @@ def _check_same(name: str, there: dict[str, str], wanted: dict[str, str]) -> Non
         f"{text}, which was chosen if you gave none: wait for it to appear on this host "
         f"({command('ovn-docker', 'network', 'wait', name)}), or create it as it is there "
         f"({_as_it_is(there)})",
-        asked if same and REMOVED not in there else frozenset(),
+        asked if same else frozenset(),
     )
 
 

@@ -48,12 +48,6 @@ def docker_version(facts: Facts) -> Iterable[Finding]:
             "use one of these, or see whether a newer ovn-docker knows it",
             severity=Severity.WARN,
         )
-    if engine and engine.swarm and engine.networks:
-        yield Finding(
-            "Docker is in swarm mode, in which services cannot use our networks",
-            "run the containers with docker run, or take this host out of the swarm",
-            severity=Severity.WARN,
-        )
 
 
 def docker_apparmor(facts: Facts) -> Iterable[Finding]:
