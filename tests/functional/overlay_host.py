@@ -15,6 +15,8 @@ from typing import Any
 from functional.hosts import ip
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until, without_times
 from functional.test_daemon import PROGRAM, Driver
+from ovn_docker.backends.northbound import QUIET_TABLE
+from ovn_docker.backends.reports import REPORT
 
 NET = f"{1:064x}"
 NETWORK = {
@@ -138,9 +140,15 @@ class OverlayHost(Driver):
         )
 
     def state(self) -> dict[str, Any]:
-        """All that calls of Docker's may change, here and in the northbound database."""
+        """All that calls of Docker's may change, here and in the northbound database.
+
+        Without the report of the host, which it writes some time after its start.
+        """
         contents = without_times(self.northbound.contents())
         contents.pop("NB_Global", None)
+        quiet = contents.pop(QUIET_TABLE, [])
+        if others := [row for row in quiet if not REPORT.items() <= row["external_ids"].items()]:
+            contents[QUIET_TABLE] = others
         for row in contents.get("Logical_Switch_Port", []):
             row.pop("up")
         return {

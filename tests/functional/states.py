@@ -484,8 +484,8 @@ class States:
     def _point_commands_here(self, ovn: Path, stack: ExitStack) -> None:
         self._patch = patch = stack.enter_context(pytest.MonkeyPatch.context())
         places = gather.Places(self.directory, ovn, self._docker, self._plugin)
-        patch.setattr(gather, "Places", lambda: places)
-        patch.setattr(gc, "SOCKET", self._plugin)
+        patch.setattr(gather, "find_places", lambda: places)
+        patch.setattr(gc, "find_places", lambda: places)
         patch.setattr(probes, "look", Machine)  # of the machine that the tests run on
         patch.setenv("OVS_RUNDIR", str(self.directory))
         patch.setenv("OVN_RUNDIR", str(ovn))

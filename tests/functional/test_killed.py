@@ -17,6 +17,7 @@ import pytest
 from functional.overlay_host import OverlayHost
 from functional.ovsdb_servers import OvsdbServer, until
 from functional.played_docker import Docker, Failed, Kind
+from ovn_docker.backends.shared import GENERATION, GENERATION_ROWS
 
 KINDS = {
     "host": Kind(),
@@ -84,11 +85,11 @@ class Scene:
         self.drivers.start()
 
     def state(self) -> dict[str, Any]:
-        """What there is of ours, but for the row that only says that something has changed."""
+        """What there is of ours, but for the rows that only say that something has changed."""
         state = self.host.state()
-        options = state["northbound"].get("DHCP_Options", [])
-        rest = [row for row in options if "ovn-docker:generation" not in row["external_ids"]]
-        state["northbound"]["DHCP_Options"] = rest
+        for table in GENERATION_ROWS:
+            rows = state["northbound"].get(table, [])
+            state["northbound"][table] = [row for row in rows if GENERATION not in row["external_ids"]]
         return state
 
     def an_hour_passes(self) -> None:
