@@ -238,11 +238,19 @@ class OpenVswitch(OvsdbServer):
             {"op": "insert", "table": "Open_vSwitch", "row": {"bridges": ["named-uuid", "b"]}},
         )  # fmt: skip
 
+    @property
+    def pidfile(self) -> Path:
+        """That of ovs-vswitchd."""
+        return self.socket.with_name("ovs-vswitchd.pid")
+
     def start_daemon(self) -> None:
         """Start ovs-vswitchd with the userspace datapath, and see that the bridge works."""
         with self.socket.with_name("ovs-vswitchd.log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                ["ovs-vswitchd", self.remote, "--disable-system", f"--unixctl={self.socket}.vswitchd.ctl"],
+                [
+                    *("ovs-vswitchd", self.remote, "--disable-system", f"--pidfile={self.pidfile}"),
+                    f"--unixctl={self.socket}.vswitchd.ctl",
+                ],
                 stderr=log,
                 env={**os.environ, "OVS_RUNDIR": str(self.socket.parent)},
             )

@@ -27,6 +27,7 @@ from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
 from functional.test_daemon import PROGRAM
 from ovn_docker import definition
 from ovn_docker.backends.addresses import Addresses
+from ovn_docker.backends.dns import Names
 from ovn_docker.backends.overlay import Overlay
 from ovn_docker.backends.shared import SharedNetworks
 from ovn_docker.cli import gc
@@ -38,6 +39,7 @@ from ovn_docker.host.driver import find
 from ovn_docker.host.links import Links
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.host.vswitch import Vswitch
+from ovn_docker.hostnames import ContainerNames
 from ovn_docker.ipam import Ipam
 from ovn_docker.model import (
     Chassis,
@@ -190,8 +192,7 @@ class States:
         self.directory = directory / "driver"
         self.directory.mkdir()
         (self.directory / "db.sock").symlink_to(open_vswitch.socket)
-        assert open_vswitch._daemon
-        (self.directory / "ovs-vswitchd.pid").write_text(f"{open_vswitch._daemon.pid}\n")
+        (self.directory / "ovs-vswitchd.pid").symlink_to(open_vswitch.pidfile)
         self._docker, self._plugin = self.directory / "docker.sock", self.directory / "plugin.sock"
         self._api = Api(self._docker, self.answer)
         stack.callback(self._api.close)
@@ -207,6 +208,7 @@ class States:
         local, self.database = connections
         self.vswitch = Vswitch(local)
         self.shared = SharedNetworks(lambda _: self.database)
+        self.names = Names(lambda _: self.database)
         self.begin()
 
     def begin(self) -> None:
@@ -289,6 +291,9 @@ class States:
             container.namespace = self._namespace()
             container.namespace.take(link)
             container.namespace.run("ip", "link", "set", link, "up")
+            self.names.set_names(  # as the registrar does when Docker says that it has started
+                endpoint.id, ContainerNames((name,)), self.vswitch.chassis(Deadline(LONG)), Deadline(LONG)
+            )
 
     def _namespace(self) -> Container:
         """One that no container has."""
