@@ -41,6 +41,15 @@ def restart_driver(host: Host, *options: str) -> None:
     host.driver.start("--sweep-interval=3600", *options)
 
 
+def delete_guard(host: Host) -> None:
+    """Delete the guard of the links once the driver will not make it again for an hour."""
+    guard = ("nft", "delete", "table", "netdev", "ovn-docker")
+    host.run(*guard)
+    restart_driver(host)  # a cure may have started one that looks every minute
+    wait_for(lambda: "netdev ovn-docker" in host.run("nft", "list", "tables"), "the driver's first look")
+    host.run(*guard)
+
+
 def run(host: Host, network: str, name: str) -> None:
     host.docker(
         "run", "-d", f"--net={network}", f"--name={name}", "--stop-signal=KILL", "busybox", "sleep", "9999"
@@ -477,7 +486,7 @@ FAULTS = [
     Fault(
         # Not the tables of the barrier: when these go, the driver restores all, before the doctor looks.
         "guard-of-links-deleted",
-        lambda w: w.host2.run("nft", "delete", "table", "netdev", "ovn-docker"),
+        lambda w: delete_guard(w.host2),
         "routers-guarded",
         says="any container",
         cure=lambda w: (w.host2.driver.stop(), w.host2.driver.start()),

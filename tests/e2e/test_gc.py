@@ -114,6 +114,6 @@ def test_what_a_lost_host_leaves_goes_by_command(fabric: Fabric) -> None:
     gone = "host2 is not up, says OVN; if it is gone for good: ovn-docker gc --host host2"
     wait_for(lambda: gone in central.run("ovn-docker", "gc"), "ovn-northd to say so")
     said = central.run("ovn-docker", "gc", "--host", "host2", "--yes")
-    assert "removed 2 ports, 4 claims, 1 note, 1 network" in said
+    assert "removed 2 ports, 4 claims, 1 note, 1 report, 1 network" in said
     assert network not in central.run("ovn-nbctl", "ls-list")
     assert "192.168.1.20" not in central.run("ovn-nbctl", "list", "DHCP_Options")

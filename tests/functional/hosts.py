@@ -5,6 +5,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -129,6 +130,8 @@ class Host:
     """
 
     PATIENCE = Patience(request=30, flows=30, controller=0.3)
+    IMPATIENCE = replace(PATIENCE, request=4)
+    """For calls that get no answer."""
 
     def __init__(
         self, northbound: OvsdbServer, open_vswitch: OpenVswitch, connections: Iterable[Database]

@@ -140,7 +140,7 @@ class TestWatching:
         kept.start(Threads())
         known = Exposed(metrics=7777)
         kept.keep()
-        assert "7777" in barrier.listed()
+        until(lambda: "7777" in barrier.listed())  # the thread may be about to write what it has read before
 
     def test_settings_that_cannot_be_read_leave_the_rules(self) -> None:
         away = False

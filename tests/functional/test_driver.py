@@ -302,7 +302,7 @@ class TestAFailedCreateEndpoint:
     def test_does_not_stand_in_the_way_of_the_next(self, host: Host) -> None:
         host.controller_runs = False
         with pytest.raises(Unavailable):
-            host.driver().create_endpoint(endpoint(C1))
+            host.driver(host.IMPATIENCE).create_endpoint(endpoint(C1))
         host.controller_runs = True
         host.driver().create_endpoint(endpoint(C2))
 

@@ -227,7 +227,7 @@ def test_a_network_that_is_made_again_is_not_removed_for_the_one_before(host: Ho
     """``docker network rm foo`` while the database was away, and ``docker network create`` as it is back."""
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
-    driver = cluster.docker.driver
+    driver = host.driver(host.IMPATIENCE, cluster.follower.removes)
     driver.create_network(foo(HERE))
     host.northbound.pause()
     with pytest.raises(Unavailable):
@@ -355,7 +355,7 @@ def test_a_removal_that_had_to_wait_does_not_remove_the_network_made_after_it(ho
     """``docker network rm`` on a host that is cut off; another removes the network and makes it anew."""
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
-    driver = cluster.docker.driver
+    driver = host.driver(host.IMPATIENCE, cluster.follower.removes)
     driver.create_network(foo(HERE))
     host.northbound.pause()
     with pytest.raises(Unavailable):

@@ -241,7 +241,7 @@ class TestTheThread:
         before = host.state()
         host.driver().create_endpoint(endpoint())
         host.links.delete(LINK)
-        driver = host.driver()
+        driver = host.driver(host.IMPATIENCE)
         host.reconciler(driver, interval=0.5).start(Threads())
         until(lambda: host.state() == before)
         driver.create_endpoint(endpoint(C2))
