@@ -238,7 +238,7 @@ class Follower:
         chassis: Chassis,
         deadline: Deadline,
     ) -> None:
-        """What a host without *mirror* does too: its networks appear on the others. Raises Refused."""
+        """Store the definition of a network that is here, also without *mirror*. Raises Refused."""
         if here and note and not network.removed:
             self._define(network, here, chassis, deadline)
 

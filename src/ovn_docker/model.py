@@ -401,7 +401,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What is and should not be, or, if *missing*, what should be and is not.
+    """Something that is there and should not be, or, if *missing*, that should be there and is not.
 
     *what*: ID, address or name; *where*: the places that have, or lack, something of it; *since* when it is
     there, in seconds of the epoch, if known; *cure*: what is done about it; *row*: for the code that reported

@@ -97,7 +97,7 @@ class Remaker(Protocol):
     """Makes rows of this host again that are missing from the backend."""
 
     place: str
-    """What people call the backend."""
+    """Name of the backend in messages."""
 
     def missing(
         self,
@@ -106,7 +106,7 @@ class Remaker(Protocol):
         chassis: Chassis,
         deadline: Deadline,
     ) -> list[Gap]:
-        """What the backend lacks of networks, by their records, and of endpoints. Must be cheap."""
+        """Rows that the backend lacks of networks, by their records, and of endpoints. Must be cheap."""
 
     def displaced(self, chassis: Chassis, deadline: Deadline) -> bool:
         """Whether rows of this host are there, but cannot be found. May be slow."""
@@ -182,7 +182,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look has found: *gaps* that can be filled, from *records* of networks and *endpoints*."""
+    """Results of one look: *gaps* can be filled, from the *records* of networks and of *endpoints*."""
 
     differences: list[Difference]
     gaps: list[Gap] = field(default_factory=list)
@@ -399,7 +399,7 @@ class Reconciler:
         *,
         raises: bool,
     ) -> list[Gap]:
-        """What is missing of networks and endpoints that no call is working on.
+        """Gaps of networks and endpoints that no call is working on.
 
         Unless *raises*, none while the backend cannot be reached: what is left over on this host is cleared
         all the same, and the backend is not to be searched as a whole for that.

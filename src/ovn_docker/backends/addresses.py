@@ -426,7 +426,7 @@ def picked(
 
 
 def _lease_ids(pool: Pool, chassis: Chassis, picked: Picked | None) -> dict[str, str]:
-    """What the row of a new lease says."""
+    """external_ids of the row of a new lease."""
     return {
         **OURS,
         **host_ids(chassis),

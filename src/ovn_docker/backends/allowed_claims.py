@@ -107,7 +107,7 @@ def claim(
 
 
 def holder(endpoint: EndpointId, chassis: Chassis) -> dict[str, str]:
-    """What a row's external_ids say of an endpoint of this host that may use its address."""
+    """Pair of external_ids by which an endpoint of this host may use a row's address."""
     return {f"{_HOLDER}{endpoint}": chassis.system_id}
 
 

@@ -96,7 +96,7 @@ class _Stored:
 
     @property
     def allowed(self) -> tuple[Allowed, ...]:
-        """What its containers may use besides their own addresses."""
+        """Addresses that its containers may use besides their own."""
         return allowed_claims.stored(self.ids)
 
     @property
@@ -583,7 +583,7 @@ def port_record(endpoint: Endpoint, switch: str, name: str) -> PortRecord:
 
 
 def _security_ids(allowed: tuple[Allowed, ...], security: bool) -> dict[str, str]:  # noqa: FBT001
-    """What a row says of port security that is not the usual one."""
+    """external_ids of a row for port security that is not the usual one."""
     if not security:
         return {PORT_SECURITY: "off"}
     return {PORT_SECURITY: "wider", ALLOWED: join(allowed)} if allowed else {}

@@ -124,7 +124,7 @@ def is_ip(what: str) -> bool:
 
 
 Question = tuple[Operation, Gap]
-"""What is asked for, and the gap if the answer has no row."""
+"""An operation that looks for a row, and the gap if there is none."""
 
 
 class Remaker:

@@ -50,7 +50,7 @@ examples:
 """
 
 _PARTIAL = ".ovn-docker-backup."
-"""What the name of a file begins with that is still being written."""
+"""Beginning of the name of a file that is still being written."""
 
 _TRIES = 5
 """How often to compare anew when hosts have changed rows meanwhile."""
@@ -197,7 +197,7 @@ def _remove_partial(directory: Path) -> None:
 
 
 def _current() -> Contents:
-    """What the database has now."""
+    """Contents of the database now."""
     with tempfile.TemporaryDirectory(prefix="ovn-docker-restore.") as directory:
         return _write(Path(directory) / "now", run(_dump(), copies.SECONDS))
 
@@ -238,7 +238,7 @@ def _show(changes: list[Change], copy: Contents, now: Contents) -> None:
 
 
 def _sum(contents: Contents) -> str:
-    """Such as ``1 network, 12 ports, 87 rows in all``."""
+    """Numbers of networks, ports and rows, such as ``1 network, 12 ports, 87 rows``."""
     counts = [(len(contents.rows.get(table, {})), what) for table, what in _COUNTED.items()]
     rows = sum(map(len, contents.rows.values()))
     return ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in [*counts, (rows, "row")])

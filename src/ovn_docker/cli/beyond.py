@@ -266,7 +266,7 @@ def _neighbour(container: Inside, target: IpAddress, link: str) -> str:
 
 
 def _through_host(cluster: Cluster, way: Route, target: IpAddress) -> Iterator[Hop]:
-    """What this host does with a packet to elsewhere that a container sends out by another interface."""
+    """How this host treats a packet that a container sends elsewhere by another interface."""
     host, links = cluster.snapshot.host, cluster.snapshot.links
     bridge = next((link.name for link in links if way.via and way.via in link.addresses), "")
     if not bridge:

@@ -24,7 +24,7 @@ from ovn_docker.host.ovsdb import Operation, Row, is_row
 from ovn_docker.printable import printable
 
 _RECORD = re.compile(rb"OVSDB JSON (\d{1,15}) ([0-9a-f]{40})\n")
-"""What a record begins with: the length of the JSON text behind it, and its SHA-1."""
+"""Beginning of a record: the length of the JSON text behind it, and its SHA-1."""
 
 _SCHEMA = 1 << 24
 """Bytes that a schema may have; OVN's has 14 thousand."""
@@ -50,7 +50,7 @@ _KEPT_COLUMNS = {
     "Logical_Router_Port": {"status"},
     "BFD": {"status"},
 }
-"""What ovn-northd writes: how far the southbound database and the hosts are, now (ovn-nb(5))."""
+"""Columns that ovn-northd writes: how far the southbound database and the hosts are now (ovn-nb(5))."""
 
 _EMPTY: tuple[Any, ...] = ("", 0, False, ["set", []], ["map", []])
 

@@ -196,7 +196,7 @@ def absent_hosts() -> list[str]:
 
 
 def cure(one: Difference) -> str:
-    """What mends a difference, with the command if the driver cannot."""
+    """Cure of a difference, with the command if the driver cannot mend it."""
     return f"{one.cure}: {command(*one.command)}" if one.command else one.cure
 
 

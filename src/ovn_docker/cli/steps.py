@@ -99,7 +99,7 @@ class Steps:
 
 
 def run(argv: Sequence[str], seconds: float = TOOL_TIMEOUT) -> str:
-    """What a command that succeeds prints; raises as `Steps.change` does, after so many seconds.
+    """Output of a command that succeeds; raises as `Steps.change` does, after so many seconds.
 
     Not its warnings: ip(8) has one when links change while it lists them, in the midst of JSON.
     """

@@ -195,7 +195,7 @@ class Links:
         return found
 
     def held(self, index: int) -> tuple[Held, ...]:
-        """What the link with this index has, and those on top of it here, such as a macvlan of keepalived's.
+        """Addresses of the link with this index, and those on top of it here, such as keepalived's macvlan.
 
         Of the calling thread's network namespace.
         """

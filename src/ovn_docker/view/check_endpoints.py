@@ -102,7 +102,7 @@ _HINDERED = {
         "give docker_gwbridge another subnet there, or create the network anew with another --subnet",
     ),
 }
-"""What cannot be done with a network, before the names of hosts, and the cure."""
+"""Obstacles in words, to which the names of hosts are added, and their cures."""
 
 
 def gateway_bridge(facts: Facts) -> Iterable[Finding]:
@@ -399,7 +399,7 @@ def leftovers(facts: Facts) -> Iterable[Finding]:
 
 
 def _missing(facts: Facts, id_: str) -> Difference | None:
-    """What the driver says that is missing of a network or an endpoint; first what it cannot make again."""
+    """The gap of a network or an endpoint that the driver reports; first one that it cannot fill."""
     if isinstance(facts.leftovers, str):
         return None
     found = [one for one in facts.leftovers if one.missing and one.row == id_]

@@ -481,7 +481,7 @@ class Cluster:
             yield "its flows are not installed"
 
     def _strange(self, docker: DockerEndpoint, port: PortRow) -> Iterable[str]:
-        """What its port does not let pass."""
+        """Differences between Docker's addresses and those that its port lets pass."""
         where = "Neutron" if self.snapshot.underlay else "OVN"
         wanted = [address.lower() for address in (docker.mac, *docker.addresses) if address]
         for column, allowed in (("", port.addresses), (" port security for", port.port_security)):
