@@ -1,9 +1,9 @@
 """The overlay mode: three hosts, and OVN's databases on the first, or on all of them."""
 
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from random import Random
 from typing import Any
 
 from chaos import views
@@ -90,12 +90,19 @@ def kinds(hosts: tuple[str, ...], *, raft: bool) -> dict[str, Kind]:
 
 
 def _delete_rows(host: Host, _: ExitStack) -> None:
-    """Delete a third of our rows in some tables of the northbound database, at least one in each."""
+    """Delete a third of our rows in some tables of the northbound database, at least one in each.
+
+    The choice follows from the rows alone, so that a run with the same seed can make it again.
+    """
     ovn_nbctl = ("ovn-nbctl", "--timeout=5", "--no-leader-only")
-    for table in random.sample(sorted(_NORTHBOUND), random.randint(1, len(_NORTHBOUND))):
-        ours = "external_ids:ovn-docker\\:owner=overlay"
-        rows = host.run(*ovn_nbctl, "--bare", "--columns=_uuid", "find", table, ours).split()
-        for row in random.sample(rows, -(-len(rows) // 3)):
+    ours = "external_ids:ovn-docker\\:owner=overlay"
+    there = {
+        table: sorted(host.run(*ovn_nbctl, "--bare", "--columns=_uuid", "find", table, ours).split())
+        for table in sorted(_NORTHBOUND)
+    }
+    rng = Random(repr(there))
+    for table in rng.sample(sorted(there), rng.randint(1, len(there))):
+        for row in rng.sample(there[table], -(-len(there[table]) // 3)):
             delete = ("lsp-del",) if table == "Logical_Switch_Port" else ("destroy", table)
             host.run(*ovn_nbctl, "--if-exists", *delete, row)
 
