@@ -110,7 +110,10 @@ class OvsdbServer:
             self._file.rename(self._file.with_suffix(".moved")),
         )
         disk.mkdir(exist_ok=True)
-        mount = f'mount -t tmpfs -o size=512k none {disk}; cp {self._file} {disk}; exec "$@"'
+        size = (
+            self._file.stat().st_size // 1024 + 512
+        )  # the tests before may have written any number of records
+        mount = f'mount -t tmpfs -o size={size}k none {disk}; cp {self._file} {disk}; exec "$@"'
         self._within = ["unshare", "--mount", "--propagation=private", "sh", "-ec", mount, "sh"]
         self._file = disk / self._file.name
         self.start()
