@@ -110,9 +110,7 @@ class OvsdbServer:
             self._file.rename(self._file.with_suffix(".moved")),
         )
         disk.mkdir(exist_ok=True)
-        size = (
-            self._file.stat().st_size // 1024 + 512
-        )  # tests before may have made it large
+        size = self._file.stat().st_size // 1024 + 512  # tests before may have made it large
         mount = f'mount -t tmpfs -o size={size}k none {disk}; cp {self._file} {disk}; exec "$@"'
         self._within = ["unshare", "--mount", "--propagation=private", "sh", "-ec", mount, "sh"]
         self._file = disk / self._file.name
