@@ -147,9 +147,9 @@ def _allow(
     )
     if not ports:
         return
-    ids, security = ports[0]["external_ids"], _strings(ports[0]["port_security"])
+    ids, security = ports[0]["external_ids"], ovsdb.members(ports[0]["port_security"])
     more = [one for one in wanted if one not in stored(ids)]
-    mac, *own = " ".join(_strings(ports[0]["addresses"])).split() or [""]
+    mac, *own = " ".join(ovsdb.members(ports[0]["addresses"])).split() or [""]
     if not more or not security:
         return
     switch = ids.get(SWITCH, "")
@@ -175,11 +175,6 @@ def _allow(
         ),
         deadline=deadline,
     )
-
-
-def _strings(column: str | list[str]) -> list[str]:
-    """A set column that holds one string comes as that string."""
-    return [column] if isinstance(column, str) else column
 
 
 def release(endpoint: EndpointId, switch: str, allowed: Iterable[Allowed]) -> list[Operation]:

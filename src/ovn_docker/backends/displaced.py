@@ -154,7 +154,7 @@ def _on(port: Row, switch: str) -> tuple[str, Row]:
 
 def _ports(database: Locked, switch: Row, deadline: Deadline) -> Iterator[Row]:
     """All columns of the ports of a switch that are ours."""
-    for some in _chunks(_several(switch["ports"])):
+    for some in _chunks(ovsdb.members(switch["ports"])):
         for rows in database.read_whole(
             *(_whole("Logical_Switch_Port", is_row(one), has("external_ids", OURS)) for one in some),
             deadline=deadline,
@@ -198,7 +198,7 @@ def _move_switch(
     after, records = (
         [
             place
-            for place in (moved.get(one, Reference(one)) for one in _several(column))
+            for place in (moved.get(one, Reference(one)) for one in ovsdb.members(column))
             if place not in taken
         ]
         for column, moved in ((whole[0]["ports"], homes), (whole[0]["dns_records"], dns_homes))
@@ -220,7 +220,7 @@ def _move_switch(
     if home != old:
         operations.append(ovsdb.delete("Logical_Switch", is_row(old)))
     for group in groups:
-        members = [one for one in _several(group["ports"]) if one in homes]
+        members = [one for one in ovsdb.members(group["ports"]) if one in homes]
         if members:
             mutations = [["ports", "insert", [homes[one] for one in members]]]
             operations.append(ovsdb.mutate("Port_Group", is_row(group["_uuid"]), mutations=mutations))
@@ -237,7 +237,7 @@ def _move_resolvers(database: Locked, routers: list[Row], deadline: Deadline) ->
             _whole("Logical_Router_Port", ["name", "==", row["name"]]), deadline=deadline
         )
         operations = [ovsdb.delete("Logical_Router", is_row(row["_uuid"]))]
-        if ports and ports[0]["_uuid"] in _several(row["ports"]) and home not in there:
+        if ports and ports[0]["_uuid"] in ovsdb.members(row["ports"]) and home not in there:
             operations += [
                 _copy("Logical_Router_Port", peer, ports[0]),
                 _copy("Logical_Router", home, {**row, "ports": [Reference(peer)]}),
@@ -281,10 +281,6 @@ def _copy(table: str, uuid: str, row: Row) -> Operation:
 def _whole(table: str, *where: Any) -> Operation:
     """Read all columns of some rows (RFC 7047, 5.2.2)."""
     return {"op": "select", "table": table, "where": list(where)}
-
-
-def _several(column: Any) -> list[str]:
-    return column if isinstance(column, list) else [column]
 
 
 def _chunks(rows: list[Any]) -> Iterator[list[Any]]:

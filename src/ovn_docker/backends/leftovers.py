@@ -250,7 +250,7 @@ def _common(
     noted = {row["external_ids"].get(SWITCH) for row in notes}
     for row in switches:
         ids = row["external_ids"]
-        used = row["_uuid"] in noted or set(_several(row["ports"])) - {dns.resolver_port(row["_uuid"])}
+        used = row["_uuid"] in noted or set(ovsdb.members(row["ports"])) - {dns.resolver_port(row["_uuid"])}
         if name_of(ids, row["_uuid"]) and not used and shared.useless(ids):
             what = Difference(Kind.NETWORK, ids[NAME], Leftovers.place, None,
                               "no host has it, and none will make it", "delete it")  # fmt: skip
@@ -315,7 +315,3 @@ def _done(database: Database | Locked, *operations: ovsdb.Operation, deadline: D
             raise
         return False
     return True
-
-
-def _several(column: Any) -> list[Any]:
-    return column if isinstance(column, list) else [column]

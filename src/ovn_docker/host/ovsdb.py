@@ -527,6 +527,11 @@ class Reference(str):
     __slots__ = ()
 
 
+def members(column: Any) -> list[Any]:
+    """Members of a set column: OVSDB writes a set of one as that one (RFC 7047, 5.1)."""
+    return column if isinstance(column, list) else [column]
+
+
 def encode(value: Any) -> Any:
     """Python as an OVSDB <value>: Mapping to map, list or tuple to set, Reference to uuid."""
     match value:

@@ -218,8 +218,8 @@ class Sources:
         )  # fmt: skip
         if not roots:
             raise Unavailable("the Open_vSwitch database is empty; set it up with: ovs-vsctl init")
-        bridge_of = {port: bridge["name"] for bridge in bridges for port in _list(bridge["ports"])}
-        port_of = {interface: port for port in ports for interface in _list(port["interfaces"])}
+        bridge_of = {port: bridge["name"] for bridge in bridges for port in ovsdb.members(bridge["ports"])}
+        port_of = {interface: port for port in ports for interface in ovsdb.members(port["interfaces"])}
         root = roots[0]
         return Vswitch(
             version=_text(root["ovs_version"]),
@@ -312,7 +312,7 @@ class Sources:
         )  # fmt: skip
         switches = [row for rows in results[:half] for row in rows]
         names = [row for rows in results[half:] for row in rows]
-        switch_of = {port: switch["_uuid"] for switch in switches for port in _list(switch["ports"])}
+        switch_of = {port: switch["_uuid"] for switch in switches for port in ovsdb.members(switch["ports"])}
         if scope is Scope.NETWORKS:
             mine = [
                 row
@@ -365,7 +365,7 @@ class Sources:
                 ChassisRow(
                     row["name"],
                     row["hostname"],
-                    tuple(encap_of[encap] for encap in _list(row["encaps"]) if encap in encap_of),
+                    tuple(encap_of[encap] for encap in ovsdb.members(row["encaps"]) if encap in encap_of),
                     current.get(row["name"], 0),
                 )
                 for row in sorted(chassis, key=lambda row: str(row["name"]))
@@ -458,8 +458,8 @@ def _port(row: Row, switch: str) -> PortRow:
         row=row["_uuid"],
         name=row["name"],
         switch=switch,
-        addresses=tuple(_list(row["addresses"])),
-        port_security=tuple(_list(row["port_security"])),
+        addresses=tuple(ovsdb.members(row["addresses"])),
+        port_security=tuple(ovsdb.members(row["port_security"])),
         enabled=_maybe(row["enabled"]) is not False,
         tag=_maybe(row["tag"]),
         ids=row["external_ids"],
@@ -494,11 +494,6 @@ def _processes(places: Places, driver: Driver | None) -> tuple[Process, ...]:
         since = boot + ticks / os.sysconf("SC_CLK_TCK") if pid else None
         found.append(Process(name, pid, since))
     return tuple(found)
-
-
-def _list(column: Any) -> list[Any]:
-    """A set column: OVSDB writes a set of one as that one (RFC 7047, 5.1)."""
-    return column if isinstance(column, list) else [column]
 
 
 def _maybe(column: Any) -> Any:

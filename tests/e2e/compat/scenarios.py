@@ -1,4 +1,4 @@
-"""What others test of Docker's network drivers, as scenarios that run with any driver.
+"""Scenarios of other projects' tests of Docker's network drivers, which run with any driver.
 
 After the network tests of docker-py (tests/integration), moby (integration/network, integration/networking,
 integration-cli/docker_cli_network_unix_test.go) and kuryr-libnetwork (tests/fullstack): their subjects, not

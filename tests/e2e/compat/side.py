@@ -121,7 +121,7 @@ class Side:
         return str(self.api("POST", "/networks/create", self.wanted(name, *pools, **members))["Id"])
 
     def wanted(self, name: str, *pools: Mapping[str, Json], **members: Json) -> Json:
-        """What `POST /networks/create` takes; pools are `Subnet=..., IPRange=...`."""
+        """Body of `POST /networks/create`; pools are `Subnet=..., IPRange=...`."""
         ipam = {"Driver": self.driver.ipam, "Config": list(pools)}
         return {"Name": name, "Driver": self.driver.name, "CheckDuplicate": True, "IPAM": ipam} | members
 
@@ -131,7 +131,7 @@ class Side:
         return [network for network in listed if network["Name"] not in BUILT_IN]
 
     def inspect(self, network: str) -> Json:
-        """What Docker says of a network."""
+        """Network as Docker shows it."""
         return self.api("GET", f"/networks/{network}")
 
     def remove(self, network: str) -> None:
@@ -146,7 +146,7 @@ class Side:
         return str(self.api("POST", "/containers/create", container, name=name)["Id"])
 
     def contained(self, network: str, endpoint: Json = None, **members: Json) -> Json:
-        """What `POST /containers/create` takes; members of HostConfig are in `HostConfig`."""
+        """Body of `POST /containers/create`; members of HostConfig are in `HostConfig`."""
         config = {"NetworkMode": network} | members.pop("HostConfig", {})
         networking = {"EndpointsConfig": {network: endpoint or {}}}
         made = {"Image": "busybox", "Cmd": ["sleep", "3600"], "StopSignal": "KILL"}
@@ -191,11 +191,11 @@ class Side:
         self.api("POST", f"/networks/{network}/disconnect", {"Container": container, "Force": force})
 
     def container(self, name: str) -> Json:
-        """What Docker says of a container."""
+        """Container as Docker shows it."""
         return self.api("GET", f"/containers/{name}/json")
 
     def endpoint(self, container: str, network: str) -> Json:
-        """What Docker says of a container's place on a network."""
+        """Endpoint of a container on a network as Docker shows it."""
         return self.container(container)["NetworkSettings"]["Networks"][network]
 
     def address(self, container: str, network: str) -> str:

@@ -25,7 +25,7 @@ ENGINES = ("20.10", "26.1", "28.5")
 
 @dataclass(frozen=True)
 class Difference:
-    """What a scenario sees otherwise than with the bridge, and the row of the page that says so."""
+    """Results of a scenario that differ from the bridge's, and the row of the page that says so."""
 
     row: str
     scenario: str
@@ -155,7 +155,7 @@ def host(engine_fabric: Fabric, engine: str) -> Host:
 
 @pytest.fixture(scope="module")
 def with_bridge(host: Host) -> Callable[[Scenario], dict[str, Json]]:
-    """What a scenario sees with the bridge; it runs once."""
+    """Results of a scenario with the bridge, which runs once."""
     seen: dict[str, dict[str, Json]] = {}
 
     def run(scenario: Scenario) -> dict[str, Json]:
