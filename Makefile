@@ -42,7 +42,7 @@ lint: ## style and types
 
 docs: ## write docs/reference.md anew, from the programs' own tables
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/python -m ovn_docker.cli.reference docs docs/reference.md
+	$(BIN)/python tools/reference.py docs docs/reference.md
 
 PIP_COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options --upgrade
@@ -59,35 +59,36 @@ test: ## all tests: unit, functional, end to end (as root)
 	@# The second part runs also when the first has failed.
 	failed=; \
 	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional tests/fuzz || failed=1; \
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e || failed=1; \
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e || failed=1; \
 	test -z "$$failed"
 
 test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/cache (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m engines
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e -m engines
 
 test-faults: ## end-to-end tests that kill, restart and cut off, on three machines; a short run of `make chaos` (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m faults
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e -m faults
 
 test-attacks: ## attacks from inside containers, and from a host with stolen credentials, on three hosts (as root)
 	@scripts/debian-packages test
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m attacks
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e -m attacks
 
 ACCELERATOR ?= auto
-test-kernel: ## the demo, the installed package and end-to-end tests in an ordinary Debian virtual machine, kept in /var/cache (as root)
+RELEASE ?= bookworm
+test-kernel: ## the demo, the installed package and end-to-end tests in an ordinary Debian virtual machine, kept in /var/cache; QUICK=1 runs a part, RELEASE=trixie has Debian 13 (as root)
 	@scripts/debian-packages kernel
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest --capture=no --durations=0 tests/kernel --accelerator=$(ACCELERATOR)
+	$(BIN)/pytest --capture=no --durations=0 -o faulthandler_timeout=0 tests/kernel $(if $(QUICK),-m quick) --release=$(RELEASE) --accelerator=$(ACCELERATOR)
 
 NEUTRON ?= 29
 test-underlay: ## end-to-end tests in a small OpenStack cloud, kept in /var/cache; NEUTRON=26 for that release (as root)
 	@scripts/debian-packages underlay
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/e2e -m underlay --neutron=$(NEUTRON)
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e -m underlay --neutron=$(NEUTRON)
 
 FAULTS ?= 100
 chaos: ## docker commands on three hosts while everything fails; FAULTS=1000 takes hours, SEED=7 repeats a run, RAFT=1 has a cluster of databases, UNDERLAY=1 a cloud (as root)

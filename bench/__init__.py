@@ -1,1 +1,1 @@
-"""Benchmarks side by side with what a user would pick instead: ``make bench``. See docs/performance.md."""
+"""Benchmarks of ovn-docker beside its alternatives: ``make bench``. See docs/performance.md."""

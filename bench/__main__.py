@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import data_path, docker_run, endpoint_life, many_hosts, scale
+from bench import data_path, docker_run, endpoint_life, many_hosts, members, northd, scale
 from bench.laboratory import Laboratory, new_laboratory
 from bench.report import Line, document, load, save, table
 
@@ -19,7 +19,7 @@ Measure = Callable[[Laboratory], tuple[list[Line], dict[str, Any]]]
 
 
 def measures(part: float) -> dict[str, Measure]:
-    """The measures by number; with a *part* below 1 with fewer rounds, for a look at whether they work."""
+    """Return the measures by number; a *part* below 1 makes fewer rounds, to test the benchmark itself."""
 
     def rounds(number: int) -> int:
         return max(2, round(number * part))
@@ -34,11 +34,15 @@ def measures(part: float) -> dict[str, Measure]:
         "5": lambda lab: docker_run.packets_lost(lab, rounds(200)),
         "6": lambda lab: data_path.data_path(lab, rounds(10), max(1, rounds(3) if part >= 0.5 else 1)),
         "7": lambda lab: many_hosts.many_hosts(lab, rounds(50), 20),
+        "8": lambda _: members.members(rounds(200), 5),
+        "9": lambda lab: northd.versions(
+            lab, [max(100, rounds(ports)) for ports in (1_000, 5_000, 20_000)], rounds(12)
+        ),
     }
 
 
 def main() -> None:
-    """Parse the command line, and go."""
+    """Parse the command line and run the measures."""
     known = list(measures(1))
     parser = argparse.ArgumentParser(prog="bench", description="Measure ovn-docker side by side with others.")
     parser.add_argument("measures", nargs="*", default=known, help=f"which: {', '.join(known)} (default all)")

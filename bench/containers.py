@@ -10,7 +10,7 @@ from typing import Any
 
 
 def run(network: str, *command: str) -> tuple[float, str]:
-    """Seconds that ``docker run --rm`` took, and what the container printed."""
+    """Return the seconds of ``docker run --rm``, and the output of the container."""
     start = time.perf_counter()
     done = subprocess.run(
         ["docker", "run", "--rm", f"--net={network}", "busybox", *command],
@@ -22,7 +22,7 @@ def run(network: str, *command: str) -> tuple[float, str]:
 
 
 def wall_times(networks: dict[str, str], rounds: int) -> dict[str, list[float]]:
-    """Seconds of ``docker run --rm`` on each network, in turns."""
+    """Measure the seconds of ``docker run --rm`` on each network, in turns."""
     times: dict[str, list[float]] = {name: [] for name in networks}
     for number in range(rounds + 1):
         for name in random.sample(sorted(networks), len(networks)):
@@ -33,7 +33,7 @@ def wall_times(networks: dict[str, str], rounds: int) -> dict[str, list[float]]:
 
 
 def packets_lost(targets: dict[str, tuple[str, str]], containers: int) -> dict[str, list[int]]:
-    """How many of a container's first five packets, 50 ms apart, got no answer from *targets*' addresses."""
+    """Count the first five packets of a container, 50 ms apart, that got no answer from the *targets*."""
     lost: dict[str, list[int]] = {name: [] for name in targets}
     for _ in range(containers):
         for name in random.sample(sorted(targets), len(targets)):

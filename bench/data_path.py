@@ -1,4 +1,4 @@
-"""Measure 6: what containers' traffic gets, between two hosts and on one."""
+"""Measure 6: throughput and latency between containers, on two hosts and on one."""
 
 import json
 import random
@@ -16,28 +16,28 @@ NETWORK = "bench-data"
 SUBNET = "10.30.0.0/16"
 
 Figures = dict[str, float]
-"""Gbit/s of one TCP connection, its requests and responses per second, and µs of one pair of them."""
+"""Gbit/s of one TCP connection, its requests and responses per second, and µs of one such pair."""
 
 
 @dataclass(frozen=True)
 class End:
-    """A network namespace on a host, by a process in it, and its address."""
+    """An end of a connection: a network namespace of a host, by a process in it, and its address."""
 
     host: Host
     pid: str
     address: str
 
     def run(self, *command: str, **options: Any) -> str:
-        """What a command says there."""
+        """Return the output of a command at this end."""
         return self.host.run("nsenter", f"--target={self.pid}", "--net", *command, **options)
 
     def spawn(self, *command: str) -> int:
-        """Start a server there."""
+        """Start a server at this end."""
         return self.host.spawn("nsenter", f"--target={self.pid}", "--net", *command)
 
 
 def data_path(laboratory: Laboratory, seconds: int, rounds: int) -> tuple[list[Line], dict[str, Any]]:
-    """Throughput, rate and latency of TCP on ours, on Docker's own, and on bare links, in turns."""
+    """Measure throughput, rate and latency of TCP on our network, Docker's, and bare links, in turns."""
     host1, host2 = laboratory.hosts
     create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", f"--subnet={SUBNET}")
     start = time.monotonic()
@@ -73,7 +73,7 @@ def data_path(laboratory: Laboratory, seconds: int, rounds: int) -> tuple[list[L
 
 
 def swarm(laboratory: Laboratory) -> tuple[Host, Host]:
-    """Two hosts with Docker's own overlay network; Docker has either a swarm or a key-value store."""
+    """Return two hosts with Docker's overlay network, for which Docker needs a swarm or a key-value store."""
     manager, worker = laboratory.fabric.add_hosts("swarm1", "swarm2")
     for host in (manager, worker):
         host.start_docker()
@@ -86,7 +86,7 @@ def swarm(laboratory: Laboratory) -> tuple[Host, Host]:
 
 
 def container(host: Host, network: str) -> End:
-    """A container that does nothing."""
+    """Start a container that does nothing."""
     name = host.docker("run", "-d", f"--net={network}", "busybox", "sleep", "86400")
     pid = host.docker("inspect", "--format={{.State.Pid}}", name)
     return End(host, pid, address_of(host, name))

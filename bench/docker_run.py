@@ -1,4 +1,4 @@
-"""Measures 4 and 5: what a user of ``docker run`` sees."""
+"""Measures 4 and 5: the time of ``docker run``, and the first packets of a container."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ NETWORKS = {
 
 
 def wall_time(laboratory: Laboratory, rounds: int) -> tuple[list[Line], dict[str, Any]]:
-    """``docker run --rm`` on every kind of network."""
+    """Measure ``docker run --rm`` on every kind of network."""
     host = laboratory.central
     networks = {"none": "none", "bridge": "bridge", **_networks(host, NETWORKS)}
     plan = {"what": "wall_times", "networks": networks, "rounds": rounds}
@@ -42,7 +42,7 @@ def wall_time(laboratory: Laboratory, rounds: int) -> tuple[list[Line], dict[str
 
 
 def packets_lost(laboratory: Laboratory, containers: int) -> tuple[list[Line], dict[str, Any]]:
-    """The first packets of new containers, to one that is there."""
+    """Count lost first packets of new containers to a container that is running."""
     host = laboratory.central
     networks = _networks(host, {name: NETWORKS[name] for name in ("ours", "old driver")})
     targets = {}
@@ -58,13 +58,13 @@ def packets_lost(laboratory: Laboratory, containers: int) -> tuple[list[Line], d
 
 
 def address_of(host: Host, container: str) -> str:
-    """The address of a container that is on one network."""
+    """Return the address of a container that is on one network."""
     address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
     return host.docker("inspect", f"--format={address}", container)
 
 
 def _networks(host: Host, wanted: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    """Docker's names for networks, made unless they are there."""
+    """Return Docker's names of the networks; make those that are missing."""
     there = host.docker("network", "ls", "--format={{.Name}}").split()
     names = {name: "bench-" + name.replace(" ", "-").replace("'", "") for name in wanted}
     for name, network in names.items():

@@ -11,7 +11,7 @@ OF_THE_FLOOR = 0.8
 
 
 def life(laboratory: Laboratory, lives: int, warm_up: int) -> tuple[list[Line], dict[str, Any]]:
-    """Each call and their sum, against the old driver and against the floor."""
+    """Compare each call and their sum with the old driver and with the floor."""
     host = laboratory.central
     pid = host.driver.pid or 0
     before = usage(host, pid)
@@ -41,7 +41,7 @@ def life(laboratory: Laboratory, lives: int, warm_up: int) -> tuple[list[Line], 
 
 
 def concurrency(laboratory: Laboratory, levels: list[int], lives: int) -> tuple[list[Line], dict[str, Any]]:
-    """Lives per second with many in flight, ours before and after the others."""
+    """Compare lives per second with many in flight; ours is measured before and after the others."""
     host, details, lines = laboratory.central, {}, []
     before = left_behind(host)
     vswitchd = int(host.path("/run/openvswitch/ovs-vswitchd.pid").read_text())

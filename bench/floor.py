@@ -1,7 +1,7 @@
-"""The floor: what an endpoint's life costs without any driver.
+"""The floor: the cost of an endpoint's life without any driver.
 
-The same rows, the same link and the same wait for ovn-controller, by a script that keeps its connections
-open, checks nothing, undoes nothing and answers nobody.
+A script that makes the same rows and the same link, and waits for ovn-controller as the driver does. It keeps
+its connections open, checks nothing, undoes nothing and answers no calls.
 """
 
 import json
@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
 
-from ovn_docker.host.links import Links
+from ovn_docker.host.kernel.links import KernelLinks
 from ovn_docker.host.ovsdb import Reference as Row
 from ovn_docker.host.ovsdb import delete as delete_rows
 from ovn_docker.host.ovsdb import has, insert, is_row, mutate, require, select
@@ -35,14 +35,14 @@ class Ovsdb:
         self._received = ""
 
     def transact(self, *operations: Operation) -> list[Any]:
-        """Results of a transaction. Raises RuntimeError if the server refuses it."""
+        """Return the results of a transaction. Raises RuntimeError if the server refuses it."""
         number = next(self._ids)
         self._send(id=number, method="transact", params=[self._database, *operations])
         while True:
             message = self._receive()
             if message["id"] == number:
                 break
-            self._send(id=message["id"], result=message["params"], error=None)  # it asks whether we live
+            self._send(id=message["id"], result=message["params"], error=None)  # an echo request
         if message["error"] or any(result and "error" in result for result in message["result"]):
             raise RuntimeError(str(message))
         return list(message["result"])
@@ -73,17 +73,17 @@ class Floor:
     def __init__(self, northbound: str, vswitch: str, bridge: str, mtu: int) -> None:
         self._northbound = Ovsdb(northbound, "OVN_Northbound")
         self._vswitch = Ovsdb(vswitch, "Open_vSwitch")
-        self._links = Links()
+        self._links = KernelLinks()
         self._bridge = bridge
         self._mtu = mtu
 
     def create_network(self, network: str, subnet: str, gateway: str) -> None:
-        """A logical switch."""
+        """Make a logical switch."""
         ids = {"subnet": subnet}
         self._northbound.transact(insert("Logical_Switch", _switch(network), name=network, external_ids=ids))
 
     def endpoint_call(self, method: str, network: str, endpoint: str, address: str) -> None:
-        """What one of Docker's calls has to do."""
+        """Do the work of one of Docker's calls."""
         self._switch = _switch(network)
         getattr(self, f"_{method}")(endpoint, address.partition("/")[0])
 

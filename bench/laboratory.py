@@ -1,4 +1,4 @@
-"""The hosts that everything is measured on, and all drivers on them side by side."""
+"""The hosts of the measures, with all drivers side by side."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class Laboratory:
     """Two hosts with Docker, OVN and our driver; the old driver is on the first too.
 
     *real_time*: endpoints' lives and ``docker run`` are measured with real-time priority for all processes of
-    their host alike, so that what else the machine does weighs less.
+    their host, so that other work on the machine has less effect.
     """
 
     def __init__(self, fabric: Fabric, *, real_time: bool = False) -> None:
@@ -37,7 +37,7 @@ class Laboratory:
 
     @property
     def hosts(self) -> tuple[Host, Host]:
-        """The two hosts, made when first asked for."""
+        """The two hosts, made at the first use."""
         if self._hosts is None:
             # The old driver's networks are global: it needs a key-value store.
             central, other = self.fabric.cluster("host1", "host2", store=True)
@@ -49,22 +49,22 @@ class Laboratory:
 
     @property
     def central(self) -> Host:
-        """The first of them."""
+        """The first host, with OVN's databases."""
         return self.hosts[0]
 
     def lives(self, host: Host, subjects: dict[str, str], lives: int, **plan: Any) -> dict[str, Any]:
-        """What `bench.lives` measures on *host*."""
+        """Return the results of `bench.lives` on *host*."""
         plan = {"northbound": f"tcp:{self.central.address}:6641", "vswitch": VSWITCH, "waits": ["old"]} | plan
         with self.favoured(host):
             return self.python(host, "bench.lives", plan | {"subjects": subjects, "lives": lives})
 
     def python(self, host: Host, module: str, plan: dict[str, Any]) -> Any:
-        """Run a module of ours on a host, with the priority that is wanted."""
+        """Run a module on a host, with real-time priority if asked for."""
         return python(host, module, plan, *(("chrt", "--rr", "1") if self.real_time else ()))
 
     @contextmanager
     def favoured(self, host: Host) -> Iterator[None]:
-        """Real-time priority for a host's processes, and for those that they start, if that is wanted."""
+        """Give a host's processes, and those that they start, real-time priority if asked for."""
         if not self.real_time:
             yield
             return
@@ -76,13 +76,13 @@ class Laboratory:
 
 
 def _schedule(host: Host, policy: str, priority: int) -> None:
-    """For every thread of a host: chrt(1)."""
+    """Set the priority of every thread of a host with chrt(1)."""
     threads = "for thread in /proc/[0-9]*/task/*; do"
     host.run("sh", "-c", f"{threads} chrt {policy} -p {priority} ${{thread##*/}} 2>/dev/null; done; true")
 
 
 def python(host: Host, module: str, plan: dict[str, Any], *prefix: str) -> Any:
-    """Run a module of ours on a host: *plan* goes in and the answer comes out as JSON."""
+    """Run a module on a host, with *plan* as its input; return its output. Both are JSON."""
     command = (*prefix, sys.executable, "-m", module)
     return json.loads(
         host.run(*command, stdin=json.dumps(plan), timeout=900, env={"PYTHONPATH": PYTHONPATH}).splitlines()[
@@ -92,7 +92,7 @@ def python(host: Host, module: str, plan: dict[str, Any], *prefix: str) -> Any:
 
 
 def start_old_driver(host: Host) -> None:
-    """The driver that OVN ships, under another name for Docker, which knows it and ours side by side."""
+    """Start the driver that OVN ships, with another name for Docker, beside ovn-docker's."""
     host.path("/root/old-driver").write_text(old_driver.source(images.cache()))
     host.run("mkdir", "-p", "/etc/docker/plugins")
     host.spawn("/usr/bin/python3", "/root/old-driver", log="/var/log/lab/old-driver.log")
@@ -105,7 +105,7 @@ def start_old_driver(host: Host) -> None:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used: seconds of processor time, in itself and in the kernel; MiB that it holds."""
+    """Resources of a process: seconds of processor time in user space and the kernel, memory in MiB."""
 
     user: float
     system: float
@@ -113,7 +113,7 @@ class Usage:
 
 
 def usage(host: Host, pid: int) -> Usage:
-    """Of a process, by its process id on the host."""
+    """Return the resources of a process, by its process id on the host."""
     process = host.path(f"/proc/{pid}")
     fields = (process / "stat").read_text().rpartition(")")[2].split()
     (resident,) = (
@@ -124,7 +124,7 @@ def usage(host: Host, pid: int) -> Usage:
 
 
 def left_behind(host: Host) -> int:
-    """Logical ports, claims, ports and links of endpoints: none when all endpoints are gone."""
+    """Count logical ports, claims, ports and links of endpoints: 0 when all endpoints are deleted."""
     ports = host.run("ovs-vsctl", "--timeout=10", "list-ports", "br-int").split()
     links = host.run("ip", "-oneline", "link", "show", "type", "veth").splitlines()
     return len([port for port in ports if not port.startswith("patch-")]) + sum(
@@ -133,7 +133,7 @@ def left_behind(host: Host) -> int:
 
 
 class Waits:
-    """How much of its time a thread of a host's waits for the kernel's RCU; counted while the block runs."""
+    """Part of its time that a thread of a host waits for the kernel's RCU; sampled while the block runs."""
 
     def __init__(self, host: Host, pid: int) -> None:
         self._stack = host.path(f"/proc/{pid}/stack")
@@ -151,7 +151,7 @@ class Waits:
 
     @property
     def part(self) -> float:
-        """Of all looks, every 5 ms, those that found it waiting."""
+        """Part of the samples, every 5 ms, in which the thread waited."""
         return self._waiting / max(1, self._looks)
 
     def _look(self) -> None:

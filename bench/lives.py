@@ -1,7 +1,7 @@
 """Endpoints' lives, on the host where this runs: ``python -m bench.lives``, with a plan on standard input.
 
-Prints what each call took. All subjects are measured in turns, in random order: what else the machine does
-hits them alike.
+Prints the seconds of each call. All subjects are measured in turns, in random order, so that other work on
+the machine affects them alike.
 """
 
 import json
@@ -23,16 +23,16 @@ from bench.plugin_calls import CALLS, Plugin
 FLOOR = "floor"
 
 Times = dict[str, list[float]]
-"""Seconds that each call took, by its name, and ``sum``."""
+"""Seconds of each call by its name, and of ``sum``."""
 
 
 @dataclass
 class Plan:
-    """What to measure.
+    """The measures to make.
 
     *subjects*: name to the address of a plugin's socket, or to "floor"; *networks*: name to the network that
-    it is to use, if that is there already; *waits*: subjects whose Join does not wait for the flows, so that
-    we do; *in_flight*: lives at the same time; *calls*: which calls to make.
+    it uses, if that exists already; *waits*: subjects whose Join does not wait for the flows, for which the
+    benchmark waits; *in_flight*: lives at the same time; *calls*: the calls to make.
     """
 
     northbound: str
@@ -48,7 +48,7 @@ class Plan:
 
 
 class Subject:
-    """Something whose endpoints live. A thread has a connection of its own, as Docker's calls do."""
+    """A driver or the floor. Each thread has a connection of its own, as Docker has."""
 
     def __init__(self, plan: Plan, name: str, number: int) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Subject:
         self._network = plan.networks.get(name) or self._new_network()
 
     def life(self) -> dict[str, float]:
-        """One endpoint's life: seconds by call."""
+        """Live one endpoint's life; return the seconds by call."""
         endpoint, number = secrets.token_hex(32), next(self._addresses) % 60000
         address = f"{self._prefix}.{number // 250}.{number % 250 + 2}/16"
         seconds = {}
@@ -89,7 +89,7 @@ class Subject:
 
 
 def in_turns(plan: Plan) -> dict[str, Any]:
-    """One life after the other."""
+    """Measure one life after the other."""
     subjects = [Subject(plan, name, number) for number, name in enumerate(plan.subjects)]
     times: dict[str, Times] = {subject.name: defaultdict(list) for subject in subjects}
     for number in range(plan.warm_up + plan.lives):
@@ -102,7 +102,7 @@ def in_turns(plan: Plan) -> dict[str, Any]:
 
 
 def at_once(plan: Plan) -> dict[str, Any]:
-    """Many lives of each subject at the same time; the subjects one after the other."""
+    """Measure many lives at the same time, of one subject after the other."""
     times: dict[str, Times] = {}
     seconds: dict[str, float] = {}
     failed: list[str] = []

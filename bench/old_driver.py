@@ -1,4 +1,4 @@
-"""The driver that OVN ships, from Debian's package, with the one crash mended that keeps it from starting.
+"""The driver that OVN ships, from Debian's package, with a fix for the crash at its start.
 
 On Python 3 ``call_popen`` returns bytes, and ``bytes.strip('"')`` raises TypeError: the copy that runs here
 reads text. Nothing else is changed, and nothing is installed.
@@ -16,7 +16,7 @@ MENDED = "subprocess.Popen(cmd, stdout=subprocess.PIPE, text=True)"
 
 
 def source(cache: Path) -> str:
-    """The text of a program that starts; the package is fetched once and kept in *cache*."""
+    """Return the text of the program with the fix; the package is fetched once and kept in *cache*."""
     packages = list(cache.glob(f"{PACKAGE}_*.deb"))
     if not packages:
         subprocess.run(["apt-get", "download", "-qq", PACKAGE], cwd=cache, check=True)

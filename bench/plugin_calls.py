@@ -11,7 +11,7 @@ CALLS = ("CreateEndpoint", "Join", "EndpointOperInfo", "Leave", "DeleteEndpoint"
 class Plugin:
     """A connection to a network driver at *address*: the path of a Unix socket, or ``HOST:PORT``.
 
-    As dockerd's, it is kept open between calls. Not for several threads at once.
+    Like dockerd's, it is kept open between calls. Not safe for several threads.
     """
 
     def __init__(self, address: str) -> None:
@@ -21,7 +21,7 @@ class Plugin:
             self._connection = http.client.HTTPConnection(address, timeout=60)
 
     def call(self, method: str, *, driver: str = "NetworkDriver", **request: Any) -> dict[str, Any]:
-        """The answer to ``DRIVER.METHOD``. Raises RuntimeError if it is an error."""
+        """Return the reply to ``DRIVER.METHOD``. Raises RuntimeError if it is an error."""
         headers = {"Content-Type": "application/json", "Accept": "application/vnd.docker.plugins.v1.2+json"}
         self._connection.request("POST", f"/{driver}.{method}", json.dumps(request).encode(), headers)
         response = self._connection.getresponse()
@@ -34,12 +34,12 @@ class Plugin:
         return answer
 
     def create_network(self, network: str, subnet: str, gateway: str) -> None:
-        """As ``docker network create --subnet`` asks for it."""
+        """Create a network as ``docker network create --subnet`` does."""
         pool = {"AddressSpace": "LocalDefault", "Pool": subnet, "Gateway": gateway, "AuxAddresses": None}
         self.call("CreateNetwork", NetworkID=network, Options={}, IPv4Data=[pool], IPv6Data=[])
 
     def endpoint_call(self, method: str, network: str, endpoint: str, address: str) -> dict[str, Any]:
-        """One of `CALLS`, with what Docker sends along."""
+        """Make one of `CALLS`, with the arguments that Docker sends."""
         request: dict[str, Any] = {"NetworkID": network, "EndpointID": endpoint}
         if method == "CreateEndpoint":
             request["Interface"] = {"Address": address, "AddressIPv6": "", "MacAddress": ""}
@@ -58,7 +58,7 @@ class UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """What the base class calls."""
+        """Connect; called by the base class."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)

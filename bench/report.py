@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as JSON for programs."""
+"""Results as a table for people and as JSON for programs."""
 
 import json
 import os
@@ -21,9 +21,9 @@ HEADINGS = ("measure", "ours", "theirs", "ratio", "goal", "met")
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table; *ours* and *theirs* are in *unit*, *theirs* is what *against* names.
+    """One line of the table; *ours* and *theirs* are in *unit*, *against* names the alternative.
 
-    *goal*: what is wanted, in words; *met*: whether it is so, None where nothing is wanted.
+    *goal*: the goal in words; *met*: True if it is met, None without a goal.
     """
 
     measure: str
@@ -36,11 +36,11 @@ class Line:
 
     @property
     def ratio(self) -> float | None:
-        """Ours ÷ theirs."""
+        """The ratio of ours to theirs."""
         return self.ours / self.theirs if self.theirs else None
 
     def cells(self) -> tuple[str, ...]:
-        """As in the table."""
+        """Return the cells of the table."""
         theirs = "" if self.theirs is None else f"{_number(self.theirs)} {self.unit} ({self.against})"
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         met = {None: "", True: "yes", False: "no"}[self.met]
@@ -48,17 +48,17 @@ class Line:
 
 
 def p50(values: Sequence[float]) -> float:
-    """The median."""
+    """Return the median."""
     return statistics.median(values)
 
 
 def p99(values: Sequence[float]) -> float:
-    """What one in a hundred exceeds."""
+    """Return the value that one in a hundred exceeds."""
     return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
 
 
 def table(lines: Iterable[Line]) -> str:
-    """The lines as Markdown."""
+    """Return the lines as Markdown."""
     rows = [HEADINGS, tuple("---" for _ in HEADINGS), *(line.cells() for line in lines)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     return "\n".join(
@@ -68,9 +68,9 @@ def table(lines: Iterable[Line]) -> str:
 
 
 def document(path: Path, results: Path) -> None:
-    """Put the table of what was measured, and where, into a document, in the place of what is there.
+    """Replace the table of results in a document, with the machine that they were measured on.
 
-    Raises ValueError if the document has no place for it.
+    Raises ValueError if the document lacks the marks of that table.
     """
     before, begin, rest = path.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -80,7 +80,7 @@ def document(path: Path, results: Path) -> None:
 
 
 def described(results: Path) -> str:
-    """Where it was measured, at which load, and the table."""
+    """Return the machine, its load, and the table."""
     known = json.loads(results.read_text())
     where, measured = known["machine"], known["measures"]
     versions = ", ".join(where["versions"][name] for name in ("docker", "ovs", "ovn"))
@@ -97,7 +97,7 @@ def described(results: Path) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured: a figure without it means nothing."""
+    """Return a description of the machine, without which figures mean nothing."""
     with Path("/proc/cpuinfo").open() as cpuinfo:
         models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
     return {
@@ -119,7 +119,7 @@ def machine() -> dict[str, Any]:
 def save(
     path: Path, measure: str, lines: Iterable[Line], details: dict[str, Any], *, real_time: bool = False
 ) -> None:
-    """Write what was measured, in the place of what is there of the same measure."""
+    """Write the results, in the place of earlier ones of the same measures."""
     results = json.loads(path.read_text()) if path.is_file() else {"measures": {}}
     results["machine"] = machine()
     results["measures"][measure] = {
@@ -134,7 +134,7 @@ def save(
 
 
 def load(path: Path) -> list[Line]:
-    """What is there, by measure."""
+    """Return the saved results by measure."""
     measured = json.loads(path.read_text())["measures"]
     return [
         Line(**{key: value for key, value in line.items() if key != "ratio"})

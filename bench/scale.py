@@ -1,4 +1,4 @@
-"""Measure 3: what the size of the cluster costs a host."""
+"""Measure 3: the cost of the size of the cluster for a host."""
 
 import random
 import secrets
@@ -25,10 +25,10 @@ SWITCH_PORTS = 100
 def cluster(
     laboratory: Laboratory, sizes: list[int], lives: int, real: int
 ) -> tuple[list[Line], dict[str, Any]]:
-    """An endpoint's life, the daemon's memory, processor time and start, with *sizes* ports in the database.
+    """Measure an endpoint's life, and the daemon's memory, processor time and start, with *sizes* ports.
 
-    These are in a northbound database that no ovn-northd reads, so no flows come, and Join is left out;
-    *real* ports go through ovn-northd.
+    These ports are in a northbound database that no ovn-northd reads, so there are no flows, and Join is left
+    out; *real* ports go through ovn-northd.
     """
     empty, full = new_hosts(laboratory)
     lines: list[Line] = []
@@ -55,7 +55,7 @@ def cluster(
 
 
 def new_hosts(laboratory: Laboratory) -> list[Host]:
-    """Two hosts, each with a northbound database of its own, and the driver."""
+    """Return two hosts, each with the driver and a northbound database of its own."""
     hosts = laboratory.fabric.add_hosts("empty", "full")
     for host in hosts:
         host.start_switch()
@@ -71,7 +71,7 @@ def new_hosts(laboratory: Laboratory) -> list[Host]:
 
 
 def fill(northbound: Ovsdb, switches: int) -> None:
-    """Make switches full of ports, each with the claims of its addresses, as drivers on other hosts do."""
+    """Make switches with many ports, and the claims of their addresses, as drivers on other hosts do."""
     for _ in range(switches):
         switch, operations, ports = str(uuid4()), [], []
         for number in range(SWITCH_PORTS):
@@ -92,7 +92,7 @@ def fill(northbound: Ovsdb, switches: int) -> None:
 def compared(
     laboratory: Laboratory, empty: Host, full: Host, lives: int
 ) -> dict[str, dict[str, list[float]]]:
-    """Lives on both hosts, in turns."""
+    """Measure endpoints' lives on both hosts, in turns."""
     times: dict[str, dict[str, list[float]]] = {"empty": defaultdict(list), "full": defaultdict(list)}
     each = max(2, lives // 10)
     for _ in range(0, lives, each):
@@ -104,7 +104,7 @@ def compared(
 
 
 def daemon(empty: Host, full: Host, ports: int) -> list[Line]:
-    """Memory, processor time and start-up of the daemon."""
+    """Measure memory, processor time and start-up of the daemon."""
     memory = {host.name: usage(host, host.driver.pid or 0).memory for host in (empty, full)}
     before = {host.name: usage(host, host.driver.pid or 0) for host in (empty, full)}
     time.sleep(10)
@@ -126,7 +126,7 @@ def daemon(empty: Host, full: Host, ports: int) -> list[Line]:
 
 
 def start_up(host: Host) -> float:
-    """Seconds from the command until Docker's first call is answered."""
+    """Measure the seconds from the command until Docker's first call is answered."""
     path = "/run/another.sock"
     start = time.perf_counter()
     pid = host.spawn(host.driver.argv[0], "--sync=off", f"--socket={path}")
@@ -144,7 +144,7 @@ def start_up(host: Host) -> float:
 
 
 def large_network(laboratory: Laboratory, host: Host, northbound: Ovsdb, ports: int) -> Line:
-    """Lives on a network with many endpoints and on one with none, in turns."""
+    """Measure lives on a network with many endpoints and on an empty one, in turns."""
     networks = {name: secrets.token_hex(32) for name in ("large", "small")}
     plugin = Plugin(str(host.path(OURS)))
     for number, network in enumerate(networks.values()):
@@ -164,7 +164,7 @@ def large_network(laboratory: Laboratory, host: Host, northbound: Ovsdb, ports: 
 
 
 def half_full_pool(host: Host, northbound: Ovsdb, taken: int, rounds: int) -> Line:
-    """Addresses from a /16 of which *taken*, at random, are given away, and from an empty one, in turns."""
+    """Request addresses from a /16 with *taken* random leases, and from an empty /16, in turns."""
     plugin, pools = Plugin(str(host.path(OURS))), {}
     for name, subnet in (("half", "10.50.0.0/16"), ("empty", "10.51.0.0/16")):
         pool = plugin.call("RequestPool", driver="IpamDriver", Pool=subnet)["PoolID"]
@@ -193,7 +193,7 @@ def half_full_pool(host: Host, northbound: Ovsdb, taken: int, rounds: int) -> Li
 
 
 def through_northd(laboratory: Laboratory, ports: int, lives: int) -> tuple[list[Line], dict[str, Any]]:
-    """Whole lives, flows included, with other hosts' ports in all of OVN: without, with, without."""
+    """Measure whole lives, flows included, without other hosts' ports in OVN, with them, and without."""
     host = laboratory.central
     northbound = Ovsdb(f"unix:{host.path('/run/ovn/ovnnb_db.sock')}", "OVN_Northbound")
     subjects = {name: SUBJECTS[name] for name in ("ours", FLOOR)}

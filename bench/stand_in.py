@@ -1,8 +1,8 @@
-"""The neighbours of many drivers on one host: ``python -m bench.stand_in NUMBER NORTHBOUND ENCAP_IP``.
+"""Substitutes that many drivers on one host need: ``python -m bench.stand_in NUMBER NORTHBOUND ENCAP_IP``.
 
-For each host a real database server for Open_vSwitch, and what answers in the place of ovs-vswitchd (gives
-ports numbers), ovn-controller (says that flows are in) and dockerd (lists networks, and makes them). What is
-measured then is the drivers and the northbound database.
+For each host a real database server for Open_vSwitch, and substitutes for ovs-vswitchd (numbers the ports),
+ovn-controller (reports installed flows) and dockerd (lists and makes networks). So only the drivers and the
+northbound database are measured.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ CREATED = (
     json.dumps({"Type": "network", "Action": "create", "Actor": {"ID": "", "Attributes": {}}}).encode()
     + b"\n"
 )
-"""What Docker says when it has made a network."""
+"""Docker's event after it has made a network."""
 
 
 def directory(number: int) -> Path:
-    """Where everything of a host is."""
+    """Return the directory of a host."""
     return Path(f"/run/many/{number}")
 
 
@@ -69,14 +69,14 @@ class _Host:
         self._task = asyncio.create_task(self._switch(socket))
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Say that the southbound database is connected."""
+        """Answer that the southbound database is connected."""
         if await reader.read(4096):
             writer.write(json.dumps({"id": 0, "result": "connected", "error": None}).encode())
             await reader.read()
         writer.close()
 
     async def _docker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request of Docker's API."""
+        """Answer one request of Docker's API."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = next(
             (int(line.split(":")[1]) for line in head.lower().split("\r\n") if "length:" in line), 0
@@ -102,7 +102,7 @@ class _Host:
         writer.close()
 
     async def _switch(self, socket: Path) -> None:
-        """Give every new interface a number, and its flows."""
+        """Give every new interface a number, and report its flows as installed."""
         reader, writer = await asyncio.open_unix_connection(socket, limit=1 << 24)
         select = {"initial": False, "insert": True, "delete": False, "modify": False}
         self._ask(writer, "monitor", None, {"Interface": {"columns": ["name"], "select": select}})

@@ -1,6 +1,6 @@
 #!/bin/sh
-# `make stop`: removes the containers and networks of the demo and stops what `make run` started.
-# Harmless to repeat.
+# `make stop`: remove the containers and networks of the demo and stop the daemons that `make run` started.
+# It can be repeated.
 set -eu
 cd "$(dirname "$0")/.."
 . demo/functions.sh
@@ -14,17 +14,17 @@ if is_up docker; then
     done
     for network in $(docker network ls --quiet --filter "label=$LABEL"); do
         users=$(docker network inspect --format '{{range .Containers}} {{.Name}}{{end}}' "$network")
-        [ -z "$users" ] || fail "containers of yours use the demo's network; remove them, then this again:$users"
+        [ -z "$users" ] || fail "your own containers use the demo's network; remove them, then type make stop again:$users"
         show docker network rm "$network"
     done
     for image in $(docker image ls --quiet --filter "label=$LABEL"); do
-        show docker image rm "$image" || echo "containers of yours use image $image; it stays"
+        show docker image rm "$image" || echo "your own containers use image $image; it stays"
     done
     if was_down gateway && docker network inspect docker_gwbridge >/dev/null 2>&1; then
-        show docker network rm docker_gwbridge || echo "containers of yours use docker_gwbridge; it stays"
+        show docker network rm docker_gwbridge || echo "your own containers use docker_gwbridge; it stays"
     fi
-    mine=$(docker network ls --filter driver=openvswitch --format '{{.Name}}' | tr '\n' ' ')
-    [ -z "$mine" ] || echo "Networks of yours stay and work again once the driver runs: $mine"
+    own=$(docker network ls --filter driver=openvswitch --format '{{.Name}}' | tr '\n' ' ')
+    [ -z "$own" ] || echo "Your own networks stay, and work again when the driver runs: $own"
 fi
 
 say "Daemons that make run started"
@@ -42,7 +42,7 @@ if [ -x .venv/bin/ovn-docker ]; then
         show ovn-docker host stop
     fi
     if was_down setup && is_up openvswitch; then
-        ! is_up controller || controller stop # it would make the bridge again
+        ! is_up controller || controller stop # else it makes the bridge again
         show ovs-vsctl --if-exists del-br br-int
         for key in ovn-remote ovn-nb ovn-encap-ip ovn-encap-type ovn-bridge-datapath-type; do
             show ovs-vsctl remove Open_vSwitch . external_ids $key
@@ -54,7 +54,7 @@ if [ -x .venv/bin/ovn-docker ]; then
     ! was_down openvswitch || show ovn-docker host stop --all
     if was_down listeners; then
         show ovn-docker central stop --reset
-        if ! was_down central; then # it ran before, and listened nowhere
+        if ! was_down central; then # before make run the databases ran without a listener
             if systemd; then
                 show systemctl start ovn-central
             else

@@ -1,13 +1,13 @@
-# Functions that the demo's scripts share; to be sourced.
+# Functions of the demo's scripts, which source this file.
 # shellcheck shell=sh disable=SC2034
 
-# Distribution's tools first: a Docker client from elsewhere may be too new for the engine.
+# The distribution's tools come first: another Docker client may be too new for the engine.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PWD/.venv/bin:$PATH
 export PATH
 unset DOCKER_HOST DOCKER_CONTEXT
 
-# A line for each part that was down before `make run`, and for what else it then changed: "setup" the one
-# time setup of the host, "listeners" the databases' connections, "gateway" Docker's bridge docker_gwbridge.
+# A line for each part that was down before `make run`, and for each other change of it: "setup" for the one-time
+# setup of the host, "listeners" for the databases' listeners, "gateway" for Docker's bridge docker_gwbridge.
 STATE=/run/ovn-docker/demo
 LABEL=ovn-docker.demo            # marks the image, containers and networks of the demo
 DOCKERD_LOG=/var/log/ovn-docker-demo-dockerd.log
@@ -16,7 +16,7 @@ say() {
     printf '\n== %s\n' "$*"
 }
 
-# Prints a command as a user would type it, and runs it.
+# Print a command as a user would type it, and run it.
 show() {
     printf '$ %s\n' "$*"
     "$@"
@@ -27,7 +27,7 @@ fail() {
     exit 1
 }
 
-# Whether Docker lacks what it needs on a kernel with AppArmor: its packages only recommend the parser.
+# True if the kernel has AppArmor and its parser, which Docker needs and docker.io only recommends, is missing.
 lacks_apparmor_parser() {
     [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ] && ! command -v apparmor_parser >/dev/null
 }
@@ -36,17 +36,17 @@ systemd() {
     [ -d /run/systemd/system ]
 }
 
-# Notes a part that `make run` starts or a thing that it makes, once.
-note() {
+# Record, once, a part that `make run` starts or makes.
+mark() {
     was_down "$1" || echo "$1" >>"$STATE"
 }
 
-# Whether `make run` found a part down, or made a thing.
+# True if `make run` has started or made a part.
 was_down() {
     grep -qx "$1" "$STATE" 2>/dev/null
 }
 
-# The parts that answer now; each question is short and harmless.
+# True if a part answers; the questions change nothing.
 is_up() {
     case $1 in
         openvswitch) ovs-vsctl --timeout=2 --no-wait show ;;
@@ -73,8 +73,7 @@ driver_answers() {
     return 1
 }
 
-# Whether OVN's northbound database listens on a port, or will when it is up: as /etc/default/ovn-central says, or
-# as rows of its own say.
+# True if OVN's northbound database has a listener, running or not: in /etc/default/ovn-central or in its rows.
 listens() {
     ! grep -qs '^OVN_CTL_OPTS=.*--remote=p' /etc/default/ovn-central || return 0
     if is_up central; then

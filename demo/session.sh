@@ -1,16 +1,16 @@
 #!/bin/sh
 # Second half of `make run`: the session of OVN's Docker guide, "overlay" mode.
-# Harmless to repeat: containers of an earlier session are replaced, its networks used again.
+# It can be repeated: containers of an earlier session are replaced, its networks used again.
 set -eu
 cd "$(dirname "$0")/.."
 . demo/functions.sh
 
-# create_network NAME SUBNET: prints the network's ID.
+# create_network NAME SUBNET: create a network unless it exists, and print its ID.
 create_network() {
     if docker network inspect "$1" >/dev/null 2>&1; then
         found=$(docker network inspect --format '{{.Driver}} {{(index .IPAM.Config 0).Subnet}}' "$1")
         [ "$found" = "openvswitch $2" ] ||
-            fail "a network $1 that is not the demo's exists ($found); remove it: docker network rm $1"
+            fail "a network $1 exists that the demo has not made ($found); remove it: docker network rm $1"
         echo "network $1 is there already" >&2
         docker network inspect --format '{{.ID}}' "$1"
     else
@@ -50,8 +50,8 @@ say "Create a logical port: run two containers"
 for old in $(docker ps --all --quiet --filter "label=$LABEL"); do
     docker rm --force "$old" >/dev/null # of an earlier session
 done
-run_container busybox || fail "Docker says above why; so may /var/log/openvswitch/ovn-docker-overlay-driver.log"
-run_container busybox2 || fail "Docker says above why; so may /var/log/openvswitch/ovn-docker-overlay-driver.log"
+run_container busybox || fail "see the message of Docker above, and /var/log/openvswitch/ovn-docker-overlay-driver.log"
+run_container busybox2 || fail "see the message of Docker above, and /var/log/openvswitch/ovn-docker-overlay-driver.log"
 
 say "Ping one from the other"
 peer=$(docker inspect --format '{{.NetworkSettings.Networks.foo.IPAddress}}' busybox2)
@@ -81,7 +81,7 @@ cat <<END
 Ready. Containers busybox and busybox2 are on network foo; make your own:
     docker network create -d openvswitch --subnet=192.168.3.0/24 mine
     docker run -it --rm --net=mine busybox
-See what runs:   .venv/bin/ovn-docker status
-Is all well?     .venv/bin/ovn-docker doctor
-Undo it all:     make stop
+Show the host:   .venv/bin/ovn-docker status
+Find faults:     .venv/bin/ovn-docker doctor
+Undo:            make stop
 END

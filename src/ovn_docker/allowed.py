@@ -1,7 +1,7 @@
-"""Addresses that a container may use besides its own, as OVN's port security has them. Pure.
+"""Allowed addresses: those that a container may use besides its own, in OVN's port security. Pure.
 
-Virtual addresses (VRRP, RFC 5798), secondary ones, and those that a container forwards for. The words are
-those of Neutron: an allowed address is a MAC, if it is not the container's own, and an address or a subnet.
+Examples are virtual addresses (VRRP, RFC 5798), secondary addresses, and those that a container forwards for.
+As in Neutron, an allowed address is an address or a subnet, with a MAC if it is not the container's own.
 """
 
 import re
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 MOST_ENTRIES = 64
-"""Allowed addresses of one container."""
+"""Largest number of allowed addresses of one container."""
 
 LARGEST = 256
-"""Addresses of an allowed subnet that are claimed one by one; a larger one is outside of the network's."""
+"""Largest number of addresses in an allowed subnet that overlaps the network's: each address is claimed."""
 
 MOST = 1024
-"""Addresses of one container that are claimed so."""
+"""Largest number of addresses that are claimed for the allowed subnets of one container."""
 
 _SHORTEST = 8
-"""The shortest prefix of an allowed subnet, as of a network's."""
+"""Shortest prefix of an allowed subnet, as of a network's subnet."""
 
 _MAC = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Allowed:
-    """*address*, which may be a subnet, with the container's own MAC or with *mac*."""
+    """An address or a subnet that is allowed with *mac*, or with the container's own MAC if that is empty."""
 
     mac: str
     version: int
@@ -43,9 +43,9 @@ class Allowed:
 
 
 def parse(text: str) -> tuple[Allowed, ...]:
-    """The allowed addresses in *text*, apart by commas or spaces. Raises ValueError that says what to give.
+    """Return the allowed addresses in *text*, separated by commas or spaces. Raises ValueError: what to give.
 
-    Docker's command line takes commas in the options of an endpoint for its own.
+    Docker's command line itself splits the options of an endpoint at commas.
     """
     words = [word for word in re.split("[, ]+", text.lower()) if word]
     if not words or len(words) > MOST_ENTRIES:
@@ -54,7 +54,7 @@ def parse(text: str) -> tuple[Allowed, ...]:
 
 
 def join(allowed: Iterable[Allowed]) -> str:
-    """The text that parse() reads."""
+    """Return the text that parse() reads."""
     return ",".join(map(str, allowed))
 
 

@@ -1,4 +1,4 @@
-"""How long a request may take: Docker itself waits for ever (moby pkg/plugins has no timeout)."""
+"""Time limit of a request: Docker itself waits forever (moby pkg/plugins has no timeout)."""
 
 import time
 from contextvars import ContextVar
@@ -7,14 +7,14 @@ from typing import Self
 from ovn_docker.errors import TimedOut
 
 began: ContextVar[float | None] = ContextVar("began", default=None)
-"""When the call that this thread answers came in, by time.monotonic(); it may have waited for the thread."""
+"""When the call that this thread answers arrived, by time.monotonic(); it may have waited for a thread."""
 
 _LEAST = 1.0
-"""Seconds that a call gets however long it has waited: enough where nothing is wrong."""
+"""Least seconds that a call gets, however long it has waited: enough if everything works."""
 
 
 class Deadline:
-    """A point in time, handed down from the request to everything that waits."""
+    """A point in time, passed from the request down to everything that waits."""
 
     __slots__ = ("_end", "seconds")
 
@@ -24,13 +24,13 @@ class Deadline:
 
     @classmethod
     def of_call(cls, seconds: float) -> Self:
-        """*seconds* after the call came in: what comes in together ends together, however many wait."""
+        """Return the deadline *seconds* after the arrival of the call, however long it has waited."""
         start = began.get()
         waited = 0.0 if start is None else time.monotonic() - start
         return cls(round(max(seconds - waited, min(_LEAST, seconds)), 1))
 
     def left(self, at_most: float | None = None) -> float:
-        """Seconds left, never negative, and not more than *at_most*."""
+        """Return the seconds left: not negative, at most *at_most*."""
         left = max(0.0, self._end - time.monotonic())
         return left if at_most is None else min(left, at_most)
 

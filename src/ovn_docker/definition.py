@@ -1,8 +1,7 @@
-"""The definition of a network of the cluster, with which each host's Docker makes the network. Pure.
+"""Reads definitions of shared networks. Pure.
 
-Every host may write to the northbound database, so a stored definition is input from outside. It is parsed
-into a closed set of values, and the request to Docker is built from these. A definition that has anything
-else is refused as a whole.
+Every host may write to the northbound database, so a stored definition is untrusted input. It is parsed into
+a closed set of values, from which the request to Docker is built. A definition with anything else is refused.
 """
 
 import json
@@ -11,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_net
 from typing import Any
 
 from ovn_docker import options
-from ovn_docker.errors import BadRequest, Conflict
+from ovn_docker.errors import BadRequest, PoolInvalid
 from ovn_docker.model import (
     ADDRESS_SPACE,
     DRIVER,
@@ -28,30 +27,29 @@ from ovn_docker.model import (
 )
 
 _IPAM = (ADDRESS_SPACE, "default", "null")
-"""IPAM drivers of a network of the cluster: ours, and the two of Docker (``null`` gives no addresses)."""
+"""IPAM drivers of a shared network: ours, and the two of Docker (``null`` gives no addresses)."""
 
 EVERYTHING = ("0.0.0.0/0", "::/0")
-"""The pools that Docker reports for ``null``."""
+"""Pools that Docker reports for ``null``."""
 
 _SWITCHES = ("Internal", "Attachable", "EnableIPv4", "EnableIPv6")
 _KEYS = frozenset({"Name", "Driver", "Options", "Labels", "IPAM", "CheckDuplicate", *_SWITCHES})
 _POOL_KEYS = frozenset({"Subnet", "IPRange", "Gateway", "AuxiliaryAddresses"})
 
 _LARGEST = 65536
-"""Characters of a definition."""
+"""Maximum length of a definition in characters."""
 
 _LABELS, _LABEL_KEY, _LABEL = 64, 255, 1024
 _RESERVED = 256
-"""Auxiliary addresses of one pool."""
+"""Maximum number of auxiliary addresses of a pool."""
 
 _MOST_RESERVED = 4096
-"""Reserved addresses of a pool of our IPAM driver."""
+"""Maximum number of reserved addresses of a pool of our IPAM driver."""
 
 _SHORTEST = 8
-"""The shortest prefix of a subnet: 10.0.0.0/8 and fd00::/8 are the largest private networks (RFC 1918, 4193).
+"""Shortest prefix of a subnet: 10.0.0.0/8 and fd00::/8 are the largest private networks (RFC 1918, 4193).
 
-A container has a route to the whole subnet through this network: a wider one would redirect what it sends to
-the rest of the world.
+A container has a route to the whole subnet: a larger one would redirect packets for the rest of the world.
 """
 
 _UNUSABLE = tuple(
@@ -60,23 +58,20 @@ _UNUSABLE = tuple(
         ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"),
     )
 )
-"""Not for containers: "this network", loopback, link-local, multicast and reserved addresses (RFC 6890)."""
+"""Subnets that containers cannot use: "this network", loopback, link-local, multicast, reserved (RFC
+6890)."""
 
 
 class Refused(Exception):
-    """A row of the database that this host does not act upon."""
+    """This host ignores a row of the database."""
 
     def __init__(self, part: str, why: str) -> None:
         super().__init__(why)
         self.refusal = Refusal(part, why)
 
 
-def stored(row: str, ids: Mapping[str, str], text: str) -> Definition:
-    """The definition in *text*, of the network whose switch is *row* and has the external_ids *ids*.
-
-    Raises Refused.
-    """
-    name = valid_name(ids.get("ovn-docker:name", ""), row)
+def parse_text(name: str, text: str) -> Definition:
+    """Return the definition of the shared network *name* in the JSON *text*. Raises Refused."""
     if len(text) > _LARGEST:
         raise Refused(
             "definition", f"its definition has {len(text)} characters, at most {_LARGEST} are allowed"
@@ -85,15 +80,13 @@ def stored(row: str, ids: Mapping[str, str], text: str) -> Definition:
         given = json.loads(text)
     except (RecursionError, ValueError):
         raise Refused("definition", "its definition is not valid JSON") from None
-    definition = parse(name, given)
-    _check_row(definition, ids)
-    return definition
+    return parse(name, given)
 
 
 def valid_name(name: str, row: str) -> str:
-    """*name* if it may be that of a network of the cluster and *row* is the UUID that follows from it.
+    """Return *name* if it is valid for a shared network and *row* is the UUID that follows from it.
 
-    Any host can write any name into any row; of all rows with one name, this is the one that counts. Raises
+    Any host can write any name into any row; only the row whose UUID follows from the name is valid. Raises
     Refused.
     """
     try:
@@ -106,12 +99,12 @@ def valid_name(name: str, row: str) -> str:
 
 
 def switch_row(name: str) -> str:
-    """UUID of the logical switch of the network *name* of the cluster."""
+    """Return the UUID of the logical switch of the shared network *name*."""
     return row_uuid("shared network", name)
 
 
 def of_docker(network: Mapping[str, Any], name: str) -> Definition:
-    """The definition of the network *name* of the cluster, as Docker describes it. Raises Refused."""
+    """Return the definition of the shared network *name*, as Docker describes it. Raises Refused."""
     ipam = network.get("IPAM") or {}
     same = {key: network[key] for key in _KEYS - {"Name", "IPAM", "CheckDuplicate"} if key in network}
     if "Options" in same:
@@ -127,7 +120,7 @@ def of_docker(network: Mapping[str, Any], name: str) -> Definition:
 
 
 def parse(name: str, given: object) -> Definition:
-    """The definition of the network *name* in the decoded JSON *given*. Raises Refused."""
+    """Return the definition of the shared network *name* in the decoded JSON *given*. Raises Refused."""
     fields = _mapping("its definition", given)
     _only("its definition", fields, _KEYS)
     _check("Name", fields.get("Name"), name)
@@ -154,12 +147,12 @@ def parse(name: str, given: object) -> Definition:
 def check_subnets(
     subnets: Iterable[IpNetwork], addresses: Iterable[IpAddress], occupied: Iterable[Occupied]
 ) -> None:
-    """Raise Refused if this host must not have a network with these subnets: others have the addresses.
+    """Raise Refused if this host must not have a network with these subnets, as their addresses are in use.
 
-    *addresses*: of the databases and of this host's tunnels; *occupied*: by this host's links.
-    Our networks make no routes on the host. But their containers have a route to the whole subnet: what they
-    send to the host, to its neighbours or to the databases would reach whichever container has that address.
-    A network behind a router is allowed: that router may lead to this very network.
+    *addresses*: those of the databases and of this host's tunnels; *occupied*: the subnets of this host's
+    links. Our networks add no routes to the host. But their containers have a route to the whole subnet:
+    packets for the host, its neighbours or the databases would reach the container that has the address. A
+    subnet behind a router is accepted: the router may lead to this very network.
     """
     for subnet in subnets:
         for address in addresses:
@@ -175,42 +168,21 @@ def check_subnets(
 
 
 def overlap(one: IpNetwork, other: IpNetwork) -> bool:
-    """Whether two subnets, of any IP version, have an address in common."""
+    """Return True if two subnets, of any IP version, have an address in common."""
     return one.version == other.version and one.overlaps(other)
 
 
 def valid_subnet(text: object) -> IpNetwork:
-    """The subnet in *text*, if containers can have one like that. Raises Refused."""
+    """Parse a subnet that containers can use. Raises Refused."""
     try:
         subnet = _network("Subnet", text)
     except ValueError:
-        raise Refused("subnet", f"Subnet {_shown(text)} is not a subnet, such as 10.1.0.0/16") from None
+        raise Refused("subnet", f"Subnet {shown(text)} is not a subnet, such as 10.1.0.0/16") from None
     if subnet.prefixlen < _SHORTEST:
         raise Refused("subnet", f"Subnet {subnet} is too large: give a prefix of {_SHORTEST} bits or more")
     if any(subnet.version == other.version and subnet.overlaps(other) for other in _UNUSABLE):
         raise Refused("subnet", f"Subnet {subnet} is not for containers: give one of unicast addresses")
     return subnet
-
-
-def _check_row(definition: Definition, ids: Mapping[str, str]) -> None:
-    """Raise Refused unless the definition has the subnets and gateways that the row itself has."""
-    for version, suffix in ((4, ""), (6, "6")):
-        here = [pool for pool in definition.pools if pool.subnet.version == version]
-        subnet = str(here[0].subnet) if here else ""
-        if ids.get(f"subnet{suffix}", "") != subnet:
-            raise _differs(f"subnet{suffix}", ids, subnet)
-        gateway = here[0].gateway if here else None
-        if gateway is not None and ids.get(f"gateway_ip{suffix}", "") != str(gateway):
-            raise _differs(f"gateway_ip{suffix}", ids, str(gateway))
-    internal = "true" if dict(definition.switches).get("Internal") else ""
-    if ids.get("ovn-docker:internal", "") != internal:
-        raise _differs("ovn-docker:internal", ids, internal)
-
-
-def _differs(key: str, ids: Mapping[str, str], defined: str) -> Refused:
-    return Refused(
-        "definition", f"its row has {key}={_shown(ids.get(key, ''))}, its definition {_shown(defined)}"
-    )
 
 
 def _pools(given: object, driver: str) -> tuple[AddressPool, ...]:
@@ -236,7 +208,7 @@ def _pool(given: dict[str, Any]) -> AddressPool:
     part, gateway = None, None
     if text := given.get("IPRange"):
         part = _part("IPRange", text, subnet)
-    if text := given.get("Gateway"):  # of IPv6, Docker says it with the length of the prefix
+    if text := given.get("Gateway"):  # with IPv6, Docker appends the length of the prefix
         gateway = _address("Gateway", text, subnet)
     auxiliary = _mapping("AuxiliaryAddresses", given.get("AuxiliaryAddresses") or {})
     if len(auxiliary) > _RESERVED:
@@ -262,20 +234,17 @@ def stored_pool(
     switch: str | None = None,
     network: NetworkId | None = None,
 ) -> Pool:
-    """A pool of our IPAM driver as a backend has it. Raises Conflict if no pool can be like that."""
+    """Return a pool of our IPAM driver from a backend's row. Raises PoolInvalid."""
     if len(reserved) > _MOST_RESERVED:
-        raise Conflict(
-            f"pool {id_} has {len(reserved)} reserved addresses, at most {_MOST_RESERVED} are allowed; "
-            "remove its network and create it again"
+        raise PoolInvalid(
+            id_, f"has {len(reserved)} reserved addresses, at most {_MOST_RESERVED} are allowed"
         )
     try:
         whole = valid_subnet(subnet)
         range_ = _part("the range", part, whole) if part else None
         kept = frozenset(_address("the reserved address", text, whole) for text in reserved)
     except Refused as refused:
-        raise Conflict(
-            f"pool {id_} has been changed by somebody: {refused}; remove its network and create it again"
-        ) from None
+        raise PoolInvalid(id_, f"has been changed by somebody: {refused}") from None
     return Pool(id_, whole, range_, switch, network, kept)
 
 
@@ -283,14 +252,14 @@ def _part(key: str, text: object, subnet: IpNetwork) -> IpNetwork:
     try:
         part = _network(key, text)
     except ValueError:
-        raise Refused("subnet", f"{key} {_shown(text)} is not a subnet, such as 10.1.2.0/24") from None
+        raise Refused("subnet", f"{key} {shown(text)} is not a subnet, such as 10.1.2.0/24") from None
     if not _within(part, subnet):
         raise Refused("subnet", f"{key} {part} is not a part of the subnet {subnet}")
     return part
 
 
 def _network(key: str, text: object) -> IpNetwork:
-    """Docker takes a subnet with host bits too. Raises ValueError, Refused."""
+    """Parse a subnet; host bits are ignored, as in Docker. Raises ValueError, Refused."""
     whole = _string(key, text)
     if "%" in whole:
         raise ValueError(whole)
@@ -302,17 +271,17 @@ def _address(key: str, text: object, subnet: IpNetwork) -> IpAddress:
         whole = _string(key, text)
         address = ip_interface(whole).ip if "/" in whole else ip_address(whole)
     except ValueError:
-        raise Refused("subnet", f"{key} {_shown(text)} is not an IP address") from None
+        raise Refused("subnet", f"{key} {shown(text)} is not an IP address") from None
     if address not in subnet or "%" in whole:
-        raise Refused("subnet", f"{key} {_shown(text)} is not in the subnet {subnet}")
+        raise Refused("subnet", f"{key} {shown(text)} is not in the subnet {subnet}")
     return address
 
 
 def _options(name: str, given: object) -> tuple[tuple[str, str], ...]:
-    """Options that this mode of the driver knows, one of them the network's own name."""
+    """Return the options of a shared network, all known and one of them its name. Raises Refused."""
     fields = _mapping("Options", given or {})
     _only("Options", fields, {option.key for option in options.OPTIONS})
-    texts = {key: _printable(f"option {_shown(key)}", value, _LABEL) for key, value in fields.items()}
+    texts = {key: _printable(f"option {shown(key)}", value, _LABEL) for key, value in fields.items()}
     try:
         known = options.parse(texts)
     except BadRequest as error:
@@ -328,7 +297,7 @@ def _labels(given: object) -> tuple[tuple[str, str], ...]:
         raise Refused("definition", f"it has {len(labels)} labels, at most {_LABELS} are allowed")
     return tuple(
         sorted(
-            (_printable("a label's name", key, _LABEL_KEY), _printable(f"label {_shown(key)}", value, _LABEL))
+            (_printable("a label's name", key, _LABEL_KEY), _printable(f"label {shown(key)}", value, _LABEL))
             for key, value in labels.items()
         )
     )
@@ -361,7 +330,7 @@ def _mapping(what: str, value: object) -> dict[str, Any]:
 
 def _only(what: str, fields: Mapping[str, object], known: Iterable[str]) -> None:
     for key in sorted(fields.keys() - set(known)):
-        raise Refused("definition", f"{what} has {_shown(key)}, which is not allowed")
+        raise Refused("definition", f"{what} has {shown(key)}, which is not allowed")
 
 
 def _check(key: str, value: object, wanted: str) -> None:
@@ -370,11 +339,11 @@ def _check(key: str, value: object, wanted: str) -> None:
 
 
 def _refused(what: str, value: object, rule: str) -> Refused:
-    return Refused("definition", f"{what} {_shown(value)}: {rule}")
+    return Refused("definition", f"{what} {shown(value)}: {rule}")
 
 
-def _shown(value: object) -> str:
-    """At most 80 characters, without any that could change what a terminal shows."""
+def shown(value: object) -> str:
+    """Return a value in at most 80 characters, without control characters for a terminal."""
     if isinstance(value, dict | list):  # as deep as the parser can go, and repr() cannot
         return "(an object)" if isinstance(value, dict) else "(a list)"
     text = value if isinstance(value, str) else repr(value)

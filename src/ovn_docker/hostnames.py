@@ -1,8 +1,8 @@
 """The names under which a container is registered for the other hosts. Pure.
 
-OVN answers before any other server: a name that is registered hides what the rest of the world has under it,
-from all containers of the network, on all hosts. So it is one label, below no domain but the network's own.
-Docker's own resolver honours any alias, for the containers of its own host alone.
+OVN answers before any other name server: a registered name hides the same name of the rest of the world from
+all containers of the network, on all hosts. So only single labels are registered, alone and below the
+network's name. Docker's own resolver accepts any alias, for containers of its own host only.
 """
 
 import re
@@ -20,19 +20,19 @@ _LONGEST = 253
 """Characters of a name in DNS (RFC 1035, 2.3.4)."""
 
 _RESERVED = frozenset({"localhost", "wpad", "isatap"})
-"""Programs ask for these by themselves, and believe the answer: RFC 6761, 6.3; proxies; RFC 5214, 8.3."""
+"""Names that programs look up by themselves and trust: RFC 6761, 6.3; proxy configuration; RFC 5214, 8.3."""
 
 _RESERVED_DOMAINS = ("arpa", "localhost", "docker.internal")
-"""Reverse queries (RFC 3172), RFC 6761, and what Docker Desktop calls the host."""
+"""Domains of reverse queries (RFC 3172), of RFC 6761, and of the host in Docker Desktop."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerNames:
     """The names of a container on a network, as Docker has them.
 
-    *own*: its name and the beginning of its ID, which are unique on its host; *aliases*: what the user calls
-    it besides, host name included; *created*: when it was made, in milliseconds of the epoch; *link_local*:
-    the addresses of ``--link-local-ip``, which Docker sets without a word to the driver.
+    *own*: its name and the beginning of its ID, which are unique on its host; *aliases*: further names that
+    the user has given, and the host name; *created*: time of creation in milliseconds of the epoch;
+    *link_local*: the addresses of ``--link-local-ip``, which Docker sets without the driver.
     """
 
     own: tuple[str, ...]
@@ -43,9 +43,9 @@ class ContainerNames:
 
 @dataclass(frozen=True, slots=True)
 class Unregistered:
-    """Names of a container by which other hosts do not find it.
+    """Names of a container that could not be registered.
 
-    *taken*: another container has them; *unfit*: nobody may have them (registered()).
+    *taken*: another container has them; *unfit*: they are not allowed (fitting()).
     """
 
     taken: tuple[str, ...] = ()
@@ -53,10 +53,7 @@ class Unregistered:
 
 
 def fitting(given: Iterable[str], network: str) -> Iterator[str]:
-    """Labels that can be registered, alone and below the network's name, in lower case.
-
-    ``web.foo`` on the network ``foo`` is ``web``.
-    """
+    """Yield the labels that may be registered. ``Web.foo`` on the network ``foo`` is ``web``."""
     suffix = f".{network.lower()}"
     for name in given:
         label = name.lower().removesuffix(suffix)
@@ -72,7 +69,7 @@ def _is_reserved(name: str) -> bool:
     ):
         return True
     try:
-        socket.inet_aton(name)  # "10", "0x7f.1": an address to resolvers, which ask nobody
+        socket.inet_aton(name)  # resolvers take "10" and "0x7f.1" for addresses and send no query
     except OSError:
         return False
     return True

@@ -1,6 +1,6 @@
-"""What the driver counts and measures: one table for Prometheus, for the documentation and for tests. Pure.
+"""Metrics of the driver: one table for Prometheus, for the documentation and for tests. Pure.
 
-Names and units: prometheus.io/docs/practices/naming. Whoever has something to count gets a Recorder.
+Names and units: prometheus.io/docs/practices/naming. Code that counts something is given a Recorder.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Protocol
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """Types of metrics (prometheus.io/docs/concepts/metric_types)."""
 
     COUNTER = "counter"
@@ -20,10 +20,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """*buckets*: upper bounds of a histogram, in seconds; *read*: looked up at each scrape, not recorded."""
+    """A metric. *buckets*: upper bounds in seconds; *read*: read at each scrape, not recorded."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
@@ -34,106 +34,110 @@ _FAST = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 1
 
 REQUESTS = Metric(
     "ovn_docker_request_seconds",
-    Kind.HISTOGRAM,
-    "Calls of Docker's, by method and outcome: ok, malformed (no call of the protocol), crash (a defect), or "
-    "the kind of error.",
+    MetricKind.HISTOGRAM,
+    "Calls of Docker, by method and outcome: ok, malformed (not a call of the protocol), crash (a defect), "
+    "or the kind of error.",
     ("method", "outcome"),
     _FAST,
 )
 FLOWS = Metric(
     "ovn_docker_flows_seconds",
-    Kind.HISTOGRAM,
-    "How long starting containers waited for their flows; outcome: installed or late.",
+    MetricKind.HISTOGRAM,
+    "Time that starting containers waited for their flows; outcome: installed or late.",
     ("outcome",),
     _FAST,
 )
 REPAIRS = Metric(
     "ovn_docker_repairs_total",
-    Kind.COUNTER,
-    "What was put right: takeover (an address of a dead endpoint), undo (a call that failed half-way), "
-    "network (made or removed in Docker, as in the cluster).",
+    MetricKind.COUNTER,
+    "Repairs: takeover (a new endpoint got the address of a dead one), undo (a call failed half-way), "
+    "network (created or removed in Docker, as in the cluster).",
     ("what",),
 )
 FOUND = Metric(
     "ovn_docker_leftovers_found_total",
-    Kind.COUNTER,
-    "What was found that should not be, such as endpoints without a container, or is missing; each once.",
+    MetricKind.COUNTER,
+    "Leftovers and missing rows that were found, such as endpoints without a container; each counts once.",
     ("what",),
 )
 LEFTOVERS = Metric(
     "ovn_docker_leftovers_cleared_total",
-    Kind.COUNTER,
-    "What should not have been, and was cleared.",
+    MetricKind.COUNTER,
+    "Leftovers that were removed.",
     ("what",),
 )
 REMADE = Metric(
     "ovn_docker_remade_total",
-    Kind.COUNTER,
-    "What was missing in the backend though a network or a container needs it, and was made again.",
+    MetricKind.COUNTER,
+    "Rows that a network or container needs, that were missing in the backend and were made again.",
     ("what",),
 )
 UNCLEARED = Metric(
     "ovn_docker_sweep_failures_total",
-    Kind.COUNTER,
-    "Looks for leftovers that failed; the next one comes soon.",
+    MetricKind.COUNTER,
+    "Sweeps that failed; the next one follows soon.",
 )
 THREADS_DOWN = Metric(
     "ovn_docker_threads_down",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Threads of the driver that have failed and wait to be started again.",
     read=True,
 )
 THREAD_FAILURES = Metric(
     "ovn_docker_thread_failures_total",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Failures of the driver's threads, by thread. Each is a defect; the driver's log has its traceback.",
     ("thread",),
     read=True,
 )
 REFUSED = Metric(
     "ovn_docker_refused_rows_total",
-    Kind.COUNTER,
-    "Networks of the cluster that this host refuses to make, by what is wrong: name, definition or subnet.",
+    MetricKind.COUNTER,
+    "Shared networks that this host refuses to create, by the invalid part: name, definition or subnet.",
     ("part",),
 )
-INFO = Metric("ovn_docker_info", Kind.GAUGE, "1, with the driver's version.", ("version",), read=True)
+INFO = Metric("ovn_docker_info", MetricKind.GAUGE, "1, with the driver's version.", ("version",), read=True)
 REACHABLE = Metric(
-    "ovn_docker_database_up", Kind.GAUGE, "Whether a database answers the driver.", ("database",), read=True
+    "ovn_docker_database_up",
+    MetricKind.GAUGE,
+    "1 if a database answers the driver.",
+    ("database",),
+    read=True,
 )
 RECONNECTS = Metric(
     "ovn_docker_connections_lost_total",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Connections to a database that broke.",
     ("database",),
     read=True,
 )
-ENDPOINTS = Metric("ovn_docker_endpoints", Kind.GAUGE, "Endpoints with a port on this host.", read=True)
+ENDPOINTS = Metric("ovn_docker_endpoints", MetricKind.GAUGE, "Endpoints with a port on this host.", read=True)
 NOT_INSTALLED = Metric(
     "ovn_docker_endpoints_without_flows",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Endpoints with a port on this host for which ovn-controller has installed no flows.",
     read=True,
 )
 PROGRESS = Metric(
     "ovn_docker_nb_cfg",
-    Kind.GAUGE,
-    "How far the configuration has come (ovn-nb(5), nb_cfg): at northbound what is asked for, at southbound "
-    "what ovn-northd has done, at host what ovn-controller here has. It counts where somebody waits for it "
-    "(ovn-nbctl --wait).",
+    MetricKind.GAUGE,
+    "Progress of the configuration (ovn-nb(5), nb_cfg): at northbound the number requested, at southbound "
+    "the number that ovn-northd has processed, at host the number that ovn-controller here has. It rises "
+    "when ovn-nbctl --wait is used.",
     ("at",),
     read=True,
 )
 _CONTAINER = ("endpoint", "network", "container")
 SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED_DROPS, ERRORS = (
-    Metric(f"ovn_docker_container_{name}_total", Kind.COUNTER, what, _CONTAINER, read=True)
+    Metric(f"ovn_docker_container_{name}_total", MetricKind.COUNTER, what, _CONTAINER, read=True)
     for name, what in (
         ("transmit_bytes", "Bytes that a container sent."),
         ("receive_bytes", "Bytes that a container received."),
         ("transmit_packets", "Packets that a container sent."),
         ("receive_packets", "Packets that a container received."),
-        ("transmit_dropped", "Packets from a container that Open vSwitch had no room for."),
-        ("receive_dropped", "Packets for a container that Open vSwitch could not hand over."),
-        ("errors", "Packets from or for a container that were broken."),
+        ("transmit_dropped", "Packets from a container that Open vSwitch dropped."),
+        ("receive_dropped", "Packets for a container that Open vSwitch dropped."),
+        ("errors", "Invalid packets from or for a container."),
     )
 )
 
@@ -142,7 +146,7 @@ METRICS = (
     *(UNCLEARED, REFUSED, REACHABLE, RECONNECTS, PROGRESS, THREADS_DOWN, THREAD_FAILURES),
     *(SENT_BYTES, RECEIVED_BYTES, SENT_PACKETS, RECEIVED_PACKETS, SENT_DROPS, RECEIVED_DROPS, ERRORS),
 )
-"""All of them."""
+"""All metrics."""
 
 STATISTICS = {
     SENT_BYTES: ("rx_bytes",),
@@ -153,12 +157,13 @@ STATISTICS = {
     RECEIVED_DROPS: ("tx_dropped",),
     ERRORS: ("rx_errors", "tx_errors"),
 }
-"""Keys of Interface:statistics (ovs-vswitchd.conf.db(5)): what a container sends, its port receives."""
+"""Keys of Interface:statistics (ovs-vswitchd.conf.db(5)). The port receives the packets that a container
+sends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A value that was read."""
+    """A value of a metric that was read."""
 
     metric: Metric
     value: float
@@ -166,26 +171,26 @@ class Sample:
 
 
 class Recorder(Protocol):
-    """Takes what is counted and measured. Never raises."""
+    """Records counters and histograms. Never raises."""
 
     def add(self, metric: Metric, *labels: str) -> None:
-        """One more of a counter."""
+        """Add one to a counter."""
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
-        """One more of a histogram, that took so long."""
+        """Add a duration to a histogram."""
 
 
 class Reader(Protocol):
-    """Looks up what is not recorded."""
+    """Reads the metrics that are not recorded."""
 
     def samples(self) -> Iterable[Sample]:
-        """All that can be read now. Never raises."""
+        """Return all values that can be read now. Never raises."""
 
 
 class Tally:
-    """Counts Docker's calls, and hands all that is recorded on to *record*.
+    """A recorder that counts Docker's calls and passes everything on to *record*.
 
-    *requests*: since the start, but for those that only ask what this is; *errors*: those that failed.
+    *requests*: calls since the start except Plugin.Activate; *errors*: those that failed.
     """
 
     def __init__(self, record: Recorder) -> None:
@@ -195,11 +200,11 @@ class Tally:
         self.errors = 0
 
     def add(self, metric: Metric, *labels: str) -> None:
-        """One more of a counter."""
+        """Add one to a counter."""
         self._record.add(metric, *labels)
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
-        """One more of a histogram, that took so long."""
+        """Add a duration to a histogram."""
         if metric is REQUESTS and labels[0] != "Plugin.Activate":
             with self._lock:
                 self.requests += 1
@@ -208,10 +213,10 @@ class Tally:
 
 
 class Unrecorded:
-    """The Recorder of a driver that nobody asks."""
+    """The recorder of a driver without ``--metrics``."""
 
     def add(self, metric: Metric, *labels: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Networks and endpoints as Docker means them, and the names that we derive from their IDs. Pure."""
+"""Networks and endpoints as Docker defines them, and the names derived from their IDs. Pure."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from typing import NewType
 from uuid import UUID, uuid5
 
 from ovn_docker.allowed import Allowed
-from ovn_docker.errors import BadRequest, Conflict
+from ovn_docker.errors import BadRequest
 from ovn_docker.options import NetworkOptions
 
 IpAddress = IPv4Address | IPv6Address
@@ -33,11 +33,11 @@ EndpointId = NewType("EndpointId", str)
 """Docker's ID of an endpoint: one container's attachment to one network; new at every start."""
 
 _NAMESPACE = UUID("8bd49f0e-3ad3-5b1c-9c1e-6f766e2d646b")
-"""Root of the row UUIDs. Changing it orphans every row of every cluster."""
+"""Namespace of the rows' UUIDs. A change orphans every row of every cluster."""
 
 
 def row_uuid(kind: str, *key: str) -> str:
-    """UUID of the row for *kind* and *key*: every host derives the same one, so a second insert fails.
+    """Return the UUID of the row for *kind* and *key*, the same on every host: a second insert fails.
 
     OVSDB takes it as the ``uuid`` of an ``insert`` (ovsdb-server(7), "Insert", since 2.16).
     """
@@ -45,20 +45,20 @@ def row_uuid(kind: str, *key: str) -> str:
 
 
 PoolId = NewType("PoolId", str)
-"""Our name for a pool of addresses that Docker's IPAM call got from us: a UUID."""
+"""ID of a pool of our IPAM driver, as Docker knows it: a UUID."""
 
 ADDRESS_SPACE = "openvswitch"
-"""How Docker names, in CreateNetwork, pools that come from our IPAM driver."""
+"""Address space of our IPAM driver: Docker marks its pools with this name in CreateNetwork."""
 
 DRIVER = "openvswitch"
-"""The name by which Docker knows our network driver."""
+"""Name of our network driver in Docker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """A pool of a network; *gateway* is the address that IPAM set aside for a router, if any.
+    """A pool of a network; *gateway* is the address that IPAM has reserved for a router, if any.
 
-    *ours*: the addresses come from our IPAM driver.
+    *ours*: the pool is one of our IPAM driver.
     """
 
     pool: IpNetwork
@@ -70,9 +70,9 @@ class Subnet:
 class Pool:
     """A pool of our IPAM driver: containers get addresses from *part* of *subnet*, or from all of it.
 
-    *switch*: row of the logical switch of *network* that it is bound to, ``None`` until that is created;
-    *reserved*: what no container may have, the gateway and the auxiliary addresses; *picked*: we chose the
-    subnet, which its user left to us.
+    *switch*: row of the logical switch of *network*, None until the network is created; *reserved*: the
+    gateway and the auxiliary addresses, which no container gets; *picked*: our IPAM driver has chosen the
+    subnet, as the user gave none.
     """
 
     id: PoolId
@@ -85,50 +85,59 @@ class Pool:
 
     @property
     def bound(self) -> bool:
-        """Whether its network exists."""
+        """True if its network exists."""
         return self.switch is not None
 
     @property
     def range(self) -> IpNetwork:
-        """Where addresses are taken from."""
+        """The subnet that addresses are leased from."""
         return self.part or self.subnet
 
     @property
     def first(self) -> IpAddress:
-        """The lowest address that a container or router may have."""
+        """Lowest address that a container or router may have."""
         return max(self.range[0], self.gateway)
 
     @property
     def last(self) -> IpAddress:
-        """The highest one."""
+        """Highest address that a container or router may have."""
         return min(self.range[-1], self._highest)
 
     def holds(self, address: IpAddress) -> bool:
-        """Whether a container or router can have *address*; it may be outside the range."""
+        """Return True if a container or router can have *address*, even outside of the range."""
         return address in self.subnet and int(self.gateway) <= int(address) <= int(self._highest)
 
     @property
     def gateway(self) -> IpAddress:
-        """The lowest address that is not the subnet's own: the router's, unless somebody says otherwise."""
+        """Default address of the router: the lowest one that is not the subnet's own."""
         return self.subnet[1] if self.subnet.num_addresses > 2 else self.subnet[0]
 
     @property
     def _highest(self) -> IpAddress:
-        """Below the broadcast address of IPv4."""
+        """Highest address of the subnet, without the broadcast address of IPv4."""
         broadcast = self.subnet.version == 4 and self.subnet.num_addresses > 2
         return self.subnet[-2] if broadcast else self.subnet[-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """On a lease: the user did not ask for this address. *name*: of the container, empty if not known."""
+    """Mark of a lease whose address the user did not ask for. *name*: the container's, "" if unknown."""
 
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """An address for a container of this host; *picked* is None if the user asked for the address."""
+
+    pool: Pool
+    address: IpAddress
+    picked: Picked | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Former:
-    """An address that a container of this host had before Docker started; *holder*: its endpoint, if any."""
+    """An address that a container of this host had before Docker started; *holder*: its endpoint, or ""."""
 
     address: IpAddress
     picked: Picked
@@ -170,9 +179,9 @@ class AddressPool:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A network of the cluster as any host's Docker can make it (definition.py).
+    """Options with which every host's Docker creates a shared network (definition.py).
 
-    *switches*: ``Internal``, ``Attachable``, ``EnableIPv4``, ``EnableIPv6``, as far as they are given.
+    *switches*: those of ``Internal``, ``Attachable``, ``EnableIPv4`` and ``EnableIPv6`` that are given.
     """
 
     name: str
@@ -197,15 +206,15 @@ class Definition:
 
     @property
     def text(self) -> str:
-        """The form in which it is stored."""
+        """The definition as stored in the database: JSON."""
         return json.dumps(self.request, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why this host does not act upon a row: one line.
+    """The reason *why* this host ignores a row, in one line.
 
-    *part*: ``name``, ``definition`` or ``subnet``, for the metric.
+    *part*: the invalid part for the metric: ``name``, ``definition`` or ``subnet``.
     """
 
     part: str
@@ -214,11 +223,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class SharedNetwork:
-    """A network with a name in the cluster.
+    """A shared network of the cluster.
 
-    *definition*: with it each host's Docker makes the network; ``None`` as long as no host has stored it, or
-    if it is *refused*. *removed*: a host has removed it; the others do when none of their containers belongs
-    to it; *forced*: they do even if stopped containers do; *incarnation*: which life of the network this is.
+    *definition*: None until a host has stored it, or if this host has *refused* it. *removed*: a host has
+    removed the network; every other host does so once no container of that host belongs to it, with *forced*
+    even if stopped containers do. *incarnation*: token of this life of the network.
     """
 
     name: str
@@ -231,10 +240,10 @@ class SharedNetwork:
 
 @dataclass(frozen=True, slots=True)
 class LocalNetwork:
-    """A network of this host's Docker that is the network *shared* of the cluster.
+    """A network of this host's Docker that belongs to the shared network *shared*.
 
-    *definition*: see SharedNetwork; ``None`` if it cannot be given to other hosts, which *refused* explains;
-    *used*: containers of this host, running or stopped, belong to it.
+    *definition*: None if other hosts cannot have the network, for the reason *refused*; *used*: containers of
+    this host, running or stopped, belong to the network.
     """
 
     id: NetworkId
@@ -246,7 +255,7 @@ class LocalNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A host has a shared network, in the life *incarnation*; *used*: see LocalNetwork."""
+    """Note that a host has a shared network in an *incarnation*; *used*: see LocalNetwork."""
 
     incarnation: str
     used: bool
@@ -254,9 +263,9 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Occupied:
-    """Addresses that a host has in use outside of OVN. *by*: the name of its Docker network, or of its link.
+    """Addresses that a host uses outside of OVN. *by*: name of its Docker network or link.
 
-    *linked*: the host has a link in the subnet; otherwise there is a router between, or Docker alone knows.
+    *linked*: the host has a link in the subnet; otherwise it has a route, or only Docker knows the subnet.
     """
 
     subnet: IpNetwork
@@ -268,11 +277,11 @@ class Occupied:
 
 
 class Obstacle(StrEnum):
-    """Why a host cannot have or use a network of the cluster, while others can.
+    """Kind of reason for which a host cannot have or use a shared network.
 
-    SUBNET: the host has those addresses elsewhere; DOCKER: its Docker refuses the network; DEFINITION: the
-    other hosts cannot read how it was made; GATEWAY: the host's docker_gwbridge has those addresses, so that
-    no container starts on the network.
+    SUBNET: the host uses the addresses for something else; DOCKER: its Docker refuses the network;
+    DEFINITION: the definition is not valid for other hosts; GATEWAY: the host's docker_gwbridge has the
+    addresses, so that no container starts on the network.
     """
 
     SUBNET = "subnet"
@@ -283,7 +292,7 @@ class Obstacle(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A host cannot have or use the network *network* of the cluster; *why*: one line."""
+    """Problem of a host that cannot have or use the shared network *network*; *why* is one line."""
 
     network: str
     obstacle: Obstacle
@@ -292,7 +301,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A host's own words for the others: see Occupied and Problem. *host* is a system-id."""
+    """Report of a host for the other hosts. *host* is a system-id."""
 
     host: str
     occupied: tuple[Occupied, ...] = ()
@@ -300,16 +309,16 @@ class Report:
 
 
 GATEWAY_BRIDGE = "docker_gwbridge"
-"""Docker's network that leads containers on networks of plugins out of their host."""
+"""Docker's network that connects containers on networks of plugins with the outside world."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A container's attachment to a network. *mac* is ``None`` until somebody chose one.
+    """A container's attachment to a network. *mac* is None until it is chosen.
 
-    *router*: the others on the network believe its router advertisements, redirects and DHCP answers;
-    *allowed*: what it may use besides its addresses; *port_security*: whether it may use no other addresses,
-    ``None`` if that is the network's to say.
+    *router*: other containers accept its router advertisements, redirects and DHCP replies; *allowed*:
+    addresses that it may use besides its own; *port_security*: False if it may use any address, None for the
+    network's setting.
     """
 
     id: EndpointId
@@ -323,44 +332,47 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class StoredEndpoint:
-    """An endpoint as a database or this host has it. *host* is a system-id, *age* in seconds."""
+    """An endpoint in a database or on this host. *host* is a system-id, *age* in seconds."""
 
     id: EndpointId
     network: NetworkId
     host: str
     age: float
     encap: str = ""
-    """Tunnel address of the host, if it has one."""
+    """Tunnel address of the host, "" without one."""
     up: bool = False
-    """OVN has its port at work on some host (ovn-nb(5), Logical_Switch_Port:up)."""
+    """True if OVN has set up its port on a host (ovn-nb(5), Logical_Switch_Port:up)."""
     record: str = ""
-    """The backend's record of the rows that make its port, if this host keeps one."""
+    """The backend's record of its port's rows, if this host has one."""
 
-    def dead(self, joined: bool | None, grace: float) -> bool:  # noqa: FBT001 - what Links.joined() says of it
-        """Whether it has no container any more, going by its veth: *joined* if one end is in a container.
+    def __str__(self) -> str:
+        return f"endpoint {self.id[:12]} on host {self.host}"
 
-        Between CreateEndpoint and Join both ends are still here, so an endpoint younger than *grace*
-        seconds gets the benefit of the doubt; without a veth (None) there is none.
+    def dead(self, joined: bool | None, grace: float) -> bool:  # noqa: FBT001 - a value of HostLinks.joined()
+        """Return True if the endpoint has lost its container. *joined*: a veth end is in a container.
+
+        Between CreateEndpoint and Join both ends are on the host, so an endpoint younger than *grace* seconds
+        is not dead. Without a veth pair (None) it is.
         """
         return joined is None or (not joined and self.age > grace)
 
 
 def whole_number(text: str) -> int | None:
-    """``None`` if it is none, or far too large: databases have what other hosts wrote."""
+    """Parse a number of at most 19 digits that another host may have written; None if it is not valid."""
     return int(text) if re.fullmatch("[0-9]{1,19}", text) else None
 
 
 def since(age: float) -> int | None:
-    """When a row of that *age* in seconds was made, in seconds of the epoch; ``None`` if nobody knows."""
+    """Return the time of creation of a row of *age* seconds, in seconds of the epoch; None if unknown."""
     return None if age == float("inf") else round(time.time() - age)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredNetwork:
-    """A network as the backend has it of this host: made, joined or attached to.
+    """A network of this host in the backend: created, joined or attached to.
 
-    *id* may be the beginning of Docker's ID; *shared*: its name if other hosts have it too, or the user's
-    own network that it is attached to; *age* in seconds.
+    *id* may be a prefix of Docker's ID; *shared* names the shared network, or the user's own network to which
+    it is attached; *age* in seconds.
     """
 
     id: NetworkId
@@ -369,7 +381,7 @@ class StoredNetwork:
 
 
 class Kind(StrEnum):
-    """What is left where it should not be."""
+    """Kind of a leftover or of a missing row."""
 
     ENDPOINT = "endpoint"
     LINK = "link"
@@ -386,9 +398,9 @@ class Kind(StrEnum):
 class Gap:
     """A row that this host needs and that the backend does not have.
 
-    *network* needs it, or its *endpoint*. *owner*: who has the address, or the network's name, by now, if
-    anybody: then the row cannot be made again. *removed*: other hosts may have removed the network while this
-    one was forgotten.
+    The row belongs to *network*, or to *endpoint* of it. *owner*: the present user of the address or of the
+    network's name, if there is one; then the row cannot be made again. *removed*: other hosts may have
+    removed the network while the database did not know this host.
     """
 
     kind: Kind
@@ -401,11 +413,11 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that is there and should not be, or, if *missing*, that should be there and is not.
+    """A leftover or, with *missing*, a missing row.
 
-    *what*: ID, address or name; *where*: the places that have, or lack, something of it; *since* when it is
-    there, in seconds of the epoch, if known; *cure*: what is done about it; *row*: for the code that reported
-    it; *endpoint*: whose it was; *command*: mends it where the driver cannot.
+    *what*: ID, address or name; *where*: the places that have or lack it; *since*: its time of creation in
+    seconds of the epoch, if known; *cure*: the repair in words; *row*: a token for the code that has found
+    the difference; *endpoint*: its endpoint; *command*: the repair where the driver cannot do it.
     """
 
     kind: Kind
@@ -424,42 +436,16 @@ class Difference:
 
     @property
     def shown(self) -> str:
-        """What it is; of Docker's IDs as much as Docker shows."""
+        """*what*, with Docker's IDs shortened as Docker shows them."""
         return self.what[:12] if len(self.what) >= 48 else self.what
-
-
-class AddressInUse(Conflict):
-    """*address* (IP or MAC) belongs to *holder* on the same logical switch.
-
-    *allowed*: it is an allowed address of the holder; *asked*: it is asked for as an allowed address.
-    """
-
-    def __init__(
-        self, address: str, holder: StoredEndpoint, *, allowed: bool = False, asked: bool = False
-    ) -> None:
-        who = f"endpoint {holder.id[:12]} on host {holder.host}"
-        if asked:
-            text = f"allowed address {address} is the own address of {who}; leave it out"
-        elif allowed:
-            text = (
-                f"address {address} is an allowed address of {who}; choose another with --ip or --mac-address"
-            )
-        else:
-            text = (
-                f"address {address} is in use by {who}; choose another with --ip or --mac-address, or create "
-                "the network with another --ip-range on each host"
-            )
-        super().__init__(text)
-        self.address = address
-        self.holder = holder
-        self.allowed = allowed or asked
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files that prove who we are to ``ssl:`` databases, and the CA that proves who they are.
+    """Our private key and certificate for ``ssl:`` databases, and the CA of the databases' certificates.
 
-    *names*: a database's certificate must have its address, or everybody whom the CA knows could pass for it.
+    *names*: check that a database's certificate has its address. Otherwise everybody with a certificate of
+    the CA can impersonate a database.
     """
 
     private_key: str
@@ -469,7 +455,7 @@ class Tls:
 
 
 def remote_addresses(remotes: Iterable[str]) -> list[IpAddress]:
-    """IP addresses in remotes such as ``ssl:10.0.0.1:6641`` or ``tcp:[fd00::1]:6641``."""
+    """Return the IP addresses in remotes such as ``ssl:10.0.0.1:6641`` or ``tcp:[fd00::1]:6641``."""
     found = []
     for remote in remotes:
         with suppress(ValueError):  # a path, or a name
@@ -479,10 +465,10 @@ def remote_addresses(remotes: Iterable[str]) -> list[IpAddress]:
 
 @dataclass(frozen=True, slots=True)
 class Chassis:
-    """This host: what the local Open_vSwitch database says.
+    """This host's settings in the local Open_vSwitch database.
 
-    *bridge* is where containers are plugged in, *datapath* its type, ``None`` as long as there is no such
-    bridge. A VM of a cloud has no tunnels of its own: neither *northbound* nor *encap_ips*.
+    *bridge* is the bridge for containers' ports, *datapath* its type, None if there is no such bridge. A VM
+    of a cloud has no tunnels of its own: neither *northbound* nor *encap_ips*.
     """
 
     system_id: str
@@ -496,13 +482,14 @@ class Chassis:
 
     @property
     def addresses(self) -> tuple[IpAddress, ...]:
-        """Addresses that this host must reach outside of OVN: of its tunnels and of the databases."""
+        """Addresses that this host needs outside of OVN: those of its tunnels and of the databases."""
         return (*self.encap_ips, *remote_addresses((*self.northbound, *self.southbound)))
 
     def made(self, host: str, encap: str) -> bool:
-        """Whether this host has made what says that *host* with the tunnel address *encap* has.
+        """Return True if this host has created a row that has *host* (a system-id) and *encap*.
 
-        Machines that were cloned have one system-id, but never one tunnel address. Empty if it does not say.
+        *encap* is the host's tunnel address: cloned machines have the same system-id, but never that. "" in
+        rows without one.
         """
         own = {str(ip) for ip in self.encap_ips}
         return host == self.system_id and (not encap or not own or encap in own)
@@ -510,12 +497,11 @@ class Chassis:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """How an endpoint hangs on the switch: what the backend tells the host.
+    """Parameters of an endpoint's port on the host, chosen by the backend.
 
-    *mtu* in bytes; *resolver*: OVN answers there to names of containers, asked at NAMESERVERS; *vlan*: the
-    tag of the port; *mac*, *addresses*: where the backend chose them, not Docker; *any_router*: it
-    believes whoever says that it is a router or a DHCP server, not only those that are marked; *record*: how
-    the backend makes its rows again.
+    *mtu* in bytes; *resolver*: the network has a resolver at NAMESERVERS; *vlan*: tag of the port; *mac*,
+    *addresses*: set if the backend has chosen them instead of Docker; *any_router*: the endpoint accepts any
+    router and DHCP server, not only those marked as such; *record*: see NetworkBackend.create_network().
     """
 
     iface_id: str
@@ -530,39 +516,40 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What Docker has to do in the sandbox: move *link* there, and lead *routes* out of it."""
+    """Result of Join: Docker moves *link* into the sandbox and adds *routes* through it."""
 
     link: str
     routes: tuple[IPv4Network, ...] = ()
 
 
 NAMESERVERS = (IPv4Address("169.254.53.1"), IPv4Address("169.254.53.2"))
-"""Where containers ask for names, the same on all networks of the cluster: dockerd has one setting.
+"""Addresses of the resolvers, the same on all shared networks because dockerd has one setting.
 
-Two, so that a container on two such networks asks both. Docker's resolver uses three servers at most (moby
-daemon/libnetwork/resolver.go, maxExtDNS): one is left for the rest of the world.
+There are two, so that a container on two shared networks queries both. Docker's resolver uses three servers
+at most (moby daemon/libnetwork/resolver.go, maxExtDNS), so one is left for the rest of the world.
 """
 
 
-def resolver_routes(turn: int) -> tuple[IPv4Network, ...]:
-    """Routes to NAMESERVERS for the network of a sandbox whose *turn* it is, from 0.
+def resolver_routes(index: int) -> tuple[IPv4Network, ...]:
+    """Return the routes to NAMESERVERS for a sandbox's network with this *index*, from 0.
 
-    The first network has the first server, the second one the second. Shorter prefixes are for when the
-    others are not there, or not any more. No two networks have the same, which the kernel would refuse.
+    The first network has the first server, the second network the second. The routes with shorter prefixes
+    serve while other networks are missing. Each network has routes of its own: the kernel refuses a route
+    that exists.
     """
     first, second = NAMESERVERS
-    if turn < len(NAMESERVERS):
-        own, other = ((first, second), (second, first))[turn]
+    if index < len(NAMESERVERS):
+        own, other = ((first, second), (second, first))[index]
         return IPv4Network((own, 32)), IPv4Network((other, 31), strict=False)
-    return (IPv4Network((first, 32 - turn), strict=False),) if turn <= 8 else ()
+    return (IPv4Network((first, 32 - index), strict=False),) if index <= 8 else ()
 
 
 def choose_mac(endpoint: Endpoint) -> str:
-    """MAC for an endpoint that brought none: 02:42 and the IPv4 address, as Docker's bridge does.
+    """Return the MAC of an endpoint without one: 02:42 and the IPv4 address, as on Docker's bridge.
 
-    The same address always has the same MAC, so no neighbour keeps a stale one. Without IPv4
-    it is derived from the IPv6 address or, without any, from the endpoint's ID.
-    A router's begins with ROUTER_MAC instead, by which all hosts know it.
+    An address always has the same MAC, so no neighbour keeps a stale one. Without IPv4, the MAC is derived
+    from the IPv6 address or, without addresses, from the endpoint's ID. The MAC of a router begins with
+    ROUTER_MAC instead.
     """
     for address in endpoint.addresses:
         if isinstance(address, IPv4Interface):
@@ -574,21 +561,21 @@ def choose_mac(endpoint: Endpoint) -> str:
 
 
 ROUTER_MAC = b"\x0e\x42"
-"""The first bytes of a router's MAC. Port security ties a container to its MAC, so that no other can pass for
-one, and no host has to be told which ones are."""
+"""First bytes of a router's MAC. Port security ties a container to its MAC, so no other container can use
+such a MAC, and every host knows the routers without asking."""
 
 
 def is_router_mac(mac: str) -> bool:
-    """Whether containers believe what comes from this MAC (host/router_guard.py)."""
+    """Return True if containers accept a router with this MAC (host/kernel/router_guard.py)."""
     return mac.lower().startswith(ROUTER_MAC.hex(":"))
 
 
 def check_allowed(allowed: Iterable[Allowed], gateways: Iterable[IpAddress] = ()) -> None:
-    """Raise BadRequest if addresses are allowed that would make a container pass for a part of the network.
+    """Raise BadRequest if allowed addresses would let a container impersonate a part of the network.
 
-    *gateways*: of the network.
+    *gateways*: those of the network.
     """
-    reserved: dict[IpAddress, str] = dict.fromkeys(NAMESERVERS, "where containers ask for names")
+    reserved: dict[IpAddress, str] = dict.fromkeys(NAMESERVERS, "the address of a name server")
     reserved |= dict.fromkeys(gateways, "the gateway of the network")
     for one in allowed:
         for address, what in reserved.items():
@@ -602,16 +589,16 @@ def check_allowed(allowed: Iterable[Allowed], gateways: Iterable[IpAddress] = ()
 
 
 HOST_LINK = "odh"
-"""How the names of our links on the host begin."""
+"""Prefix of the names of our links on the host."""
 
 
 def host_link(endpoint: EndpointId) -> str:
-    """Name of the veth end that stays on the host, in br-int; 15 characters at most (IFNAMSIZ)."""
+    """Return the name of the veth end on the host, in br-int; at most 15 characters (IFNAMSIZ)."""
     return f"{HOST_LINK}{endpoint[:12]}"
 
 
 ENCAPS = {"geneve": 38, "vxlan": 30, "stt": 52}
-"""What external_ids:ovn-encap-type may be (ovn-controller(8)), and the bytes that it adds to the IP header.
+"""Values of external_ids:ovn-encap-type (ovn-controller(8)), and the bytes that each adds to the IP header.
 
 Geneve: UDP 8 + Geneve 8 + OVN's option 8 + Ethernet 14; VXLAN: UDP 8 + VXLAN 8 + Ethernet 14; STT: TCP 20 +
 STT 18 + Ethernet 14 (ovn-architecture(7), "Tunnel Encapsulations").
@@ -619,11 +606,11 @@ STT 18 + Ethernet 14 (ovn-architecture(7), "Tunnel Encapsulations").
 
 
 def tunnel_overhead(encap_types: tuple[str, ...], encap_ip: IpAddress) -> int:
-    """Bytes that the tunnel adds to a packet: the largest among *encap_types*, and the outer IP header."""
+    """Return the bytes that the largest of *encap_types* adds to a packet, with the outer IP header."""
     outer = 20 if encap_ip.version == 4 else 40
     return outer + max(ENCAPS.get(encap, ENCAPS["geneve"]) for encap in encap_types)
 
 
 def container_link(endpoint: EndpointId) -> str:
-    """Name of the veth end that Docker moves into the container and renames to ethN."""
+    """Return the name of the veth end that Docker moves into the container and renames to ethN."""
     return f"odc{endpoint[:12]}"

@@ -1,6 +1,6 @@
 """The options of ``docker network create -o KEY=VALUE``: a table for parsing, help and documentation.
 
-There is one for each mode of the driver. What both know means the same in both, in the words of each.
+Each mode of the driver has its own table. An option that both have means the same in both.
 """
 
 import re
@@ -11,10 +11,10 @@ from typing import Any
 from ovn_docker import allowed
 from ovn_docker.allowed import Allowed
 from ovn_docker.errors import BadRequest
-from ovn_docker.spelling import hint
+from ovn_docker.text.spelling import hint
 
 DOCKER = "com.docker.network."
-"""How the names of Docker's own options begin."""
+"""Prefix of the names of Docker's own options."""
 
 SHARED_NAME = "ovn.network"
 """The option that gives a network a name in the cluster."""
@@ -22,12 +22,13 @@ SHARED_NAME = "ovn.network"
 
 @dataclass(frozen=True, slots=True)
 class NetworkOptions:
-    """Parsed options; ``None`` means that the user left it to us."""
+    """Parsed options of a network; ``None``: the user gave no value, and the driver chooses one."""
 
     mtu: int | None = None
     switch: str | None = None
     name: str | None = None
     any_router: bool = False
+    snoop: bool = False
     security_groups: tuple[str, ...] = ()
     allowed: tuple[Allowed, ...] = ()
     port_security: bool = True
@@ -44,7 +45,7 @@ class EndpointOptions:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row of the table: the key that the user types and what it becomes."""
+    """One row of the table: the *key* that the user types, the *field* that it sets, and its parser."""
 
     key: str
     field: str
@@ -54,38 +55,45 @@ class Option:
 
 
 def _mtu(text: str) -> int:
-    """MTU in bytes: 68 is the least for IPv4 (RFC 791), 65535 the most that a veth takes."""
+    """Parse an MTU in bytes: IPv4 needs at least 68 (RFC 791), a veth takes at most 65535."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 68 <= int(text) <= 65535):
         raise ValueError("a number of bytes from 68 to 65535")
     return int(text)
 
 
 def _switch(text: str) -> str:
-    """Name or UUID of a logical switch (``ovn-nbctl ls-list``)."""
+    """Parse the name or UUID of a logical switch (``ovn-nbctl ls-list``)."""
     if not text or not text.isprintable():
         raise ValueError("the name of a logical switch, see: ovn-nbctl ls-list")
     return text
 
 
 def _neutron_network(text: str) -> str:
-    """Name or UUID of a network (``openstack network list``)."""
+    """Parse the name or UUID of a Neutron network (``openstack network list``)."""
     if not text or not text.isprintable() or len(text) > 255:
         raise ValueError("the name or ID of a network, see: openstack network list")
     return text
 
 
 def _name(text: str) -> str:
-    """Name of a network in the cluster; it becomes the name of a logical switch and of Docker networks."""
+    """Parse the name of a shared network, which its logical switch and Docker networks get."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
         raise ValueError("a name of 1 to 64 letters, digits, '_', '.' and '-', a letter or digit first")
     return text
 
 
 def _routers(text: str) -> bool:
-    """Whether containers believe any router, or only those that are marked with ``ovn.router=true``."""
+    """Return True if containers accept any router, False if only those marked with ``ovn.router=true``."""
     if text not in ("marked", "any"):
         raise ValueError("marked or any")
     return text == "any"
+
+
+def _multicast(text: str) -> bool:
+    """Return True if multicast is delivered to the members of a group alone (``snoop``)."""
+    if text not in ("flood", "snoop"):
+        raise ValueError("flood or snoop")
+    return text == "snoop"
 
 
 def _flag(text: str) -> bool:
@@ -101,7 +109,7 @@ def _switched(text: str) -> bool:
 
 
 def _groups(text: str) -> tuple[str, ...]:
-    """Names or UUIDs of security groups (``openstack security group list``), with commas."""
+    """Parse names or UUIDs of security groups, separated by commas (``openstack security group list``)."""
     groups = tuple(dict.fromkeys(filter(None, (group.strip() for group in text.split(",")))))
     if not groups or not text.isprintable():
         raise ValueError("names or IDs of security groups with commas, see: openstack security group list")
@@ -143,6 +151,13 @@ OPTIONS = (
         "whose router advertisements, redirects and DHCP answers containers believe: marked, or any",
     ),
     Option(
+        "ovn.multicast",
+        "snoop",
+        _multicast,
+        "flood: to all containers on the network",
+        "where multicast goes: to the containers that have joined the group by IGMP or MLD (snoop), or flood",
+    ),
+    Option(
         ALLOWED,
         "allowed",
         allowed.parse,
@@ -158,7 +173,7 @@ OPTIONS = (
         "off: containers may send from any MAC and address",
     ),
 )
-"""Of the overlay mode."""
+"""Options of a network in the overlay mode."""
 
 ENDPOINT = (
     Option(
@@ -186,7 +201,7 @@ ENDPOINT = (
         "off: the container may send from any MAC and address; on: it may not, though the network's are off",
     ),
 )
-"""Of a container's attachment to a network, in the overlay mode."""
+"""Options of a container's attachment to a network in the overlay mode."""
 
 UNDERLAY = (
     Option(
@@ -220,30 +235,32 @@ UNDERLAY = (
     ),
     *OPTIONS[-2:],
 )
-"""Of the underlay mode."""
+"""Options of a network in the underlay mode."""
 
 UNDERLAY_ENDPOINT = ENDPOINT[1:]
-"""Of a container's attachment to a network, in the underlay mode."""
+"""Options of a container's attachment to a network in the underlay mode."""
 
 
 def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> NetworkOptions:
-    """Turn Docker's ``com.docker.network.generic`` map into NetworkOptions; *table* is the mode's.
+    """Parse Docker's ``com.docker.network.generic`` map by the *table* of the mode.
 
     Options of Docker's other drivers are ignored. Raises BadRequest for any other unknown key (with the
     nearest known one) or a bad value.
     """
     given = {key: value for key, value in given.items() if not is_of_others(key, table)}
     fields = _fields(given, table, UNDERLAY if table is OPTIONS else OPTIONS)
-    if "name" in fields and "switch" in fields:
-        raise BadRequest("options ovn.network and ovn.switch exclude each other: give one of them")
+    for field in ("name", "snoop"):
+        if "switch" in fields and fields.get(field):
+            (key,) = (option.key for option in table if option.field == field)
+            raise BadRequest(f"options {key} and {_SWITCH} exclude each other: give one of them")
     return NetworkOptions(**fields)
 
 
 def is_of_others(key: str, table: tuple[Option, ...] = OPTIONS) -> bool:
-    """Whether an option is of Docker's other drivers and means nothing here, such as a bridge's name.
+    """Return True if an option belongs to Docker's other drivers, such as a bridge's name: it is ignored.
 
-    Compose files that were written for the bridge driver have them. One that ends as a known one does, such
-    as ``com.docker.network.mtu``, is taken for a mistyped one.
+    Compose files that were written for the bridge driver have such options. A key that ends like one of
+    *table*, such as ``com.docker.network.mtu``, counts as mistyped instead.
     """
     ends = {option.key.rpartition(".")[2] for option in table}
     return (
@@ -254,10 +271,10 @@ def is_of_others(key: str, table: tuple[Option, ...] = OPTIONS) -> bool:
 
 
 def parse_endpoint(given: Mapping[str, object], table: tuple[Option, ...] = ENDPOINT) -> EndpointOptions:
-    """Turn the options of CreateEndpoint into EndpointOptions; *table* is the mode's.
+    """Parse the options of CreateEndpoint by the *table* of the mode.
 
-    Docker puts its own and those of ``--driver-opt`` into one map. Keys of others are ignored, as Docker's
-    bridge does. Raises BadRequest for an unknown key of ours or a bad value.
+    Docker puts its own options and those of ``--driver-opt`` into one map. Keys without the prefix ``ovn.``
+    are ignored, as Docker's bridge driver does. Raises BadRequest for an unknown key or a bad value.
     """
     ours = {key: value for key, value in given.items() if key.startswith("ovn.")}
     others = UNDERLAY_ENDPOINT if table is ENDPOINT else ENDPOINT
@@ -267,7 +284,7 @@ def parse_endpoint(given: Mapping[str, object], table: tuple[Option, ...] = ENDP
 def _fields(
     given: Mapping[str, object], table: tuple[Option, ...], others: tuple[Option, ...]
 ) -> dict[str, Any]:
-    """Fields and their values; *others*: the options of the other mode."""
+    """Return the values by field; *others*: the options of the other mode, for the error message."""
     known = {option.key: option for option in table}
     fields: dict[str, Any] = {}
     for key, value in given.items():
@@ -286,6 +303,6 @@ def _fields(
 
 
 def unknown(key: str, known: Mapping[str, Option]) -> str:
-    """One line that names the unknown option and the nearest known ones."""
+    """Return a line that names the unknown option and the nearest known ones."""
     all_known = f"known options: {', '.join(sorted(known)) or 'none'}"
     return f"unknown option {key[:100]!r}: {hint(key, known) or all_known}"

@@ -1,4 +1,4 @@
-"""The driver's settings. Each is said once: what follows from it are option, variable, check and help."""
+"""The driver's settings: one table, from which option, variable, check and help follow."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -40,8 +40,8 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _listener(text: str) -> tuple[str, int]:
-    """An address of this host and a TCP port."""
+def listener(text: str) -> tuple[str, int]:
+    """Parse an address of this host and a TCP port."""
     written = re.fullmatch(r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})", text)
     try:
         address = ip_address((written[1] or written[2]) if written else "")
@@ -53,7 +53,7 @@ def _listener(text: str) -> tuple[str, int]:
 
 
 def _links(text: str) -> tuple[str, ...]:
-    """Names of links, without what nftables or a shell would take for more than that."""
+    """Parse names of links, without characters that nftables or a shell would interpret."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", name) for name in names):
         raise ValueError("names of bridges, such as br-prometheus,virbr0")
@@ -76,7 +76,7 @@ class Common:
         SOCKET,
         _path,
         "PATH",
-        "the plugin's Unix socket, unless systemd hands one over",
+        "the plugin's Unix socket, unless systemd passes one",
     )
     scope: str = _setting(
         "auto",
@@ -86,9 +86,9 @@ class Common:
         "store; auto: global if dockerd has a --cluster-store",
     )
     db: str = _setting("unix:/var/run/openvswitch/db.sock", str, "REMOTE", "the local Open_vSwitch database")
-    request_timeout: float = _setting(15.0, _seconds, "SECONDS", "how long a call of Docker's may take")
+    request_timeout: float = _setting(15.0, _seconds, "SECONDS", "time limit of a call of Docker")
     flows_timeout: float = _setting(
-        10.0, _seconds, "SECONDS", "how long a starting container waits for its flows"
+        10.0, _seconds, "SECONDS", "time that a starting container waits for its flows"
     )
     late_flows: str = _setting(
         "warn",
@@ -101,18 +101,18 @@ class Common:
         "repair",
         _one_of("off", "report", "repair"),
         "off|report|repair",
-        "what to do about what is left of containers and networks that are gone: nothing, log it, clear it",
+        "leftovers of containers and networks that are gone: do nothing, log them, or clear them",
     )
-    sweep_interval: float = _setting(60.0, _seconds, "SECONDS", "how often to look for that")
+    sweep_interval: float = _setting(60.0, _seconds, "SECONDS", "time between two sweeps for leftovers")
     address_pools: tuple[Supply, ...] = _setting(
         parse_supplies("10.192.0.0/12:24,fd6f:766e:646f::/48:64"),
         parse_supplies,
         "BASE:PREFIX,...",
-        "where subnets come from with --ipam-driver openvswitch and no --subnet",
+        "subnets for networks with --ipam-driver openvswitch and without --subnet",
     )
     metrics: tuple[str, int] | None = _setting(
         None,
-        _listener,
+        listener,
         "ADDRESS:PORT",
         "answer Prometheus there, on /metrics, without encryption or password; such as 127.0.0.1:9476",
     )
@@ -120,15 +120,15 @@ class Common:
         "on",
         _one_of("on", "off"),
         "on|off",
-        "refuse what containers send to OVN's databases, tunnels and the metrics, and keep this host's own "
+        "refuse packets of containers for OVN's databases, tunnels and the metrics, and keep this host's own "
         "network stack off their links (nftables)",
     )
     barrier_open: tuple[str, ...] = _setting(
         (),
         _links,
         "BRIDGE,...",
-        "bridges of this host from which these may be reached all the same: one with a Prometheus in a "
-        "container, or with virtual machines that are hosts of the cluster",
+        "bridges of this host that the barrier leaves open: one with a Prometheus in a container, or with "
+        "virtual machines that are hosts of the cluster",
     )
     log_format: str = _setting(
         "text", _one_of("text", "json"), "FORMAT", "text: lines as OVS has them; json: one object a line"
@@ -146,7 +146,7 @@ class Settings(Common):
         "on",
         _one_of("on", "off"),
         "on|off",
-        "make networks with a name in the cluster (-o ovn.network) in this host's Docker",
+        "create the cluster's shared networks (-o ovn.network) in this host's Docker",
     )
     private_key: str = _setting("", str, "FILE", "PEM file with the private key for ssl: databases", "-p")
     certificate: str = _setting("", str, "FILE", "PEM file with the certificate of the private key", "-c")
@@ -155,20 +155,20 @@ class Settings(Common):
     )
 
     def __post_init__(self) -> None:
-        """Raises BadRequest for a part of what TLS needs."""
+        """Raise BadRequest if only some of the files for TLS are given."""
         tls = (self.private_key, self.certificate, self.ca_cert)
         if any(tls) and not all(tls):
             raise BadRequest("TLS needs all three: --private-key, --certificate and --ca-cert")
 
     @property
     def tls(self) -> Tls | None:
-        """The files for ``ssl:`` databases, if they are named here."""
+        """The files for ``ssl:`` databases; None if they are not given."""
         return Tls(self.private_key, self.certificate, self.ca_cert) if self.private_key else None
 
 
 @dataclass(frozen=True, slots=True)
 class UnderlaySettings(Common):
-    """Settings of the underlay mode, where a call of Docker's is several of Neutron's."""
+    """Settings of the underlay mode, where a call of Docker needs several calls of Neutron."""
 
     bridge: str = _setting(
         "breth0", str, "BRIDGE", "the bridge with the VM's interface, see ovn-docker underlay bridge --help"
@@ -177,48 +177,51 @@ class UnderlaySettings(Common):
         "trunk",
         _one_of("trunk", "profile"),
         "HOW",
-        "how containers hang behind the VM's port: as subports of a trunk, or by binding:profile in clouds "
+        "attachment of containers to the VM's port: as subports of a trunk, or by binding:profile in clouds "
         "without trunks that allow it",
     )
-    request_timeout: float = _setting(60.0, _seconds, "SECONDS", "how long a call of Docker's may take")
+    request_timeout: float = _setting(60.0, _seconds, "SECONDS", "time limit of a call of Docker")
     flows_timeout: float = _setting(
-        20.0, _seconds, "SECONDS", "how long a starting container waits for Neutron to call its port ACTIVE"
+        20.0,
+        _seconds,
+        "SECONDS",
+        "time that a starting container waits for its port to be ACTIVE in Neutron",
     )
 
 
-Kind = TypeVar("Kind", bound=Common)
+Mode = TypeVar("Mode", bound=Common)
 
 
 def option(setting: Field[Any]) -> str:
-    """As typed on the command line: ``--late-flows``."""
+    """Return the option of a setting on the command line: ``--late-flows``."""
     return "--" + setting.name.replace("_", "-")
 
 
 def shown(setting: Field[Any]) -> str:
-    """The default, as typed; empty if there is none."""
+    """Return the default of a setting as typed, "" without one."""
     default = setting.default
     return ",".join(map(str, default)) if isinstance(default, tuple) else str(default or "")
 
 
 def variable(setting: Field[Any]) -> str:
-    """As set in the environment: ``OVN_DOCKER_LATE_FLOWS``."""
+    """Return the variable of a setting in the environment: ``OVN_DOCKER_LATE_FLOWS``."""
     return "OVN_DOCKER_" + setting.name.upper()
 
 
 def read(
-    kind: type[Kind],
+    mode: type[Mode],
     given: Mapping[str, str | None],
     environment: Mapping[str, str],
     only: Collection[str] | None = None,
-) -> Kind:
-    """Settings of a mode, from the command line (*given*, by name) or else from the environment.
+) -> Mode:
+    """Read the settings of a mode from the command line (*given*, by name) or else from the environment.
 
-    *only*: names of those to be read; the others have their defaults.
+    *only*: names of the settings to read; the others keep their defaults.
 
-    Raises BadRequest that names the option or variable, what was given and what is possible.
+    Raises BadRequest with the option or variable, the value given and the possible values.
     """
     values: dict[str, Any] = {}
-    for setting in fields(kind):
+    for setting in fields(mode):
         if only is not None and setting.name not in only:
             continue
         source, text = option(setting), given.get(setting.name)
@@ -230,4 +233,4 @@ def read(
             values[setting.name] = setting.metadata["parse"](text)
         except ValueError as error:
             raise BadRequest(f"{source}={text[:80]!r} is not valid: give {error}") from None
-    return kind(**values)
+    return mode(**values)

@@ -1,16 +1,18 @@
-"""Where subnets come from if the user names none. Pure."""
+"""Subnets for networks without ``--subnet``. Pure."""
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from random import SystemRandom
 
 from ovn_docker.model import IpNetwork
+
+_RANDOM = SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """Subnets of *prefix* length out of *base*."""
+    """The subnets of *base* with a prefix length of *prefix*."""
 
     base: IpNetwork
     prefix: int
@@ -19,7 +21,7 @@ class Supply:
         return f"{self.base}:{self.prefix}"
 
     def pick(self, taken: list[IpNetwork]) -> IpNetwork | None:
-        """One that overlaps none of *taken*, by chance; None if there is none."""
+        """Return a random subnet that does not overlap *taken*; None if there is no such subnet."""
         gaps, end = [], 0
         for first, last in sorted([*self._numbers(taken), (self._count, self._count)]):
             if first > end:
@@ -27,22 +29,22 @@ class Supply:
             end = max(end, last + 1)
         if not gaps:
             return None
-        ((first, end),) = random.choices(gaps, [end - first for first, end in gaps])  # noqa: S311 - no secret
-        number = random.randrange(first, end)  # noqa: S311
+        ((first, end),) = _RANDOM.choices(gaps, [end - first for first, end in gaps])
+        number = _RANDOM.randrange(first, end)
         return type(self.base)((int(self.base.network_address) + number * self._size, self.prefix))
 
     @property
     def _count(self) -> int:
-        """Number of our subnets."""
+        """Number of subnets in the supply."""
         return 1 << (self.prefix - self.base.prefixlen)
 
     @property
     def _size(self) -> int:
-        """Number of addresses in each."""
+        """Number of addresses in each subnet."""
         return 1 << (self.base.max_prefixlen - self.prefix)
 
     def _numbers(self, taken: list[IpNetwork]) -> Iterator[tuple[int, int]]:
-        """First and last number of our subnets that each of *taken* overlaps."""
+        """Yield the first and last index of the subnets that each of *taken* overlaps."""
         base = int(self.base.network_address)
         for network in taken:
             if network.version == self.base.version:
@@ -53,7 +55,7 @@ class Supply:
 
 
 def parse_supplies(text: str) -> tuple[Supply, ...]:
-    """``BASE:PREFIX,...``, such as ``10.192.0.0/12:24``. Raises ValueError that says what to give."""
+    """Parse ``BASE:PREFIX,...``, such as ``10.192.0.0/12:24``. Raises ValueError with the expected form."""
     supplies = []
     for item in text.split(","):
         base, _, prefix = item.strip().rpartition(":")

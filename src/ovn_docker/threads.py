@@ -1,7 +1,7 @@
-"""Threads for the life of the process: one that fails is logged, counted and started again.
+"""Threads for the life of the process: a thread that fails is logged, counted and started again.
 
-Python ends a thread with an exception that nobody catches, SystemExit even without a word
-(docs.python.org/3/library/threading.html, "excepthook"), and the process goes on without it.
+Python ends a thread at an uncaught exception, at SystemExit even silently
+(docs.python.org/3/library/threading.html, "excepthook"), and the process continues without that thread.
 """
 
 import contextvars
@@ -19,10 +19,10 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-"""Seconds until a thread that failed starts again; twice that after each further failure, up to a minute."""
+"""Seconds until a failed thread starts again: doubled after each further failure, up to a minute."""
 
 _SETTLED = 60.0
-"""Seconds of work after which a failure counts as the first one again."""
+"""Seconds without failure after which the next failure counts as the first."""
 
 _HOPELESS = 5
 """Failures in a row of an essential thread that end the process."""
@@ -33,8 +33,8 @@ systemd does after any failure."""
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """A thread: *error* is its last failure, *since* so many seconds ago; *waits*: it starts again soon."""
+class ThreadState:
+    """A thread. *error*: its last failure, *since* seconds ago; *waits*: it starts again soon."""
 
     name: str
     purpose: str
@@ -45,9 +45,9 @@ class State:
 
 
 class Threads:
-    """The threads of a process, or of a part of it that has some.
+    """The threads of a process.
 
-    *stop*: called when the process had better be started again, as *hopeless* says from then on.
+    *stop* is called, and *hopeless* becomes True, when the process has to be started again.
     """
 
     def __init__(self) -> None:
@@ -60,25 +60,30 @@ class Threads:
     def start(
         self, name: str, purpose: str, run: Callable[[], None], *, lasts: bool = True, essential: bool = False
     ) -> threading.Thread:
-        """Run *run* in a thread of its own, which ps(1) and top(1) show by *name*.
+        """Run *run* in a new thread, which ps(1) and top(1) show by *name*.
 
-        *purpose* completes "the thread that ...". *lasts*: to return is a failure too. *essential*: the
-        process is of no use without it.
+        *purpose* completes "the thread that ...". *lasts*: a return of *run* is a failure. *essential*: the
+        process is useless without the thread. Raises RuntimeError if the system has no thread left.
         """
         one = _Supervised(name, purpose, run, lasts, essential)
         with self._lock:
             self._running.append(one)
             self._failures[kind(name)] += 0
         thread = threading.Thread(target=self._supervise, args=(one,), name=name, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._running.remove(one)
+            raise
         return thread
 
-    def states(self) -> list[State]:
-        """All threads that have not ended as they should."""
+    def states(self) -> list[ThreadState]:
+        """Return the states of all threads, except those that have ended as intended."""
         now = time.monotonic()
         with self._lock:
             return [
-                State(
+                ThreadState(
                     one.name, one.purpose, one.waits, one.failures, one.error,
                     round(now - one.failed, 1) if one.failures else None,
                 )
@@ -86,7 +91,7 @@ class Threads:
             ]  # fmt: skip
 
     def failures(self) -> dict[str, int]:
-        """How often threads of each kind() have failed."""
+        """Return the number of failures for each kind() of thread."""
         with self._lock:
             return dict(self._failures)
 
@@ -96,7 +101,7 @@ class Threads:
         while True:
             began = time.monotonic()
             try:
-                contextvars.Context().run(one.run)  # nothing that a failed run has set
+                contextvars.Context().run(one.run)  # without variables that a failed run has set
                 if not one.lasts:
                     break
                 error: BaseException = RuntimeError("it has returned")
@@ -104,10 +109,10 @@ class Threads:
                 error = caught
             try:
                 pause = self._failed(one, error, time.monotonic() - began)
-                del error  # its traceback holds what the run has held
+                del error  # its traceback keeps the objects of the run alive
                 time.sleep(pause)
                 one.waits = False
-            except BaseException:  # noqa: BLE001 - not even that is possible
+            except BaseException:  # noqa: BLE001 - no restart is possible
                 os._exit(RESTART)
         with self._lock:
             self._running.remove(one)
@@ -136,7 +141,7 @@ class Threads:
 
 
 def kind(name: str) -> str:
-    """Threads that do the same have one kind: ``call`` for ``call-17``."""
+    """Return the kind of a thread, without its number: ``call`` for ``call-17``."""
     return re.sub(r"-[0-9]+$", "", name)
 
 

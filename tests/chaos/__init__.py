@@ -1,9 +1,9 @@
-"""Docker commands on three hosts while everything under them fails: afterwards all must be in order again.
+"""Docker commands on three hosts during faults of all kinds, and checks that their effects are complete.
 
     make chaos SEED=7 FAULTS=100
 
-A round types some commands at once (`operations`), strikes amid them (`faults`), puts back what is missing,
-types again what was refused, as a user would, and then looks at everything (`views`, `invariants`). What is
-typed and what strikes follows from the seed alone: a round ends when Docker has what its commands were for
-(`model`), whatever has become of them at first.
+A A A round runs some commands at once (`operations`), causes faults meanwhile (`faults`), ends the faults,
+repeats the commands that failed, as a user would, and then checks the state (`views`, `invariants`). Commands
+and faults follow from the seed alone: a round ends when Docker has reached the state that its commands ask
+for (`model`), whether or not they failed at first.
 """

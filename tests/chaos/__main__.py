@@ -1,4 +1,4 @@
-"""``python -m chaos``: so many faults, and a table of them; status 1 at the first violation."""
+"""``python -m chaos``: a number of faults, and a table of them; exit status 1 at the first violation."""
 
 import argparse
 import sys
@@ -14,12 +14,12 @@ from e2e.lab.images import SUITES
 
 
 def main() -> int:
-    """Parse the command line, and go."""
+    """Parse the command line and run the suite."""
     parser = argparse.ArgumentParser(prog="chaos", description="Docker commands while everything fails.")
     parser.add_argument(
-        "--seed", type=int, default=int(time.time()), help="all follows from it (default: now)"
+        "--seed", type=int, default=int(time.time()), help="seed of commands and faults (default: now)"
     )
-    parser.add_argument("--faults", type=int, default=100, help="how many (default 100)")
+    parser.add_argument("--faults", type=int, default=100, help="number of faults (default 100)")
     engines = ("20.10", *SUITES)
     parser.add_argument("--engine", choices=engines, default=engines[0], help="the version of Docker")
     parser.add_argument("--raft", action="store_true", help="OVN's databases on all hosts, not on the first")

@@ -1,4 +1,4 @@
-"""What goes wrong, and putting it back."""
+"""Faults: functions that cause them, plan them and end them."""
 
 import signal
 import threading
@@ -14,14 +14,15 @@ from e2e.lab.command import at_once
 from e2e.lab.services import Service
 
 POWER_CUT = "power cut"
+CUT_OFF = "cut off from the databases"
 
 _BOOT = 120.0
-"""Seconds that a program may take to be ready again, on a machine that has much else to do."""
+"""Seconds that a program may take to be ready again, on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of fault, by its name, on a machine."""
+    """A fault on a machine; *kind* is the name of its kind."""
 
     kind: str
     machine: str
@@ -30,11 +31,14 @@ class Fault:
         return f"{self.machine}: {self.kind}"
 
 
-def plan(rng: Random, kinds: Mapping[str, Kind], count: int) -> list[Fault]:
-    """Faults at once, *count* at most. One power cut at most, and nothing else on its machine."""
-    faults: list[Fault] = []
-    for _ in range(count):
-        (kind,) = rng.choices(list(kinds), [_often(kind) for kind in kinds])
+def plan(rng: Random, kinds: Mapping[str, Kind], count: int, certain: Sequence[Fault] = ()) -> list[Fault]:
+    """Return *count* faults at most, which happen together, including those in *certain*.
+
+    At most one of them is a power cut, and its machine has no other fault.
+    """
+    faults = [*certain]
+    for _ in range(count - len(faults)):
+        (kind,) = rng.choices(list(kinds), [_weight(kind) for kind in kinds])
         fault = Fault(kind, rng.choice(kinds[kind].machines))
         dark = [one.machine for one in faults if one.kind == POWER_CUT]
         struck = [one.machine for one in faults]
@@ -48,7 +52,7 @@ def plan(rng: Random, kinds: Mapping[str, Kind], count: int) -> list[Fault]:
 
 
 def mend(mode: Mode, over: ExitStack, log: Callable[[str], None], *, docker_first: bool) -> None:
-    """End all that has been done, and start whatever does not run, everywhere at once. Raises LabError."""
+    """End all faults and start all programs that do not run, on all hosts at once. Raises LabError."""
     over.close()
 
     def start_docker(host: Host) -> None:
@@ -67,7 +71,7 @@ def mend(mode: Mode, over: ExitStack, log: Callable[[str], None], *, docker_firs
         try:
             await_ready(host.dockerd)
         except LabError:
-            log(f"{host.name}: dockerd hangs, and not for us; again\n{_stacks_without_us(host)}")
+            log(f"{host.name}: dockerd hangs, not in a plugin; restart\n{_stacks_without_us(host)}")
             host.dockerd.kill()
             bring_up(host.dockerd)
             await_ready(host.dockerd)
@@ -76,22 +80,22 @@ def mend(mode: Mode, over: ExitStack, log: Callable[[str], None], *, docker_firs
 
 
 def bring_up(*services: Service, options: Sequence[str] = ()) -> None:
-    """Start those that do not run."""
+    """Start those of *services* that do not run."""
     for service in services:
         if not service.pid:
             service.start(*options, wait=False)
 
 
 def await_ready(*services: Service) -> None:
-    """Returns when they serve. Raises LabError."""
+    """Return when *services* are ready. Raises LabError."""
     for service in services:
         wait_for(service.ready, f"{service} to be ready", timeout=_BOOT)
 
 
 def _stacks_without_us(host: Host) -> str:
-    """What dockerd's threads are at, by its own word (dockerd(8), SIGUSR1): those that restore containers.
+    """Return the stacks of dockerd's goroutines that restore containers, from SIGUSR1 (dockerd(8)).
 
-    Raises LabError if one waits for a plugin: then dockerd hangs because of the driver.
+    Raises LabError if a goroutine waits for a plugin: then dockerd hangs because of the driver.
     """
     host.dockerd.signal(signal.SIGUSR1)
     dumps = wait_for(lambda: sorted(host.path("/run/docker").glob("goroutine-stacks-*.log")), "the stacks")
@@ -103,13 +107,13 @@ def _stacks_without_us(host: Host) -> str:
 
 
 def service_of(machine: Host, name: str) -> Service:
-    """A program of a machine, by the name of its attribute."""
+    """Return a program of a machine, by the name of its attribute."""
     service: Service = getattr(machine, name)
     return service
 
 
 def kill_or_freeze(services: Iterable[str], machines: tuple[str, ...]) -> dict[str, Kind]:
-    """Ending programs in the middle of what they do, and stopping them until they may go on."""
+    """Return kinds of faults that kill programs, and that stop them until the end of the fault."""
     kills = {f"kill -9 {service}": Kind(_kill(service), machines) for service in services}
     return kills | {f"freeze {service}": Kind(_freeze(service), machines) for service in services}
 
@@ -127,7 +131,7 @@ def _freeze(service: str) -> Strike:
 
 
 def slow(service: str) -> Strike:
-    """It runs for a fiftieth of a second in every half."""
+    """Return a fault that lets a program run for a fiftieth of a second in every half second."""
 
     def strike(machine: Host, over: ExitStack) -> None:
         ended = threading.Event()
@@ -148,13 +152,15 @@ def slow(service: str) -> Strike:
 
 
 def cut(*cables: int) -> Strike:
-    """A machine's cables carry nothing, while its interfaces stay up: 0 is for management, 1 for tunnels."""
+    """Return a fault that drops all packets on cables of a machine: 0 is for management, 1 for tunnels.
+
+    The interfaces stay up."""
 
     def strike(machine: Host, over: ExitStack) -> None:
         def carry(state: str) -> None:
             for cable in cables:
                 link = ("bridge", "link", "set", "dev", machine.ports[cable], "state", state)
-                machine.fabric.run(*link, check=False)  # cables of a machine that is off are no more
+                machine.fabric.run(*link, check=False)  # a machine that is off has no cables
 
         carry("0")
         over.callback(carry, "3")
@@ -163,12 +169,12 @@ def cut(*cables: int) -> Strike:
 
 
 def power_cut(machine: Host, _: ExitStack) -> None:
-    """Switch it off."""
+    """Switch a machine off."""
     machine.power_off()
 
 
-def _often(kind: str) -> int:
-    """What loses more state comes more often."""
+def _weight(kind: str) -> int:
+    """Return the weight of a kind of fault; faults that lose more state are more frequent."""
     return (
         6
         if kind in {"kill -9 driver", POWER_CUT} or kind.endswith("leader")

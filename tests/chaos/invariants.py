@@ -1,4 +1,4 @@
-"""What must hold when all is quiet."""
+"""Conditions that must hold when no command or fault is in progress."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +16,16 @@ while read -r what target address; do
 done
 wait
 """
-"""Run in a container's network, prints what of its input does not answer. All gets a second try: in user
-space Open vSwitch drops what it has to send through a tunnel while links come and go."""
+"""A script that runs in a container's network and prints the lines of its input without an answer.
+
+Each gets two tries: in user space Open vSwitch drops packets for tunnels while links come and go."""
 
 
 def troubles(mode: Mode, views_: list[View]) -> list[str]:
-    """What does not hold, each in a line; empty if all is well.
+    """Return a line for each condition that does not hold; empty if all hold.
 
-    Docker's view is OVN's or Neutron's, Open vSwitch's and the kernel's, with nothing more and nothing less;
-    no address has two owners; containers reach each other; no driver has met what it does not know.
+    OVN or Neutron, Open vSwitch and the kernel have exactly the state that Docker has; no address has two
+    owners; containers reach each other; no driver has logged an internal error.
     """
     wanted = {*views.wanted(views_), *mode.wanted(views_)}
     found = views.found(views_) | mode.found(views_)
@@ -50,18 +51,20 @@ def _crashes(host: Host) -> list[str]:
 
 
 def _unreachable(views_: list[View], *, names: bool) -> list[str]:
-    """Who does not reach whom: each endpoint asks for an echo of all others on its network.
+    """Return a line for each pair of endpoints of a network of which one gets no echo reply from the other.
 
-    Where hosts share it, with *names*, by name too.
+    *names*: on a shared network also ask by name.
     """
     everybody = [one for view in views_ for one in view.endpoints]
 
     def ask(host: Host, pid: int) -> list[str]:
-        mine = [one for one in everybody if one.host == host.name and one.pid == pid]
-        questions = [question for one in mine for question in _questions(one, everybody, names=names)]
+        endpoints = [one for one in everybody if one.host == host.name and one.pid == pid]
+        questions = [question for one in endpoints for question in _questions(one, everybody, names=names)]
         enter = ("nsenter", f"--target={pid}", "--net", "sh", "-c", _ASK)
         silent = host.run(*enter, stdin="".join(f"{line}\n" for line in questions), timeout=60)
-        return [f"no answer: {mine[0].container} on {host.name} to {line}" for line in silent.splitlines()]
+        return [
+            f"no answer: {endpoints[0].container} on {host.name} to {line}" for line in silent.splitlines()
+        ]
 
     asking = {(view.host, one.pid) for view in views_ for one in view.endpoints}
     with ThreadPoolExecutor(6) as pool:

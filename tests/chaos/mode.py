@@ -1,4 +1,4 @@
-"""What the two modes of the driver differ in, for this suite."""
+"""The differences between the two modes of the driver, for this suite."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,24 +9,26 @@ from chaos.views import View
 from e2e.lab import Host
 
 Strike = Callable[[Host, ExitStack], None]
-"""Does it to a machine, and says how it ends if that is more than to start again what does not run."""
+"""A function that causes a fault on a machine, and adds the end of the fault to the stack.
+
+Programs that do not run are started in any case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: what is done, and the names of the machines to which it may be."""
+    """A kind of fault: the function that causes it, and the names of the machines that may have it."""
 
     strike: Strike
     machines: tuple[str, ...]
 
 
 class Mode(Protocol):
-    """Hosts with Docker, and what they need around them.
+    """Hosts with Docker, and the other machines that they need.
 
-    *hosts*: on them commands are typed; *machines*: all, with those that only faults strike; *kinds*: the
-    faults, by name; *follow*: networks that hosts share, and the names of containers on them, appear on all
-    hosts by themselves; *docker*: dockerd's settings; *driver*: options with which the driver gives up, and
-    clears up, within seconds, not to have to wait that long.
+    *hosts*: the hosts on which commands run; *machines*: those and the machines that only have faults;
+    *kinds*: kinds of faults by name; *follow*: shared networks, and the names of their containers, appear on
+    all hosts by themselves; *docker*: dockerd's settings; *driver*: options with which the driver's time
+    limits and sweeps take seconds.
     """
 
     follow: bool
@@ -37,19 +39,19 @@ class Mode(Protocol):
     kinds: Mapping[str, Kind]
 
     def start_around(self) -> None:
-        """Start what does not run on other machines. Raises LabError."""
+        """Start the programs that do not run on the other machines. Raises LabError."""
 
     def start_network(self, host: Host) -> None:
-        """Start what does not run on a host of what the driver needs. Raises LabError."""
+        """Start the programs that the driver needs and that do not run on a host. Raises LabError."""
 
     def let_time_pass(self) -> None:
-        """Have what only time ends be old: nothing is typed at the moment."""
+        """Make resources old that become leftovers only after some time; no command runs at the moment."""
 
     def wanted(self, there: Iterable[View]) -> Iterator[str]:
-        """All that there should be for what Docker has, but for what is on the hosts themselves."""
+        """Yield the parts that should exist outside of the hosts, by the state of Docker."""
 
     def found(self, there: Iterable[View]) -> set[str]:
-        """All that there is of it. Raises LabError or OvnDockerError if that cannot be told."""
+        """Return the parts that exist outside of the hosts. Raises LabError or OvnDockerError."""
 
     def evidence(self) -> str:
-        """What one needs to see of it to know why something does not hold."""
+        """Return the state outside of the hosts, to explain a violation."""

@@ -1,13 +1,13 @@
-"""What there has to be after a round: networks, and containers on them."""
+"""The state that must exist after a round: networks, and containers on them."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network: typed on the hosts `homes`, whereupon `hosts` have it; if it is `shared` it is one for all.
+    """A network; the command runs on the hosts `homes`, then `hosts` have it; `shared`: a shared network.
 
-    Its `number`, 1 to 255, determines its subnets; with `leases` its addresses come from our IPAM driver.
+    `number`, 1 to 255, determines the subnets; with `leases` the addresses come from our IPAM driver.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Network:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What `docker network create` is told."""
+        """The options of `docker network create`."""
         said = [f"--subnet=10.{self.number}.0.0/24"]
         if self.leases:
             said.append("--ipam-driver=openvswitch")
@@ -36,7 +36,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container that runs on a host, on one network or more."""
+    """A running container of a host, on one network or more."""
 
     name: str
     host: str
@@ -46,12 +46,12 @@ class Container:
 
 @dataclass(slots=True)
 class Wanted:
-    """Networks and containers by name; `gone`: networks that are removed, and where that is typed."""
+    """Networks and containers by name; `gone`: removed networks, and the hosts on which the command runs."""
 
     networks: dict[str, Network] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     gone: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def users(self, network: str) -> list[Container]:
-        """The containers on a network."""
+        """Return the containers on a network."""
         return [container for container in self.containers.values() if network in container.networks]

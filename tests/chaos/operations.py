@@ -1,4 +1,4 @@
-"""The commands: which are typed in a round, and which a user types again because they came to nothing."""
+"""The commands of a round, and those that a user repeats because they failed."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,16 +7,19 @@ from random import Random
 from chaos.model import Container, Network, Wanted
 
 NETWORKS = 6
-"""There are so many at most, and so many containers on a host."""
+"""Maximum number of networks."""
+
 CONTAINERS = 3
+"""Maximum number of containers on a host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A docker command on a host."""
+    """A docker command on a host; *then*: commands that run after it, whether or not it succeeds."""
 
     host: str
     argv: tuple[str, ...]
+    then: tuple["Command", ...] = ()
 
     def __str__(self) -> str:
         return f"{self.host}$ docker {' '.join(self.argv)}"
@@ -24,10 +27,10 @@ class Command:
 
 @dataclass(slots=True)
 class Plan:
-    """The commands of one round. No two contradict each other, in whichever order Docker takes them.
+    """The commands of one round. Their result does not depend on the order in which Docker runs them.
 
-    *follow*: a network that hosts share appears on all, and goes from all, as soon as one has made or removed
-    it; else that is typed on each of them.
+    *follow*: a shared network is created or removed on one host, and the others follow; else the command runs
+    on each of them.
     """
 
     wanted: Wanted
@@ -36,21 +39,21 @@ class Plan:
     follow: bool
     commands: list[Command] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
-    """Containers and networks that a command is about; `used`: networks that containers come to or leave."""
+    """Containers and networks of a command; `used`: networks that containers join or leave."""
     used: set[str] = field(default_factory=set)
 
     def add(self) -> None:
-        """One more command, or the same on several hosts, if what chance suggests is possible."""
+        """Add a random command, or the same command on several hosts, if it is possible."""
         kinds = list(_KINDS)
         (kind,) = self.rng.choices(kinds, [_KINDS[kind] for kind in kinds])
         self.commands += kind(self)
 
     def idle(self) -> list[Container]:
-        """Containers that no command is about yet."""
+        """Return the containers without a command so far."""
         return [one for name, one in sorted(self.wanted.containers.items()) if name not in self.busy]
 
     def open(self, host: str) -> list[str]:
-        """Networks that a container of a host can be put on now."""
+        """Return the networks that a container of a host can join now."""
         return [
             name
             for name, one in sorted(self.wanted.networks.items())
@@ -63,7 +66,7 @@ class Plan:
 
 
 def plan(wanted: Wanted, rng: Random, hosts: Iterable[str], count: int, *, follow: bool) -> list[Command]:
-    """Commands, about *count*, after which there has to be what *wanted* then says. *follow*: see Plan."""
+    """Return about *count* commands; *wanted* becomes the state after them. *follow*: see Plan."""
     planned = Plan(wanted, rng, tuple(hosts), follow)
     for _ in range(count * 3):
         if len(planned.commands) < count:
@@ -71,11 +74,13 @@ def plan(wanted: Wanted, rng: Random, hosts: Iterable[str], count: int, *, follo
     return planned.commands
 
 
-def again(wanted: Wanted, there: Mapping[str, tuple[set[str], dict[str, set[str] | None]]]) -> list[Command]:
-    """What a user types to have what is wanted, going by what the hosts' Docker has now.
+def commands_towards(
+    wanted: Wanted, there: Mapping[str, tuple[set[str], dict[str, set[str] | None]]]
+) -> list[Command]:
+    """Return the commands with which a user reaches the wanted state from the state of the hosts' Docker.
 
     *there*: for each host, the names of its networks, and its containers with the networks of those that run.
-    What other hosts have to do by themselves is not typed.
+    Commands whose effect other hosts must follow by themselves are left out.
     """
     commands = []
     for host, (networks, containers) in there.items():
@@ -112,7 +117,7 @@ def _create_network(plan: Plan) -> list[Command]:
     name = f"n{number}"
     shared = rng.random() < 0.75
     homes = tuple(rng.sample(plan.hosts, rng.randint(2, 3) if shared and not plan.follow else 1))
-    if name in plan.busy or name in wanted.gone:
+    if name in plan.busy:
         return []
     network = Network(
         name=name,
@@ -148,6 +153,28 @@ def _remove_network(plan: Plan) -> list[Command]:
     wanted.gone[network.name] = hosts
     plan.busy.add(network.name)
     return [Command(host, ("network", "rm", network.name)) for host in hosts]
+
+
+def _make_network_again(plan: Plan) -> list[Command]:
+    """Remove a network on one host, and then create it again on another.
+
+    The new network must stay although the removal may be carried out late, because the first host is cut off
+    from the databases: the removal is about the earlier incarnation.
+    """
+    wanted = plan.wanted
+    unused = [
+        one
+        for name, one in sorted(wanted.networks.items())
+        if one.shared and not wanted.users(name) and name not in plan.busy | plan.used
+    ]
+    if not unused or not plan.follow:
+        return []
+    network = plan.rng.choice(unused)
+    first, other = plan.rng.sample(plan.hosts, 2)
+    network = wanted.networks[network.name] = replace(network, homes=(other,))
+    plan.busy.add(network.name)
+    remove = ("network", "rm", network.name)
+    return [Command(first, remove, (Command(other, remove), _create(other, network)))]
 
 
 def _run_container(plan: Plan) -> list[Command]:
@@ -212,13 +239,14 @@ def _disconnect_container(plan: Plan) -> list[Command]:
 _KINDS: dict[Callable[[Plan], list[Command]], int] = {
     _create_network: 4,
     _remove_network: 4,
+    _make_network_again: 2,
     _run_container: 5,
     _remove_container: 4,
     _restart_container: 3,
     _connect_container: 3,
     _disconnect_container: 2,
 }
-"""How often chance suggests each."""
+"""Functions that plan a command, and their weights."""
 
 
 def _create(host: str, network: Network) -> Command:

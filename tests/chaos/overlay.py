@@ -1,4 +1,4 @@
-"""The overlay mode: three hosts, and OVN's databases on the first, or on all of them."""
+"""The overlay mode: three hosts, with OVN's databases on the first or on all of them."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from chaos import views
-from chaos.faults import POWER_CUT, bring_up, cut, kill_or_freeze, power_cut, service_of, slow
+from chaos.faults import CUT_OFF, POWER_CUT, bring_up, cut, kill_or_freeze, power_cut, service_of, slow
 from chaos.mode import Kind, Strike
 from chaos.views import Endpoint, View
 from e2e.lab import Fabric, Host, LabError
@@ -22,7 +22,7 @@ _NORTHBOUND = {
 
 
 class Overlay:
-    """Hosts with a version of Docker; with *raft* they keep OVN's databases together."""
+    """Hosts with a version of Docker; with *raft* all are members of OVN's clustered databases."""
 
     follow = True
     driver: Sequence[str] = ("--request-timeout=5", "--sweep-interval=6")
@@ -35,10 +35,10 @@ class Overlay:
         self.kinds: Mapping[str, Kind] = kinds(tuple(host.name for host in self.hosts), raft=raft)
 
     def start_around(self) -> None:
-        """All there is are the hosts."""
+        """Do nothing: there are no other machines."""
 
     def start_network(self, host: Host) -> None:
-        """Open vSwitch, OVN's databases where they are, ovn-controller."""
+        """Start Open vSwitch, OVN's databases if this host has them, and ovn-controller."""
         bring_up(host.ovsdb, host.vswitchd)
         if self._raft:
             host.start_member()
@@ -47,10 +47,10 @@ class Overlay:
         bring_up(host.controller)
 
     def let_time_pass(self) -> None:
-        """Nothing here is in the way of what is typed again."""
+        """Do nothing: leftovers of the overlay mode do not hinder commands."""
 
     def wanted(self, there: Iterable[View]) -> Iterator[str]:
-        """What OVN's northbound database should have."""
+        """Yield the parts that OVN's northbound database should have."""
         for view in there:
             for network in view.networks.values():
                 yield from _for_network(view.host.name, network)
@@ -58,11 +58,11 @@ class Overlay:
                 yield from _for_endpoint(endpoint)
 
     def found(self, there: Iterable[View]) -> set[str]:
-        """What it has."""
+        """Return the parts that OVN's northbound database has."""
         return _northbound([view.host for view in there])
 
     def evidence(self) -> str:
-        """OVN's databases."""
+        """Return the contents of OVN's databases."""
         shows = (("nbctl", "show"), ("nbctl", "list DHCP_Options"), ("sbctl", "show"))
         commands = (f"ovn-{database} --no-leader-only {what}" for database, what in shows)
         first = self.hosts[0]
@@ -72,7 +72,7 @@ class Overlay:
 
 
 def kinds(hosts: tuple[str, ...], *, raft: bool) -> dict[str, Kind]:
-    """What can be done to hosts of these names; with *raft* all have OVN's databases, else the first."""
+    """Return the kinds of faults of hosts; with *raft* all have OVN's databases, else the first."""
     central = hosts if raft else hosts[:1]
     kinds = kill_or_freeze(("driver", "dockerd", "vswitchd", "ovsdb", "controller"), hosts)
     kinds |= kill_or_freeze(("northbound", "southbound", "northd"), central)
@@ -81,7 +81,7 @@ def kinds(hosts: tuple[str, ...], *, raft: bool) -> dict[str, Kind]:
         for name, database in (("northbound", "OVN_Northbound"), ("southbound", "OVN_Southbound")):
             kinds[f"kill -9 {name}'s leader"] = Kind(_kill_leader(name, database), hosts)
     return kinds | {
-        "cut off from the databases": Kind(cut(0), hosts),
+        CUT_OFF: Kind(cut(0), hosts),
         "cut off from the tunnels": Kind(cut(1), hosts),
         "cut off from all": Kind(cut(0, 1), hosts),
         POWER_CUT: Kind(power_cut, hosts),
@@ -92,7 +92,7 @@ def kinds(hosts: tuple[str, ...], *, raft: bool) -> dict[str, Kind]:
 def _delete_rows(host: Host, _: ExitStack) -> None:
     """Delete a third of our rows in some tables of the northbound database, at least one in each.
 
-    The choice follows from the rows alone, so that a run with the same seed can make it again.
+    The choice depends on the rows alone, so that a run with the same seed repeats it.
     """
     ovn_nbctl = ("ovn-nbctl", "--timeout=5", "--no-leader-only")
     ours = "external_ids:ovn-docker\\:owner=overlay"
@@ -108,14 +108,14 @@ def _delete_rows(host: Host, _: ExitStack) -> None:
 
 
 def _kill_leader(service: str, database: str) -> Strike:
-    """Whichever host has it; of a database without a leader, that of the host given."""
+    """Return a fault that kills the leader of a database; without a leader, the server of the given host."""
 
     def strike(host: Host, _: ExitStack) -> None:
         def leads(one: Host) -> bool:
             server = service_of(one, service)
             return bool(server.pid) and "Leader: self" in server.appctl("cluster/status", database)
 
-        with suppress(LabError):  # a server that is frozen, or has just been killed, does not say
+        with suppress(LabError):  # a frozen or killed server does not answer
             host = next(filter(leads, host.fabric.hosts), host)
         service_of(host, service).kill()
 
@@ -169,7 +169,9 @@ def _northbound(hosts: Iterable[Host]) -> set[str]:
     things |= {f"names {row['records']} on no switch" for row in names.values()}
     if len(rows["Logical_Router"]) != routed:
         things.add(f"{len(rows['Logical_Router'])} routers for {routed} ports")
-    return things.union(*(_noted(row, switches, rows["DHCP_Options"]) for row in rows["DHCP_Options"]))
+    return things.union(
+        *(_of_dhcp_options(row, switches, rows["DHCP_Options"]) for row in rows["DHCP_Options"])
+    )
 
 
 def _names(record: views.Row, switch: str) -> set[str]:
@@ -178,15 +180,20 @@ def _names(record: views.Row, switch: str) -> set[str]:
     return {f"name {name} on switch {switch}: {record['records'].get(name)}"}
 
 
-def _noted(row: views.Row, switches: dict[str, str], all_rows: list[views.Row]) -> set[str]:
-    """What a row of DHCP_Options stands for (docs/architecture.md); nothing if it may stay for a while."""
+def _of_dhcp_options(row: views.Row, switches: dict[str, str], all_rows: list[views.Row]) -> set[str]:
+    """Return the part that a row of DHCP_Options stands for; empty if the row may exist for a while.
+
+    Kinds of rows: docs/architecture.md.
+    """
     ids = row["external_ids"]
     host, state, what = ids.get("ovn-docker:host"), ids.get("ovn-docker:state"), row["cidr"]
     network = ids.get("ovn-docker:network", "")[:12]
     switch = switches.get(ids.get("ovn-docker:switch", ""), "that is gone")
     if "ovn-docker:generation" in ids or "ovn-docker:left" in ids:
         return set()
-    if "ovn-docker:rank" in ids and what != ids.get("ovn-docker:container"):  # a name besides its own
+    if "ovn-docker:rank" in ids and what != ids.get(
+        "ovn-docker:container"
+    ):  # another name than the container's own
         return set()
     if "ovn-docker:endpoint" in ids:
         return {f"claim of {what} on switch {switch} by {ids['ovn-docker:endpoint'][:12]}"}
@@ -194,7 +201,7 @@ def _noted(row: views.Row, switches: dict[str, str], all_rows: list[views.Row]) 
         return {f"note of {host}: {network} is {ids.get('ovn-docker:name')}"}
     if state == "bound":
         return {f"pool {what} of {network}"}
-    if state == "released":  # it rests, as long as its pool lives
+    if state == "released":  # the address rests as long as its pool exists
         pools = {row["_uuid"] for row in all_rows}
         return (
             set()
@@ -202,7 +209,7 @@ def _noted(row: views.Row, switches: dict[str, str], all_rows: list[views.Row]) 
             else {f"released lease of {what}, whose pool is gone"}
         )
     unused = not any(_claims(other, row) for other in all_rows)
-    if unused and _age(ids) < views.UNUSED:  # Docker asked for it, and died before it said what for
+    if unused and _age(ids) < views.UNUSED:  # Docker was killed before it used the address or pool
         return set()
     return {
         f"lease of {what} on switch {switch} to {host}"
@@ -212,7 +219,7 @@ def _noted(row: views.Row, switches: dict[str, str], all_rows: list[views.Row]) 
 
 
 def _claims(claim: views.Row, lease: views.Row) -> bool:
-    """Whether a row is the claim of an endpoint to a leased address."""
+    """Return whether a row is the claim of an endpoint to the address of a lease."""
     of_endpoint = "ovn-docker:endpoint" in claim["external_ids"]
     same = [one["external_ids"].get("ovn-docker:switch") for one in (claim, lease)]
     return of_endpoint and claim["cidr"] == lease["cidr"] and same[0] == same[1]
@@ -224,5 +231,5 @@ def _age(ids: dict[str, str]) -> float:
 
 
 def _several(column: Any) -> list[Any]:
-    """A set of one comes as that one."""
+    """Return a set column as a list: OVSDB sends a set of one member as that member."""
     return column if isinstance(column, list) else [column]

@@ -1,4 +1,4 @@
-"""Rounds of commands and faults, until there were enough faults, or something does not hold."""
+"""Rounds of commands and faults, until the wanted number of faults or the first violation."""
 
 import json
 import time
@@ -20,26 +20,29 @@ from e2e.lab.command import at_once
 from ovn_docker.errors import OvnDockerError
 
 DEADLINE = 150.0
-"""Seconds in which every docker command ends, whatever is missing.
+"""Seconds in which every docker command ends, whatever has failed.
 
-Docker itself tries for 15 s to reach a driver that is away, for each of the calls that a command consists of.
+For each call of a command, Docker tries for 15 s to reach a driver that is down.
 """
 
-PATIENCE = 120.0
-"""Seconds, after everything runs again, in which all must be in order."""
+RECOVERY_TIME = 120.0
+"""Seconds after all programs run again, in which all conditions must hold."""
 
 _MIX = 1.5
-"""Seconds in which commands and faults begin."""
+"""Seconds in which the commands and faults of a round begin."""
+
+_GIVES_UP = 8.0
+"""Seconds in which ``docker network rm`` ends on a host that is cut off: see `mode.Mode.driver`."""
 
 _DOCKERS_OWN = ("See 'docker ", "Run 'docker ", "Error: failed to start containers", "time=", "WARNING: ")
 
 
 class Violation(Exception):
-    """Something that must hold does not; the message says what."""
+    """A condition does not hold; the message names it."""
 
 
 class Chaos:
-    """Three hosts in a mode, and what there has to be on them."""
+    """Three hosts in a mode, and the state that they should have."""
 
     def __init__(self, mode: Mode, seed: int, say: Callable[[str], None]) -> None:
         self.mode, self.seed = mode, seed
@@ -48,29 +51,34 @@ class Chaos:
         self.violated: Counter[str] = Counter()
         self.commands: Counter[str] = Counter()
         self.slowest = 0.0
+        self.made_again: set[Command] = set()
+        """Creations of networks that succeeded in this round after the removal on another host."""
         self.settled: list[float] = []
-        """Seconds from when all ran again until all was in order, of each round."""
+        """For each round, the seconds from the restart of all programs until all conditions held."""
         self._say = say
         self._start = time.monotonic()
         self._round = 0
         at_once(self._set_up, mode.hosts)
 
     def rounds(self, count: int) -> None:
-        """Rounds with *count* faults in all. Raises Violation at the first."""
+        """Run rounds with *count* faults in total. Raises Violation at the first violation."""
         while (left := count - self.struck.total()) > 0:
             self.round(left)
 
     def round(self, most: int) -> None:
-        """One round, with *most* faults at most."""
+        """Run a round with *most* faults at most."""
         self._round += 1
         rng = Random(f"{self.seed}/{self._round}")
         names = [host.name for host in self.mode.hosts]
         commands = operations.plan(self.wanted, rng, names, rng.randint(4, 8), follow=self.mode.follow)
-        struck = faults.plan(rng, self.mode.kinds, min(most, rng.choice((1, 2, 2, 3, 4))))
+        late = [Fault(faults.CUT_OFF, one.host) for one in commands if one.then and rng.random() < 0.5][:1]
+        struck = faults.plan(rng, self.mode.kinds, min(most, rng.choice((1, 2, 2, 3, 4))), late)
         after = sorted(rng.uniform(0, _MIX) for _ in (*commands, *struck))
-        events: list[Command | Fault] = [*commands, *struck]
+        events: list[Command | Fault] = [*commands, *struck[len(late) :]]
         rng.shuffle(events)
-        lasts, docker_first = rng.uniform(0.5, 6), rng.random() < 0.3
+        events = [*late, *events]
+        lasts, docker_first = rng.uniform(0.5, 6) + (_GIVES_UP if late else 0), rng.random() < 0.3
+        self.made_again.clear()
         self.log(f"round {self._round} of seed {self.seed}")
         try:
             with ThreadPoolExecutor(len(events)) as pool, ExitStack() as over:
@@ -93,11 +101,11 @@ class Chaos:
         self.struck.update(fault.kind for fault in struck)
 
     def log(self, line: str) -> None:
-        """Say something, with the time since the beginning in seconds."""
+        """Print a line with the time since the start in seconds."""
         self._say(f"{time.monotonic() - self._start:8.1f} {line}")
 
     def summary(self) -> str:
-        """Faults by kind, and in how many of them something did not hold."""
+        """Return a table of faults and violations by kind."""
         kinds = [kind for kind in self.mode.kinds if kind in self.struck + self.violated]
         struck = self.struck + self.violated
         lines = [f"{'fault':30} {'struck':>6} {'violations':>10}"]
@@ -113,7 +121,7 @@ class Chaos:
         return "\n".join(lines)
 
     def evidence(self) -> str:
-        """What one needs to see why something does not hold."""
+        """Return the state and logs of the hosts, to explain a violation."""
         commands = ("docker ps --all", "docker network ls", "ovs-vsctl show", "ip link")
         said = [
             f"{host.name}$ {command}\n{host.run(*command.split(), check=False)}"
@@ -137,16 +145,19 @@ class Chaos:
     def _later(self, seconds: float, event: Command | Fault, over: ExitStack) -> None:
         time.sleep(seconds)
         if isinstance(event, Command):
-            self.type(event, "in the midst of it")
+            commands = (event, *event.then)
+            *_, done = [self.type(command, "during faults") for command in commands]
+            if event.then and done:
+                self.made_again.add(event.then[-1])
             return
         self.log(f"    {event}")
         try:
             self.mode.kinds[event.kind].strike(self._machine(event.machine), over)
-        except LabError as error:  # the power has just been cut, perhaps
+        except LabError as error:  # the power may have just been cut
             self.log(f"    {event}: {error}")
 
     def type(self, command: Command, when: str) -> bool:
-        """Type a command; False if it fails. Raises Violation if it hangs, or its error is not one line."""
+        """Run a command; return False if it fails. Raises Violation if it hangs or has more errors."""
         begun = time.monotonic()
         error = ""
         try:
@@ -169,7 +180,7 @@ class Chaos:
         return not error
 
     def _settle(self) -> None:
-        """Type again what came to nothing, until all is in order. Raises Violation if that is never."""
+        """Repeat failed commands until all conditions hold. Raises Violation after `RECOVERY_TIME`."""
         begun = time.monotonic()
         before: list[str] = []
         while troubles := self._troubles():
@@ -178,7 +189,7 @@ class Chaos:
                     f"not yet: {troubles[0]}" + (f", and {len(troubles) - 1} more" if troubles[1:] else "")
                 )
             before = troubles
-            if time.monotonic() - begun > PATIENCE:
+            if time.monotonic() - begun > RECOVERY_TIME:
                 raise Violation("\n".join(troubles))
             time.sleep(1)
         self.wanted.gone.clear()
@@ -186,22 +197,24 @@ class Chaos:
         self.log("in order")
 
     def _troubles(self) -> list[str]:
-        """What is not in order yet, after a look at Docker and at what it takes to have it as wanted."""
+        """Repeat the commands that Docker's state still lacks; return the conditions that do not hold yet."""
         try:
             there = views.docker(self.mode.hosts)
-            again = operations.again(
+            commands = operations.commands_towards(
                 self.wanted, {view.host.name: (set(view.networks), view.containers) for view in there}
             )
-            if again:
-                refused = [command for command in again if not self.type(command, "when all runs")]
-                return [f"again: {command}" for command in refused or again]
+            if vanished := [str(command) for command in commands if command in self.made_again]:
+                raise Violation("gone after it was done:\n" + "\n".join(vanished))
+            if commands:
+                refused = [command for command in commands if not self.type(command, "after the faults")]
+                return [f"again: {command}" for command in refused or commands]
             troubles = [*self._to_follow(there), *invariants.troubles(self.mode, there)]
         except (OvnDockerError, LabError) as error:
             return [str(error)]
         return troubles
 
     def _to_follow(self, there: list[views.View]) -> list[str]:
-        """Networks that hosts have to make or remove by themselves, as another did."""
+        """Return the networks that hosts still have to create or remove because another host did."""
         return [
             f"{view.host.name}: {'left behind' if name in view.networks else 'missing'}: network {name}"
             for view in there

@@ -16,14 +16,14 @@ from chaos.mode import Kind
 from chaos.views import Endpoint, View
 from e2e.lab import Host, LabError
 from e2e.lab.cloud import VM, Account, Cloud
-from ovn_docker.backends.neutron import created
+from ovn_docker.backends.neutron.resources import NeutronResource
 
 _AGE_HALVES = """
 update standardattributes half left join tags on tags.standard_attr_id = half.id
 set half.created_at = half.created_at - interval 5 minute
 where half.resource_type = 'networks' and half.description = 'ovn-docker' and tags.tag is null
 """
-"""Who asks for the name of a network that somebody has begun to make waits for five minutes, by design."""
+"""SQL that makes incomplete networks older: a request for the name of a younger one waits for minutes."""
 
 
 class Underlay:
@@ -52,7 +52,7 @@ class Underlay:
         }
 
     def start_around(self) -> None:
-        """OVN, Keystone and Neutron, and what the hypervisors run."""
+        """Start OVN, Keystone, Neutron and the hypervisors' programs."""
         control = self._cloud.control
         bring_up(control.northd, control.keystone, control.neutron)
         for hypervisor in self._cloud.hypervisors:
@@ -60,16 +60,16 @@ class Underlay:
         await_ready(control.keystone, control.neutron)
 
     def start_network(self, host: Host) -> None:
-        """Open vSwitch; in user space the bridge with the VM's interface ends with ovs-vswitchd."""
+        """Start Open vSwitch; in user space the bridge with the VM's interface ends with ovs-vswitchd."""
         bring_up(host.ovsdb, host.vswitchd)
         self._vms[host.name].make_bridge()
 
     def let_time_pass(self) -> None:
-        """Networks that nobody makes any more are not waited for."""
+        """Make incomplete networks old, so that commands do not wait for them."""
         self._cloud.control.query(_AGE_HALVES, "neutron")
 
     def wanted(self, there: Iterable[View]) -> Iterator[str]:
-        """What Neutron should have, and on which VLANs the VMs have it."""
+        """Yield the resources that Neutron should have, and the VLANs that the VMs should use."""
         for view in there:
             yield f"trunk of {view.host.name}"
             for network in view.networks.values():
@@ -78,7 +78,7 @@ class Underlay:
                 yield from _for_endpoint(endpoint)
 
     def found(self, there: Iterable[View]) -> set[str]:
-        """What it has, and they have."""
+        """Return the resources that Neutron has, and the VLANs that the VMs use."""
         try:
             demo, vms = self._cloud.demo, self._vms.values()
             return {*_in_neutron(demo, {vm.port.id: vm.name for vm in vms}), *_vlans(demo, vms)}
@@ -86,7 +86,7 @@ class Underlay:
             raise LabError(f"Neutron does not tell: {error}") from None
 
     def evidence(self) -> str:
-        """Neutron's resources and OVN's databases."""
+        """Return Neutron's resources and the contents of OVN's databases."""
         demo, control = self._cloud.demo, self._cloud.control
         said = []
         for kind in ("networks", "subnets", "subnet_pools", "ports", "trunks"):
@@ -103,7 +103,7 @@ class Underlay:
         return "\n\n".join(said)
 
     def _cut_off_from_apis(self, vm: Host, over: ExitStack) -> None:
-        """What the control node sends to a VM gets lost."""
+        """Drop all packets from the control node to a VM."""
         control = self._cloud.control
         route = ("blackhole", f"{vm.address}/32")
         control.run("ip", "route", "replace", *route)
@@ -122,8 +122,8 @@ def _for_network(vm: str, network: views.Row) -> Iterator[str]:
 
 
 def age(resource: Any) -> float:
-    """Seconds since Neutron has made it: in the lab all have one clock."""
-    return time.time() - created(resource)
+    """Return the age of a resource in seconds; all machines of the lab have the same clock."""
+    return time.time() - NeutronResource(id=resource["id"], created_at=resource["created_at"]).created
 
 
 def _for_endpoint(one: Endpoint) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _for_endpoint(one: Endpoint) -> Iterator[str]:
 
 
 def _in_neutron(demo: Account, vms: Mapping[str, str]) -> Iterator[str]:
-    """What a tenant has, without what may stay for a while. *vms*: names of VMs by their ports."""
+    """Yield a tenant's resources, except those that may exist for a while. *vms*: names of VMs by port."""
     networks = [one for one in demo.networks(is_shared=False) if one.tags or age(one) > views.UNUSED]
     names = {one.id: one.name for one in networks}
     for name, count in Counter(names.values()).items():
@@ -145,14 +145,14 @@ def _in_neutron(demo: Account, vms: Mapping[str, str]) -> Iterator[str]:
     for pool in demo.subnet_pools():
         tags = dict(tag.split("=") for tag in pool.tags if "=" in tag)
         vm = vms.get(pool.description.removeprefix("ovn-docker pool of "))
-        if "docker:subnet" in tags or age(pool) > views.UNUSED:  # else Docker may yet say what it is for
+        if "docker:subnet" in tags or age(pool) > views.UNUSED:  # else Docker may still use the pool
             yield f"pool {pool.prefixes[0]} of {names.get(tags.get('docker:network'))} of {vm}"
     for port in demo.ports():
         yield from _port(port, names, vms)
 
 
 def _members(network: Any, vms: Mapping[str, str]) -> Iterator[str]:
-    """Who has a network: a tag of the VM's and one of its Docker network's go together."""
+    """Yield the VMs that have a network, which is tagged with both the VM and the VM's Docker network."""
     docker = {tag.removeprefix("docker:") for tag in network.tags if tag.startswith("docker:")}
     for tag in network.tags:
         if tag.startswith("docker-vm:"):
@@ -164,7 +164,7 @@ def _members(network: Any, vms: Mapping[str, str]) -> Iterator[str]:
 
 
 def _port(port: Any, networks: Mapping[str, str], vms: Mapping[str, str]) -> Iterator[str]:
-    """What a port is; nothing if it keeps an address that Docker asked for, before it died, for something."""
+    """Yield the part that a port stands for, unless the port holds an address that Docker may still use."""
     if port.id in vms:
         yield from (f"note of {vms[port.id]}: {tag}" for tag in port.tags)
         return
@@ -178,12 +178,12 @@ def _port(port: Any, networks: Mapping[str, str], vms: Mapping[str, str]) -> Ite
 
 
 def _may_be_asked_for(port: Any) -> bool:
-    """Whether a port keeps an address, for a while; on the trunk if an endpoint was about to adopt it."""
+    """Return whether a port may hold an address; it is in the trunk if an endpoint began to adopt it."""
     return bool(port.description.startswith("ovn-docker address of ") and age(port) < views.UNUSED)
 
 
 def _vlans(demo: Account, vms: Iterable[VM]) -> Iterator[str]:
-    """The subports of the VMs' trunks, and whether their links in the VM are on the same VLAN."""
+    """Yield the subports of the VMs' trunks, and whether their links in the VM are on the same VLAN."""
     ports = list(demo.ports())
     endpoints = {port.id: port.name for port in ports}
     waiting = {port.id for port in ports if _may_be_asked_for(port)}

@@ -1,4 +1,4 @@
-"""What there is in Docker and on its hosts, whichever the mode. The same thing has the same words."""
+"""The state of Docker and of its hosts in either mode. The same part has the same text in all views."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -10,26 +10,26 @@ from typing import Any, TypeVar
 
 from e2e.lab import Host
 from ovn_docker.deadline import Deadline
+from ovn_docker.docker.engine import DockerEngine
 from ovn_docker.host import ovsdb
-from ovn_docker.host.engine import Engine
 from ovn_docker.host.ovsdb import Database
 
 Row = dict[str, Any]
 T = TypeVar("T")
 
-_PATIENCE = 20.0
+_READ_TIME = 20.0
 
 UNUSED = 25 * 60
-"""Seconds after which an address or pool that Docker asked for, before it died, must be gone.
+"""Seconds after which an address or pool of a dockerd that was killed must be deleted.
 
-The driver looks for what is older than ten minutes when it or dockerd starts, when a delete has failed, and
-eleven minutes after that.
+The driver searches for those older than ten minutes when it or dockerd starts, when a delete has failed, and
+eleven minutes later.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A running container on a network, as Docker has it; `pid` is the container's on its host.
+    """A running container on a network, as Docker shows it; `pid` is that of the container on its host.
 
     `switch` is the name that its logical switch, or its network in Neutron, should have.
     """
@@ -47,18 +47,18 @@ class Endpoint:
 
     @property
     def link(self) -> str:
-        """The name of its link on the host."""
+        """The name of the endpoint's link on the host."""
         return f"odh{self.id[:12]}"
 
     @property
     def held(self) -> str:
-        """Its MAC and addresses."""
+        """The endpoint's MAC and addresses."""
         return " ".join((self.mac, *self.addresses))
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a host's Docker has: our networks by name, containers with their networks (None: not running)."""
+    """State of a host's Docker: our networks by name, containers with their networks (None: not running)."""
 
     host: Host
     networks: dict[str, Row]
@@ -67,12 +67,12 @@ class View:
 
 
 def docker(hosts: Iterable[Host]) -> list[View]:
-    """What Docker has on each host. Raises OvnDockerError if it does not answer."""
+    """Return the state of Docker on each host. Raises OvnDockerError if Docker does not answer."""
     return _at_once(_docker, hosts)
 
 
 def wanted(views: Iterable[View]) -> Iterator[str]:
-    """What there should be on the hosts for what Docker has."""
+    """Yield the parts that should exist on the hosts, by the state of Docker."""
     for one in (endpoint for view in views for endpoint in view.endpoints):
         yield f"{one.host}: port {one.link} of Open vSwitch for {one.id}"
         yield f"{one.host}: link {one.link} into a container"
@@ -80,13 +80,17 @@ def wanted(views: Iterable[View]) -> Iterator[str]:
 
 
 def found(views: Iterable[View]) -> set[str]:
-    """What there is on the hosts."""
+    """Return the parts that exist on the hosts."""
     return set().union(*_at_once(_on_host, views))
 
 
 def _docker(host: Host) -> View:
-    """A network tells who is on it: a container also lists what a `docker network connect` failed to make."""
-    engine = Engine(host.path("/run/docker.sock"))
+    """Return the state of a host's Docker.
+
+    A container's networks are checked against the networks' containers, because Docker also lists a network
+    that `docker network connect` failed to connect.
+    """
+    engine = DockerEngine(host.path("/run/docker.sock"))
     listed = [one for one in engine.read("/networks") if one["Driver"] == "openvswitch"]
     networks = {one["Name"]: engine.read(f"/networks/{one['Id']}") for one in listed}
     containers: dict[str, set[str] | None] = {}
@@ -119,7 +123,7 @@ def _endpoint(host: str, container: Row, network: Row, here: Row) -> Endpoint:
 
 
 def shared_name(network: Row) -> str:
-    """The name of a network that hosts share; else empty."""
+    """Return the name of a shared network; empty for other networks."""
     return str((network["Options"] or {}).get("ovn.network", ""))
 
 
@@ -146,7 +150,7 @@ def _on_host(view: View) -> set[str]:
 
 
 def _held(link: Row) -> str:
-    """MAC and addresses of a container's link; empty for those that are Docker's own."""
+    """Return MAC and addresses of a container's link; empty for Docker's own links."""
     addresses = [one["local"] for one in link["addr_info"] if one["scope"] == "global"]
     if link["ifname"] == "lo" or any(address.startswith("172.") for address in addresses):
         return ""
@@ -154,11 +158,11 @@ def _held(link: Row) -> str:
 
 
 def read(database: str, sockets: list[Path], tables: dict[str, list[str]]) -> dict[str, list[Row]]:
-    """What one of its servers has: the leader, if there are several."""
+    """Return columns of tables of a database; of a clustered database, as its leader has them."""
     with closing(Database(database, [f"unix:{socket}" for socket in sockets])) as connection:
         rows = connection.transact(
             *(ovsdb.select(table, columns=columns) for table, columns in tables.items()),
-            deadline=Deadline(_PATIENCE),
+            deadline=Deadline(_READ_TIME),
         )
     return dict(zip(tables, rows, strict=True))
 

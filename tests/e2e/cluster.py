@@ -1,51 +1,59 @@
-"""Two hosts with the driver, a network that they share, and what must be left of all that happens to them."""
+"""Two hosts with the driver and one network, and checks that no leftovers remain."""
 
 import json
 import re
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
 
+from chaos import views
 from e2e.lab import Host, LabError, wait_for
 from e2e.lab.services import Service
-from ovn_docker.host.ovsdb import decode
+from ovn_docker.docker.engine import DockerEngine
+from ovn_docker.errors import OvnDockerError
 
-PATIENCE = ("--request-timeout=5", "--sweep-interval=6")
-"""Options with which the driver gives up, and clears up, within seconds.
+SHORT_LIMITS = ("--request-timeout=5", "--sweep-interval=6")
+"""Options with which the driver's time limits and sweeps take seconds.
 
-Not sooner: between CreateEndpoint and the move of its link a container has one interval to start.
+The sweep interval is not shorter, because a container has one interval from CreateEndpoint until its link
+is moved.
 """
+
+_TABLES = {
+    "Logical_Switch": ["name"],
+    "Logical_Switch_Port": ["name"],
+    "DHCP_Options": ["cidr", "external_ids"],
+}
 
 
 class Cluster:
-    """Two hosts, the first of them OVN's central one too, and on both the network `foo`.
+    """Two hosts with the network `foo`; the first is OVN's central machine, too.
 
-    Until the hosts share networks by themselves, the second attaches to the first one's switch.
+    The network is not a shared one: the second host attaches to the first one's switch (`ovn.switch`).
     """
 
     def __init__(self, *hosts: Host) -> None:
         self.hosts = self.central, self.host2 = hosts
         for host in hosts:
-            host.driver.start(*PATIENCE)
+            host.driver.start(*SHORT_LIMITS)
         create = ("network", "create", "-d", "openvswitch", "--subnet=192.168.1.0/24")
         self.network = self.central.docker(*create, "foo")
         self.attached = self.host2.docker(*create, "-o", f"ovn.switch={self.network}", "foo")
 
     def run(self, host: Host, name: str, address: str, *options: str) -> None:
-        """A container on `foo` that runs until it is killed."""
+        """Start a container on `foo` that runs until it is killed."""
         host.docker(
             *("run", "-d", "--net=foo", f"--name={name}", f"--ip={address}", "--stop-signal=KILL"),
             *(*options, "busybox", "sleep", "3600"),
         )
 
     def ping(self, host: Host, container: str, address: str) -> None:
-        """Raises CommandError unless the address answers the container within some seconds."""
+        """Ping an address from a container. Raises CommandError unless it answers within some seconds."""
         host.ping(container, address)
 
     def serves(self) -> None:
-        """New containers on both hosts reach each other; then they go again."""
+        """Assert that new containers on both hosts reach each other; then remove them."""
         self.run(self.central, "new1", "192.168.1.101")
         self.run(self.host2, "new2", "192.168.1.102")
         self.ping(self.central, "new1", "192.168.1.102")
@@ -53,27 +61,26 @@ class Cluster:
         self.host2.docker("rm", "--force", "new2")
 
     def settles(self) -> None:
-        """In a while, when the sweep has come, all is in order."""
-        with suppress(LabError):
+        """Wait until a sweep has run and the state is as it should be."""
+        try:
             wait_for(lambda: self.wanted() == self.found(), "order")
-        self.in_order()
+        except LabError:
+            self._compare()
+        self._look_for_crashes()
 
     def in_order(self) -> None:
-        """There is all that the running containers need, and nothing else."""
-        wanted, found = self.wanted(), self.found()
-        assert found - wanted == set(), "left behind"
-        assert wanted - found == set(), "missing"
-        for host in self.hosts:
-            assert "Traceback" not in host.path(host.driver.log).read_text()
+        """Assert that the parts that the running containers need exist, and that no others exist."""
+        self._compare()
+        self._look_for_crashes()
 
     def sweep(self, host: Host) -> None:
-        """Returns when the driver has looked for leftovers: it found the one that we made."""
+        """Make a leftover; return when the driver's sweep has deleted it."""
         host.run("ip", "link", "add", "odhstray", "type", "veth", "peer", "odcstray")
         gone = ("sh", "-c", "! ip link show odhstray 2>/dev/null")
         wait_for(lambda: host.run(*gone, check=False) == "", "the sweep")
 
     def wanted(self) -> set[str]:
-        """What there should be, going by the containers of which Docker says that they run."""
+        """Return the parts that should exist for the containers that Docker lists as running."""
         things = {f"switch {self.network}", f"note on network {self.attached}"}
         for host in self.hosts:
             if host.driver.pid:
@@ -90,10 +97,11 @@ class Cluster:
         return things
 
     def found(self) -> set[str]:
-        """What there is of all that the driver makes."""
-        things = {f"switch {row['name']}" for row in self._rows("Logical_Switch", "name")}
-        things |= {f"logical port {row['name']}" for row in self._rows("Logical_Switch_Port", "name")}
-        for row in self._rows("DHCP_Options", "cidr,external_ids"):
+        """Return the existing parts, of all kinds that the driver makes."""
+        rows = _rows(self.central, "OVN_Northbound", "/run/ovn/ovnnb_db.sock", _TABLES)
+        things = {f"switch {row['name']}" for row in rows["Logical_Switch"]}
+        things |= {f"logical port {row['name']}" for row in rows["Logical_Switch_Port"]}
+        for row in rows["DHCP_Options"]:
             ids = row["external_ids"]
             if "ovn-docker:endpoint" in ids:
                 things.add(f"claim of {row['cidr']} by {ids['ovn-docker:endpoint']}")
@@ -108,34 +116,50 @@ class Cluster:
         return things
 
     def endpoints(self, host: Host) -> list[dict[str, str]]:
-        """The endpoints of the containers that run on `foo`."""
-        running = host.docker("ps", "--quiet").split()
-        containers = json.loads(host.docker("inspect", *running)) if running else []
+        """Return the endpoints of running containers on `foo`. Raises LabError if Docker does not answer."""
+        engine = DockerEngine(host.path("/run/docker.sock"))
+        try:
+            running = [one["Id"] for one in engine.read("/containers/json")]
+            containers = [engine.read(f"/containers/{container}/json") for container in running]
+        except OvnDockerError as error:  # a container may have just ended
+            raise LabError(f"Docker on {host.name}: {error}") from error
         networks = [container["NetworkSettings"]["Networks"] for container in containers]
         return [network["foo"] for network in networks if "foo" in network]
 
     def ports(self, host: Host) -> list[str]:
-        """The driver's ports on the integration bridge of a host."""
-        ports = host.run("ovs-vsctl", "--timeout=10", "list-ports", "br-int").split()
-        return [port for port in ports if port.startswith("odh")]
+        """Return the driver's ports on a host's bridges. Raises LabError if the database does not answer."""
+        ports = _rows(host, "Open_vSwitch", "/run/openvswitch/db.sock", {"Port": ["name"]})["Port"]
+        return [port["name"] for port in ports if port["name"].startswith("odh")]
 
     def remove_containers(self) -> None:
-        """Also those that do not run."""
+        """Remove all containers, running or not."""
         for host in self.hosts:
             if containers := host.docker("ps", "--all", "--quiet").split():
                 host.docker("rm", "--force", *containers)
 
-    def _rows(self, table: str, columns: str) -> list[dict[str, Any]]:
-        command = ("ovn-nbctl", "--timeout=10", "--format=json", f"--columns={columns}", "list", table)
-        listed = json.loads(self.central.run(*command))
-        return [dict(zip(listed["headings"], map(decode, row), strict=True)) for row in listed["data"]]
+    def _compare(self) -> None:
+        wanted, found = self.wanted(), self.found()
+        assert found - wanted == set(), "left behind"
+        assert wanted - found == set(), "missing"
+
+    def _look_for_crashes(self) -> None:
+        for host in self.hosts:
+            assert "Traceback" not in host.path(host.driver.log).read_text()
+
+
+def _rows(host: Host, database: str, socket: str, tables: dict[str, list[str]]) -> dict[str, list[views.Row]]:
+    """Return columns of tables of a database on a host. Raises LabError if the database does not answer."""
+    try:
+        return views.read(database, [host.path(socket)], tables)
+    except OvnDockerError as error:
+        raise LabError(f"{database} on {host.name}: {error}") from error
 
 
 def unanswered(host: Host, container: str, *targets: str, tunnel: bool = False) -> list[str]:
-    """Of some addresses or names, those that do not answer the container's first packet.
+    """Return the *targets*, addresses or names, that do not answer the container's first packet.
 
-    In user space Open vSwitch drops what it has to send through a tunnel while it looks at the host's
-    routes again, which is whenever a link comes or goes: what is behind a *tunnel* gets a second one there.
+    In user space Open vSwitch drops packets for tunnels while it reads the host's routes again, which it does
+    whenever a link is added or deleted: there an address behind a *tunnel* gets a second packet.
     """
     packet = "ping -c 1 -W 1 $i >/dev/null"
     tries = f"{packet} || {packet}" if tunnel and host.fabric.userspace else packet
@@ -144,15 +168,15 @@ def unanswered(host: Host, container: str, *targets: str, tunnel: bool = False) 
 
 
 def lost_packets(
-    host: Host, container: str, address: str, happens: Callable[[], object], seconds: float, interval: float
+    host: Host, container: str, address: str, event: Callable[[], object], seconds: float, interval: float
 ) -> int:
-    """How many packets of a container's get no answer while something happens; it sends for so long."""
+    """Send packets from a container for *seconds* while *event* runs; return how many had no answer."""
     count = int(seconds / interval)
     command = ("exec", container, "ping", "-q", "-i", str(interval), "-c", str(count), address)
     with ThreadPoolExecutor() as pool:
         said = pool.submit(host.docker, *command, timeout=seconds * 5)
         wait_for(lambda: "ping" in host.docker("top", container), "the first packet")
-        happens()
+        event()
         sent, received = map(int, re.findall(r"(\d+) packets", said.result()))
     assert sent == count
     return sent - received
@@ -160,7 +184,7 @@ def lost_packets(
 
 @contextmanager
 def stopped(service: Service) -> Iterator[None]:
-    """A while without a service."""
+    """Stop a service while the block runs."""
     service.stop()
     try:
         yield
@@ -170,7 +194,7 @@ def stopped(service: Service) -> Iterator[None]:
 
 @contextmanager
 def frozen(service: Service) -> Iterator[None]:
-    """A while in which a service is there but does nothing."""
+    """Freeze the processes of a service while the block runs."""
     service.signal(signal.SIGSTOP)
     try:
         yield
@@ -180,7 +204,7 @@ def frozen(service: Service) -> Iterator[None]:
 
 @contextmanager
 def cut_off(host: Host) -> Iterator[None]:
-    """A while in which a host reaches the others over the tunnels only."""
+    """Let a host reach the others through the tunnels only, while the block runs."""
     management = ("bridge", "link", "set", "dev", host.ports[0], "state")
     host.fabric.run(*management, "0")
     try:
@@ -191,21 +215,21 @@ def cut_off(host: Host) -> Iterator[None]:
 
 @contextmanager
 def driver_with(host: Host, *options: str) -> Iterator[None]:
-    """A while in which the driver of a host has more options."""
+    """Run the driver of a host with further options while the block runs."""
     host.driver.stop()
-    host.driver.start(*PATIENCE, *options)
+    host.driver.start(*SHORT_LIMITS, *options)
     try:
         yield
     finally:
         host.driver.stop()
-        host.driver.start(*PATIENCE)
+        host.driver.start(*SHORT_LIMITS)
 
 
 @contextmanager
 def driver_behind_its_socket(host: Host, *options: str) -> Iterator[Service]:
-    """A while in which the driver's socket is there, as a systemd unit makes it, and the driver on demand.
+    """Provide the driver's socket as a systemd unit does, and the driver on demand, while the block runs.
 
-    It starts when somebody has connected and the file /run/driver-may-start is there.
+    The driver starts when a client has connected and the file /run/driver-may-start exists.
     """
     held_back = 'until [ -e /run/driver-may-start ]; do sleep 0.1; done; exec "$@"'
     service = Service(

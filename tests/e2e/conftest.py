@@ -1,4 +1,4 @@
-"""Labs for the tests, and what happened in them for whoever reads a failure."""
+"""Labs for the tests, and the logs of their hosts in the report of a failure."""
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -11,6 +11,15 @@ from e2e.lab.cloud import RELEASES, VM, Cloud, missing_for_cloud
 from e2e.lab.images import SUITES
 
 ATTACKS = Path(__file__).parent / "attacks"
+
+LONG_FILES = (
+    *("test_driver_killed.py", "test_guide.py", "test_cluster.py", "test_beside_the_bridge.py"),
+    *("test_trace.py", "test_demo.py", "test_gc.py", "test_host_fails.py", "test_central_fails.py"),
+    *("test_repair.py", "test_doctor.py", "test_compose_and_swarm.py", "test_operations.py"),
+    *("test_docker_killed.py", "test_multicast.py", "test_key_value_store.py", "test_addresses.py"),
+    "test_bench.py",
+)
+"""Files that take half a minute or more, longest first, so that two workers end at about the same time."""
 
 FABRICS = pytest.StashKey[dict[str, Fabric]]()  # by the fixture that made it
 
@@ -40,6 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "faults": "kills, restarts and partitions, at length",
         "attacks": "attacks from inside containers and from a host with stolen credentials",
     }
+    items.sort(key=_order)
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
@@ -52,6 +62,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"{apart[unasked[0]]}: only with -m {unasked[0]}"))
         elif "underlay" in item.keywords and (lacks := missing_for_cloud()):
             item.add_marker(pytest.mark.skip(reason=f"no cloud here: {', '.join(lacks)}"))
+
+
+def _order(item: pytest.Item) -> int:
+    """Return the place of a test's file in the order of long files; other files come after them."""
+    of_e2e = Path(__file__).parent in item.path.parents
+    return LONG_FILES.index(item.path.name) if of_e2e and item.path.name in LONG_FILES else len(LONG_FILES)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -71,7 +87,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _fabric(request: pytest.FixtureRequest) -> Fabric:
-    """A fabric for the fixture that asks, which lasts as long as the fixture, also if that fails."""
+    """A fabric that exists as long as the requesting fixture, also if that fixture fails."""
     name = request.fixturename
     assert name
     fabric = request.config.stash[FABRICS][name] = Fabric()
@@ -92,7 +108,7 @@ def _fabric(request: pytest.FixtureRequest) -> Fabric:
     params=["20.10", *(pytest.param(version, marks=pytest.mark.engines) for version in SUITES)],
 )
 def engine(request: pytest.FixtureRequest) -> str:
-    """A version of Docker: the machine's own, and with -m engines the newer ones."""
+    """A version of Docker: that of the machine, and with -m engines the newer ones."""
     return str(request.param)
 
 
@@ -104,7 +120,7 @@ def engine_fabric(request: pytest.FixtureRequest, engine: str) -> Fabric:
 
 @pytest.fixture(scope="module")
 def three_hosts(engine_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
-    """Three hosts with the driver, the first of them OVN's central one too."""
+    """Three hosts with the driver; the first is OVN's central machine, too."""
     host1, host2, host3 = hosts = engine_fabric.cluster("host1", "host2", "host3", engine=engine)
     for host in hosts:
         host.driver.start()
@@ -113,7 +129,7 @@ def three_hosts(engine_fabric: Fabric, engine: str) -> tuple[Host, Host, Host]:
 
 @pytest.fixture
 def fabric(request: pytest.FixtureRequest) -> Fabric:
-    """A fabric without hosts, for one test: what it breaks, it breaks for itself alone."""
+    """A fabric without hosts, for one test, which may damage it."""
     return _fabric(request)
 
 
@@ -125,9 +141,9 @@ def module_fabric(request: pytest.FixtureRequest) -> Fabric:
 
 @pytest.fixture(scope="session")
 def two_hosts(request: pytest.FixtureRequest) -> tuple[Host, Host]:
-    """Two hosts on which all but the driver runs, set up with the guide's commands.
+    """Two hosts on which everything except the driver runs, set up with the guide's commands.
 
-    The first is also OVN's central host.  All tests share them, so each leaves them as they were.
+    The first is also OVN's central machine. All tests share the hosts and leave them unchanged.
     """
     host1, host2 = _fabric(request).cluster("host1", "host2")
     return host1, host2
@@ -135,13 +151,13 @@ def two_hosts(request: pytest.FixtureRequest) -> tuple[Host, Host]:
 
 @pytest.fixture(scope="session")
 def cloud(request: pytest.FixtureRequest) -> Cloud:
-    """An OpenStack cloud with two hypervisors. All tests share it, so each leaves it as it was."""
+    """An OpenStack cloud with two hypervisors. All tests share it and leave it unchanged."""
     return Cloud(_fabric(request), request.config.option.neutron)
 
 
 @pytest.fixture(scope="session")
 def vms(cloud: Cloud) -> tuple[VM, VM, VM]:
-    """Virtual machines of the tenant demo on which all but the driver runs: two on hv1, the third on hv2."""
+    """Three VMs of the tenant demo, two on hv1 and one on hv2, on which everything except the driver runs."""
     return cloud.boot_three()
 
 
@@ -153,7 +169,7 @@ def shared_cluster(request: pytest.FixtureRequest) -> Cluster:
 
 @pytest.fixture
 def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
-    """Two hosts with the driver and a network; afterwards nothing is left of the test."""
+    """Two hosts with the driver and a network; afterwards checks that the test left nothing."""
     yield shared_cluster
     shared_cluster.remove_containers()
     shared_cluster.settles()

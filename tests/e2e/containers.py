@@ -1,4 +1,4 @@
-"""Containers on the hosts of a lab, and what they send and hear on their interfaces."""
+"""Containers on the hosts of a lab, and the frames that they send and receive."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ while "the end" not in heard and time.monotonic() < end:
             heard.add(word)
 print(*sorted(heard), sep="\\n")
 """
-"""Print the words between < and > in the frames that arrive on an interface, until "the end" is one."""
+"""Print the text between < and > in each frame that arrives on an interface, until that is "the end"."""
 
 END = """
 import socket, sys
@@ -38,7 +38,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
 class Container:
     """A running container on one network, with its addresses and the name of its link there.
 
-    `options` are more options of `docker run`; a network may have options too, as `--net` takes them.
+    *options*: further options of `docker run`; the network may have options, too, in the format of `--net`.
     """
 
     def __init__(self, host: Host, name: str, *options: str, network: str = "foo") -> None:
@@ -62,9 +62,9 @@ class Container:
 
 
 class Interface(Container):
-    """An interface of a host itself, used as a container's link is: its programs are those of root.
+    """An interface of a host itself, used as a container's link is, with programs of root.
 
-    `v4` is an address that is reached through it.
+    *v4*: an address that is reached through the interface.
     """
 
     def __init__(self, host: Host, link: str, v4: str = "") -> None:
@@ -75,8 +75,13 @@ class Interface(Container):
 
 
 @contextmanager
-def shared_network(hosts: tuple[Host, ...], name: str = "foo", number: int = 1) -> Iterator[None]:
-    """A network of both families on all hosts while the block runs; its containers go with it."""
+def shared_network(
+    hosts: tuple[Host, ...], name: str = "foo", number: int = 1, *options: str
+) -> Iterator[None]:
+    """Provide a dual-stack network on all hosts while the block runs; then remove its containers and it.
+
+    *options*: further options of `docker network create`.
+    """
     create = (
         "network",
         "create",
@@ -86,7 +91,8 @@ def shared_network(hosts: tuple[Host, ...], name: str = "foo", number: int = 1) 
         "-o",
         f"ovn.network={name}",
     )
-    hosts[0].docker(*create, "--ipv6", f"--subnet=10.{number}.0.0/24", f"--subnet=fd0{number}::/64", name)
+    subnets = ("--ipv6", f"--subnet=10.{number}.0.0/24", f"--subnet=fd0{number}::/64")
+    hosts[0].docker(*create, *subnets, *options, name)
     for host in hosts:
         wait_for(lambda host=host: name in host.docker("network", "ls"), name)  # type: ignore[misc]
         host.load("tools")
@@ -97,11 +103,11 @@ def shared_network(hosts: tuple[Host, ...], name: str = "foo", number: int = 1) 
     hosts[0].docker("network", "rm", name)
 
 
-def heard(victim: Container, sender: Container, code: str, *argv: str, honest: Container) -> set[str]:
-    """Return the words that reach the victim while the sender runs a program.
+def received(victim: Container, sender: Container, code: str, *argv: str, honest: Container) -> set[str]:
+    """Return the texts that reach the victim while the sender runs a program.
 
-    The last one is "the end", which an *honest* container says until the victim hears it: in user space Open
-    vSwitch loses with a packet that the router guard drops the next ones that it has at hand for that link.
+    The last one is "the end", which an *honest* container sends until it arrives: in user space Open vSwitch
+    loses, with a packet that the router guard drops, the next packets of the same batch for that link.
     """
     with ThreadPoolExecutor() as pool:
         listening = pool.submit(victim.python, LISTEN, victim.link)

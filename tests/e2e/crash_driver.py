@@ -1,8 +1,8 @@
-"""The driver, killed as it is about to take its nth step: ``crash_driver.py N [OPTION...]``; 0 = never.
+"""The driver, killed before its nth step: ``crash_driver.py N [OPTION...]``; 0 = never.
 
-A step is what others can notice of the driver: a change in a database or in Neutron, a change of a link, the
-answer to a call of Docker's. The code has one place for each kind; what passes there is announced on standard
-error. In a VM of a cloud it is the underlay driver.
+A step is an effect outside of the driver: a change in a database or in Neutron, a change of a link, the
+answer to a call of Docker. The code has one place for each kind; each step there is written to standard
+error. In a VM of a cloud the underlay driver is started.
 """
 
 import os
@@ -12,22 +12,22 @@ import threading
 from itertools import count
 from typing import Any
 
-from ovn_docker.backends.neutron import Neutron
-from ovn_docker.cli import daemon
+from ovn_docker.backends.neutron.api import Neutron
+from ovn_docker.daemon import startup as daemon
 from ovn_docker.deadline import Deadline
-from ovn_docker.host import links, netlink
+from ovn_docker.docker import wire
+from ovn_docker.host.kernel import links, netlink
 from ovn_docker.host.ovsdb import Database, Operation
-from ovn_docker.plugin import wire
 
 CALLS = ("call",)
-"""How the names of the threads begin that answer Docker's calls."""
+"""Prefixes of the names of threads that answer Docker's calls."""
 
 REPAIRS = ("sweep", "reconcile")
-"""... and that clear what was left behind."""
+"""Prefixes of the names of threads that delete leftovers."""
 
 
-class Fate:
-    """Who dies when: a driver in which threads of such names have come to their nth step."""
+class KillAtStep:
+    """Kills the driver at the nth step of the threads whose names have certain prefixes."""
 
     def __init__(self, last: int, threads: tuple[str, ...]) -> None:
         self._last, self._threads, self._numbers = last, threads, count(1)
@@ -35,7 +35,7 @@ class Fate:
         self._request, self._ethtool, self._answer = netlink.request, links._ethtool, wire.answer
 
     def take_over(self) -> None:
-        """From now on every step is counted."""
+        """Count every step from now on."""
         fate = self
 
         def transact(self: Database, *operations: Operation, deadline: Deadline) -> list[Any]:
@@ -58,7 +58,7 @@ class Fate:
 
         def answer(plugin: wire.Plugin, path: str, call: wire.Request) -> bytes:
             body = fate._answer(plugin, path, call)
-            if path != "/Plugin.Activate":  # anybody may ask whether it is there
+            if path != "/Plugin.Activate":  # also sent by the test, to see if the driver serves
                 fate._step(f"answer {path}")
             return body
 
@@ -74,8 +74,8 @@ class Fate:
 
 
 def run(last: int, threads: tuple[str, ...] = CALLS) -> None:
-    """The driver's program, as `sys.argv` and the environment tell it."""
-    Fate(last, threads).take_over()
+    """Run the driver with the arguments in `sys.argv` and the environment."""
+    KillAtStep(last, threads).take_over()
     (daemon.underlay if "OS_VIF_ID" in os.environ else daemon.overlay)()
 
 

@@ -1,4 +1,4 @@
-"""Addresses from one pool on three hosts: never one twice, and a lost host's can be had again."""
+"""Addresses from one pool on three hosts: each is leased once, and again after a host is lost."""
 
 import json
 from collections.abc import Iterator
@@ -15,26 +15,26 @@ Hosts = tuple[Host, Host, Host]
 
 @pytest.fixture
 def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
-    """The hosts; afterwards nothing is left of a test."""
+    """The hosts; afterwards checks that the test left nothing."""
     yield three_hosts
     for host in three_hosts:
         remove(host, *host.docker("ps", "--all", "--quiet").split())
     for host in three_hosts:
         host.run("docker", "network", "rm", "foo", check=False)
     wait_for(lambda: not any(map(has_foo, three_hosts)), "foo to go")
-    # Docker no longer lists a network from when it begins to remove it.
+    # Docker stops listing a network when it begins to remove it.
     wait_for(lambda: not left(three_hosts[0]), "what foo had in the database to go")
 
 
 def left(central: Host) -> list[str]:
-    """What the northbound database has of networks, endpoints and addresses."""
+    """Return the rows of networks, endpoints and addresses in the northbound database."""
     tables = ("Logical_Switch", "Logical_Switch_Port", "DHCP_Options")
     listed = [central.run("ovn-nbctl", "--bare", "--columns=external_ids", "list", table) for table in tables]
     return [ids for ids in "\n".join(listed).splitlines() if ids and "ovn-docker:generation" not in ids]
 
 
 def create_foo(hosts: Hosts, subnet: str, *options: str) -> None:
-    """The network `foo`, made on the first host, is there on all."""
+    """Create the network `foo` on the first host; wait until all hosts have it."""
     hosts[0].docker(
         *("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", f"--subnet={subnet}"),
         *("-o", "ovn.network=foo", *options, "foo"),
@@ -47,7 +47,7 @@ def has_foo(host: Host) -> bool:
 
 
 def run(host: Host, name: str, *options: str) -> str:
-    """A container on `foo`; returns its address."""
+    """Start a container on `foo`; return its address."""
     host.docker(
         *("run", "-d", "--net=foo", f"--name={name}", "--stop-signal=KILL", *options),
         *("busybox", "sleep", "3600"),
@@ -56,13 +56,13 @@ def run(host: Host, name: str, *options: str) -> str:
 
 
 def address(host: Host, name: str) -> str:
-    """A container's address on `foo`, empty if it has none."""
+    """Return a container's address on `foo`; empty if it has none."""
     (settings,) = json.loads(host.docker("inspect", name))
     return str(settings["NetworkSettings"]["Networks"]["foo"]["IPAddress"])
 
 
 def is_wanted(host: Host, driver: Service) -> bool:
-    """Whether somebody has connected to the socket of a driver that is started on demand."""
+    """Return whether a client has connected to the socket of a driver that is started on demand."""
     return host.path(f"/proc/{driver.pid}/cmdline").read_bytes().startswith(b"sh\0")
 
 
@@ -87,8 +87,8 @@ def test_thirty_containers_started_at_once_reach_each_other(hosts: Hosts) -> Non
         assert list(pool.map(unreached, range(30))) == [[]] * 30
 
 
-def test_what_is_released_is_given_away_last(hosts: Hosts) -> None:
-    """A neighbour may still know the container that had it."""
+def test_released_address_is_leased_last(hosts: Hosts) -> None:
+    """A neighbour may still have the MAC of the earlier container."""
     host1, host2, host3 = hosts
     create_foo(hosts, "10.1.0.0/29")
     released = run(host1, "gone")
@@ -98,12 +98,12 @@ def test_what_is_released_is_given_away_last(hosts: Hosts) -> None:
         assert set(pool.map(run, (host1, host1, host2, host3), ("c1", "c2", "c3", "c4"))) == rest
     wait_for(lambda: run_if_possible(host2, "again") == released, "the address to be had again")
     assert unanswered(host2, "again", *rest, tunnel=True) == []
-    with pytest.raises(CommandError, match=r"no free address in 10\.1\.0\.0/29: remove containers, or"):
+    with pytest.raises(CommandError, match=r"no free address in 10\.1\.0\.0/29; remove containers, or"):
         run(host3, "one-too-many")
 
 
 def run_if_possible(host: Host, name: str) -> str:
-    """The new container's address, nothing if there is none."""
+    """Start a container; return its address, or an empty string if Docker refuses it."""
     try:
         return run(host, name)
     except CommandError:
@@ -111,7 +111,7 @@ def run_if_possible(host: Host, name: str) -> str:
         return ""
 
 
-def test_an_address_of_the_users_choice_is_had_by_one_host_alone(hosts: Hosts) -> None:
+def test_requested_address_is_leased_to_one_host_only(hosts: Hosts) -> None:
     create_foo(hosts, "10.1.0.0/16")
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(run, host, "mine", "--ip=10.1.7.7") for host in hosts]
@@ -122,7 +122,7 @@ def test_an_address_of_the_users_choice_is_had_by_one_host_alone(hosts: Hosts) -
 
 
 def test_addresses_come_back_after_docker_and_the_driver_died(hosts: Hosts) -> None:
-    """Docker starts before the driver, whose socket is there: it waits on that, and then goes on at once."""
+    """Docker starts before the driver, waits on the driver's socket, and continues as soon as it serves."""
     host1, host2, _ = hosts
     create_foo(hosts, "10.1.0.0/16")
     run(host1, "neighbour")
@@ -146,7 +146,7 @@ def test_addresses_come_back_after_docker_and_the_driver_died(hosts: Hosts) -> N
     assert address(host2, "always") == always
 
 
-def test_a_lost_host_is_forgotten_and_its_addresses_are_had_again(hosts: Hosts) -> None:
+def test_addresses_of_a_forgotten_host_are_leased_again(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
     create_foo(hosts, "10.1.0.0/16")
     run(host1, "c1")
@@ -167,7 +167,7 @@ def test_a_lost_host_is_forgotten_and_its_addresses_are_had_again(hosts: Hosts) 
     assert unanswered(host1, "c1", "10.1.7.7", tunnel=True) == []
     assert host1.run(*forget) == "nothing to change"
 
-    # Should it come back after all, it has to get the network anew, as it says itself.
+    # If the host comes back, it has to make the network again; its error says so.
     host3.power_on()
     host3.start_switch()
     host3.controller.start()

@@ -1,4 +1,4 @@
-"""An address that is used again, with another MAC, is reached at once by neighbours who know the old one."""
+"""An address that is used again with another MAC is reached at once by neighbours that know the old MAC."""
 
 import pytest
 

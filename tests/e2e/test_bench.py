@@ -1,4 +1,4 @@
-"""The benchmark runs, and what it writes can be read. What it measures is no test's business."""
+"""The benchmark runs and its output is valid; the figures are not tested."""
 
 import json
 import os
@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """What the benchmark says."""
+    """Run the benchmark; return its exit status and output."""
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         cwd=REPOSITORY,
@@ -25,7 +25,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_an_endpoints_life_beside_the_others(tmp_path: Path) -> None:
+def test_bench_measures_an_endpoint_life_beside_the_alternatives(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     done = bench("--scale=0.01", f"--results={results}", "1", "2")
     assert done.returncode == 0, done.stderr
@@ -50,14 +50,14 @@ def test_an_endpoints_life_beside_the_others(tmp_path: Path) -> None:
     assert lost["ours"] == 0
 
 
-def test_the_page_has_the_table_that_was_measured() -> None:
-    """If not: python -m bench --document."""
+def test_performance_page_has_the_measured_table() -> None:
+    """If the test fails, run: python -m bench --document."""
     page = (REPOSITORY / "docs" / "performance.md").read_text()
     for row in bench("--show").stdout.splitlines():
         assert row in page
 
 
-def test_a_measure_that_there_is_none_of_is_refused() -> None:
-    done = bench("9")
+def test_bench_refuses_an_unknown_measure() -> None:
+    done = bench("99")
     assert done.returncode == 2
-    assert "no measure 9: there are 1, 2," in done.stderr
+    assert "no measure 99: there are 1, 2," in done.stderr

@@ -1,4 +1,4 @@
-"""A short run of the chaos suite, whose long one is `make chaos`; and it does see what is wrong."""
+"""A short run of the chaos suite (`make chaos` is the long one), and a check that it detects damage."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def chaos(module_fabric: Fabric) -> Chaos:
     return Chaos(Overlay(module_fabric), seed=1, say=print)
 
 
-def test_all_is_in_order_after_whatever_happens(chaos: Chaos) -> None:
+def test_every_invariant_holds_after_random_faults(chaos: Chaos) -> None:
     chaos.rounds(20)
     print(chaos.summary())
     assert chaos.struck.total() == 20
@@ -28,7 +28,7 @@ def test_all_is_in_order_after_whatever_happens(chaos: Chaos) -> None:
 def host(chaos: Chaos) -> Iterator[Host]:
     """The first host, with the containers box and peer on a network of their own."""
     host = chaos.mode.hosts[0]
-    with driver_with(host, "--sweep-interval=3600"):  # or it may clear the damage before we look
+    with driver_with(host, "--sweep-interval=3600"):  # or a sweep may repair the damage at once
         host.docker("network", "create", "-d", "openvswitch", "--subnet=10.200.0.0/24", "own")
         for name in ("box", "peer"):
             host.docker(
@@ -55,7 +55,7 @@ def host(chaos: Chaos) -> Iterator[Host]:
         ),
     ],
 )
-def test_what_is_wrong_is_seen(chaos: Chaos, host: Host, damage: str, seen: str) -> None:
+def test_invariants_detect_damage(chaos: Chaos, host: Host, damage: str, seen: str) -> None:
     (box,) = (one for one in views.docker(chaos.mode.hosts)[0].endpoints if one.container == "box")
     (address,) = box.addresses
     listed = host.run("nsenter", f"--target={box.pid}", "--net", "ip", "-oneline", "address")

@@ -1,4 +1,4 @@
-"""A short run of the chaos suite in a cloud, whose long one is `make chaos UNDERLAY=1`; and what it sees."""
+"""A short run of the chaos suite in a cloud (`make chaos UNDERLAY=1` is the long one), and its checks."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,17 +15,17 @@ pytestmark = pytest.mark.underlay
 
 
 @pytest.fixture(scope="module")
-def shaken(module_fabric: Fabric, request: pytest.FixtureRequest) -> Cloud:
-    """A cloud of our own: what is broken there is nobody else's."""
+def chaos_cloud(module_fabric: Fabric, request: pytest.FixtureRequest) -> Cloud:
+    """A cloud of this module alone, in which faults disturb no other test."""
     return Cloud(module_fabric, request.config.option.neutron)
 
 
 @pytest.fixture(scope="module")
-def chaos(shaken: Cloud) -> Chaos:
-    return Chaos(Underlay(shaken, shaken.boot_three()), seed=1, say=print)
+def chaos(chaos_cloud: Cloud) -> Chaos:
+    return Chaos(Underlay(chaos_cloud, chaos_cloud.boot_three()), seed=1, say=print)
 
 
-def test_all_is_in_order_after_whatever_happens(chaos: Chaos) -> None:
+def test_state_is_in_order_after_random_faults(chaos: Chaos) -> None:
     chaos.rounds(6)
     print(chaos.summary())
     assert chaos.struck.total() == 6
@@ -55,11 +55,11 @@ def pair(chaos: Chaos) -> Iterator[tuple[views.Endpoint, views.Endpoint]]:
     wait_for(repaired, "the damage to go", timeout=30)
 
 
-def test_what_is_wrong_is_seen(
-    chaos: Chaos, shaken: Cloud, pair: tuple[views.Endpoint, views.Endpoint]
+def test_every_kind_of_damage_is_reported(
+    chaos: Chaos, chaos_cloud: Cloud, pair: tuple[views.Endpoint, views.Endpoint]
 ) -> None:
     box, peer = pair
-    demo, (vm1, *_) = shaken.demo, chaos.mode.hosts
+    demo, (vm1, *_) = chaos_cloud.demo, chaos.mode.hosts
     ((network,), (port,)) = demo.networks(name="seen"), demo.ports(name=peer.id)
     (trunk,) = (one for one in demo.trunks() if port.id in {sub["port_id"] for sub in one.sub_ports})
     with ExitStack() as undo:

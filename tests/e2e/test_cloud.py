@@ -1,4 +1,4 @@
-"""The lab's OpenStack cloud is one: Neutron's ports are plugged, tagged subports too."""
+"""The lab's OpenStack cloud works like a real one: ports of Neutron and tagged subports are plugged."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,7 +11,7 @@ from e2e.lab.cloud import BRIDGE, VM, Cloud
 
 pytestmark = pytest.mark.underlay
 
-# Arguments: name, MAC address, IP address, MTU, VLAN: a container by hand.
+# Makes a container by hand. Arguments: name, MAC address, IP address, MTU, VLAN.
 PLUG_IN = f"""
 ip netns add $1
 ip link add $1 type veth peer name inside netns $1
@@ -24,9 +24,9 @@ ovs-vsctl add-port {BRIDGE} $1 tag=$5
 
 
 def ping(host: VM, address: str, *inside: str) -> None:
-    """Raises CommandError unless the address answers within some seconds.
+    """Ping an address. Raises CommandError unless it answers within some seconds.
 
-    Until the flows of a new port are on the other hypervisor too, packets to it may get lost there.
+    Packets to a new port may get lost until the other hypervisor has its flows, too.
     """
     tries = "for i in 0 1 2 3 4 5 6 7 8 9; do busybox ping -c 1 -W 1 $0 && exit; done; exit 1"
     host.run(*inside, "sh", "-c", tries, address)
@@ -43,7 +43,7 @@ def test_machines_reach_each_other_and_the_apis(cloud: Cloud, vms: tuple[VM, VM,
 
 @pytest.fixture
 def network(cloud: Cloud) -> Iterator[Any]:
-    """A network of the tenant's with what the tests plug into it."""
+    """A network of the tenant; the ports that the tests plug into it are deleted with it."""
     network = cloud.demo.create_network(name="by-hand")
     cloud.demo.create_subnet(network_id=network.id, ip_version=4, cidr="10.9.8.0/24", enable_dhcp=False)
     yield network
@@ -57,7 +57,7 @@ def test_a_plain_tenant_plugs_subports_into_its_machines(
     with ExitStack() as undo:
         addresses = {}
         for vm in vms:
-            if trunks := demo.trunks(port_id=vm.port.id):  # the driver's, which another test has used
+            if trunks := demo.trunks(port_id=vm.port.id):  # the trunk of the driver of another test
                 (trunk,) = trunks
             else:
                 trunk = demo.create_trunk(port_id=vm.port.id, name=vm.name)
@@ -79,7 +79,7 @@ def test_a_plain_tenant_plugs_subports_into_its_machines(
             vm1.run(*inside, "busybox", "ping", "-c", "1", "-W", "2", "-I", "10.9.8.99", addresses[others[0]])
 
 
-def test_a_machine_that_is_nothing_but_a_port(cloud: Cloud, network: Any) -> None:
+def test_machine_on_a_plain_network_is_reachable(cloud: Cloud, network: Any) -> None:
     hv1, hv2 = cloud.hypervisors
     plain1, plain2 = (
         cloud.boot("plain1", hv1, cloud.demo, network),
@@ -91,7 +91,7 @@ def test_a_machine_that_is_nothing_but_a_port(cloud: Cloud, network: Any) -> Non
         cloud.delete(vm)
 
 
-def test_a_machine_after_a_power_cut(cloud: Cloud, vms: tuple[VM, VM, VM]) -> None:
+def test_cloud_machine_boots_after_a_power_cut(cloud: Cloud, vms: tuple[VM, VM, VM]) -> None:
     vm = cloud.boot("victim", cloud.hypervisors[1], cloud.demo)
     for _ in range(2):
         vm.start_switch()

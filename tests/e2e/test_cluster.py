@@ -1,4 +1,4 @@
-"""One network on many hosts, without a key-value store: made on one, it is there on all."""
+"""A shared network on many hosts, without a key-value store: created on one, it appears on all."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ CREATE = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch")
 
 
 def networks(host: Host) -> list[str]:
-    """What `docker network ls` shows of ours."""
+    """Return our networks in `docker network ls`."""
     return host.docker("network", "ls", "--filter=driver=openvswitch", "--format={{.Name}}").split()
 
 
@@ -28,7 +28,7 @@ def address(host: Host, container: str) -> str:
 
 @pytest.fixture
 def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
-    """The hosts; afterwards nothing is left of a test."""
+    """The hosts; afterwards checks that the test left nothing."""
     yield three_hosts
     for host in three_hosts:
         for container in host.docker("ps", "--all", "--quiet").split():
@@ -40,7 +40,7 @@ def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
     wait_for(lambda: three_hosts[0].run("ovn-nbctl", "ls-list") == "", "the switches to go")
 
 
-def test_a_network_made_on_one_host_is_there_on_all_and_goes_from_all(hosts: Hosts) -> None:
+def test_shared_network_is_created_and_deleted_on_all_hosts(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "--label=team=net", "-o", "ovn.network=foo", "foo")
     for host in (host2, host3):
@@ -56,14 +56,14 @@ def test_a_network_made_on_one_host_is_there_on_all_and_goes_from_all(hosts: Hos
     assert len(set(addresses)) == 3
     for host in hosts:
         for other in addresses:
-            # In user space a tunnel drops its very first packet while it asks for the other host's MAC.
+            # In user space a tunnel drops its first packet while it resolves the other host's MAC.
             host.docker("exec", "box", "ping", "-c", "3", "-W", "3", other)
     ports = host1.run("ovn-nbctl", "lsp-list", "foo").splitlines()
     assert len([port for port in ports if "resolver" not in port]) == 3
 
     for host in hosts:
         host.docker("rm", "--force", "box")
-    # The hosts note a moment later that no container of theirs belongs to it any more.
+    # A moment later the hosts write that no container of theirs belongs to the network any more.
     wait_for(lambda: users(host1) == {"host1": False, "host2": False, "host3": False}, "no use of foo")
     host3.docker("network", "rm", "foo")
     wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
@@ -71,15 +71,15 @@ def test_a_network_made_on_one_host_is_there_on_all_and_goes_from_all(hosts: Hos
 
 
 def users(host: Host) -> dict[str, bool]:
-    """Hosts that have foo, and whether containers of theirs belong to it."""
+    """Return the hosts that have foo, and whether containers of theirs belong to it."""
     command = ("ovn-docker", "network", "rm", "foo", "--dry-run", "--force", "--json")
     found: dict[str, bool] = json.loads(host.run(*command))["hosts"]
     return found
 
 
 @pytest.mark.parametrize("command", ["network rm foo", "network prune --force"])
-def test_a_network_that_other_hosts_need_goes_from_one_host_alone(hosts: Hosts, command: str) -> None:
-    """A stopped container is enough; it starts again, also after a restart of dockerd."""
+def test_network_rm_leaves_a_network_that_other_hosts_need(hosts: Hosts, command: str) -> None:
+    """The container on the other host is stopped; it starts again, also after a restart of dockerd."""
     host1, host2, host3 = hosts
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
     for host in (host2, host3):
@@ -94,7 +94,7 @@ def test_a_network_that_other_hosts_need_goes_from_one_host_alone(hosts: Hosts, 
     host2.docker("start", "stopped")
     assert (networks(host1), networks(host2), networks(host3)) == ([], ["foo"], [])
 
-    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")  # it joins again
+    host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")  # this host joins again
     host1.docker(
         "run", "--rm", "--net=foo", "busybox", "ping", "-c", "3", "-W", "3", address(host2, "stopped")
     )
@@ -104,7 +104,7 @@ def test_a_network_that_other_hosts_need_goes_from_one_host_alone(hosts: Hosts, 
     wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
 
 
-def test_the_cluster_wide_removal_asks_for_force(hosts: Hosts) -> None:
+def test_cluster_wide_removal_requires_force(hosts: Hosts) -> None:
     host1, host2, _ = hosts
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
     host2.run("ovn-docker", "network", "wait", "foo")
@@ -116,7 +116,7 @@ def test_the_cluster_wide_removal_asks_for_force(hosts: Hosts) -> None:
     wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
 
 
-def test_a_removal_on_a_host_that_is_cut_off_spares_the_network_made_after_it(hosts: Hosts) -> None:
+def test_late_removal_does_not_affect_the_next_incarnation(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
     create = (*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
     host1.docker(*create)
@@ -139,7 +139,7 @@ def test_a_removal_on_a_host_that_is_cut_off_spares_the_network_made_after_it(ho
         assert networks(host) == ["foo"]
 
 
-def test_what_contradicts_the_network_is_refused_with_both_named(hosts: Hosts) -> None:
+def test_conflicting_options_are_refused_and_both_values_named(hosts: Hosts) -> None:
     host1, host2, _ = hosts
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
     host2.run("ovn-docker", "network", "wait", "foo")
@@ -149,11 +149,11 @@ def test_what_contradicts_the_network_is_refused_with_both_named(hosts: Hosts) -
         host2.docker(*CREATE, "--subnet=10.2.0.0/16", "-o", "ovn.network=foo", "foo2")
 
 
-def test_two_hosts_make_the_same_network_at_the_same_moment(hosts: Hosts) -> None:
+def test_concurrent_creation_on_two_hosts_makes_one_network(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
 
     def create(host: Host) -> bool:
-        """Whether this host's user made it, and not, a moment earlier, its driver for the other host's."""
+        """Create foo; return False if the driver of this host had already created it for the other host."""
         try:
             host.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
         except CommandError as error:
@@ -183,8 +183,8 @@ def test_two_hosts_make_the_same_network_at_the_same_moment(hosts: Hosts) -> Non
         wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
 
 
-def test_a_network_without_a_subnet_that_two_hosts_make_at_the_same_moment_is_one(hosts: Hosts) -> None:
-    """The second may find that its driver has made it already, as Docker says of one that is there."""
+def test_concurrent_creation_without_a_subnet_makes_one_network(hosts: Hosts) -> None:
+    """On the second host the driver may already have created the network; then Docker refuses the command."""
     host1, host2, _ = hosts
 
     def create(host: Host) -> str:
@@ -213,7 +213,7 @@ def test_a_network_without_a_subnet_that_two_hosts_make_at_the_same_moment_is_on
 
 
 def subnets_of_foo(host: Host) -> str:
-    """Its subnets and gateways on a host; empty while the host does not have it."""
+    """Return subnets and gateways of foo on a host; empty while the host does not have the network."""
     config = "--format={{json .IPAM.Config}}"
     return host.run("docker", "network", "inspect", config, "foo", check=False).strip("[]\n")
 
@@ -230,7 +230,7 @@ def test_ipv6_without_a_subnet_is_on_all_hosts(hosts: Hosts) -> None:
     host3.docker("run", "--rm", "--net=foo", "busybox", "ping", "-6", "-c", "3", "-W", "3", target)
 
 
-def test_what_keeps_a_network_from_a_host_is_said_on_every_host_until_it_is_gone(hosts: Hosts) -> None:
+def test_obstacle_of_one_host_is_shown_on_every_host(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
     host3.docker("network", "create", "--subnet=10.77.0.0/16", "bar")
     host1.docker(*CREATE, "--subnet=10.77.1.0/24", "-o", "ovn.network=foo", "foo")
@@ -249,12 +249,12 @@ def test_what_keeps_a_network_from_a_host_is_said_on_every_host_until_it_is_gone
 
 
 def shown(host: Host, *command: str) -> str:
-    """What a command of the tool says, whatever it ends with."""
+    """Return the output of a command of the tool, whatever its exit status is."""
     return host.run("ovn-docker", *command, check=False)
 
 
-def test_a_docker_gwbridge_in_the_networks_subnet_is_found_and_mended(hosts: Hosts) -> None:
-    """Docker makes it with a host's first container, in a subnet to which the host has no route."""
+def test_docker_gwbridge_in_the_subnet_is_found_and_mended(hosts: Hosts) -> None:
+    """Docker makes docker_gwbridge for the first container, in a subnet to which the host has no route."""
     host1, host2, _ = hosts
     bridge = ("-o", "com.docker.network.bridge.name=docker_gwbridge", "docker_gwbridge")
     host1.docker(*CREATE, "--subnet=172.30.0.0/16", "-o", "ovn.network=foo", "foo")
@@ -275,12 +275,12 @@ def test_a_docker_gwbridge_in_the_networks_subnet_is_found_and_mended(hosts: Hos
 
 
 def findings(host: Host, check: str) -> list[dict[str, Any]]:
-    """What a check of the doctor finds."""
+    """Return the findings of a check of the doctor."""
     checks = json.loads(shown(host, "doctor", "--json"))
     return next(one["findings"] for one in checks if one["name"] == check)  # type: ignore[no-any-return]
 
 
-def test_a_host_that_was_away_catches_up(hosts: Hosts) -> None:
+def test_host_that_was_off_gets_the_changes(hosts: Hosts) -> None:
     host1, _, host3 = hosts
     host3.driver.stop()
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "--internal", "-o", "ovn.network=foo", "foo")
@@ -297,15 +297,15 @@ def test_a_host_that_was_away_catches_up(hosts: Hosts) -> None:
     wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
 
 
-def test_who_makes_networks_himself_may(hosts: Hosts) -> None:
+def test_shared_network_can_be_created_by_hand_without_sync(hosts: Hosts) -> None:
     host1, host2, _ = hosts
     host2.driver.stop()
     host2.driver.start("--sync=off")
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")
     wait_for(lambda: networks(hosts[2]) == ["foo"], "foo on host3")
     assert networks(host2) == []
-    # Docker chooses another subnet, and cannot be told of the network's: the message says what to type.
-    with pytest.raises(CommandError, match="which was chosen if you gave none") as refused:
+    # Docker chooses another subnet than that of the network: the error gives the options to type.
+    with pytest.raises(CommandError, match="it was chosen if you gave none") as refused:
         host2.docker("network", "create", "-d", "openvswitch", "-o", "ovn.network=foo", "other")
     options = refused.value.stderr.rpartition("(")[2].partition(")")[0]
     host2.docker(*CREATE, *options.split(), "-o", "ovn.network=foo", "other")
@@ -314,7 +314,7 @@ def test_who_makes_networks_himself_may(hosts: Hosts) -> None:
     host2.driver.start()
 
 
-def test_a_subnet_is_picked_that_nobody_has(hosts: Hosts) -> None:
+def test_picked_subnet_is_free_on_every_host(hosts: Hosts) -> None:
     host1, host2, _ = hosts
     for name in ("foo", "bar"):
         host1.docker(*CREATE, "-o", f"ovn.network={name}", name)

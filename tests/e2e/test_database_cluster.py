@@ -1,6 +1,6 @@
 """OVN's databases on three machines, set up with our own commands: members die, are cut off, lose disks.
 
-Whatever docker command is under way then is done, or fails with one line, by its deadline; never half.
+Each docker command meanwhile succeeds, or fails completely with one line, by its deadline.
 """
 
 import json
@@ -20,7 +20,7 @@ from e2e.lab.host import TLS
 pytestmark = pytest.mark.faults
 
 DEADLINE = 15
-"""Seconds that a call of Docker's may take; a docker command is some of them."""
+"""Time limit of a call of Docker in seconds; a docker command makes several calls."""
 
 Hosts = tuple[Host, Host, Host]
 
@@ -30,7 +30,9 @@ def members(module_fabric: Fabric) -> Hosts:
     """Three hosts, each with the databases and with containers, and the network `foo` on all."""
     hosts = host1, host2, host3 = module_fabric.cluster("host1", "host2", "host3", raft=True)
     for host in hosts:
-        host.driver.start("--sweep-interval=25")  # a container has so long to start: Join may wait for flows
+        host.driver.start(
+            "--sweep-interval=25"
+        )  # the time that a container has to start: Join may wait for flows
     create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", "--subnet=10.1.0.0/16")
     host1.docker(*create, "-o", "ovn.network=foo", "foo")
     for host in hosts:
@@ -40,7 +42,7 @@ def members(module_fabric: Fabric) -> Hosts:
 
 @pytest.fixture
 def hosts(members: Hosts) -> Iterator[Hosts]:
-    """The members, all up and at work; afterwards nothing is left of a test."""
+    """The members, all healthy; afterwards checks that the test left nothing."""
     yield members
     for host in members:
         if containers := host.docker("ps", "--all", "--quiet").split():
@@ -55,12 +57,12 @@ def healthy(host: Host) -> bool:
 
 
 def nb(host: Host, *argv: str) -> str:
-    """ovn-nbctl, whoever leads."""
+    """Run ovn-nbctl with the addresses of all members, so that it finds the leader."""
     return host.run("ovn-nbctl", "--timeout=60", "--no-leader-only", *argv, timeout=70)
 
 
 def leftovers(hosts: Hosts) -> list[str]:
-    """What a container makes, in the database and on the hosts."""
+    """Return the parts of containers, in the database and on the hosts."""
     found = [
         f"port {name}"
         for name in nb(hosts[0], "--bare", "--columns=name", "list", "Logical_Switch_Port").split()
@@ -77,7 +79,7 @@ def leftovers(hosts: Hosts) -> list[str]:
 
 
 def leader(hosts: Sequence[Host]) -> Host:
-    """The host whose northbound server leads; at an election, as when a member is back, none does yet."""
+    """Return the host of the northbound leader, after an election if there is one."""
 
     def leading() -> Host | None:
         up = (host for host in hosts if host.northbound.pid)
@@ -92,7 +94,7 @@ def status(host: Host, database: str = "northbound") -> str:
 
 
 def run(host: Host, name: str) -> str:
-    """A container; returns its address."""
+    """Start a container; return its address."""
     host.docker("run", "-d", "--net=foo", f"--name={name}", "--stop-signal=KILL", "busybox", "sleep", "3600")
     return host.docker("inspect", "--format={{.NetworkSettings.Networks.foo.IPAddress}}", name)
 
@@ -103,7 +105,7 @@ Outcome = tuple[Host, str, str, float]
 
 @contextmanager
 def commands_in_flight(hosts: Hosts) -> Iterator[list[Outcome]]:
-    """Containers come on all hosts, one after the other, from before the block until after it."""
+    """Start containers on all hosts, one after the other, from before the block until after it."""
     outcomes: list[Outcome] = []
     going = True
 
@@ -131,7 +133,7 @@ def commands_in_flight(hosts: Hosts) -> Iterator[list[Outcome]]:
 
 
 def check(outcomes: list[Outcome], may_fail: Callable[[Host], bool] = lambda _: False) -> None:
-    """Every command succeeded, or failed where it may, by its deadline and with a line that says why."""
+    """Assert that each command succeeded, or failed where it may, by its deadline and with the reason."""
     for host, name, result, seconds in outcomes:
         assert seconds < 3 * DEADLINE, f"{name} took {seconds:.0f} s: {result}"
         if not re.fullmatch(r"[\d.]+", result):
@@ -142,7 +144,7 @@ def check(outcomes: list[Outcome], may_fail: Callable[[Host], bool] = lambda _: 
 
 
 def everybody_reaches(hosts: Hosts, outcomes: list[Outcome]) -> None:
-    """The last container of each host reaches those of the others."""
+    """Assert that the last container of each host reaches those of the others."""
     nb(leader(hosts), "--wait=hv", "sync")
     last = {host: (name, ip) for host, name, ip, _ in outcomes if re.fullmatch(r"[\d.]+", ip)}
     for host, (name, _) in last.items():
@@ -151,8 +153,8 @@ def everybody_reaches(hosts: Hosts, outcomes: list[Outcome]) -> None:
                 host.ping(name, address)
 
 
-def test_the_leader_is_killed(hosts: Hosts) -> None:
-    """Nobody notices but by some seconds."""
+def test_cluster_survives_a_killed_leader(hosts: Hosts) -> None:
+    """Commands succeed, with a delay of some seconds."""
     with commands_in_flight(hosts) as outcomes:
         first = leader(hosts)
         first.northbound.kill()
@@ -164,8 +166,8 @@ def test_the_leader_is_killed(hosts: Hosts) -> None:
     everybody_reaches(hosts, outcomes)
 
 
-def test_a_member_is_cut_off(hosts: Hosts) -> None:
-    """What is asked for on its host fails; the others do not notice, whether it was the leader or not."""
+def test_cluster_survives_a_member_that_is_cut_off(hosts: Hosts) -> None:
+    """Commands on its host fail, those on the others succeed, whether the member was the leader or not."""
     cut = leader(hosts)
     with commands_in_flight(hosts) as outcomes:
         with cut_off(cut):
@@ -176,15 +178,15 @@ def test_a_member_is_cut_off(hosts: Hosts) -> None:
     everybody_reaches(hosts, outcomes)
 
 
-def test_a_member_loses_its_disk(hosts: Hosts) -> None:
-    """The command that it was made with makes it again, and the one that it was is gone."""
+def test_member_rejoins_after_it_lost_its_disk(hosts: Hosts) -> None:
+    """The command that made the member makes it again, and its earlier identity leaves the cluster."""
     with commands_in_flight(hosts) as outcomes:
         lost = hosts[1]
         for service in (lost.northd, lost.northbound, lost.southbound):
             service.kill()
         lost.run("sh", "-c", "rm -rf /var/lib/ovn/* /etc/default/ovn-central")
         said = lost.start_member()
-    assert said.count("remove what this machine was in the cluster") == 2
+    assert said.count("remove the former member of this machine from the cluster") == 2
     for database in ("northbound", "southbound"):
         wait_for(lambda db=database: status(lost, db).count(" at ssl:") == 3, "three members")  # type: ignore[misc]
     assert lost.start_member() == "nothing to change"
@@ -192,7 +194,7 @@ def test_a_member_loses_its_disk(hosts: Hosts) -> None:
     everybody_reaches(hosts, outcomes)
 
 
-def test_without_a_majority_nothing_hangs_and_nothing_is_half_made(hosts: Hosts) -> None:
+def test_calls_without_a_majority_end_and_leave_no_leftovers(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
     run(host1, "before")
     for host in (host2, host3):
@@ -209,7 +211,7 @@ def test_without_a_majority_nothing_hangs_and_nothing_is_half_made(hosts: Hosts)
     run(host1, "after")
 
 
-def test_a_second_cluster_is_not_made_by_mistake(hosts: Hosts) -> None:
+def test_making_a_second_cluster_is_refused(hosts: Hosts) -> None:
     lost = hosts[2]
     for service in (lost.northd, lost.northbound, lost.southbound):
         service.kill()
@@ -219,8 +221,8 @@ def test_a_second_cluster_is_not_made_by_mistake(hosts: Hosts) -> None:
     lost.start_member()
 
 
-def test_a_host_cannot_change_another_ones_chassis(hosts: Hosts) -> None:
-    """Not with its own certificate; all else of these tests was done with that as well."""
+def test_host_cannot_change_another_chassis(hosts: Hosts) -> None:
+    """The host uses its own certificate, with which it works in all other tests of this module."""
     host1, host2, _ = hosts
     files = [f"--{name}={TLS}/{file}.pem" for name, file in PEM.items()]
     remotes = ",".join(f"ssl:{host.address}:6642" for host in hosts)
@@ -237,8 +239,8 @@ def test_a_host_cannot_change_another_ones_chassis(hosts: Hosts) -> None:
     assert "mine" not in host2.run(*sbctl, "get", "Chassis", "host2", "external_ids")
 
 
-def test_a_hosts_certificate_does_not_make_it_a_database(hosts: Hosts) -> None:
-    """Neither to the driver nor to OVN's own programs."""
+def test_host_certificate_does_not_admit_a_database_member(hosts: Hosts) -> None:
+    """The driver and OVN's own programs refuse it."""
     host1, host2, _ = hosts
     host1.run("ovn-docker", "pki", "host", "rogue", f"--directory={PKI}")
     host1.run("ovsdb-tool", "create", "/tmp/rogue.db", "/usr/share/ovn/ovn-nb.ovsschema")

@@ -1,4 +1,4 @@
-"""Docker or a container dies: Docker does not say what has become of its endpoints."""
+"""Docker or a container is killed, and Docker does not release its endpoints."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +8,7 @@ from e2e.cluster import Cluster, driver_with
 from e2e.lab import wait_for
 
 
-def test_docker_is_killed_and_forgets_its_endpoints(cluster: Cluster) -> None:
+def test_endpoints_that_docker_forgot_are_swept(cluster: Cluster) -> None:
     central, host = cluster.hosts
     cluster.run(central, "witness", "192.168.1.10")
     cluster.run(host, "always", "192.168.1.20", "--restart=always")
@@ -28,7 +28,7 @@ def test_docker_is_killed_and_forgets_its_endpoints(cluster: Cluster) -> None:
     cluster.ping(central, "witness", "192.168.1.40")
 
 
-def test_containers_outlive_docker_with_live_restore(cluster: Cluster) -> None:
+def test_containers_survive_dockers_death_with_live_restore(cluster: Cluster) -> None:
     central, host = cluster.hosts
     host.dockerd.stop()
     host.dockerd.start("--live-restore")
@@ -36,7 +36,7 @@ def test_containers_outlive_docker_with_live_restore(cluster: Cluster) -> None:
     cluster.run(host, "lives", "192.168.1.20")
     before = cluster.found()
     host.dockerd.kill()
-    with driver_with(host):  # which looks for leftovers as it starts
+    with driver_with(host):  # it looks for leftovers at its start
         host.run("ip", "link", "add", "odhstray", "type", "veth", "peer", "odcstray")
         wait_for(lambda: "Docker does not answer" in host.tail(host.driver.log), "a look")
         cluster.ping(central, "witness", "192.168.1.20")
@@ -51,7 +51,7 @@ def test_containers_outlive_docker_with_live_restore(cluster: Cluster) -> None:
     host.dockerd.start()
 
 
-def test_docker_is_killed_while_containers_start(cluster: Cluster) -> None:
+def test_docker_killed_while_containers_start_leaves_no_leftovers(cluster: Cluster) -> None:
     host = cluster.host2
     addresses = {f"c{i}": f"192.168.1.{20 + i}" for i in range(8)}
     with ThreadPoolExecutor(8) as pool:
@@ -60,7 +60,7 @@ def test_docker_is_killed_while_containers_start(cluster: Cluster) -> None:
         host.dockerd.kill()
     assert any(start.exception() for start in starts)
     host.dockerd.start()
-    # A container may run of which Docker only knows that it made it: it keeps its address while it runs.
+    # A container may run that Docker lists as created only: it keeps its address while it runs.
     for task in host.run("ctr", "--namespace=moby", "tasks", "list", "--quiet").split():
         host.run("ctr", "--namespace=moby", "tasks", "kill", "--signal=SIGKILL", task, check=False)
     cluster.settles()
@@ -71,7 +71,7 @@ def test_docker_is_killed_while_containers_start(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("by", ["docker", "hand"])
-def test_a_container_is_killed(cluster: Cluster, by: str) -> None:
+def test_killed_container_leaves_no_leftovers(cluster: Cluster, by: str) -> None:
     host = cluster.host2
     cluster.run(host, "dies", "192.168.1.20")
     if by == "docker":
@@ -83,7 +83,7 @@ def test_a_container_is_killed(cluster: Cluster, by: str) -> None:
     cluster.in_order()
 
 
-def test_a_container_stops_and_starts_in_quick_succession(cluster: Cluster) -> None:
+def test_container_restarts_in_quick_succession(cluster: Cluster) -> None:
     central, host = cluster.hosts
     cluster.run(central, "witness", "192.168.1.10")
     cluster.run(host, "restless", "192.168.1.20")

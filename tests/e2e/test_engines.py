@@ -1,4 +1,4 @@
-"""The newer engines, with the Open vSwitch and OVN that Debian ships beside them."""
+"""Newer versions of Docker, with the Open vSwitch and OVN of the same Debian release."""
 
 import pytest
 
@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("engine", ["26.1", "28.5"])
-def test_the_guide_on_a_newer_engine(fabric: Fabric, engine: str) -> None:
+def test_guide_works_on_newer_engines(fabric: Fabric, engine: str) -> None:
     hosts = host1, host2 = fabric.cluster("host1", "host2", engine=engine)
     for host in hosts:
         host.driver.start()
@@ -67,7 +67,7 @@ def test_the_guide_on_a_newer_engine(fabric: Fabric, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["26.1", "28.5"])
-def test_a_network_of_the_cluster_on_a_newer_engine(fabric: Fabric, engine: str) -> None:
+def test_shared_network_works_on_newer_engines(fabric: Fabric, engine: str) -> None:
     hosts = host1, host2 = fabric.cluster("host1", "host2", engine=engine)
     for host in hosts:
         host.driver.start()

@@ -1,11 +1,11 @@
-"""What is left of networks and hosts that are gone: the driver clears it, so does `ovn-docker gc`."""
+"""Leftovers of removed networks and lost hosts: the driver and `ovn-docker gc` delete them."""
 
 import json
 from typing import Any
 
 import pytest
 
-from e2e.cluster import PATIENCE, Cluster, driver_with, stopped
+from e2e.cluster import SHORT_LIMITS, Cluster, driver_with, stopped
 from e2e.lab import CommandError, Fabric, Host, wait_for
 
 CREATE = ("network", "create", "-d", "openvswitch", "--subnet=192.168.2.0/24")
@@ -13,7 +13,7 @@ STRAY = ("ip", "link", "add", "odhstray", "type", "veth", "peer", "odcstray")
 
 
 def gc(host: Host, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """Exit code, and what was found and cleared."""
+    """Run `ovn-docker gc`; return the exit code, and the leftovers found and deleted."""
     command = 'ovn-docker gc --json "$@"; printf "\\n%s" $?'
     said, code = host.run("sh", "-c", command, "sh", *options).rsplit("\n", 1)
     return int(code), json.loads(said)
@@ -24,24 +24,24 @@ def kinds(found: list[dict[str, Any]]) -> list[str]:
 
 
 def age(cluster: Cluster, network: str) -> None:
-    """An hour passes for a network."""
+    """Make the rows of a network an hour older."""
     row = ("Logical_Switch", network)
     cluster.central.run("ovn-nbctl", "remove", *row, "external_ids", "ovn-docker\\:uptime")
     cluster.central.run("ovn-nbctl", "set", *row, "external_ids:ovn-docker\\:created=1")
 
 
-def test_a_network_removed_while_the_driver_was_away_goes(cluster: Cluster) -> None:
+def test_network_removed_while_the_driver_was_down_is_swept(cluster: Cluster) -> None:
     host = cluster.host2
     network = host.docker(*CREATE, "bar")
     age(cluster, network)
     host.driver.stop()
     host.docker("network", "rm", "bar")
     assert f"switch {network}" in cluster.found()
-    host.driver.start(*PATIENCE)
+    host.driver.start(*SHORT_LIMITS)
     cluster.settles()
 
 
-def test_a_network_removed_while_the_northbound_database_was_away_goes_after_a_restart(
+def test_network_removed_while_the_database_was_down_is_swept_after_a_restart(
     cluster: Cluster,
 ) -> None:
     host = cluster.host2
@@ -50,7 +50,7 @@ def test_a_network_removed_while_the_northbound_database_was_away_goes_after_a_r
     with stopped(cluster.central.northbound):
         host.docker("network", "rm", "bar")
         host.driver.kill()
-    host.driver.start(*PATIENCE)
+    host.driver.start(*SHORT_LIMITS)
     cluster.settles()
 
 
@@ -66,7 +66,7 @@ def test_gc_shows_and_repairs_with_and_without_a_driver(cluster: Cluster) -> Non
         assert (code, kinds(said["found"])) == (1, ["network"])
         assert said["found"][0]["what"] == network
 
-        host.driver.start(*PATIENCE, "--repair=report")
+        host.driver.start(*SHORT_LIMITS, "--repair=report")
         host.run(*STRAY)
         code, said = gc(host)
         assert (code, kinds(said["found"])) == (1, ["link", "network"])
@@ -80,18 +80,18 @@ def test_gc_shows_and_repairs_with_and_without_a_driver(cluster: Cluster) -> Non
         assert (code, kinds(said["cleared"]), said["found"]) == (0, ["link", "network"], [])
         assert host.run("ovn-docker", "gc") == "nothing is left over, and nothing is missing"
         host.driver.stop()  # driver_with starts it again
-        host.driver.start(*PATIENCE)
+        host.driver.start(*SHORT_LIMITS)
     cluster.in_order()
 
 
-def test_without_docker_nobody_can_tell(cluster: Cluster) -> None:
+def test_gc_fails_while_docker_is_down(cluster: Cluster) -> None:
     host = cluster.host2
     network = host.docker(*CREATE, "bar")
     age(cluster, network)
     host.driver.stop()
     host.docker("network", "rm", "bar")
     with stopped(host.dockerd):
-        host.driver.start(*PATIENCE)
+        host.driver.start(*SHORT_LIMITS)
         with pytest.raises(CommandError, match=r"the driver says: Docker does not answer") as failed:
             host.run("ovn-docker", "gc", "--repair")
         assert failed.value.status == 3
@@ -99,7 +99,7 @@ def test_without_docker_nobody_can_tell(cluster: Cluster) -> None:
     cluster.settles()
 
 
-def test_what_a_lost_host_leaves_goes_by_command(fabric: Fabric) -> None:
+def test_gc_removes_the_rows_of_a_lost_host(fabric: Fabric) -> None:
     cluster = Cluster(*fabric.cluster("host1", "host2"))
     central, host = cluster.hosts
     network = host.docker(*CREATE, "lost")
@@ -111,7 +111,7 @@ def test_what_a_lost_host_leaves_goes_by_command(fabric: Fabric) -> None:
     host.power_off()
     assert "host2 is not up" not in central.run("ovn-docker", "gc")  # OVN still lists it
     central.run("ovn-sbctl", "chassis-del", "host2")
-    gone = "host2 is not up, says OVN; if it is gone for good: ovn-docker gc --host host2"
+    gone = "host2 does not run, as OVN has it; if it is gone for good: ovn-docker gc --host host2"
     wait_for(lambda: gone in central.run("ovn-docker", "gc"), "ovn-northd to say so")
     said = central.run("ovn-docker", "gc", "--host", "host2", "--yes")
     assert "removed 2 ports, 4 claims, 1 note, 1 report, 1 network" in said

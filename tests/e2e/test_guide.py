@@ -1,11 +1,12 @@
 """The guide's overlay section, line by line, on two hosts with Docker 20.10.
 
-OVN's "Open Virtual Networking With Docker": https://docs.ovn.org/en/latest/howto/docker.html. Its slips
+OVN's "Open Virtual Networking With Docker": https://docs.ovn.org/en/latest/howto/docker.html. Its mistakes
 are corrected as the README says: the databases listen on 6641 and 6642, not on 6640.
 """
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -54,24 +55,24 @@ print("answered")
 
 
 class Guide:
-    """What the guide's reader has in front of him: two hosts, the first of them the central one."""
+    """The machines of the guide's reader: two hosts, the first of which is the central machine."""
 
     def __init__(self, host1: Host, host2: Host) -> None:
         self.hosts = host1, host2
         self.central = host1
 
     def nbctl(self, *args: str) -> str:
-        """`ovn-nbctl --db=tcp:$CENTRAL_IP:6641 ...`, from the other host."""
+        """Run `ovn-nbctl --db=tcp:$CENTRAL_IP:6641 ...` on the other host; return its output."""
         return self.hosts[1].run("ovn-nbctl", f"--db=tcp:{self.central.address}:6641", *args)
 
     def ports(self, network: str) -> dict[str, str]:
-        """What `lsp-list $NID` shows: name to addresses."""
+        """Return the ports that `lsp-list $NID` shows: name to addresses."""
         names = [line.split()[1].strip("()") for line in self.nbctl("lsp-list", network).splitlines()]
         return {name: self.nbctl("lsp-get-addresses", name) for name in names}
 
 
 def inspect(host: Host, container: str, network: str) -> dict[str, str]:
-    """What Docker says of a container's endpoint."""
+    """Return a container's endpoint as Docker shows it."""
     (settings,) = json.loads(host.docker("inspect", container))
     endpoint = settings["NetworkSettings"]["Networks"][network]
     assert isinstance(endpoint, dict)
@@ -79,7 +80,7 @@ def inspect(host: Host, container: str, network: str) -> dict[str, str]:
 
 
 def ovs_ports(host: Host) -> list[str]:
-    """Our ports on a host's integration bridge."""
+    """Return our ports on a host's integration bridge."""
     return [port for port in host.run("ovs-vsctl", "list-ports", "br-int").split() if port.startswith("odh")]
 
 
@@ -102,7 +103,7 @@ def guide(two_hosts: tuple[Host, Host]) -> Iterator[Guide]:
 
 @pytest.fixture
 def clean(guide: Guide) -> Iterator[None]:
-    """Afterwards nothing is left of a test, in Docker, in OVN, or on the hosts."""
+    """Check after a test that nothing of it is left in Docker, in OVN, or on the hosts."""
     yield
     for host in guide.hosts:
         for container in host.docker("ps", "--all", "--quiet").split():
@@ -116,7 +117,7 @@ def clean(guide: Guide) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("clean")
-def test_the_guide(guide: Guide) -> None:
+def test_guide_works_as_written(guide: Guide) -> None:
     host1 = guide.central
 
     # "Create a logical switch"
@@ -183,9 +184,14 @@ def test_the_guide(guide: Guide) -> None:
 
 @pytest.fixture
 def across(guide: Guide, clean: None) -> tuple[Host, Host]:
-    """A dual-stack network that both hosts share, with a container of the same name on each.
+    """A dual-stack network of both hosts, with a container of the same name on each."""
+    return connected(guide)
 
-    Until the hosts share networks by themselves, the second attaches to the first one's switch.
+
+def connected(guide: Guide) -> tuple[Host, Host]:
+    """Create a dual-stack network of both hosts and a container on each, c1 and c2; return the hosts.
+
+    The network is not a shared one: the second host attaches to the first one's switch (`ovn.switch`).
     """
     host1, host2 = guide.hosts
     common = [
@@ -216,7 +222,7 @@ def across(guide: Guide, clean: None) -> tuple[Host, Host]:
     return host1, host2
 
 
-def test_ping_between_hosts(across: tuple[Host, Host]) -> None:
+def test_containers_on_two_hosts_answer_pings(across: tuple[Host, Host]) -> None:
     host1, host2 = across
     for address, headers in (("192.168.1.20", 28), ("fd00:1::20", 48)):
         assert unanswered(host1, "c1", address, tunnel=True) == []
@@ -238,7 +244,7 @@ def transfer(sender: Host, receiver: Host, address: str) -> None:
     assert sender.docker("exec", "c1", "python3", "-c", SEND, address) == "intact"
 
 
-def test_ten_megabytes_on_one_host(guide: Guide, clean: None) -> None:
+def test_ten_megabytes_arrive_intact_on_one_host(guide: Guide, clean: None) -> None:
     host = guide.hosts[0]
     host.docker("network", "create", "-d", "openvswitch", f"--subnet={SUBNET}", "foo")
     for number in (1, 2):
@@ -257,15 +263,17 @@ def test_ten_megabytes_on_one_host(guide: Guide, clean: None) -> None:
     transfer(host, host, "192.168.1.20")
 
 
-def test_udp_between_hosts(across: tuple[Host, Host]) -> None:
+def test_udp_arrives_on_another_host(across: tuple[Host, Host]) -> None:
     host1, host2 = across
-    assert unanswered(host1, "c1", "192.168.1.20", tunnel=True) == []  # in user space the first may get lost
+    assert (
+        unanswered(host1, "c1", "192.168.1.20", tunnel=True) == []
+    )  # in user space the first packet may get lost
     host2.docker("exec", "-d", "c2", "sh", "-c", f"python3 -c '{ECHO}' 192.168.1.20 > /ready")
     wait_for(lambda: "ready" in host2.docker("exec", "c2", "cat", "/ready"), "the server")
     assert host1.docker("exec", "c1", "python3", "-c", ASK, "192.168.1.20") == "answered"
 
 
-def test_the_same_address_on_another_host_is_refused(across: tuple[Host, Host]) -> None:
+def test_an_address_in_use_on_another_host_is_refused(across: tuple[Host, Host]) -> None:
     _, host2 = across
     with pytest.raises(
         CommandError, match=r"address 192.168.1.10 is in use by endpoint \w+ on host host1; choose"
@@ -277,7 +285,7 @@ def test_the_same_address_on_another_host_is_refused(across: tuple[Host, Host]) 
 
 
 def test_a_container_cannot_take_the_address_of_another(across: tuple[Host, Host]) -> None:
-    """Port security: what c1 sends with c2's address, or any other, goes nowhere."""
+    """Port security drops packets of c1 with the address of c2, or with any other."""
     host1, _ = across
     host1.docker("exec", "c1", "ip", "address", "add", "192.168.1.99/24", "dev", "eth0")
     with pytest.raises(CommandError, match="100% packet loss"):
@@ -285,7 +293,7 @@ def test_a_container_cannot_take_the_address_of_another(across: tuple[Host, Host
     assert unanswered(host1, "c1", "192.168.1.20", tunnel=True) == []
 
 
-def test_what_the_user_asks_for_is_what_the_container_gets(guide: Guide, clean: None) -> None:
+def test_requested_addresses_and_mac_are_used(guide: Guide, clean: None) -> None:
     host = guide.hosts[0]
     network = host.docker(
         *("network", "create", "-d", "openvswitch", "--subnet=10.2.0.0/16", "--gateway=10.2.255.254"),
@@ -311,7 +319,7 @@ def test_what_the_user_asks_for_is_what_the_container_gets(guide: Guide, clean: 
     ping(host, "any", "fd00:2::77")
 
 
-def test_outside_and_published_ports_as_docker_has_them(guide: Guide, clean: None) -> None:
+def test_outside_and_published_ports_work_as_with_docker(guide: Guide, clean: None) -> None:
     """Docker adds its own gateway bridge, except on an internal network."""
     host = guide.hosts[0]
     host.docker("network", "create", "-d", "openvswitch", f"--subnet={SUBNET}", "foo")
@@ -351,7 +359,7 @@ def test_an_existing_switch_is_attached_to_and_never_deleted(guide: Guide, clean
             "unknown option .* did you mean com.docker.network.driver.mtu",
         ),
         (["-o", "com.docker.network.driver.mtu=lots"], "is not valid: give a number of bytes"),
-        (["-o", "ovn.switch=none-such"], "no logical switch 'none-such': make it with: ovn-nbctl ls-add"),
+        (["-o", "ovn.switch=none-such"], "no logical switch 'none-such'; make it with: ovn-nbctl ls-add"),
         (["--subnet=10.4.0.0/24", "--subnet=10.5.0.0/24"], "takes one of each IP version"),
     ],
 )
@@ -364,11 +372,11 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
     assert len(refused.value.stderr.splitlines()) == 1
 
 
-def test_the_first_packet_is_answered_a_hundred_times_out_of_a_hundred(across: tuple[Host, Host]) -> None:
-    """`docker run` returns when the container is on the network, not before.
+def test_first_packet_is_answered_in_each_of_100_starts(across: tuple[Host, Host]) -> None:
+    """`docker run` returns only when the container is on the network.
 
-    So too for a container on the other host, but that a tunnel in user space may cost a packet while links
-    come and go.
+    The other host's container answers as early; there a tunnel in user space may lose a packet while links
+    are added and deleted.
     """
     host1, _ = across
     script = """
@@ -384,3 +392,31 @@ def test_the_first_packet_is_answered_a_hundred_times_out_of_a_hundred(across: t
     packets = "1 2" if host1.fabric.userspace else "1"
     answers = host1.run("sh", "-c", script, timeout=1500, env={"PACKETS": packets})
     assert answers.split() == ["here", "there"] * 100
+
+
+@pytest.fixture
+def tunnels_over_ipv6(guide: Guide, clean: None) -> Iterator[Guide]:
+    """The hosts, whose tunnels have their IPv6 addresses."""
+    set_tunnels(guide.hosts, [host.tunnel_address6 for host in guide.hosts])
+    yield guide
+    set_tunnels(guide.hosts, [host.tunnel_address for host in guide.hosts])
+    if guide.central.fabric.userspace:
+        for host in guide.hosts:
+            host.meet(list(guide.hosts))
+
+
+def set_tunnels(hosts: tuple[Host, Host], addresses: list[str]) -> None:
+    """Set the addresses of the hosts' tunnels; return when ovn-controller has made the tunnels."""
+    for host, address in zip(hosts, addresses, strict=True):
+        host.run("ovs-vsctl", "set", "Open_vSwitch", ".", f'external_ids:ovn-encap-ip="{address}"')
+    find = ("ovs-vsctl", "--bare", "--columns=name", "find", "Interface", "type=geneve")
+    for host, remote in zip(hosts, reversed(addresses), strict=True):
+        wait_for(partial(host.run, *find, f'options:remote_ip="{remote}"'), f"a tunnel to {remote}")
+
+
+def test_traffic_passes_tunnels_over_ipv6(tunnels_over_ipv6: Guide) -> None:
+    host1, host2 = connected(tunnels_over_ipv6)
+    for address, headers in (("192.168.1.20", 28), ("fd00:1::20", 48)):
+        host1.ping("c1", address, "-s", str(1422 - headers))
+        transfer(host1, host2, address)
+    assert "mtu 1422" in host2.docker("exec", "c2", "ip", "link", "show", "eth0")

@@ -25,7 +25,7 @@ PIDFILE = "/run/openvswitch/ovn-docker-underlay-driver.pid"
 
 
 class Terminal:
-    """A command that a user has typed at a terminal of a VM."""
+    """A command that a user typed at a terminal of a VM."""
 
     def __init__(self, vm: VM, command: str) -> None:
         self.said = ""
@@ -35,7 +35,7 @@ class Terminal:
             os.execvpe(argv[0], argv, ENVIRONMENT | {"TERM": "dumb"})
 
     def expect(self, text: str) -> None:
-        """Returns when the terminal shows a text."""
+        """Wait until the terminal shows a text."""
         while text not in self.said:
             self._read()
 
@@ -43,7 +43,7 @@ class Terminal:
         os.write(self._screen, f"{line}\n".encode())
 
     def end(self) -> int:
-        """The exit status, when the command has ended."""
+        """Wait for the end of the command; return its exit status."""
         while True:
             try:
                 self._read()
@@ -60,7 +60,7 @@ class Terminal:
             )
         try:
             data = os.read(self._screen, 4096)
-        except OSError:  # nobody is there any more
+        except OSError:  # the other end is closed
             data = b""
         if not data:
             raise LabError(f"the command has ended, its terminal shows:\n{self.said}")
@@ -80,7 +80,7 @@ def machine(cloud: Cloud) -> Iterator[VM]:
 
 @pytest.fixture
 def vm(cloud: Cloud, machine: VM) -> Iterator[VM]:
-    """The VM; afterwards no driver runs in it, and nothing is left of its networks."""
+    """The VM; afterwards its driver is stopped and its networks are deleted."""
     yield machine
     Underlay(cloud, (machine,)).clear()
     Underlay(cloud, (machine,)).settles()
@@ -88,7 +88,7 @@ def vm(cloud: Cloud, machine: VM) -> Iterator[VM]:
     wait_for(lambda: not machine.path(PIDFILE).exists(), "the driver to end")
 
 
-def test_the_guide(cloud: Cloud, vm: VM) -> None:
+def test_the_guides_commands_work(cloud: Cloud, vm: VM) -> None:
     underlay = Underlay(cloud, (vm,))
 
     # "Inside the VM, download the OpenStack RC file": after this edit, the file looks like the guide's
@@ -173,18 +173,18 @@ def test_the_guide(cloud: Cloud, vm: VM) -> None:
 @pytest.mark.parametrize(
     ("openrc", "message"),
     [
-        ({"OS_PASSWORD": "wrong"}, "does not accept the login: is the password right"),
+        ({"OS_PASSWORD": "wrong"}, "rejects the login: check the password"),
         ({"OS_PASSWORD": ""}, "OS_PASSWORD of demo is not set, and there is no terminal to ask at"),
         ({"OS_VIF_ID": ""}, "OS_VIF_ID is not set: it is the ID of the Neutron port"),
-        ({"OS_VIF_ID": "eth0"}, "OS_VIF_ID 'eth0' is no UUID"),
+        ({"OS_VIF_ID": "eth0"}, "OS_VIF_ID 'eth0' is not a UUID"),
         ({"OS_VIF_ID": "11111111-2222-3333-4444-555555555555"}, "Neutron has no port 11111111-"),
-        ({"OS_VIF_ID": "vm2"}, "which no interface of this VM has: OS_VIF_ID is another VM's"),
+        ({"OS_VIF_ID": "vm2"}, "which no interface of this VM has: OS_VIF_ID names the port of another VM"),
         ({"OS_AUTH_URL": ""}, "OS_AUTH_URL is not set: source the openrc.sh"),
-        ({"OS_REGION_NAME": "Mars"}, "is OS_REGION_NAME right"),
-        ({"OS_CLOUD": "Mars"}, "Cloud Mars was not found; is OS_CLOUD right"),
+        ({"OS_REGION_NAME": "Mars"}, "check OS_REGION_NAME"),
+        ({"OS_CLOUD": "Mars"}, "Cloud Mars was not found; check OS_CLOUD"),
     ],
 )
-def test_a_wrong_openrc_is_one_clear_line(
+def test_an_invalid_openrc_is_reported_in_one_line(
     vm: VM, vms: tuple[VM, VM, VM], openrc: dict[str, str], message: str
 ) -> None:
     if openrc.get("OS_VIF_ID") == "vm2":
@@ -197,7 +197,7 @@ def test_a_wrong_openrc_is_one_clear_line(
 
 
 @pytest.mark.parametrize("generation", ["v3", "horizon", "application credential", "clouds.yaml", "token"])
-def test_a_login_of_every_generation(vm: VM, cloud: Cloud, generation: str) -> None:
+def test_logins_of_every_generation_work(vm: VM, cloud: Cloud, generation: str) -> None:
     keystone = f"http://{cloud.control.address}:5000"
     project = {
         "OS_PROJECT_NAME": "demo",
@@ -225,7 +225,7 @@ def test_a_login_of_every_generation(vm: VM, cloud: Cloud, generation: str) -> N
             "user_domain_id: default, project_domain_id: default}}}\n"
         )
         openrc = {"OS_CLOUD": "lab"}
-    # Only what the generation has, and the guide's line.
+    # The variables of the generation alone, and the guide's line.
     nothing = dict.fromkeys((*vm.openrc, "OS_PASSWORD"), "")
     vm.driver.start(env=nothing | openrc | {"OS_VIF_ID": vm.port.id})
     vm.docker("network", "create", "-d", "openvswitch", "--subnet=192.168.1.0/24", "foo")
@@ -233,7 +233,7 @@ def test_a_login_of_every_generation(vm: VM, cloud: Cloud, generation: str) -> N
     vm.driver.stop()
 
 
-def test_a_password_that_clouds_yaml_does_not_have_is_asked_for(vm: VM, cloud: Cloud) -> None:
+def test_driver_asks_for_a_password_missing_in_clouds_yaml(vm: VM, cloud: Cloud) -> None:
     vm.path("/root/clouds.yaml").write_text(
         f"clouds: {{lab: {{auth: {{auth_url: 'http://{cloud.control.address}:5000', username: demo, "
         "project_name: demo, user_domain_id: default, project_domain_id: default}}}\n"

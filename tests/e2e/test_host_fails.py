@@ -1,12 +1,12 @@
-"""A part of a host is missing: the user is told which and what to do; a whole host dies and comes back."""
+"""A part of a host is missing: the error names it with the cure. A whole host dies and recovers."""
 
 import pytest
 
-from e2e.cluster import PATIENCE, Cluster, driver_with, frozen, stopped
+from e2e.cluster import SHORT_LIMITS, Cluster, driver_with, frozen, stopped
 from e2e.lab import CommandError, wait_for
 
 
-def test_without_ovs_vswitchd(cluster: Cluster) -> None:
+def test_container_is_refused_without_ovs_vswitchd(cluster: Cluster) -> None:
     host = cluster.host2
     with stopped(host.vswitchd):
         with pytest.raises(CommandError, match=r"ovs-vswitchd did not take up .* ovn-docker host start"):
@@ -17,7 +17,7 @@ def test_without_ovs_vswitchd(cluster: Cluster) -> None:
     cluster.serves()
 
 
-def test_without_the_local_database(cluster: Cluster) -> None:
+def test_container_is_refused_without_the_local_database(cluster: Cluster) -> None:
     host = cluster.host2
     with (
         stopped(host.ovsdb),
@@ -25,13 +25,13 @@ def test_without_the_local_database(cluster: Cluster) -> None:
     ):
         cluster.run(host, "c2", "192.168.1.20")
     cluster.in_order()
-    # Until ovs-vswitchd, which may wait 8 s between two attempts, is back too: more than this driver waits.
+    # ovs-vswitchd may wait 8 s between two attempts to connect, which is longer than this driver waits.
     host.run("ovs-vsctl", "--timeout=20", "set", "Open_vSwitch", ".", "external_ids:taken-up=yes")
     host.docker("start", "c2")
     cluster.serves()
 
 
-def test_without_ovn_controller(cluster: Cluster) -> None:
+def test_container_is_refused_without_ovn_controller(cluster: Cluster) -> None:
     central, host = cluster.hosts
     cluster.run(host, "before", "192.168.1.20")
     with stopped(host.controller):
@@ -44,7 +44,7 @@ def test_without_ovn_controller(cluster: Cluster) -> None:
     cluster.ping(central, "c1", "192.168.1.20")
 
 
-def test_late_flows_are_told_in_the_log(cluster: Cluster) -> None:
+def test_late_flows_are_logged(cluster: Cluster) -> None:
     central, host = cluster.hosts
     cluster.run(central, "c1", "192.168.1.10")
     with driver_with(host, "--flows-timeout=1"):
@@ -56,9 +56,11 @@ def test_late_flows_are_told_in_the_log(cluster: Cluster) -> None:
         cluster.ping(host, "c2", "192.168.1.10")
 
 
-def test_late_flows_are_an_error_to_those_who_want_it(cluster: Cluster) -> None:
+def test_late_flows_fail_with_the_option(cluster: Cluster) -> None:
     host = cluster.host2
-    with driver_with(host, "--flows-timeout=5", "--late-flows=fail"):  # it has so long when it is back, too
+    with driver_with(
+        host, "--flows-timeout=5", "--late-flows=fail"
+    ):  # also the limit of calls when ovn-controller is back
         with frozen(host.controller):
             with pytest.raises(CommandError, match="ovn-controller has not installed its flows"):
                 cluster.run(host, "c2", "192.168.1.20")
@@ -67,7 +69,7 @@ def test_late_flows_are_an_error_to_those_who_want_it(cluster: Cluster) -> None:
     cluster.in_order()
 
 
-def test_the_local_database_is_cleared(cluster: Cluster) -> None:
+def test_host_works_after_its_database_was_cleared_and_set_up_again(cluster: Cluster) -> None:
     """The guide: "you may need to run it again if your OVS database gets cleared"."""
     central, host = cluster.hosts
     cluster.run(central, "c1", "192.168.1.10")
@@ -83,7 +85,7 @@ def test_the_local_database_is_cleared(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("first", ["Open vSwitch", "Docker"])
-def test_a_power_cut(cluster: Cluster, first: str) -> None:
+def test_host_recovers_from_a_power_cut(cluster: Cluster, first: str) -> None:
     central, host = cluster.hosts
     cluster.run(central, "c1", "192.168.1.10")
     cluster.run(host, "always", "192.168.1.20", "--restart=always")
@@ -91,7 +93,7 @@ def test_a_power_cut(cluster: Cluster, first: str) -> None:
     host.power_off()
     host.power_on()
     if first == "Docker":
-        host.driver.start(*PATIENCE)
+        host.driver.start(*SHORT_LIMITS)
         host.containerd.start()
         host.dockerd.start(wait=False)
         host.start_switch()
@@ -100,7 +102,7 @@ def test_a_power_cut(cluster: Cluster, first: str) -> None:
     else:
         host.start_switch()
         host.controller.start()
-        host.driver.start(*PATIENCE)
+        host.driver.start(*SHORT_LIMITS)
         host.start_docker()
     wait_for(lambda: cluster.endpoints(host), "restart=always")
     cluster.ping(central, "c1", "192.168.1.20")

@@ -1,4 +1,4 @@
-"""The guide on Docker of its time, with the key-value store that it asks for, on three hosts.
+"""The guide on three hosts with the key-value store that it requires, which Docker supports up to 20.10.
 
 The guide's example of a store is consul: `--cluster-store=consul://127.0.0.1:8500`. Debian has etcd, which
 Docker 20.10 knows by version 2 of its interface: `etcd --enable-v2`, `--cluster-store=etcd://IP:2379`.
@@ -29,7 +29,7 @@ def three_hosts(module_fabric: Fabric) -> Hosts:
 
 @pytest.fixture
 def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
-    """The hosts; afterwards nothing is left of a test, wherever one looks."""
+    """The hosts; afterwards checks that the test left nothing in Docker, in OVN or on the hosts."""
     yield three_hosts
     for host in three_hosts:
         if containers := host.docker("ps", "--all", "--quiet").split():
@@ -45,12 +45,12 @@ def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
 
 
 def our_networks(host: Host) -> list[str]:
-    """What `docker network ls` shows of our driver: IDs in full."""
+    """Return the full IDs of our networks in `docker network ls`."""
     return host.docker("network", "ls", "--quiet", "--no-trunc", "--filter=driver=openvswitch").split()
 
 
 def in_northbound(central: Host, *tables: str) -> list[str]:
-    """What the rows of some tables tell of themselves."""
+    """Return the external_ids of the rows of some tables in the northbound database."""
     return [
         line
         for table in tables
@@ -60,18 +60,18 @@ def in_northbound(central: Host, *tables: str) -> list[str]:
 
 
 def run(host: Host, name: str, *options: str) -> str:
-    """A container on `foo`; returns its address."""
+    """Start a container on `foo`; return its address."""
     host.docker("run", "-d", "--net=foo", f"--name={name}", *options, "busybox", "sleep", "600")
     return address(host, name)
 
 
 def address(host: Host, container: str) -> str:
-    """The container's address on `foo`, as Docker shows it."""
+    """Return a container's address on `foo` as Docker shows it."""
     (settings,) = json.loads(host.docker("inspect", container))
     return str(settings["NetworkSettings"]["Networks"]["foo"]["IPAddress"])
 
 
-def test_the_guide_with_a_key_value_store(hosts: Hosts) -> None:
+def test_guide_works_with_a_key_value_store(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
 
     # "Create a logical switch", "List all logical switches"
@@ -83,14 +83,17 @@ def test_the_guide_with_a_key_value_store(hosts: Hosts) -> None:
         assert settings["Scope"] == "global"
     assert f"({network})" in host2.run("ovn-nbctl", f"--db=tcp:{host1.address}:6641", "ls-list")
 
-    # "Create a logical port": on every host, and none asked for an address
+    # "Create a logical port": on every host, without a requested address
     found = {name: run(host, name) for name, host in zip(("c1", "c2", "c3"), hosts, strict=True)}
     assert sorted(found.values()) == ["192.168.1.2", "192.168.1.3", "192.168.1.4"]
     ports = host3.run("ovn-nbctl", f"--db=tcp:{host1.address}:6641", "lsp-list", network)
     assert len(ports.splitlines()) == 3
     for host, name in zip(hosts, found, strict=True):
         assert unanswered(host, name, *found.values(), tunnel=True) == []
-        wait_for(lambda at=(host, name): unanswered(*at, *found) == [], "names, which come by the store")  # type: ignore[misc]
+        wait_for(
+            lambda at=(host, name): unanswered(*at, *found) == [],
+            "names, which other hosts read from the store",
+        )  # type: ignore[misc]
 
     # "Create and attach a logical port to a running container", "Detach and delete"
     host2.docker("network", "create", "-d", "openvswitch", "--subnet=192.168.2.0/24", "bar")
@@ -128,7 +131,7 @@ def test_hosts_that_start_containers_at_once_get_different_addresses(
 
 
 def test_the_name_of_a_container_is_unique_in_the_network(hosts: Hosts) -> None:
-    """Docker's own rule: it has one list of names for all hosts."""
+    """Docker enforces this: it has one list of names for all hosts."""
     host1, host2, _ = hosts
     host1.docker(*CREATE, "foo")
     run(host1, "c1")

@@ -1,4 +1,4 @@
-"""The lab keeps its promises: hosts are hosts, and nothing of them is left."""
+"""The lab itself: its hosts are isolated and complete, and it leaves nothing behind."""
 
 import signal
 import subprocess
@@ -21,7 +21,7 @@ ip -netns by-hand address add $3/24 dev inside
 ovs-vsctl add-port br-int by-hand -- set Interface by-hand external_ids:iface-id=$1
 """
 
-# Makes a lab, tells of it, and is in the middle of something when it ends.
+# Makes a lab, prints its processes, and runs a command until it is ended.
 MAKER = """
 import signal
 from e2e.lab import Fabric
@@ -42,13 +42,13 @@ def ping(host: Host, address: str, *options: str) -> str:
 
 @pytest.fixture
 def held() -> Iterator[ExitStack]:
-    """Open namespaces: the kernel gives the number of one that ends to the next that is made, by anybody."""
+    """Keeps namespaces open, so that the kernel does not reuse their numbers for other processes."""
     with ExitStack() as stack:
         yield stack
 
 
 def namespaces(pid: int, held: ExitStack) -> set[str]:
-    """The namespaces of a process that are not ours, *held* open."""
+    """Return the namespaces of a process that differ from ours; *held* keeps them open."""
     ours, theirs = Path("/proc/self/ns"), Path(f"/proc/{pid}/ns")
     for kind in NAMESPACES:
         held.enter_context((theirs / kind).open("rb"))
@@ -58,12 +58,12 @@ def namespaces(pid: int, held: ExitStack) -> set[str]:
 
 
 def inhabitants(spaces: set[str]) -> list[int]:
-    """The processes of this machine that are in any of these namespaces."""
+    """Return the processes of this machine that are in any of *spaces*."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             theirs = {str((process / "ns" / kind).readlink()) for kind in NAMESPACES}
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if theirs & spaces:
             found.append(int(process.name))
@@ -71,12 +71,12 @@ def inhabitants(spaces: set[str]) -> list[int]:
 
 
 def control_groups(group: str) -> list[Path]:
-    """The machine's control groups of a lab: at the top of version 2's, which may be below version 1's."""
+    """Return the control groups of a lab: at the top of cgroup2, which may be mounted below version 1."""
     top, name = Path("/sys/fs/cgroup"), Path(group).name
     return [*top.glob(name), *top.glob(f"*/{name}")]
 
 
-def test_a_host_is_a_computer_of_its_own(two_hosts: tuple[Host, Host]) -> None:
+def test_lab_host_is_isolated(two_hosts: tuple[Host, Host]) -> None:
     host1, host2 = two_hosts
     assert host1.run("hostname") == "host1"
     assert host1.run("readlink", "/proc/self/ns/net") != host2.run("readlink", "/proc/self/ns/net")
@@ -97,7 +97,7 @@ def test_a_host_sees_the_repository_and_the_python_of_the_tests(two_hosts: tuple
         host.run("touch", __file__)
 
 
-def test_a_failed_command_tells_all(two_hosts: tuple[Host, Host]) -> None:
+def test_failed_command_shows_its_output(two_hosts: tuple[Host, Host]) -> None:
     host = two_hosts[0]
     with pytest.raises(CommandError) as failure:
         host.run("sh", "-c", "echo $WORD; echo woe >&2; exit 3", env={"WORD": "joy"})
@@ -109,7 +109,7 @@ def test_a_failed_command_tells_all(two_hosts: tuple[Host, Host]) -> None:
         host.run("sleep", "60", timeout=0.1)
 
 
-def test_a_background_process(two_hosts: tuple[Host, Host]) -> None:
+def test_background_process_runs_and_is_killed(two_hosts: tuple[Host, Host]) -> None:
     host = two_hosts[0]
     pid = host.spawn("sh", "-c", "echo begun; sleep 60", log="/tmp/log")
     wait_for(lambda: host.tail("/tmp/log") == "begun", "the log")
@@ -117,12 +117,12 @@ def test_a_background_process(two_hosts: tuple[Host, Host]) -> None:
     wait_for(lambda: not host.path(f"/proc/{pid}").exists(), "the process to be dead and buried")
 
 
-def test_all_that_runs_on_a_host_is_in_its_control_group(two_hosts: tuple[Host, Host]) -> None:
+def test_processes_of_a_host_are_in_its_control_group(two_hosts: tuple[Host, Host]) -> None:
     host = two_hosts[0]
     assert "0::/init" in host.run("cat", "/proc/self/cgroup").splitlines()
     host.spawn("cat", "/proc/self/cgroup", log="/tmp/group")
     wait_for(lambda: "0::/init" in host.tail("/tmp/group").splitlines(), "the process to tell its group")
-    # The group above has none of its own, or Docker could make no others in it.
+    # The parent group has no processes itself: Docker could not make groups in it otherwise.
     assert host.run("cat", "/sys/fs/cgroup/cgroup.procs") == ""
 
 
@@ -164,8 +164,8 @@ def test_a_logical_switch_spans_the_hosts(two_hosts: tuple[Host, Host]) -> None:
             "external_ids:ovn-installed=true",
         )
     inside = ("ip", "netns", "exec", "by-hand")
-    size = str(1500 - 58 - 20 - 8)  # Geneve's headers, IP's, ICMP's: the largest that fits
-    # Hosts learn of each other's ports a moment later; in user space a tunnel may lose a packet meanwhile.
+    size = str(1500 - 58 - 20 - 8)  # less the headers of Geneve, IP and ICMP: the largest packet
+    # Hosts learn of other hosts' ports a moment later; in user space a tunnel may lose a packet meanwhile.
     central.run("ovn-nbctl", "--timeout=20", "--wait=hv", "sync")
     central.run(*inside, "busybox", "ping", "-c", "3", "-W", "2", "-s", size, "10.9.8.2")
     for host in two_hosts:
@@ -186,7 +186,7 @@ def test_a_partition_lasts_until_it_is_healed(two_hosts: tuple[Host, Host]) -> N
         ping(host1, address)
 
 
-def test_each_service_stops_and_dies_and_starts_again(fabric: Fabric) -> None:
+def test_each_service_can_be_stopped_killed_and_started_again(fabric: Fabric) -> None:
     (host,) = fabric.cluster("alone")
     host.docker("run", "--detach", "--name=sleeper", "--stop-signal=KILL", "busybox", "sleep", "600")
     for service in (host.northd, host.controller, host.vswitchd, host.dockerd):
@@ -201,7 +201,7 @@ def test_each_service_stops_and_dies_and_starts_again(fabric: Fabric) -> None:
     assert "sleeper" in host.docker("ps", "--all")
 
 
-def test_a_service_that_fails_says_why(fabric: Fabric) -> None:
+def test_failed_service_shows_its_log(fabric: Fabric) -> None:
     (host,) = fabric.add_hosts("alone")
     host.containerd.start()
     with pytest.raises(LabError, match=r"dockerd on alone ended at once:\n.*unknown flag: --no-such-option"):
@@ -232,7 +232,7 @@ def test_a_power_cut_spares_the_disk_only(fabric: Fabric) -> None:
     ping(host1, host2.tunnel_address)
 
 
-def test_nothing_is_left_of_a_lab(held: ExitStack) -> None:
+def test_lab_leaves_nothing(held: ExitStack) -> None:
     with Fabric() as fabric:
         hosts = fabric.cluster("host1", "host2")
         hosts[0].docker("run", "--detach", "busybox", "sleep", "600")
@@ -247,7 +247,7 @@ def test_nothing_is_left_of_a_lab(held: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_lab_dies_with_whoever_made_it(held: ExitStack, end: signal.Signals) -> None:
+def test_lab_ends_with_the_process_that_made_it(held: ExitStack, end: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", MAKER],
         cwd=Path(__file__).parents[1],
@@ -268,7 +268,7 @@ def test_a_lab_dies_with_whoever_made_it(held: ExitStack, end: signal.Signals) -
 @pytest.mark.slow
 @pytest.mark.engines
 @pytest.mark.parametrize("engine", ["26.1", "28.5"])
-def test_newer_engines(fabric: Fabric, engine: str) -> None:
+def test_lab_runs_newer_engines(fabric: Fabric, engine: str) -> None:
     host1, host2 = fabric.cluster("host1", "host2", engine=engine)
     assert host1.docker("version", "--format", "{{.Server.Version}}").startswith(f"{engine}.")
     assert "172.17.0.1" in host2.docker("run", "--rm", "busybox", "ip", "route")

@@ -1,4 +1,4 @@
-"""Containers find those on other hosts by name, and the rest of the world as before."""
+"""Containers resolve names of containers on other hosts, and all other names as before."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ while True:
     header = query[:2] + flags + b"\0\1\0" + bytes([known]) + b"\0\0\0\0"
     world.sendto(header + query[12:end] + answer, client)
 """
-"""The world: example.com has the address 192.0.2.1, and nobody else has a name (RFC 1035, 4.1)."""
+"""A name server: example.com has the address 192.0.2.1, other names do not exist (RFC 1035, 4.1)."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def two_hosts(engine_fabric: Fabric, engine: str) -> tuple[Host, Host]:
 
 @pytest.fixture
 def hosts(two_hosts: tuple[Host, Host]) -> Iterator[tuple[Host, Host]]:
-    """The hosts; afterwards nothing is left of a test."""
+    """The hosts; afterwards checks that the test left nothing."""
     yield two_hosts
     central = two_hosts[0]
     for host in two_hosts:
@@ -86,14 +86,14 @@ def address(host: Host, container: str, net: str = "foo") -> str:
 
 
 def lookup(host: Host, container: str, name: str) -> str:
-    """The IPv4 address that a container gets for a name, nothing if there is none."""
+    """Return the IPv4 address that a container gets for a name; empty if there is none."""
     answer = host.docker("exec", container, "sh", "-c", "nslookup -type=a $0 2>/dev/null || true", name)
     addresses = [line.split()[-1] for line in answer.splitlines() if line.startswith("Address")]
-    return addresses[1] if len(addresses) > 1 else ""  # the first is the server's
+    return addresses[1] if len(addresses) > 1 else ""  # the first address is that of the server
 
 
 def finds(host: Host, container: str, name: str, wanted: str) -> None:
-    """A name gets to the others in the moment after its container has started."""
+    """Wait until a container gets the address for a name: a new name reaches other hosts a moment later."""
     try:
         wait_for(lambda: lookup(host, container, name) == wanted, f"{name} to be {wanted}")
     except LabError as error:
@@ -112,12 +112,12 @@ def test_containers_find_each_other_across_hosts(hosts: tuple[Host, Host], inter
     assert unanswered(host1, "client", "web", tunnel=True) == []
     short = host2.docker("inspect", "--format={{.Id}}", "web")[:12]
     finds(host1, "client", short, wanted)
-    # A container that has just started, and does nothing but ask.
+    # A container that only makes the query, right after its start.
     assert wanted in host1.docker("run", "--rm", "--net=foo", "busybox", "nslookup", "-type=a", "shop")
     finds(host2, "web", "client", address(host1, "client"))
 
 
-def test_the_world_is_found_as_before(hosts: tuple[Host, Host]) -> None:
+def test_outside_names_resolve_as_before(hosts: tuple[Host, Host]) -> None:
     host1, _ = hosts
     create(hosts, "foo", "10.1.0.0/16")
     run(host1, "client")
@@ -125,8 +125,8 @@ def test_the_world_is_found_as_before(hosts: tuple[Host, Host]) -> None:
     assert lookup(host1, "client", "nobody") == ""
 
 
-def test_containers_on_other_networks_are_answered_as_before(hosts: tuple[Host, Host]) -> None:
-    """Also many times in a row, and after a restart of Docker: nobody waits for a server in vain."""
+def test_containers_on_other_networks_resolve_names_as_before(hosts: tuple[Host, Host]) -> None:
+    """The same holds for many queries in a row and after a restart of Docker: no query times out."""
     host1, _ = hosts
     host1.docker("network", "create", "own")
     run(host1, "elsewhere", "--restart=always", net="own")
@@ -152,7 +152,7 @@ def test_names_follow_their_container(hosts: tuple[Host, Host]) -> None:
     finds(host1, "client", "db", address(host2, "db"))
     host2.docker("network", "disconnect", "foo", "db")
     finds(host1, "client", "db", "")
-    # Docker gives the name while nobody listens.
+    # Docker renames the container while the driver is down.
     host2.driver.stop()
     host2.driver.start()
     host2.docker("network", "connect", "--alias=store", "foo", "db")
@@ -163,8 +163,8 @@ def test_names_follow_their_container(hosts: tuple[Host, Host]) -> None:
     finds(host1, "client", "box", address(host2, "box"))
 
 
-def test_a_container_has_its_name_if_the_driver_starts_while_it_does(hosts: tuple[Host, Host]) -> None:
-    """Docker has told of its network, while nobody listened, and does not list what does not run yet."""
+def test_name_is_registered_when_the_driver_starts_with_the_container(hosts: tuple[Host, Host]) -> None:
+    """Docker sends the event while the driver is down, and does not list the container before it runs."""
     host1, host2 = hosts
     if host1.engine == "28.5":
         pytest.skip("Docker 28 asks containerd first, which is frozen here")
@@ -179,12 +179,12 @@ def test_a_container_has_its_name_if_the_driver_starts_while_it_does(hosts: tupl
             host2.driver.stop()
             host2.docker("rename", "old", "new")
             host2.driver.start()
-            finds(host1, "client", "new", address(host2, "new"))  # the driver has asked who runs
+            finds(host1, "client", "new", address(host2, "new"))  # the driver has read the running containers
         starts.result()
     finds(host1, "client", "web", address(host2, "web"))
 
 
-def test_a_container_on_two_networks_finds_those_on_both(hosts: tuple[Host, Host]) -> None:
+def test_container_on_two_networks_resolves_names_of_both(hosts: tuple[Host, Host]) -> None:
     host1, host2 = hosts
     create(hosts, "foo", "10.1.0.0/16")
     create(hosts, "bar", "10.2.0.0/16")
@@ -192,7 +192,7 @@ def test_a_container_on_two_networks_finds_those_on_both(hosts: tuple[Host, Host
     run(host2, "db", net="bar")
     run(host1, "client")
     finds(host1, "client", "web", address(host2, "web"))
-    assert lookup(host1, "client", "db") == ""  # it is not on that network
+    assert lookup(host1, "client", "db") == ""  # db is not on that network
     host1.docker("network", "connect", "bar", "client")
     finds(host1, "client", "db", address(host2, "db", "bar"))
     finds(host1, "client", "web", address(host2, "web"))
@@ -203,7 +203,7 @@ def test_a_container_on_two_networks_finds_those_on_both(hosts: tuple[Host, Host
     finds(host1, "client", "web", address(host2, "web"))
 
 
-def test_a_name_can_be_asked_for_without_the_setting(hosts: tuple[Host, Host]) -> None:
+def test_name_resolves_without_the_dns_setting(hosts: tuple[Host, Host]) -> None:
     host1, host2 = hosts
     create(hosts, "foo", "10.1.0.0/16")
     run(host2, "web")

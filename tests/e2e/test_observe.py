@@ -1,8 +1,9 @@
-"""What a cluster that works looks like: its picture, its metrics and its log."""
+"""Picture, metrics and log of a healthy cluster."""
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -15,7 +16,7 @@ Hosts = tuple[Host, ...]
 
 @pytest.fixture(scope="module")
 def hosts(module_fabric: Fabric) -> Hosts:
-    """Three hosts with a container each on one network; the first one's driver tells all."""
+    """Three hosts with a container each on one network; the first has metrics and a debug log."""
     hosts = module_fabric.cluster("host1", "host2", "host3")
     hosts[0].driver.start(f"--metrics={METRICS}", "--log-format=json")
     for host in hosts[1:]:
@@ -42,14 +43,14 @@ def scrape(host: Host) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
-def test_the_picture_has_every_host_container_and_tunnel(hosts: Hosts) -> None:
+def test_picture_has_every_host_container_and_tunnel(hosts: Hosts) -> None:
     host = hosts[0]
     wait_for(
         lambda: host.run("ovn-docker", "graph", "-o", "/tmp/cluster.svg") == "", "a picture without faults"
     )
     root = ET.fromstring(host.path("/tmp/cluster.svg").read_text())
     texts = {"".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"3 hosts, 1 network, 3 containers", "all sides agree", "foo", "web1", "web2", "web3"} <= texts
+    assert {"3 hosts, 1 network, 3 containers", "no differences", "foo", "web1", "web2", "web3"} <= texts
     assert {"host1", "host2", "host3", "this host"} <= texts
     assert {t for t in texts if t.endswith(": up")} == {
         f"geneve to {h.tunnel_address}: up" for h in hosts[1:]
@@ -86,11 +87,55 @@ def test_containers_and_calls_are_counted_by_name(hosts: Hosts) -> None:
             found.get(f'ovn_docker_nb_cfg{{at="{at}"}}', -1) for at in ("northbound", "southbound", "host")
         }
 
-    # An answer is shared for up to a second, so that the first one may be from before the change.
+    # An answer is reused for up to a second, so the first one may be older than the change.
     wait_for(lambda: len(progress()) == 1 and min(progress()) >= 1, "all to have come as far")
 
 
-def test_a_line_of_the_log_has_the_names(hosts: Hosts) -> None:
+TOKEN, PORT = "a-token-of-the-two-hosts", 8080
+ASK = """
+import sys, urllib.request
+request = urllib.request.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[2]})
+print(urllib.request.urlopen(request, timeout=30).read().decode())
+"""
+
+
+def test_live_page_shows_the_traffic_of_its_host_and_of_a_peer(hosts: Hosts) -> None:
+    here, there = hosts[:2]
+    servers = []
+    for host, options in ((there, []), (here, [f"--peer={there.address}:{PORT}"])):
+        host.run("sh", "-c", f"umask 077; echo {TOKEN} >/root/token")
+        command = ("ovn-docker", "graph", f"--serve={host.address}:{PORT}", "--token-file=/root/token")
+        servers.append((host, host.spawn(*command, *options, log="/var/log/lab/live.log")))
+
+    def ask(path: str) -> Any:
+        return json.loads(here.run("python3", "-c", ASK, f"http://{here.address}:{PORT}{path}", TOKEN))
+
+    address = there.docker("inspect", "--format={{.NetworkSettings.Networks.foo.IPAddress}}", "web2")
+    here.docker("exec", "-d", "web1", "ping", "-w", "600", "-s", "1000", "-i", "0.1", address)
+    ids: dict[str, str] = {}
+
+    def traffic_is_known() -> bool:
+        state = ask("/state.json")["cluster"]
+        if not state:
+            return False
+        ids.update({one["name"]: one["id"] for one in state["containers"]})
+        known = {one["name"]: one["traffic"] or [0, 0] for one in state["containers"]}
+        tunnels = {(one["from"], one["to"]): one["traffic"] or [0, 0] for one in state["tunnels"]}
+        both = [tunnels.get(pair, [0, 0]) for pair in (("host1", "host2"), ("host2", "host1"))]
+        return min(*known["web1"], *known["web2"], *both[0], *both[1]) > 1000 and known["web3"] == [0, 0]
+
+    wait_for(traffic_is_known, "the traffic of web1, web2 and of the tunnel as both hosts see it")
+    path = f"/trace.json?from={ids['web1']}&to={ids['web2']}&packet=icmp"
+    text = wait_for(lambda: ask(path), "the trace")
+    assert text.endswith("delivered, and so is the answer")
+    assert ["container", "web1 on host1"] in ask(f"/inspect.json?id={ids['web1']}")
+    doctor = wait_for(lambda: ask("/state.json")["doctor"], "a diagnosis")
+    assert (doctor["problem"], doctor["findings"]) == ("", [])
+    for host, pid in servers:
+        host.kill(pid)
+
+
+def test_log_line_has_the_names(hosts: Hosts) -> None:
     host = hosts[0]
     run(host, "short")
     wait_for(lambda: "short" in host.run("ovn-nbctl", "--columns=records", "list", "DNS"), "its name")

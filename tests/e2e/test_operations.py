@@ -1,6 +1,6 @@
-"""docs/operations.md, played: every command that stands there works, in that order.
+"""The commands of docs/operations.md work, in the order of the page.
 
-With ``OVN_DOCKER_DOCS=write`` what the commands print is written into the page.
+With ``OVN_DOCKER_DOCS=write`` the output of the commands is written into the page.
 """
 
 import os
@@ -19,11 +19,11 @@ from e2e.test_names import NAME_SERVER
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 LINES = 24
-"""Of what a command prints; the rest is left out."""
+"""Limit of lines of a command's output that the page shows."""
 
 
 def prepared(fabric: Fabric, *names: str) -> dict[str, Host]:
-    """Hosts with Open vSwitch and Docker, which asks OVN for names, and then the first of them."""
+    """Hosts with Open vSwitch and with Docker that queries OVN for names."""
     hosts = fabric.add_hosts(*names)
     hosts[0].spawn("python3", "-c", NAME_SERVER, hosts[0].address)
 
@@ -37,15 +37,15 @@ def prepared(fabric: Fabric, *names: str) -> dict[str, Host]:
     return {host.name: host for host in hosts}
 
 
-class Day:
-    """The three machines, and what was typed on them."""
+class TypedSession:
+    """The three machines, and the commands that were typed on them."""
 
     def __init__(self, fabric: Fabric) -> None:
         self.hosts = prepared(fabric, "host1", "host2", "host3")
         self.joined: list[Host] = []
 
     def type(self, name: str, command: str) -> str:
-        """What a command prints on a host; a person would type it again if it failed, once."""
+        """Return the output of a command on a host; a command that fails is repeated once, as by a user."""
         host = self.hosts[name]
         for last in (False, True):
             try:
@@ -64,13 +64,13 @@ class Day:
         return said.replace(str(Path(sys.executable).parent), "/usr/local/bin")
 
     def in_step(self) -> bool:
-        """Whether the hosts that have joined list the same networks."""
+        """Return whether the hosts that have joined list the same networks."""
         names = ("network", "ls", "--filter=driver=openvswitch", "--format={{.Name}}")
         return len({host.docker(*names) for host in self.joined}) == 1
 
 
-def test_a_day(fabric: Fabric) -> None:
-    day, page, outside = Day(fabric), [], True
+def test_commands_of_a_day_of_operations_work(fabric: Fabric) -> None:
+    day, page, outside = TypedSession(fabric), [], True
     for line in PAGE.read_text().splitlines():
         if line.startswith("```"):
             outside = line != "```console"
@@ -88,8 +88,8 @@ def test_a_day(fabric: Fabric) -> None:
 
 
 @pytest.mark.faults
-def test_a_database_of_several_servers_is_restored(fabric: Fabric) -> None:
-    """As the page says it; rows keep their UUIDs, by which we know them, and containers their network."""
+def test_clustered_database_is_restored_from_a_backup(fabric: Fabric) -> None:
+    """The commands are those of the page; rows keep their UUIDs, and containers their network."""
     hosts = host1, host2, host3 = fabric.cluster("host1", "host2", "host3", raft=True)
     for host in hosts:
         host.driver.start()
@@ -109,13 +109,13 @@ def test_a_database_of_several_servers_is_restored(fabric: Fabric) -> None:
     host1.ping("host1", "10.1.0.13")
 
     def restore() -> None:
-        """What is there is not touched: two rows differ."""
+        """Restore the backup; assert that only the two rows that differ change."""
         nb(host1, "ls-add", "later", "--", "set", "Logical_Switch", "foo", "external_ids:x=y")
         nb(host1, "--wait=hv", "sync")
         host2.run("ovn-docker", "central", "restore", "--force", "/root/copy")
         nb(host1, "--wait=hv", "sync")
 
-    # A machine that is busy may lose one by itself, but not each time.
+    # A busy machine may lose a packet by itself, but not each time.
     assert any(not lost_packets(host1, "host1", "10.1.0.13", restore, 8, 0.05) for _ in range(3))
 
     for host in hosts:

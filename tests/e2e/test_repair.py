@@ -1,4 +1,4 @@
-"""What containers need is made again: what was deleted by hand, or restored, or of a forgotten host."""
+"""Rows that containers need are made again after a deletion by hand, a restore, or `host forget`."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ Hosts = tuple[Host, Host, Host]
 
 @pytest.fixture
 def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
-    """Three hosts with a container `box` each on the network `foo`; afterwards nothing is left."""
+    """Three hosts with a container `box` each on the network `foo`, which are removed afterwards."""
     with ExitStack() as drivers:
         for host in three_hosts:
             drivers.enter_context(driver_with(host))
@@ -38,19 +38,19 @@ def run(host: Host, name: str, *options: str) -> None:
 
 
 def gc(host: Host) -> list[str]:
-    """Lines of `ovn-docker gc`."""
+    """Return the lines of `ovn-docker gc`."""
     return host.run("ovn-docker", "gc", check=False).splitlines()
 
 
 def in_order(host: Host) -> bool:
-    """True when `ovn-docker gc` finds nothing."""
+    """Return whether `ovn-docker gc` finds nothing."""
     return gc(host)[0] == "nothing is left over, and nothing is missing"
 
 
 def all_reach_all(hosts: Hosts) -> None:
-    """Each host's container gets an echo of the others'.
+    """Wait until each host's container gets echo replies from the others.
 
-    The driver takes an endpoint that Docker made less than 15 s ago for one that a call is working on.
+    The driver does not repair endpoints younger than 15 s, since a call of Docker may be making them.
     """
     addresses = [address(host, "box") for host in hosts]
 
@@ -64,7 +64,7 @@ def all_reach_all(hosts: Hosts) -> None:
 
 
 def starts(hosts: Hosts) -> list[str]:
-    """When each container was started."""
+    """Return the start time of each container."""
     return [host.docker("inspect", "--format={{.State.StartedAt}}", "box") for host in hosts]
 
 
@@ -84,7 +84,7 @@ DELETIONS = {
 }  # fmt: skip
 
 
-def test_what_was_deleted_by_hand_is_back_without_a_restart(hosts: Hosts) -> None:
+def test_rows_deleted_by_hand_are_made_again_without_a_restart(hosts: Hosts) -> None:
     host1, *_ = hosts
     before = starts(hosts)
     for what, command in DELETIONS.items():
@@ -97,7 +97,7 @@ def test_what_was_deleted_by_hand_is_back_without_a_restart(hosts: Hosts) -> Non
     host1.ping("new", address(hosts[2], "box"))
 
 
-def test_a_host_that_comes_back_after_it_was_forgotten(hosts: Hosts) -> None:
+def test_forgotten_host_that_comes_back_is_repaired(hosts: Hosts) -> None:
     host1, _, host3 = hosts
     run(host3, "second")
     before, taken = starts(hosts), address(host3, "second")

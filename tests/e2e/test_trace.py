@@ -1,4 +1,4 @@
-"""`ovn-docker trace` says what traffic does, whatever is in its way; and `tcpdump` shows it."""
+"""`ovn-docker trace` agrees with traffic, whatever drops it, and `tcpdump` shows the packets."""
 
 import itertools
 import json
@@ -14,11 +14,11 @@ import pytest
 from e2e.cluster import unanswered
 from e2e.lab import CommandError, Fabric, Host, wait_for
 
-Break = Callable[["Town"], AbstractContextManager[object]]
+Break = Callable[["Topology"], AbstractContextManager[object]]
 
 
-class Town:
-    """Two hosts; web1 and web2 on the first and far on the second are on `foo`, other is on `bar` alone."""
+class Topology:
+    """Two hosts; web1 and web2 on the first and far on the second are on `foo`, other is only on `bar`."""
 
     def __init__(self, fabric: Fabric) -> None:
         self.hosts = self.host1, self.host2 = fabric.cluster("host1", "host2")
@@ -51,7 +51,7 @@ class Town:
         self.host1.run("ovn-nbctl", "--timeout=10", "--wait=hv", *command)
 
     def reaches(self, source: str, target: str, packet: str) -> bool:
-        """What traffic does; in user space the first packet through a tunnel may get lost."""
+        """Return whether real traffic arrives; in user space a tunnel may lose the first packet."""
         address = self.address(target)
         once = f"ping -c 1 -W 1 {address}" if packet == "icmp" else f"nc -w 1 {address} 5432 </dev/null"
         try:
@@ -61,9 +61,9 @@ class Town:
         return True
 
     def traced(self, source: str, target: str, packet: str) -> tuple[bool, str]:
-        """The verdict on the source's host: does the packet arrive, and what it says.
+        """Return the verdict of `ovn-docker trace`: whether the packet arrives, and the text.
 
-        *target*: a container of the town, or an address.
+        *target*: a container of the topology, or an address.
         """
         to = self.address(target) if target in self.endpoints else target
         command = ("ovn-docker", "trace", "--json", source, to, packet)
@@ -72,52 +72,61 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town(module_fabric: Fabric) -> Town:
-    return Town(module_fabric)
+def topology(module_fabric: Fabric) -> Topology:
+    return Topology(module_fabric)
 
 
 @contextmanager
-def nothing(town: Town) -> Iterator[None]:
+def nothing(topology: Topology) -> Iterator[None]:
     yield
 
 
 @contextmanager
-def access_rule(town: Town, name: str, direction: str, match: str) -> Iterator[None]:
+def access_rule(topology: Topology, name: str, direction: str, match: str) -> Iterator[None]:
     side = "outport" if direction == "to-lport" else "inport"
-    town.nbctl("acl-add", "foo", direction, "1000", f'{side} == "{town.port(name)}" && {match}', "drop")
+    topology.nbctl(
+        "acl-add", "foo", direction, "1000", f'{side} == "{topology.port(name)}" && {match}', "drop"
+    )
     yield
-    town.nbctl("acl-del", "foo")
+    topology.nbctl("acl-del", "foo")
 
 
 @contextmanager
-def disabled(town: Town, name: str) -> Iterator[None]:
-    town.nbctl("lsp-set-enabled", town.port(name), "disabled")
+def disabled(topology: Topology, name: str) -> Iterator[None]:
+    topology.nbctl("lsp-set-enabled", topology.port(name), "disabled")
     yield
-    town.nbctl("lsp-set-enabled", town.port(name), "enabled")
+    topology.nbctl("lsp-set-enabled", topology.port(name), "enabled")
 
 
 @contextmanager
-def wrong_port_security(town: Town, name: str) -> Iterator[None]:
-    endpoint = town.endpoints[name]
+def wrong_port_security(topology: Topology, name: str) -> Iterator[None]:
+    endpoint = topology.endpoints[name]
     mac, address = endpoint["MacAddress"], endpoint["IPAddress"]
-    town.nbctl("lsp-set-port-security", town.port(name), f"{mac} 10.1.0.200")
+    topology.nbctl("lsp-set-port-security", topology.port(name), f"{mac} 10.1.0.200")
     yield
-    town.nbctl("lsp-set-port-security", town.port(name), f"{mac} {address}")
+    topology.nbctl("lsp-set-port-security", topology.port(name), f"{mac} {address}")
 
 
 @contextmanager
-def link_down(town: Town, name: str) -> Iterator[None]:
-    town.where[name].run("ip", "link", "set", town.link(name), "down")
+def link_down(topology: Topology, name: str) -> Iterator[None]:
+    topology.where[name].run("ip", "link", "set", topology.link(name), "down")
     yield
-    town.where[name].run("ip", "link", "set", town.link(name), "up")
+    topology.where[name].run("ip", "link", "set", topology.link(name), "up")
 
 
 @contextmanager
-def firewalled(town: Town) -> Iterator[None]:
-    rule = "priority=100,udp,tp_dst=6081"
-    town.host2.run("ovs-ofctl", "add-flow", "breth1", f"{rule},actions=drop")
-    yield
-    town.host2.run("ovs-ofctl", "--strict", "del-flows", "breth1", rule)
+def firewalled(topology: Topology) -> Iterator[None]:
+    if topology.host2.fabric.userspace:  # the kernel does not get the packets
+        rule = "priority=100,udp,tp_dst=6081"
+        topology.host2.run("ovs-ofctl", "add-flow", "breth1", f"{rule},actions=drop")
+        yield
+        topology.host2.run("ovs-ofctl", "--strict", "del-flows", "breth1", rule)
+    else:
+        hook = "type filter hook input priority 0;"
+        rules = f"table inet firewall {{ chain input {{ {hook} udp dport 6081 drop; }}; }}"
+        topology.host2.run("nft", "-f", "-", stdin=rules)
+        yield
+        topology.host2.run("nft", "delete", "table", "inet", "firewall")
 
 
 BREAKS: dict[str, tuple[tuple[str, str], Break]] = {
@@ -139,122 +148,120 @@ BREAKS: dict[str, tuple[tuple[str, str], Break]] = {
     "link of far down": (("web1", "far"), lambda t: link_down(t, "far")),
     "tunnel firewalled": (("far", "web2"), firewalled),
 }
-"""What is in the way, and of which two containers it is."""
+"""A fault, and the two containers between which it drops packets."""
 
 PAIRS = [("web1", "web2"), ("web1", "far"), ("far", "web2"), ("web1", "other")]
 PACKETS = ("icmp", "tcp/5432")
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_the_verdict_agrees_with_what_traffic_does(town: Town, broken: str) -> None:
-    if broken == "tunnel firewalled" and not town.host1.fabric.userspace:
-        pytest.skip("the lab's firewall is a flow of the bridge that tunnels have in user space")
+def test_verdict_agrees_with_traffic(topology: Topology, broken: str) -> None:
     pair, make = BREAKS[broken]
     concerned = [(pair, packet) for packet in PACKETS]
     others = [case for case in itertools.product(PAIRS, PACKETS) if case not in concerned]
-    with make(town):
+    with make(topology):
         for (source, target), packet in [*concerned, *random.Random(broken).sample(others, k=1)]:
-            delivered, verdict = town.traced(source, target, packet)
-            assert delivered == town.reaches(source, target, packet), (source, target, packet, verdict)
+            delivered, verdict = topology.traced(source, target, packet)
+            assert delivered == topology.reaches(source, target, packet), (source, target, packet, verdict)
 
 
-def test_a_drop_is_named_with_its_object(town: Town) -> None:
-    with access_rule(town, "far", "to-lport", "tcp.dst == 5432"):
-        acl = town.host1.run("ovn-nbctl", "--bare", "--columns=_uuid", "list", "ACL")
-        _, verdict = town.traced("web1", "far", "tcp/5432")
+def test_drop_names_its_object(topology: Topology) -> None:
+    with access_rule(topology, "far", "to-lport", "tcp.dst == 5432"):
+        acl = topology.host1.run("ovn-nbctl", "--bare", "--columns=_uuid", "list", "ACL")
+        _, verdict = topology.traced("web1", "far", "tcp/5432")
         assert f"dropped at network foo, by ACL {acl} (to-lport, priority 1000, drop: " in verdict
-    with wrong_port_security(town, "web1"):
-        _, verdict = town.traced("web1", "web2", "icmp")
+    with wrong_port_security(topology, "web1"):
+        _, verdict = topology.traced("web1", "web2", "icmp")
         assert verdict.startswith(
-            f"dropped at OVN, by port_security of Logical_Switch_Port {town.port('web1')}"
+            f"dropped at OVN, by port_security of Logical_Switch_Port {topology.port('web1')}"
         )
-    with link_down(town, "web2"):
-        _, verdict = town.traced("web1", "web2", "icmp")
-        assert verdict.startswith(f"dropped at web2, by link {town.link('web2')}")
-    _, verdict = town.traced("web1", "other", "icmp")
+    with link_down(topology, "web2"):
+        _, verdict = topology.traced("web1", "web2", "icmp")
+        assert verdict.startswith(f"dropped at web2, by link {topology.link('web2')}")
+    _, verdict = topology.traced("web1", "other", "icmp")
     assert verdict.endswith("connect one: docker network connect foo other")
 
 
-def test_detail_adds_what_ovn_and_open_vswitch_say(town: Town) -> None:
-    said = town.host1.run("ovn-docker", "trace", "web1", "web2", "--detail")
+def test_detail_adds_the_output_of_the_tools(topology: Topology) -> None:
+    said = topology.host1.run("ovn-docker", "trace", "web1", "web2", "--detail")
     assert "ls_in_l2_lkup" in said
     assert "Datapath actions:" in said
     assert "* Logical flow: table=" in said  # by ovn-detrace
 
 
-def test_udp_is_traced(town: Town) -> None:
+def test_udp_is_traced(topology: Topology) -> None:
     for source, target in (("web1", "web2"), ("web1", "far")):
-        assert town.traced(source, target, "udp/53")[0]
-    with access_rule(town, "far", "to-lport", "udp.dst == 53"):
-        assert town.traced("web1", "far", "udp/5353")[0]
-        assert "by ACL" in town.traced("web1", "far", "udp/53")[1]
+        assert topology.traced(source, target, "udp/53")[0]
+    with access_rule(topology, "far", "to-lport", "udp.dst == 53"):
+        assert topology.traced("web1", "far", "udp/5353")[0]
+        assert "by ACL" in topology.traced("web1", "far", "udp/53")[1]
 
 
-def test_a_tunnel_that_was_silent_is_traced(town: Town) -> None:
-    town.host1.run("ovs-appctl", "tnl/arp/flush")
-    assert town.traced("web1", "far", "icmp") == (True, "delivered, and so is the answer")
+def test_idle_tunnel_is_traced(topology: Topology) -> None:
+    topology.host1.run("ovs-appctl", "tnl/arp/flush")
+    assert topology.traced("web1", "far", "icmp") == (True, "delivered, and so is the answer")
 
 
-def test_a_packet_is_captured_and_the_capture_ends(town: Town) -> None:
-    town.host1.spawn("ovn-docker", "tcpdump", "web2", "-c", "2", "icmp", log="/tmp/capture")
-    wait_for(lambda: "listening" in town.host1.path("/tmp/capture").read_text(), "the capture")
-    assert town.reaches("web1", "web2", "icmp")
-    wait_for(lambda: "2 packets captured" in town.host1.path("/tmp/capture").read_text(), "its end")
-    said = town.host1.path("/tmp/capture").read_text()
-    assert f"{town.address('web1')} > {town.address('web2')}: ICMP echo request" in said
+def test_capture_ends_after_its_packets(topology: Topology) -> None:
+    topology.host1.spawn("ovn-docker", "tcpdump", "web2", "-c", "2", "icmp", log="/tmp/capture")
+    wait_for(lambda: "listening" in topology.host1.path("/tmp/capture").read_text(), "the capture")
+    assert topology.reaches("web1", "web2", "icmp")
+    wait_for(lambda: "2 packets captured" in topology.host1.path("/tmp/capture").read_text(), "its end")
+    said = topology.host1.path("/tmp/capture").read_text()
+    assert f"{topology.address('web1')} > {topology.address('web2')}: ICMP echo request" in said
     gone = ("pgrep", "-x", "tcpdump")
-    wait_for(lambda: town.host1.run(*gone, check=False) == "", "the end of tcpdump itself")
+    wait_for(lambda: topology.host1.run(*gone, check=False) == "", "the end of tcpdump itself")
     with pytest.raises(CommandError, match="is on host2: run this there"):
-        town.host1.run("ovn-docker", "tcpdump", town.address("far"))
+        topology.host1.run("ovn-docker", "tcpdump", topology.address("far"))
     with pytest.raises(CommandError, match="web2 is not on network bar, but on foo"):
-        town.host1.run("ovn-docker", "tcpdump", "web2", "--network", "bar")
+        topology.host1.run("ovn-docker", "tcpdump", "web2", "--network", "bar")
 
 
-def test_tcpdump_of_the_current_directory_is_not_run(town: Town) -> None:
-    tool = town.host1.run("sh", "-c", "command -v ovn-docker").strip()
+def test_tcpdump_of_the_current_directory_is_not_run(topology: Topology) -> None:
+    tool = topology.host1.run("sh", "-c", "command -v ovn-docker").strip()
     trap = (
         "mkdir /tmp/trap; printf '#!/bin/sh\\necho trap\\n' >/tmp/trap/tcpdump; chmod 755 /tmp/trap/tcpdump"
     )
-    town.host1.run("sh", "-ec", trap)
+    topology.host1.run("sh", "-ec", trap)
     for path in ("", ":/usr/bin", ".:/usr/bin"):
-        said = town.host1.run(
+        said = topology.host1.run(
             "/usr/bin/env", "-C", "/tmp/trap", f"PATH={path}", tool, "tcpdump", "web2", "--version"
         )
         assert "libpcap version" in said
 
 
-def test_ls_and_inspect_show_all_sides(town: Town) -> None:
-    rows = json.loads(town.host1.run("ovn-docker", "ls", "endpoints", "--json"))
-    assert {row["id"] for row in rows} == {town.port(name) for name in town.endpoints}
-    (far,) = (row for row in rows if row["id"] == town.port("far"))
+def test_ls_and_inspect_show_docker_ovn_and_open_vswitch(topology: Topology) -> None:
+    rows = json.loads(topology.host1.run("ovn-docker", "ls", "endpoints", "--json"))
+    assert {row["id"] for row in rows} == {topology.port(name) for name in topology.endpoints}
+    (far,) = (row for row in rows if row["id"] == topology.port("far"))
     assert (far["host"], far["chassis"], far["up"], far["here"]) == ("host2", "host2", True, False)
-    networks = json.loads(town.host1.run("ovn-docker", "ls", "--json"))
+    networks = json.loads(topology.host1.run("ovn-docker", "ls", "--json"))
     assert {row["name"]: (row["hosts"], row["endpoints"]) for row in networks} == {
         "foo": (["host1", "host2"], 3),
         "bar": (["host1"], 1),
     }
-    with wrong_port_security(town, "web1"):
-        (web1,) = json.loads(town.host1.run("ovn-docker", "inspect", "web1", "--json", check=False))
+    with wrong_port_security(topology, "web1"):
+        (web1,) = json.loads(topology.host1.run("ovn-docker", "inspect", "web1", "--json", check=False))
         assert (web1["state"], web1["installed"]) == ("running", True)
         assert "port security" in web1["differences"][0]
-    town.host1.run("ovs-vsctl", "del-port", town.link("web2"))
-    wait_for(  # it may be that the container is still being started
-        lambda: "no port in Open vSwitch" in town.host1.run("ovn-docker", "inspect", "web2", check=False),
+    topology.host1.run("ovs-vsctl", "del-port", topology.link("web2"))
+    wait_for(  # the container may still be starting
+        lambda: "no port in Open vSwitch" in topology.host1.run("ovn-docker", "inspect", "web2", check=False),
         "a difference",
     )
-    town.host1.docker("restart", "web2")
+    topology.host1.docker("restart", "web2")
 
 
-def test_status_shows_the_host_at_a_glance(town: Town) -> None:
-    said = town.host2.run("ovn-docker", "status")
+def test_status_shows_the_state_of_the_host(topology: Topology) -> None:
+    said = topology.host2.run("ovn-docker", "status")
     parts = {line.split()[0]: line for line in said.splitlines() if line}
     assert re.search(r"since .*, [1-9]\d* requests, 0 errors$", parts["driver"])
-    assert f"tcp:{town.host1.address}:6641" in parts["northbound"]
+    assert f"tcp:{topology.host1.address}:6641" in parts["northbound"]
     assert parts["changes"].split() == ["changes", "current"]
     assert parts["host1"].split()[3] == "up"
-    town.host2.controller.stop()
-    said = town.host2.run("sh", "-c", "ovn-docker status; echo $?").splitlines()
-    town.host2.controller.start()
+    topology.host2.controller.stop()
+    said = topology.host2.run("sh", "-c", "ovn-docker status; echo $?").splitlines()
+    topology.host2.controller.start()
     assert said[-1] == "3"
     assert any(line.split() == ["ovn-controller", "down"] for line in said)
 
@@ -262,180 +269,188 @@ def test_status_shows_the_host_at_a_glance(town: Town) -> None:
 VIP = "10.1.0.100"
 
 
-def inside(town: Town, name: str, *command: str) -> str:
-    """Output of a command of the host's in the network namespace of a container."""
-    host = town.where[name]
+def inside(topology: Topology, name: str, *command: str) -> str:
+    """Return the output of a command of the host in the network namespace of a container."""
+    host = topology.where[name]
     pid = host.docker("inspect", "--format={{.State.Pid}}", name)
     return host.run("nsenter", f"--net=/proc/{pid}/ns/net", *command)
 
 
-def take(town: Town, name: str, address: str) -> None:
+def add_address(topology: Topology, name: str, address: str) -> None:
     """Put an address on a container's interface, and announce it as keepalived does."""
-    inside(town, name, "ip", "address", "add", f"{address}/24", "dev", "eth0")
-    town.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "eth0", address)
+    inside(topology, name, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+    topology.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "eth0", address)
 
 
-def leave(town: Town, name: str, address: str) -> None:
-    inside(town, name, "ip", "address", "del", f"{address}/24", "dev", "eth0")
+def remove_address(topology: Topology, name: str, address: str) -> None:
+    inside(topology, name, "ip", "address", "del", f"{address}/24", "dev", "eth0")
 
 
 @contextmanager
-def running(town: Town, host: Host, name: str, network: str, *options: str) -> Iterator[None]:
-    """One more container in the town, which serves port 5432 as the others do."""
+def running(topology: Topology, host: Host, name: str, network: str, *options: str) -> Iterator[None]:
+    """Start one more container, which serves port 5432 as the others do."""
     command = ("busybox", "nc", "-ll", "-p", "5432", "-e", "true")
     host.docker(
         "run", "-d", f"--network={network}", f"--name={name}", "--stop-signal=KILL", *options, *command
     )
-    town.where[name] = host
+    topology.where[name] = host
     yield
     host.docker("rm", "--force", name)
-    del town.where[name]
+    del topology.where[name]
 
 
-def silent(town: Town, *addresses: str) -> dict[str, list[str]]:
-    """The addresses that do not answer the first packet of web1, nor that of far."""
-    asking = ((town.host1, "web1"), (town.host2, "far"))
+def silent(topology: Topology, *addresses: str) -> dict[str, list[str]]:
+    """Return the addresses that do not answer the first packets of web1 and far."""
+    asking = ((topology.host1, "web1"), (topology.host2, "far"))
     return {name: unanswered(host, name, *addresses, tunnel=True) for host, name in asking}
 
 
 def diagnosed(host: Host) -> list[str]:
-    """The findings of the doctor about port security."""
+    """Return the findings of the doctor about port security."""
     results = json.loads(host.run("ovn-docker", "doctor", "--json", check=False, timeout=60))
     return [f["evidence"] for one in results if one["name"] == "port-security" for f in one["findings"]]
 
 
-def test_a_virtual_address_moves_between_hosts_at_once(town: Town) -> None:
+def test_a_virtual_address_moves_between_hosts_at_once(topology: Topology) -> None:
     allowed = f"name=foo,driver-opt=ovn.allowed-addresses={VIP}"
-    with running(town, town.host1, "vip1", allowed), running(town, town.host2, "vip2", allowed):
+    with (
+        running(topology, topology.host1, "vip1", allowed),
+        running(topology, topology.host2, "vip2", allowed),
+    ):
         trace = ("ovn-docker", "trace", "web1", VIP)
         known = "it is allowed to vip1 on host1, vip2 on host2"
-        wait_for(lambda: known in town.host1.run(*trace, "--no-probe"), "their names")
-        nowhere = town.host1.run(*trace, check=False)
-        assert nowhere.endswith(f"dropped at probe: nobody answers ARP for {VIP}")
+        wait_for(lambda: known in topology.host1.run(*trace, "--no-probe"), "their names")
+        nowhere = topology.host1.run(*trace, check=False)
+        assert nowhere.endswith(f"dropped at probe: ARP for {VIP} is not answered")
         for name, before in (("vip1", ""), ("vip2", "vip1"), ("vip1", "vip2")):
             if before:
-                leave(town, before, VIP)
-            take(town, name, VIP)
-            assert silent(town, VIP) == {"web1": [], "far": []}, name
-            said = town.host1.run(*trace, timeout=60)
+                remove_address(topology, before, VIP)
+            add_address(topology, name, VIP)
+            assert silent(topology, VIP) == {"web1": [], "far": []}, name
+            said = topology.host1.run(*trace, timeout=60)
             assert f"an echo request is answered by {VIP}" in said
-            if name == "vip2":  # this host does not see into it
+            if name == "vip2":  # the container is on another host
                 assert re.search(f"ARP for {VIP} is answered by [0-9a-f:]*, vip2 on host2\n", said)
             else:
                 assert "the logical switch sends it to vip1's port" in said
-        assert diagnosed(town.host1) == []
+        assert diagnosed(topology.host1) == []
         with pytest.raises(CommandError, match="is an allowed address of endpoint"):
-            town.host2.docker("run", "--rm", "--net=foo", f"--ip={VIP}", "busybox", "true")
-        more = f"name=foo,driver-opt=ovn.allowed-addresses={town.address('far')}"
+            topology.host2.docker("run", "--rm", "--net=foo", f"--ip={VIP}", "busybox", "true")
+        more = f"name=foo,driver-opt=ovn.allowed-addresses={topology.address('far')}"
         with pytest.raises(CommandError, match="is the own address of endpoint"):
-            town.host1.docker("run", "--rm", f"--network={more}", "busybox", "true")
+            topology.host1.docker("run", "--rm", f"--network={more}", "busybox", "true")
 
 
-def test_a_virtual_mac_moves_with_its_address(town: Town) -> None:
-    """As with keepalived's ``use_vmac``: a macvlan on the container's interface (RFC 5798, 7.3)."""
+def test_a_virtual_mac_moves_with_its_address(topology: Topology) -> None:
+    """The address is on a macvlan, as with keepalived's ``use_vmac`` (RFC 5798, 7.3)."""
     address, mac = "10.1.0.101", "00:00:5e:00:01:0a"
     allowed = f"name=foo,driver-opt=ovn.allowed-addresses={mac}/{address}"
-    with running(town, town.host1, "vip1", allowed), running(town, town.host2, "vip2", allowed):
+    with (
+        running(topology, topology.host1, "vip1", allowed),
+        running(topology, topology.host2, "vip2", allowed),
+    ):
         for name, before in (("vip1", ""), ("vip2", "vip1")):
             if before:
-                inside(town, before, "ip", "link", "del", "vrrp")
-            inside(town, name, "sysctl", "-w", "net.ipv4.conf.eth0.arp_ignore=1")
+                inside(topology, before, "ip", "link", "del", "vrrp")
+            inside(topology, name, "sysctl", "-w", "net.ipv4.conf.eth0.arp_ignore=1")
             macvlan = ("address", mac, "type", "macvlan")
-            inside(town, name, "ip", "link", "add", "vrrp", "link", "eth0", *macvlan)
-            inside(town, name, "ip", "link", "set", "vrrp", "up")
-            inside(town, name, "ip", "address", "add", f"{address}/32", "dev", "vrrp")
-            town.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "vrrp", address)
-            assert silent(town, address) == {"web1": [], "far": []}, name
-            assert mac in inside(town, "web1", "ip", "neighbour", "show", address)
-            assert diagnosed(town.where[name]) == []
+            inside(topology, name, "ip", "link", "add", "vrrp", "link", "eth0", *macvlan)
+            inside(topology, name, "ip", "link", "set", "vrrp", "up")
+            inside(topology, name, "ip", "address", "add", f"{address}/32", "dev", "vrrp")
+            topology.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "vrrp", address)
+            assert silent(topology, address) == {"web1": [], "far": []}, name
+            assert mac in inside(topology, "web1", "ip", "neighbour", "show", address)
+            assert diagnosed(topology.where[name]) == []
 
 
-def test_port_security_is_named_until_it_lets_an_address_pass(town: Town) -> None:
+def test_port_security_is_named_until_it_allows_an_address(topology: Topology) -> None:
     address = "10.1.0.60"
-    with running(town, town.host1, "more", "foo"):
-        take(town, "more", address)
-        assert silent(town, address) == {"web1": [address], "far": [address]}
-        (evidence,) = diagnosed(town.host1)
+    with running(topology, topology.host1, "more", "foo"):
+        add_address(topology, "more", address)
+        assert silent(topology, address) == {"web1": [address], "far": [address]}
+        (evidence,) = diagnosed(topology.host1)
         assert evidence.startswith(f"more on foo has {address} with MAC 02:42:")
-        said = json.loads(town.host1.run("ovn-docker", "trace", "--json", "web1", address, check=False))
+        said = json.loads(topology.host1.run("ovn-docker", "trace", "--json", "web1", address, check=False))
         assert said["verdict"].startswith("dropped at OVN, by port_security of Logical_Switch_Port ")
         assert said["verdict"].endswith(f"start it with driver-opt=ovn.allowed-addresses={address}")
     for option in (f"ovn.allowed-addresses={address} 10.1.0.61", "ovn.port-security=off"):
-        with running(town, town.host1, "more", f"name=foo,driver-opt={option}"):
-            take(town, "more", address)
-            assert silent(town, address) == {"web1": [], "far": []}, option
-            assert diagnosed(town.host1) == []
-            assert town.traced("web1", address, "icmp")[0]
+        with running(topology, topology.host1, "more", f"name=foo,driver-opt={option}"):
+            add_address(topology, "more", address)
+            assert silent(topology, address) == {"web1": [], "far": []}, option
+            assert diagnosed(topology.host1) == []
+            assert topology.traced("web1", address, "icmp")[0]
 
 
-def test_a_changed_mac_is_named(town: Town) -> None:
-    own = inside(town, "web2", "cat", "/sys/class/net/eth0/address").strip()
-    inside(town, "web2", "ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
-    (evidence,) = diagnosed(town.host1)
+def test_a_changed_mac_is_named(topology: Topology) -> None:
+    own = inside(topology, "web2", "cat", "/sys/class/net/eth0/address").strip()
+    inside(topology, "web2", "ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
+    (evidence,) = diagnosed(topology.host1)
     assert re.match(
-        "web2 on foo has 10[0-9.]+ with MAC 02:00:00:00:00:99 on its eth0, and port sec", evidence
+        "web2 on foo has 10[0-9.]+ with MAC 02:00:00:00:00:99 on its eth0, but port sec", evidence
     )
-    delivered, verdict = town.traced("web2", "web1", "icmp")
-    inside(town, "web2", "ip", "link", "set", "eth0", "address", own)
+    delivered, verdict = topology.traced("web2", "web1", "icmp")
+    inside(topology, "web2", "ip", "link", "set", "eth0", "address", own)
     assert not delivered
     assert "port security allows" in verdict
     assert "web2 has 02:00:00:00:00:99" in verdict
 
 
-def test_addresses_of_link_local_ip_work(town: Town) -> None:
+def test_link_local_addresses_work(topology: Topology) -> None:
     one, other = "169.254.7.7", "169.254.7.8"
     with (
-        running(town, town.host1, "near", "foo", f"--link-local-ip={one}"),
-        running(town, town.host2, "remote", "foo", f"--link-local-ip={other}"),
+        running(topology, topology.host1, "near", "foo", f"--link-local-ip={one}"),
+        running(topology, topology.host2, "remote", "foo", f"--link-local-ip={other}"),
     ):
-        for host, name, target in ((town.host1, "near", other), (town.host2, "remote", one)):
+        for host, name, target in ((topology.host1, "near", other), (topology.host2, "remote", one)):
             wait_for(lambda h=host, n=name, t=target: not unanswered(h, n, t), target)  # type: ignore[misc]
 
 
-def test_the_way_out_is_followed_through_the_host(town: Town) -> None:
+def test_path_out_is_followed_through_the_host(topology: Topology) -> None:
     said = json.loads(
-        town.host1.run("ovn-docker", "trace", "--json", "--no-probe", "web1", "8.8.8.8", check=False)
+        topology.host1.run("ovn-docker", "trace", "--json", "--no-probe", "web1", "8.8.8.8", check=False)
     )
     text = json.dumps(said)
-    assert "8.8.8.8 is on none of its networks: it goes by eth1 to 172." in text
+    assert "8.8.8.8 is not on its networks: it leaves by eth1 to 172." in text
     if said["delivered"]:
         assert "gets the address of" in text
         assert "-j MASQUERADE" in text
         assert said["verdict"].startswith("it leaves by ")
     else:
-        assert said["verdict"].endswith("and the host has no route to 8.8.8.8")
-    host = town.host1.run("ovn-docker", "trace", "--no-probe", "web1", town.host1.address)
+        assert said["verdict"].endswith("but the host has no route to 8.8.8.8")
+    host = topology.host1.run("ovn-docker", "trace", "--no-probe", "web1", topology.host1.address)
     assert "is the host's own address" in host
 
 
-def test_an_address_of_nobody_is_not_answered(town: Town) -> None:
-    said = town.host1.run("ovn-docker", "trace", "web1", "10.1.0.250", check=False)
+def test_unused_address_is_reported_as_unanswered(topology: Topology) -> None:
+    said = topology.host1.run("ovn-docker", "trace", "web1", "10.1.0.250", check=False)
     assert "network foo  no port has 10.1.0.250\n" in said
-    assert said.endswith("dropped at probe: nobody answers ARP for 10.1.0.250")
-    with pytest.raises(CommandError, match="known on host2 alone: run this there"):
-        town.host1.run("ovn-docker", "trace", "far", "10.1.0.250")
+    assert said.endswith("dropped at probe: ARP for 10.1.0.250 is not answered")
+    with pytest.raises(CommandError, match="known only on host2: run this there"):
+        topology.host1.run("ovn-docker", "trace", "far", "10.1.0.250")
 
 
-def test_a_published_port_is_followed_from_outside(town: Town) -> None:
-    with running(town, town.host1, "web3", "foo", "--publish=8080:5432", "--publish=8081:1"):
-        said = town.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/8080")
+def test_published_port_is_followed_from_outside(topology: Topology) -> None:
+    with running(topology, topology.host1, "web3", "foo", "--publish=8080:5432", "--publish=8081:1"):
+        said = topology.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/8080")
         assert "(DNAT)" in said
         assert "--dport 8080 -j DNAT --to-destination" in said
         assert "a process in it listens on port 5432" in said
         assert "a connection to port 5432 is answered by" in said
-        assert "(DNAT)" in town.host1.run("ovn-docker", "trace", "outside", town.host1.address, "tcp/8080")
-        said = town.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/8081", check=False)
+        assert "(DNAT)" in topology.host1.run(
+            "ovn-docker", "trace", "outside", topology.host1.address, "tcp/8080"
+        )
+        said = topology.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/8081", check=False)
         assert "nothing in it listens" in said
         with pytest.raises(
-            CommandError, match=r"no port tcp/5432 is published by web3: published are tcp/8080 for"
+            CommandError, match=r"web3 does not publish tcp/5432; published ports: tcp/8080 for"
         ):
-            town.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/5432")
+            topology.host1.run("ovn-docker", "trace", "outside", "web3", "tcp/5432")
 
 
-def test_a_capture_on_another_host_is_a_command_to_type_there(town: Town) -> None:
+def test_capture_on_another_host_is_a_command_for_that_host(topology: Topology) -> None:
     capture = ("ovn-docker", "tcpdump", "--network=foo", "far", "-c", "1", "tcp port 80")
     typed = "ovn-docker tcpdump --network foo far -c 1 'tcp port 80'"
     with pytest.raises(CommandError, match=f"far is on host2: run this there, or say --ssh: {typed}$"):
-        town.host1.run(*capture)
-    said = json.loads(town.host1.run(*capture, "--ssh", "--json"))
+        topology.host1.run(*capture)
+    said = json.loads(topology.host1.run(*capture, "--ssh", "--json"))
     assert said["command"] == f"ssh -- host2 {shlex.quote(typed)}"

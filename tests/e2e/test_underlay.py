@@ -1,4 +1,4 @@
-"""Containers in VMs of an OpenStack cloud: whom they reach, whom they do not, and what is left of them."""
+"""Containers in VMs of an OpenStack cloud: reachability, isolation, and leftovers."""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from e2e.lab.cloud import VM, Cloud
 from e2e.lab.cloud.machines import Driver
 from e2e.test_driver_killed import CRASH_DRIVER
 from e2e.test_guide import ASK, ECHO, SEND, SERVE
-from e2e.underlay import PATIENCE, Underlay
+from e2e.underlay import SWEEP_OPTIONS, Underlay
 
 pytestmark = pytest.mark.underlay
 
@@ -33,12 +33,12 @@ def shared_underlay(cloud: Cloud, vms: tuple[VM, VM, VM]) -> Iterator[Underlay]:
 
 @pytest.fixture
 def underlay(shared_underlay: Underlay) -> Iterator[Underlay]:
-    """Three VMs with the driver; afterwards nothing is left of the test."""
+    """Three VMs with the driver; afterwards checks that the test left nothing."""
     yield shared_underlay
     try:
         shared_underlay.start()
         shared_underlay.clear()
-        shared_underlay.killed = False  # kept addresses went with their networks
+        shared_underlay.killed = False  # leases were deleted with their networks
         shared_underlay.settles()
     except BaseException:
         shared_underlay.purge()
@@ -83,8 +83,8 @@ def test_containers_of_all_machines_and_a_plain_machine_reach_each_other(
         underlay.ping(vm1, "c1", plain.address, "-s", str(largest))
 
 
-def test_a_connection_carries_its_data(underlay: Underlay, foo: None) -> None:
-    """TCP with full packets, and UDP, between hypervisors: checksums and MTU."""
+def test_connections_carry_full_packets(underlay: Underlay, foo: None) -> None:
+    """TCP with full packets, and UDP, between hypervisors, for checksums and MTU."""
     vm1, _, vm3 = underlay.vms
     for vm in (vm1, vm3):
         vm.load("tools")
@@ -101,11 +101,13 @@ def test_a_container_cannot_take_another_address(underlay: Underlay, foo: None) 
     underlay.run(vm1, "c1", "--cap-add=NET_ADMIN")
     address = underlay.run(vm3, "c3")
     vm1.docker("exec", "c1", "ip", "address", "add", "192.168.1.99/24", "dev", "eth0")
-    assert underlay.silent(vm1, "c1", address, "-I", "192.168.1.99")
+    assert underlay.is_silent(vm1, "c1", address, "-I", "192.168.1.99")
     underlay.ping(vm1, "c1", address)
 
 
-def test_stopped_restarted_removed(underlay: Underlay, foo: None) -> None:
+def test_containers_keep_their_network_when_stopped_restarted_and_removed(
+    underlay: Underlay, foo: None
+) -> None:
     vm1, vm2, _ = underlay.vms
     underlay.run(vm1, "c1")
     other = underlay.run(vm2, "c2")
@@ -121,7 +123,7 @@ def test_stopped_restarted_removed(underlay: Underlay, foo: None) -> None:
     underlay.settles()
 
 
-def test_six_containers_at_once_on_one_trunk(underlay: Underlay, foo: None) -> None:
+def test_six_containers_start_at_once_on_one_trunk(underlay: Underlay, foo: None) -> None:
     vm1, _, vm3 = underlay.vms
     names = [f"c{i}" for i in range(6)]
     with ThreadPoolExecutor(len(names)) as pool:
@@ -134,14 +136,14 @@ def test_six_containers_at_once_on_one_trunk(underlay: Underlay, foo: None) -> N
         list(pool.map(lambda name: vm1.docker("rm", "--force", name), names))
 
 
-def test_two_tenants_do_not_meet(underlay: Underlay) -> None:
-    """The same addresses on both sides, in machines side by side, and an attempt to get in."""
+def test_two_tenants_are_isolated(underlay: Underlay) -> None:
+    """Both have the same addresses, in machines side by side; one tries to attach to the other's network."""
     cloud, vm1 = underlay.cloud, underlay.vms[0]
     foreign = cloud.boot("foreign", cloud.hypervisors[0], cloud.alt)
     with ExitStack() as undo:
         undo.callback(cloud.delete, foreign)
         foreign.prepare()
-        foreign.driver.start(*PATIENCE)
+        foreign.driver.start(*SWEEP_OPTIONS)
         for vm in (vm1, foreign):
             vm.docker(*CREATE, f"--subnet={SUBNET}", "-o", "ovn.network=foo", "foo")
         underlay.run(vm1, "c1", "--ip=192.168.1.10")
@@ -149,8 +151,8 @@ def test_two_tenants_do_not_meet(underlay: Underlay) -> None:
         underlay.run(foreign, "c1", "--ip=192.168.1.20")
         underlay.run(foreign, "other", "--ip=192.168.1.30")
         underlay.ping(foreign, "c1", "192.168.1.30")
-        assert underlay.silent(foreign, "c1", "192.168.1.10")
-        assert underlay.silent(vm1, "c1", "192.168.1.30")
+        assert underlay.is_silent(foreign, "c1", "192.168.1.10")
+        assert underlay.is_silent(vm1, "c1", "192.168.1.30")
         mac = underlay.endpoint(vm1, "same")["MacAddress"]
         underlay.ping(vm1, "c1", "192.168.1.20")
         assert mac in vm1.docker("exec", "c1", "cat", "/proc/net/arp")
@@ -164,8 +166,8 @@ def test_two_tenants_do_not_meet(underlay: Underlay) -> None:
         assert [port.name for port in cloud.alt.ports()] == ["foreign"]
 
 
-def test_security_groups_hold(underlay: Underlay, foo: None) -> None:
-    """Of a project's own group everybody may talk to everybody; of another group nobody may get in."""
+def test_security_groups_are_enforced(underlay: Underlay, foo: None) -> None:
+    """Members of the project's default group reach each other; a group without rules admits no packets."""
     demo, (vm1, vm2, _) = underlay.cloud.demo, underlay.vms
     group = demo.create_security_group(name="hermits")
     with ExitStack() as undo:
@@ -177,14 +179,14 @@ def test_security_groups_hold(underlay: Underlay, foo: None) -> None:
         address = underlay.run(vm2, "c2")
         neighbour = underlay.run(vm2, "neighbour")
         underlay.ping(vm2, "c2", neighbour)
-        assert underlay.silent(vm2, "c2", hermit)
+        assert underlay.is_silent(vm2, "c2", hermit)
         demo.create_security_group_rule(security_group_id=group.id, direction="ingress", protocol="icmp",
                                         ether_type="IPv4")  # fmt: skip
         underlay.ping(vm2, "c2", hermit)
-        assert underlay.silent(vm1, "hermit", address)
+        assert underlay.is_silent(vm1, "hermit", address)
 
 
-def test_a_power_cut_of_the_machine(underlay: Underlay, foo: None) -> None:
+def test_containers_work_again_after_a_power_cut(underlay: Underlay, foo: None) -> None:
     vm1, vm2, vm3 = underlay.vms
     underlay.run(vm3, "back", "--restart=always")
     underlay.run(vm3, "gone")
@@ -193,7 +195,7 @@ def test_a_power_cut_of_the_machine(underlay: Underlay, foo: None) -> None:
     vm3.power_on()
     vm3.start_switch()
     vm3.make_bridge()
-    vm3.driver.start(*PATIENCE)
+    vm3.driver.start(*SWEEP_OPTIONS)
     vm3.start_docker()
     wait_for(
         lambda: vm3.docker("ps", "--quiet", "--filter=name=back"), "the container to come back", timeout=60
@@ -204,8 +206,8 @@ def test_a_power_cut_of_the_machine(underlay: Underlay, foo: None) -> None:
     underlay.ping(vm3, "gone", underlay.run(vm2, "c2"))
 
 
-def test_neutron_is_away_for_a_while(underlay: Underlay, foo: None) -> None:
-    """What runs, runs on; what is asked for meanwhile fails with a reason, and nothing is left of it."""
+def test_running_containers_work_while_neutron_is_down(underlay: Underlay, foo: None) -> None:
+    """Requests in the meantime fail with a reason and leave nothing."""
     vm1, _, vm3 = underlay.vms
     neutron = underlay.cloud.control.neutron
     underlay.run(vm1, "c1")
@@ -215,7 +217,7 @@ def test_neutron_is_away_for_a_while(underlay: Underlay, foo: None) -> None:
     neutron.stop()
     try:
         underlay.ping(vm1, "c1", address)
-        refused = r"cannot reach Neutron at http://.*:9696: Connection refused; does it run, and is the way"
+        refused = r"cannot reach Neutron at http://.*:9696: Connection refused; check that it runs"
         with pytest.raises(CommandError, match=refused):
             underlay.run(vm1, "new")
         with pytest.raises(CommandError, match=refused):
@@ -230,11 +232,11 @@ def test_neutron_is_away_for_a_while(underlay: Underlay, foo: None) -> None:
     underlay.ping(vm1, "c1", underlay.run(vm3, "late"))
 
 
-def test_neutron_says_nothing(underlay: Underlay, foo: None) -> None:
-    """Packets to it get lost: every call of Docker's ends all the same."""
+def test_calls_end_when_packets_to_neutron_are_lost(underlay: Underlay, foo: None) -> None:
+    """Every call of Docker ends within its deadline."""
     control, vm1 = underlay.cloud.control, underlay.vms[0]
     vm1.driver.stop()
-    vm1.driver.start(*PATIENCE, "--request-timeout=5")
+    vm1.driver.start(*SWEEP_OPTIONS, "--request-timeout=5")
     underlay.run(vm1, "c1")
     underlay.cloud.fabric.partition(control)
     try:
@@ -244,10 +246,10 @@ def test_neutron_says_nothing(underlay: Underlay, foo: None) -> None:
     finally:
         underlay.cloud.fabric.heal(control)
     underlay.settles()
-    vm1.driver.stop()  # the fixture starts it with its usual patience
+    vm1.driver.stop()  # the fixture starts it with its usual options
 
 
-def test_the_driver_is_killed_while_containers_start(underlay: Underlay, foo: None) -> None:
+def test_a_driver_killed_while_containers_start_leaves_no_leftovers(underlay: Underlay, foo: None) -> None:
     vm1, _, vm3 = underlay.vms
     names = [f"c{i}" for i in range(6)]
     with ThreadPoolExecutor(len(names)) as pool:
@@ -257,7 +259,7 @@ def test_the_driver_is_killed_while_containers_start(underlay: Underlay, foo: No
         )
         vm1.driver.kill()
         underlay.killed = True
-        vm1.driver.start(*PATIENCE)
+        vm1.driver.start(*SWEEP_OPTIONS)
     for name, start in starts.items():
         if start.exception():
             assert isinstance(start.exception(), CommandError)
@@ -269,8 +271,8 @@ def test_the_driver_is_killed_while_containers_start(underlay: Underlay, foo: No
         underlay.ping(vm1, name, witness)
 
 
-def test_the_driver_is_killed_between_any_two_steps(underlay: Underlay) -> None:
-    """In the whole life of a network with a container: in Neutron, Open vSwitch, the kernel, to Docker."""
+def test_a_driver_killed_between_any_two_steps_leaves_no_leftovers(underlay: Underlay) -> None:
+    """Steps in the life of a network with a container: in Neutron, Open vSwitch, the kernel, Docker."""
     vm = underlay.vms[0]
     driver = Driver(vm, sys.executable, CRASH_DRIVER, listens=vm.driver.listens)
     create = (*CREATE, "--ipam-driver=openvswitch", f"--subnet={SUBNET}", "bar")
@@ -287,9 +289,9 @@ def test_the_driver_is_killed_between_any_two_steps(underlay: Underlay) -> None:
 
     def start(step: str) -> None:
         vm.driver.stop()
-        driver.start(step, vm.driver.argv[1], *PATIENCE)
+        driver.start(step, vm.driver.argv[1], *SWEEP_OPTIONS)
 
-    live_and_die()  # Docker asks once what the driver can do: those are no steps of the later lives
+    live_and_die()  # Docker asks once for the driver's capabilities: later lives lack these steps
     start("0")
     live_and_die()
     driver.stop()
@@ -298,22 +300,22 @@ def test_the_driver_is_killed_between_any_two_steps(underlay: Underlay) -> None:
     underlay.killed = True
 
     for step in steps:
-        print(step)  # of a failed test pytest shows them: the last one is the culprit
+        print(step)  # pytest shows them for a failed test: the last one is the cause
         start(step.split()[1])
         with ThreadPoolExecutor() as pool:
             life = pool.submit(live_and_die)
             wait_for(lambda: not driver.pid, "the driver to die", timeout=120)
-            vm.driver.start(*PATIENCE)
+            vm.driver.start(*SWEEP_OPTIONS)
             life.result()
         underlay.clear()
         vm.docker(*create)
         underlay.run(vm, "second", network="bar")
         underlay.settles()
         underlay.clear()
-    underlay.purge()  # halves of networks: for five minutes nobody can tell whether they are being made
+    underlay.purge()  # incomplete networks: leftovers only after five minutes
 
 
-def test_what_neutron_refuses_is_one_clear_line(underlay: Underlay) -> None:
+def test_refusals_of_neutron_are_reported_in_one_line(underlay: Underlay) -> None:
     cloud, vm1 = underlay.cloud, underlay.vms[0]
     vm1.docker(*CREATE, f"--subnet={SUBNET}", "foo")
     underlay.run(vm1, "c1", "--ip=192.168.1.10")
@@ -324,12 +326,12 @@ def test_what_neutron_refuses_is_one_clear_line(underlay: Underlay) -> None:
     held = cloud.demo.create_port(
         network_id=network.id, name="held", fixed_ips=[{"ip_address": "192.168.1.50"}]
     )
-    with pytest.raises(CommandError, match=r"address 192.168.1.50 is in use in Neutron by port .* \(held\)"):
+    with pytest.raises(CommandError, match=r"address 192.168.1.50 is in use by port .* in Neutron \(held\)"):
         underlay.run(vm1, "c2", "--ip=192.168.1.50")
     cloud.demo.delete_port(held.id)
 
     vm3 = underlay.vms[2]
-    for vm in (vm1, vm3):  # with Docker's own IPAM, which knows nothing of other machines
+    for vm in (vm1, vm3):  # with Docker's own IPAM, which does not see other machines
         vm.docker(*CREATE, "--subnet=192.168.4.0/24", "-o", "ovn.network=shared", "shared")
     underlay.run(vm1, "c4", "--ip=192.168.4.7", network="shared")
     with pytest.raises(CommandError, match=r"address 192.168.4.7 is in use by endpoint \w+ on host"):
@@ -339,7 +341,8 @@ def test_what_neutron_refuses_is_one_clear_line(underlay: Underlay) -> None:
     cloud.admin.update_quota(cloud.demo.project, ports=used)
     try:
         with pytest.raises(
-            CommandError, match=r"Neutron says: Quota exceeded for resources: \['port'\]; remove"
+            CommandError,
+            match=r"Neutron refused the request: Quota exceeded for resources: \['port'\]; delete",
         ):
             underlay.run(vm1, "c3")
     finally:
@@ -381,7 +384,7 @@ def test_an_existing_network_is_attached_to_and_never_deleted(underlay: Underlay
         assert (left.subnet_ids, left.tags, left.name) == ([subnet.id], [], "users")
 
 
-def test_the_guides_binding_profile_where_the_policy_allows_it(underlay: Underlay) -> None:
+def test_binding_profile_works_where_the_policy_allows_it(underlay: Underlay) -> None:
     cloud, (vm1, _, vm3) = underlay.cloud, underlay.vms
     policy = cloud.control.path("/etc/neutron/policy.yaml")
     with ExitStack() as undo:
@@ -389,13 +392,13 @@ def test_the_guides_binding_profile_where_the_policy_allows_it(underlay: Underla
         undo.callback(underlay.clear)
         undo.callback(policy.unlink, missing_ok=True)
         vm1.driver.stop()
-        vm1.driver.start(*PATIENCE, "--parent=profile")
+        vm1.driver.start(*SWEEP_OPTIONS, "--parent=profile")
         for vm in (vm1, vm3):
             vm.docker(
                 *CREATE, "--ipam-driver=openvswitch", f"--subnet={SUBNET}", "-o", "ovn.network=foo", "foo"
             )
         with pytest.raises(
-            CommandError, match="this cloud does not allow you binding:profile: start the driver"
+            CommandError, match="this cloud does not let you set binding:profile: start the driver"
         ):
             underlay.run(vm1, "c0")
         vm1.docker("rm", "--force", "c0")
@@ -407,8 +410,8 @@ def test_the_guides_binding_profile_where_the_policy_allows_it(underlay: Underla
         underlay.ping(vm1, "c1", underlay.run(vm3, "c3"))
 
 
-def test_a_network_of_the_machines_mtu(underlay: Underlay) -> None:
-    """Neutron puts nothing behind a port that carries more than the port's own network."""
+def test_networks_have_at_most_the_mtu_of_the_vms_network(underlay: Underlay) -> None:
+    """Neutron puts no port with a larger MTU behind the VM's port."""
     cloud, (vm1, vm2, _) = underlay.cloud, underlay.vms
     cloud.admin.update_network(cloud.management.id, mtu=1400)
     try:
@@ -426,7 +429,7 @@ def test_a_network_of_the_machines_mtu(underlay: Underlay) -> None:
         cloud.admin.update_network(cloud.management.id, mtu=1500)
 
 
-def test_dual_stack(underlay: Underlay) -> None:
+def test_containers_have_addresses_of_both_ip_versions(underlay: Underlay) -> None:
     vm1, _, vm3 = underlay.vms
     subnets = (f"--subnet={SUBNET}", "--ipv6", "--subnet=fd00:1::/64", "-o", "ovn.network=foo")
     for vm in (vm1, vm3):

@@ -1,4 +1,4 @@
-"""The doctor's checks of the underlay mode, on what a real Neutron says."""
+"""The doctor's checks of the underlay mode, with replies of a real Neutron."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,21 +11,21 @@ from e2e.lab.cloud import Cloud
 from e2e.test_underlay_backend import Vm
 from functional.backend_contract import C1, endpoint, new_network
 from ovn_docker.deadline import Deadline
+from ovn_docker.doctor import check_cloud
+from ovn_docker.doctor.diagnosis import Facts, Finding
+from ovn_docker.inspect import cloud as view
+from ovn_docker.inspect.cluster import ClusterView
+from ovn_docker.inspect.probes import Probes
+from ovn_docker.inspect.snapshot import DockerEndpoint, DockerState, Interface, Scope, Snapshot, VswitchRows
 from ovn_docker.model import Subnet
-from ovn_docker.view import check_cloud
-from ovn_docker.view import cloud as view
-from ovn_docker.view.cluster import Cluster
-from ovn_docker.view.health import Facts, Finding
-from ovn_docker.view.probes import Probes
-from ovn_docker.view.snapshot import DockerEndpoint, Engine, Interface, Scope, Snapshot, Vswitch
 
 pytestmark = pytest.mark.underlay
 
 LATE = 30.0
 
 
-class Patient:
-    """A VM that runs one container, as Docker and Open vSwitch have it, and what Neutron says of it."""
+class CheckedVm:
+    """A VM that runs one container, with its state in Docker, Open vSwitch and Neutron."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud, self.vm = cloud, Vm(cloud, "patient")
@@ -33,16 +33,16 @@ class Patient:
         self.network = network.id
 
         def make() -> int | None:
-            self.vm.underlay.create_network(network, self.vm.chassis, Deadline(LATE))
+            self.vm.underlay.create_network(network, Deadline(LATE))
             wanted = endpoint(network, C1, "10.77.1.5/24")
-            return self.vm.underlay.create_endpoint(wanted, self.vm.chassis, Deadline(LATE)).vlan
+            return self.vm.underlay.create_endpoint(wanted, Deadline(LATE)).vlan
 
         self.vlan = cloud.inside(make)
 
     def remove(self) -> None:
         def undo() -> None:
-            self.vm.underlay.delete_endpoint(C1, self.vm.chassis, Deadline(LATE))
-            self.vm.underlay.delete_network(self.network, self.vm.chassis, Deadline(LATE))
+            self.vm.underlay.delete_endpoint(C1, Deadline(LATE))
+            self.vm.underlay.delete_network(self.network, Deadline(LATE))
 
         self.cloud.inside(undo)
         for trunk in self.cloud.demo.trunks(port_id=self.vm.port.id):
@@ -55,10 +55,10 @@ class Patient:
         port = Interface("odh", "breth0", ofport=1, tag=self.vlan, ids={"ovn-docker:endpoint": C1})
         snapshot = Snapshot(
             time.time(), "vm", Scope.NETWORKS, (), (),
-            engine=Engine("28.5", False, (), (container,)),
-            vswitch=Vswitch("3.1", {}, (), (port,)),
+            engine=DockerState("28.5", False, (), (container,)),
+            vswitch=VswitchRows("3.1", {}, (), (port,)),
         )  # fmt: skip
-        return Facts(Cluster(snapshot), Probes(macs=frozenset({seen.mac})), seen)
+        return Facts(ClusterView(snapshot), Probes(macs=frozenset({seen.mac})), seen)
 
     def ports(self) -> Iterable[view.CloudPort]:
         cloud = self.facts().cloud
@@ -66,47 +66,47 @@ class Patient:
 
 
 @pytest.fixture
-def patient(cloud: Cloud) -> Iterator[Patient]:
-    patient = Patient(cloud)
-    yield patient
-    patient.remove()
+def checked_vm(cloud: Cloud) -> Iterator[CheckedVm]:
+    checked_vm = CheckedVm(cloud)
+    yield checked_vm
+    checked_vm.remove()
 
 
-def evidence(look: Callable[[Facts], Iterable[Finding]], facts: Facts) -> str:
-    return "; ".join(finding.evidence for finding in look(facts))
+def evidence(check: Callable[[Facts], Iterable[Finding]], facts: Facts) -> str:
+    return "; ".join(finding.evidence for finding in check(facts))
 
 
 LOOKS = (check_cloud.login, check_cloud.trunk, check_cloud.quota, check_cloud.stored, check_cloud.plugged)
 
 
-def test_what_is_right_is_not_reported(patient: Patient) -> None:
-    facts = patient.facts()
-    assert [evidence(look, facts) for look in (*LOOKS, check_cloud.groups)] == [""] * 6
+def test_a_healthy_vm_has_no_findings(checked_vm: CheckedVm) -> None:
+    facts = checked_vm.facts()
+    assert [evidence(check, facts) for check in (*LOOKS, check_cloud.groups)] == [""] * 6
 
 
-def test_what_is_wrong_in_neutron_is_named(patient: Patient) -> None:
-    demo = patient.cloud.demo
-    (port,) = patient.ports()
+def test_faults_in_neutron_are_named(checked_vm: CheckedVm) -> None:
+    demo = checked_vm.cloud.demo
+    (port,) = checked_vm.ports()
     demo.update_port(port.id, security_groups=[])
-    assert "is in no security group" in evidence(check_cloud.groups, patient.facts())
-    (trunk,) = demo.trunks(port_id=patient.vm.port.id)
+    assert "is not in any security group" in evidence(check_cloud.groups, checked_vm.facts())
+    (trunk,) = demo.trunks(port_id=checked_vm.vm.port.id)
     demo.delete_trunk_subports(trunk.id, [{"port_id": port.id}])
-    assert "is no subport of the VM's trunk" in evidence(check_cloud.stored, patient.facts())
+    assert "is not a subport of the VM's trunk" in evidence(check_cloud.stored, checked_vm.facts())
     demo.delete_trunk(trunk.id)
-    assert "is the parent of no trunk" in evidence(check_cloud.trunk, patient.facts())
+    assert "has no trunk" in evidence(check_cloud.trunk, checked_vm.facts())
     demo.delete_port(port.id)
-    assert evidence(check_cloud.stored, patient.facts()) == "web has no port in Neutron"
+    assert evidence(check_cloud.stored, checked_vm.facts()) == "web has no port in Neutron"
 
 
-def test_another_vlan_on_the_bridge_is_named(patient: Patient) -> None:
-    patient.vlan = 4000
-    assert "web has VLAN 4000 on breth0, and its subport has" in evidence(
-        check_cloud.plugged, patient.facts()
+def test_a_wrong_vlan_on_the_bridge_is_named(checked_vm: CheckedVm) -> None:
+    checked_vm.vlan = 4000
+    assert "web has VLAN 4000 on breth0, but its subport has" in evidence(
+        check_cloud.plugged, checked_vm.facts()
     )
 
 
-def test_the_vms_port(patient: Patient) -> None:
-    facts = patient.facts()
+def test_faults_of_the_vms_port_are_named(checked_vm: CheckedVm) -> None:
+    facts = checked_vm.facts()
     assert facts.cloud
     assert "this VM's own port" in evidence(check_cloud.vm_port, facts)  # it is switched off
     elsewhere = replace(facts, probes=Probes())
@@ -115,20 +115,22 @@ def test_the_vms_port(patient: Patient) -> None:
     assert "Neutron has no port" in evidence(check_cloud.vm_port, nothing)
 
 
-def test_a_full_quota(patient: Patient) -> None:
-    facts = patient.facts()
+def test_a_full_quota_is_named(checked_vm: CheckedVm) -> None:
+    facts = checked_vm.facts()
     assert facts.cloud
     assert facts.cloud.used > 0
     assert facts.cloud.quota > facts.cloud.used
     full = replace(facts, cloud=replace(facts.cloud, quota=facts.cloud.used))
-    assert "no container more can start" in evidence(check_cloud.quota, full)
+    assert "no more containers can start" in evidence(check_cloud.quota, full)
 
 
-def test_a_login_that_is_refused(patient: Patient) -> None:
-    address = f"http://{patient.cloud.control.address}:5000"
+def test_a_refused_login_is_named(checked_vm: CheckedVm) -> None:
+    address = f"http://{checked_vm.cloud.control.address}:5000"
     variables = {"OS_AUTH_URL": address, "OS_USERNAME": "demo", "OS_PASSWORD": "wrong",
-                 "OS_PROJECT_NAME": "demo", "OS_VIF_ID": patient.vm.port.id}  # fmt: skip
-    seen = patient.cloud.inside(lambda: view.ask(variables))
-    assert "does not accept the login" in evidence(check_cloud.login, replace(patient.facts(), cloud=seen))
-    right = patient.cloud.inside(lambda: view.ask({**variables, "OS_PASSWORD": patient.cloud.demo.password}))
-    assert (right.problem, right.mac) == ("", patient.vm.port.mac_address)
+                 "OS_PROJECT_NAME": "demo", "OS_VIF_ID": checked_vm.vm.port.id}  # fmt: skip
+    seen = checked_vm.cloud.inside(lambda: view.ask(variables))
+    assert "rejects the login" in evidence(check_cloud.login, replace(checked_vm.facts(), cloud=seen))
+    right = checked_vm.cloud.inside(
+        lambda: view.ask({**variables, "OS_PASSWORD": checked_vm.cloud.demo.password})
+    )
+    assert (right.problem, right.mac) == ("", checked_vm.vm.port.mac_address)

@@ -1,4 +1,4 @@
-"""VMs with the underlay driver, and what must be left of all that happens to them."""
+"""VMs with the underlay driver, and comparison of their state with Docker's."""
 
 import json
 from contextlib import suppress
@@ -6,8 +6,8 @@ from contextlib import suppress
 from e2e.lab import LabError, wait_for
 from e2e.lab.cloud import BRIDGE, VM, Cloud
 
-PATIENCE = ("--sweep-interval=3",)
-"""Options with which the driver clears up within seconds."""
+SWEEP_OPTIONS = ("--sweep-interval=3",)
+"""Options with which the driver deletes leftovers within seconds."""
 
 
 class Underlay:
@@ -16,17 +16,19 @@ class Underlay:
     def __init__(self, cloud: Cloud, vms: tuple[VM, VM, VM]) -> None:
         self.cloud, self.vms = cloud, vms
         self.killed = False
-        """A driver was, and may have kept an address for which Docker has not got an answer, or begun to make
-        a network. Nobody can tell them from what is used in a moment: they stay for ten and five minutes."""
+        """True if a driver was killed: a lease may lack its endpoint then, or a network be incomplete.
+
+        They look like those that are about to be used, and so become leftovers after ten and five minutes.
+        """
 
     def start(self) -> None:
-        """The driver, where it does not run."""
+        """Start the drivers that do not run."""
         for vm in self.vms:
             if not vm.driver.pid:
-                vm.driver.start(*PATIENCE)
+                vm.driver.start(*SWEEP_OPTIONS)
 
     def run(self, vm: VM, name: str, *options: str, network: str = "foo") -> str:
-        """A container that runs until it is killed; returns its IPv4 address."""
+        """Run a container until it is killed; return its IPv4 address."""
         vm.docker(
             *("run", "-d", f"--net={network}", f"--name={name}", "--stop-signal=KILL", *options),
             *("busybox", "sleep", "3600"),
@@ -35,17 +37,17 @@ class Underlay:
         return self.endpoint(vm, name, network)["IPAddress"]
 
     def endpoint(self, vm: VM, container: str, network: str = "foo") -> dict[str, str]:
-        """What Docker says of a container's endpoint."""
+        """Return a container's endpoint as Docker shows it."""
         (settings,) = json.loads(vm.docker("inspect", container))
         endpoint: dict[str, str] = settings["NetworkSettings"]["Networks"][network]
         return endpoint
 
     def ping(self, vm: VM, container: str, address: str, *options: str) -> None:
-        """Raises CommandError unless the address answers within some seconds."""
+        """Ping an address. Raises CommandError unless it answers within some seconds."""
         vm.ping(container, address, *options)
 
-    def silent(self, vm: VM, container: str, address: str, *options: str) -> bool:
-        """Whether an address does not answer, though it is asked twice."""
+    def is_silent(self, vm: VM, container: str, address: str, *options: str) -> bool:
+        """Return True if an address answers neither of two pings."""
         tries = "ping -c 2 -W 1 $@ >/dev/null || echo silent"
         return vm.docker("exec", container, "sh", "-c", tries, "sh", *options, address) == "silent"
 
@@ -58,7 +60,7 @@ class Underlay:
                 vm.docker("network", "rm", *networks, timeout=150)
 
     def purge(self) -> None:
-        """Delete by hand what a test has left behind, that the next ones do not suffer."""
+        """Delete all resources of a test in Neutron, for the sake of the next test."""
         demo = self.cloud.demo
         for trunk in demo.trunks():
             demo.delete_trunk_subports(trunk.id, [{"port_id": sub["port_id"]} for sub in trunk.sub_ports])
@@ -69,7 +71,7 @@ class Underlay:
             demo.delete_network(network.id)
 
     def settles(self) -> None:
-        """In a while, when the sweep has come, all is in order."""
+        """Wait for the sweep, and check that everything exists that Docker has, and nothing else."""
         with suppress(LabError):
             wait_for(lambda: self.wanted() == self.found(), "order", timeout=120)
         wanted, found = self.wanted(), self.found()
@@ -79,7 +81,7 @@ class Underlay:
             assert "Traceback" not in vm.tail(vm.driver.log, lines=10_000)
 
     def wanted(self) -> set[str]:
-        """What there should be, going by Docker."""
+        """Return the parts that should exist, by Docker's state."""
         things = set()
         for vm in self.vms:
             networks = vm.docker(
@@ -104,14 +106,14 @@ class Underlay:
         }
 
     def found(self) -> set[str]:
-        """What there is of all that the driver makes."""
+        """Return the parts that exist, of all kinds that the driver makes."""
         demo = self.cloud.demo
         things = set()
         for network in demo.networks(is_shared=False):
             members = [tag.removeprefix("docker:")[:12] for tag in network.tags if tag.startswith("docker:")]
             things |= {f"network {member}" for member in members}
             if not members and not self.killed:
-                things.add(f"network {network.name} of nobody")
+                things.add(f"network {network.name} without members")
         for port in demo.ports():
             kept = port.description.startswith("ovn-docker address of ")
             if not port.device_owner.startswith("compute:") and not (self.killed and kept):
@@ -133,7 +135,7 @@ class Underlay:
         return things
 
     def _vlans(self, vm: VM) -> dict[str, int]:
-        """The VLANs of the subports behind a VM's port, by their names."""
+        """Return the VLANs of the subports behind a VM's port, by the names of their ports."""
         demo = self.cloud.demo
         names = {port.id: port.name for port in demo.ports()}
         return {

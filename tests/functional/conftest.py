@@ -1,4 +1,4 @@
-"""What functional tests run on: real database servers, and a network namespace of their own."""
+"""Fixtures of functional tests: real database servers, and a network namespace for each."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ import pytest
 from functional.hosts import Container, Host
 from functional.overlay_host import OverlayHost, Ovn, make_uplink
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer
-from ovn_docker.host.links import Links
+from ovn_docker.host.kernel.links import KernelLinks
 from ovn_docker.host.ovsdb import Database
 from ovn_docker.model import Tls
 
@@ -26,7 +26,7 @@ Connect = Callable[..., Database]
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[MakeServer]:
-    """Starts ovsdb-servers that end with the test."""
+    """A function that starts an ovsdb-server; the server ends with the test."""
     if not shutil.which("ovsdb-server"):
         pytest.skip("ovsdb-server is not installed")
     servers: list[OvsdbServer] = []
@@ -44,7 +44,7 @@ def make_server(tmp_path: Path) -> Iterator[MakeServer]:
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Connects to a server, or to the remotes of a database; the connections end with the test."""
+    """A function that connects to a server, or to remotes of a database; connections end with the test."""
     databases = []
 
     def connect(to: OvsdbServer | str, *remotes: str, tls: Tls | None = None) -> Database:
@@ -65,7 +65,7 @@ def northbound(make_server: MakeServer) -> OvsdbServer:
 
 @contextmanager
 def new_network_namespace() -> Iterator[None]:
-    """With nothing but loopback, for this thread and what it starts."""
+    """Give this thread and its children a network namespace with loopback only."""
     if os.geteuid() != 0:
         pytest.skip("a network namespace takes root")
     libc = ctypes.CDLL(None, use_errno=True)
@@ -81,14 +81,14 @@ def new_network_namespace() -> Iterator[None]:
 
 @pytest.fixture
 def network_namespace() -> Iterator[None]:
-    """A network namespace with nothing but loopback, for this thread and what it starts."""
+    """A network namespace with loopback only, for this thread and its children."""
     with new_network_namespace():
         yield
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[OpenVswitch]:
-    """The Open_vSwitch database of a host that is set up for nothing yet; without ovs-vswitchd."""
+    """The Open_vSwitch database of a host without settings and without ovs-vswitchd."""
     if not shutil.which("ovsdb-server"):
         pytest.skip("ovsdb-server is not installed")
     server = OpenVswitch(tmp_path)
@@ -111,17 +111,17 @@ def shared_open_vswitch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Op
 
 @pytest.fixture
 def open_vswitch(shared_open_vswitch: OpenVswitch) -> OpenVswitch:
-    """Open vSwitch at work in a network namespace, on a host that is set up for OVN as the guide says."""
+    """Running Open vSwitch in a network namespace, on a host that is set up for OVN as in the guide."""
     shared_open_vswitch.reset()
     for _, link in socket.if_nameindex():
         if link not in {"lo", "ovs-netdev", "br-int"}:
-            Links().delete(link)
+            KernelLinks().delete(link)
     return shared_open_vswitch
 
 
 @pytest.fixture
 def host(northbound: OvsdbServer, open_vswitch: OpenVswitch, connect: Connect) -> Iterator[Host]:
-    """A host that is set up and at work."""
+    """A host that is set up, with all parts running."""
     open_vswitch.set(system_id="host1", ovn_nb=northbound.remote, ovn_encap_ip="10.0.0.1")
     host = Host(northbound, open_vswitch, (connect(northbound), connect(open_vswitch)))
     yield host
@@ -130,7 +130,7 @@ def host(northbound: OvsdbServer, open_vswitch: OpenVswitch, connect: Connect) -
 
 @pytest.fixture
 def container() -> Iterator[Container]:
-    """A network namespace for links to be moved to."""
+    """A network namespace into which tests move links."""
     container = Container()
     yield container
     container.die()

@@ -1,4 +1,4 @@
-"""Docker's own API on its Unix socket, played by a test."""
+"""A simulated Docker: a server that replies to requests to Docker's API."""
 
 import http.server
 import json
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Serves until it is closed, without events.
+    """Server of Docker's API on a Unix socket, without events.
 
-    *answer*: what there is at a path, None if nothing; bytes are sent as they are.
+    *answer*: returns the value at a path, None for an unknown path; bytes are sent unchanged.
     """
 
     daemon_threads = True
@@ -26,7 +26,7 @@ class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     self.send_response(200)
                     self.send_header("Transfer-Encoding", "chunked")
                     self.end_headers()
-                    self.rfile.read(1)  # until the driver goes
+                    self.rfile.read(1)  # until the driver closes the connection
                     return
                 said = answer(self.path)
                 body = said if isinstance(said, bytes) else json.dumps(said).encode()
@@ -45,6 +45,6 @@ class Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
-        """Nobody answers any more."""
+        """End the server."""
         self.shutdown()
         self.server_close()

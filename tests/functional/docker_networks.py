@@ -1,21 +1,22 @@
-"""What dockerd does with the IPAM driver: on `docker network create`, `docker run` and when they go."""
+"""The calls that dockerd makes to the IPAM driver when networks and containers are created and removed."""
 
 import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 
 from functional.ovsdb_servers import until
-from ovn_docker.backends.addresses import Addresses
-from ovn_docker.backends.leftovers import Leftovers
-from ovn_docker.backends.northbound import Connect
-from ovn_docker.backends.overlay import Overlay
-from ovn_docker.backends.reports import Reports
+from ovn_docker.backends.ovn.networks.addresses import Addresses
+from ovn_docker.backends.ovn.networks.overlay import Overlay
+from ovn_docker.backends.ovn.northbound import Connect
+from ovn_docker.backends.ovn.repair.leftovers import Leftovers
+from ovn_docker.backends.ovn.shared.reports import Reports
+from ovn_docker.core.ipam import Ipam
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import Conflict
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.ipam import Ipam
 from ovn_docker.model import (
     Chassis,
     Endpoint,
@@ -34,7 +35,7 @@ from ovn_docker.supply import parse_supplies
 
 @dataclass(frozen=True)
 class DockerNetwork:
-    """What dockerd remembers of a network: its pool's ID and what it was given from the pool."""
+    """The data that dockerd keeps of a network: its pool's ID and the addresses that it got from the pool."""
 
     id: NetworkId
     pool: PoolId
@@ -43,7 +44,7 @@ class DockerNetwork:
 
 
 class DockerHost:
-    """dockerd of a host, and our drivers as they are on it."""
+    """dockerd of a host, and our drivers on that host."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class DockerHost:
         self.overlay = Overlay(self.connect, mirrors=True)
         self.store = Addresses(lambda _: database)
         self.reports = Reports(lambda _: database)
-        self.leftovers = Leftovers(lambda _: database)
+        self.leftovers = partial(Leftovers, database)
         self._known = [ip_network(route) for route in routes]
         self._supplies = parse_supplies(supplies)
         self._rest = rest
@@ -68,16 +69,16 @@ class DockerHost:
         self.restart()
 
     def restart(self) -> None:
-        """Only the driver: what it remembered is gone."""
+        """Restart the driver alone, which loses the state in its memory."""
         self.ipam = Ipam(
             *(self.store, lambda _: self.chassis, lambda: self._known, self._supplies),
-            *(lambda _, __: self._at_work(), 60, self._rest),
+            *(lambda _, __: self._active(), 60, self._rest),
         )
 
     def restart_docker(self) -> None:
-        """Docker and the driver died together: nothing was given back, and no container runs.
+        """Restart Docker and the driver as after a kill of both: no address was released, no container runs.
 
-        It does not start within two milliseconds, which is what rows tell apart.
+        That takes at least two milliseconds, so that the times of rows before and after it differ.
         """
         self.running.clear()
         died = time.monotonic()
@@ -85,7 +86,7 @@ class DockerHost:
         self.restart()
         self.ipam.docker_started()
 
-    def _at_work(self) -> list[StoredEndpoint]:
+    def _active(self) -> list[StoredEndpoint]:
         return [StoredEndpoint(one.id, one.network, self.name, 60) for one in self.running]
 
     def create(
@@ -99,7 +100,7 @@ class DockerHost:
         switch: str | None = None,
         name: str | None = None,
     ) -> DockerNetwork:
-        """``docker network create -d openvswitch --ipam-driver openvswitch``."""
+        """Run ``docker network create -d openvswitch --ipam-driver openvswitch``."""
         wanted, range_ = ip_network(subnet) if subnet else None, ip_network(part) if part else None
         pool = self.ipam.request_pool(wanted, range_, wanted.version if wanted else version)
         try:
@@ -110,47 +111,47 @@ class DockerHost:
             id_ = NetworkId(f"{random.getrandbits(256):064x}")
             options = NetworkOptions(switch=switch, name=name)
             network = Network(id_, (Subnet(pool.subnet, router, ours=True),), options=options)
-            self.overlay.create_network(network, self.chassis, Deadline(10))
+            self.overlay(self.chassis).create_network(network, Deadline(10))
         except BaseException:
             self.ipam.release_pool(pool.id)
             raise
         return DockerNetwork(id_, pool.id, pool.subnet, (router, *others))
 
     def remove(self, network: DockerNetwork) -> None:
-        """``docker network rm``."""
+        """Run ``docker network rm``."""
         for address in network.kept:
             self.ipam.release_address(network.pool, address)
         self.ipam.release_pool(network.pool)
-        self.overlay.delete_network(network.id, self.chassis, Deadline(10))
+        self.overlay(self.chassis).delete_network(network.id, Deadline(10))
 
-    def take(self, network: DockerNetwork, wanted: str | None = None, name: str = "") -> str:
-        """RequestAddress for a container, with ``--ip`` if *wanted*; Docker from 29 on says its *name*."""
+    def lease(self, network: DockerNetwork, wanted: str | None = None, name: str = "") -> str:
+        """Call RequestAddress for a container, with ``--ip`` if *wanted*; Docker 29 sends its *name*."""
         address, prefix = self.ipam.request_address(
             network.pool, ip_address(wanted) if wanted else None, gateway=False, name=name
         )
         assert prefix == network.subnet.prefixlen
         return str(address)
 
-    def give_back(self, network: DockerNetwork, *addresses: str) -> None:
-        """ReleaseAddress, when containers stop."""
+    def release(self, network: DockerNetwork, *addresses: str) -> None:
+        """Call ReleaseAddress, as when containers stop."""
         for address in addresses:
             self.ipam.release_address(network.pool, ip_address(address))
 
-    def fill(self, network: DockerNetwork) -> list[str]:
-        """Take addresses until there are none."""
+    def lease_all(self, network: DockerNetwork) -> list[str]:
+        """Request addresses until the pool is exhausted; return them."""
         taken: list[str] = []
         while True:
             try:
-                taken.append(self.take(network))
+                taken.append(self.lease(network))
             except Conflict:
                 return taken
 
     def run(self, network: DockerNetwork, wanted: str | None = None) -> Endpoint:
-        """A container with a port."""
-        address = f"{self.take(network, wanted)}/{network.subnet.prefixlen}"
+        """Start a container; return its endpoint, which has a logical port."""
+        address = f"{self.lease(network, wanted)}/{network.subnet.prefixlen}"
         id_ = EndpointId(f"{random.getrandbits(256):064x}")
         mac = f"02:{random.getrandbits(40).to_bytes(5).hex(':')}"
         endpoint = Endpoint(id_, network.id, (ip_interface(address),), mac)
-        self.overlay.create_endpoint(endpoint, self.chassis, Deadline(10))
+        self.overlay(self.chassis).create_endpoint(endpoint, Deadline(10))
         self.running.append(endpoint)
         return endpoint

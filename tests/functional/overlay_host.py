@@ -1,4 +1,4 @@
-"""A host with real OVN and Open vSwitch and the driver as a process: only Docker is played by the test."""
+"""A host with real OVN and Open vSwitch and the driver as a process; the test makes Docker's calls."""
 
 import http.client
 import json
@@ -15,8 +15,7 @@ from typing import Any
 from functional.hosts import ip
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until, without_times
 from functional.test_daemon import PROGRAM, Driver
-from ovn_docker.backends.northbound import QUIET_TABLE
-from ovn_docker.backends.reports import REPORT
+from ovn_docker.backends.ovn.rows import QUIET_TABLE, REPORTS, kind_of
 
 NET = f"{1:064x}"
 NETWORK = {
@@ -27,13 +26,13 @@ Answer = tuple[int, dict[str, Any]]
 
 
 def ask(path: Path, method: str, body: object = None, timeout: float = 120) -> Answer:
-    """HTTP status and answer to a call of Docker's, or to whatever bytes *body* is."""
+    """Send a call as Docker does, or the bytes *body*; return the HTTP status and the reply."""
     connection = http.client.HTTPConnection("plugin.moby.localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
     try:
         connection.sock.settimeout(timeout)
         connection.sock.connect(str(path))
-        with suppress(BrokenPipeError):  # it has been refused before all of it was sent
+        with suppress(BrokenPipeError):  # the server has refused the call before it was sent completely
             connection.request("POST", f"/{method}", body if isinstance(body, bytes) else json.dumps(body))
         with connection.getresponse() as response:
             return response.status, json.load(response)
@@ -42,18 +41,18 @@ def ask(path: Path, method: str, body: object = None, timeout: float = 120) -> A
 
 
 def endpoint(number: int) -> dict[str, Any]:
-    """What CreateEndpoint asks for."""
+    """Return the body of CreateEndpoint."""
     address = f"10.9.{number // 200}.{2 + number % 200}/16"
     return {**ids(number), "Interface": {"Address": address}}
 
 
 def ids(number: int) -> dict[str, str]:
-    """What other calls say of an endpoint."""
+    """Return the body of other calls for an endpoint."""
     return {"NetworkID": NET, "EndpointID": f"{number:012x}" + "e" * 52}
 
 
 class Ovn:
-    """ovn-northd and ovn-controller, between the databases of a host that is its own centre."""
+    """ovn-northd and ovn-controller of a host that is its own central machine."""
 
     def __init__(
         self, directory: Path, northbound: OvsdbServer, southbound: OvsdbServer, open_vswitch: OpenVswitch
@@ -72,7 +71,7 @@ class Ovn:
         self._northbound, self._southbound, self._vswitch = northbound, southbound, open_vswitch
         self._northd = self._run("ovn-northd", *northd)
         self._controller = self._run("ovn-controller", open_vswitch.remote)
-        until(self._in_step)
+        until(self._has_caught_up)
 
     def end(self) -> None:
         ended = self._controller.poll()
@@ -84,8 +83,8 @@ class Ovn:
     def _run(self, *command: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen([*command, "--pidfile", "-vconsole:off"], env=self._environment)
 
-    def _in_step(self) -> bool:
-        """True when the controller has taken up a change; that of 23.03 may crash as it starts."""
+    def _has_caught_up(self) -> bool:
+        """Return whether ovn-controller has applied a change; restart it if it has crashed (23.03)."""
         if self._controller.poll() is not None:
             self._controller = self._run("ovn-controller", self._vswitch.remote)
         self._northbound.transact({"op": "update", "table": "NB_Global", "where": [], "row": {"nb_cfg": 1}})
@@ -105,7 +104,7 @@ class OverlayHost(Driver):
         }
 
     def start(self, *options: str) -> "subprocess.Popen[str]":
-        """Run it in the foreground; returns when it serves. Its log is a file."""
+        """Start the driver in the foreground, with a log file; return when it serves."""
         with self.log.open("a") as log:
             process = subprocess.Popen(
                 [PROGRAM, *options], env=self.environment, text=True, stderr=log, stdin=subprocess.DEVNULL
@@ -116,18 +115,18 @@ class OverlayHost(Driver):
         return process
 
     def ask(self, method: str, body: object = None, timeout: float = 120) -> Answer:
-        """HTTP status and answer to a call."""
+        """Send a call; return the HTTP status and the reply."""
         return ask(self.socket, method, body, timeout)
 
-    def do(self, method: str, body: object = None) -> dict[str, Any]:
-        """The answer to a call that must succeed."""
+    def succeed(self, method: str, body: object = None) -> dict[str, Any]:
+        """Send a call that must succeed; return the reply."""
         status, answer = self.ask(method, body)
         assert status == 200, answer
         assert "Err" not in answer, answer
         return answer
 
     def at_once(self, method: str, bodies: list[Any], timeout: float = 120) -> list[Answer]:
-        """Answers to many calls at the same time."""
+        """Send many calls at the same time; return the replies."""
         with ThreadPoolExecutor(len(bodies)) as pool:
             return list(pool.map(lambda body: self.ask(method, body, timeout), bodies))
 
@@ -140,14 +139,14 @@ class OverlayHost(Driver):
         )
 
     def state(self) -> dict[str, Any]:
-        """All that calls of Docker's may change, here and in the northbound database.
+        """Return the state that calls of Docker may change, on the host and in the northbound database.
 
-        Without the report of the host, which it writes some time after its start.
+        The report of the host is left out, because the driver writes it some time after its start.
         """
         contents = without_times(self.northbound.contents())
         contents.pop("NB_Global", None)
         quiet = contents.pop(QUIET_TABLE, [])
-        if others := [row for row in quiet if not REPORT.items() <= row["external_ids"].items()]:
+        if others := [row for row in quiet if kind_of(QUIET_TABLE, row) is not REPORTS]:
             contents[QUIET_TABLE] = others
         for row in contents.get("Logical_Switch_Port", []):
             row.pop("up")
@@ -158,20 +157,20 @@ class OverlayHost(Driver):
         }
 
     def reports_no_defect(self) -> bool:
-        """Whether there is no traceback in the log."""
+        """Return whether the log has no traceback."""
         return "Traceback" not in self.log.read_text()
 
 
 def make_uplink() -> None:
-    """The interface with the address that ovn-encap-ip names."""
+    """Make the interface with the address of ovn-encap-ip."""
     ip("link", "add", "eth0", "mtu", "1500", "type", "veth", "peer", "name", "cable")
     ip("address", "add", "10.0.0.1/24", "dev", "eth0")
 
 
 class Proxy:
-    """A database behind a slow line: each transaction takes *delay* seconds longer.
+    """A proxy to a database, which delays each transaction by *delay* seconds.
 
-    With a *delay* of None it takes connections and never answers.
+    With a *delay* of None it accepts connections and never replies.
     """
 
     def __init__(self, path: Path, server: OvsdbServer) -> None:

@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ovn_docker.host.controller import ask
-from ovn_docker.host.ovsdb import decode
+from ovn_docker.backends.ovn.rows import IDENTITY
+from ovn_docker.host.ovn_controller import ask
+from ovn_docker.host.ovsdb import Row, decode
 
 SCHEMAS = {
     "OVN_Northbound": Path("/usr/share/ovn/ovn-nb.ovsschema"),
@@ -20,20 +21,22 @@ SCHEMAS = {
     "Open_vSwitch": Path("/usr/share/openvswitch/vswitch.ovsschema"),
 }
 
-Contents = dict[str, list[dict[str, Any]]]
-"""Every row of every table that has any, without the references that the server counts."""
+Contents = dict[str, list[Row]]
+"""The rows of every table that has rows, without the column _version."""
 
 
 def until(true: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until it is."""
-    end = time.monotonic() + seconds
+    """Wait until *true* returns a true value; the pause between two calls is as long as a call."""
+    end = (begun := time.monotonic()) + seconds
     while not true():
-        assert time.monotonic() < end, f"not {true.__doc__ or 'true'} after {seconds} s"
-        time.sleep(0.005)
+        asked = time.monotonic()
+        assert asked < end, f"not {true.__doc__ or 'true'} after {seconds} s"
+        time.sleep(min(max(0.005, asked - begun), 0.5))
+        begun = time.monotonic()
 
 
 def without_times(contents: Contents) -> Contents:
-    """The same, but for when its rows were made."""
+    """Return *contents* without the times at which the rows were made."""
     for row in (row for rows in contents.values() for row in rows if "external_ids" in row):
         for key in ("ovn-docker:created", "ovn-docker:uptime"):
             row["external_ids"].pop(key, None)
@@ -41,14 +44,14 @@ def without_times(contents: Contents) -> Contents:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface where nobody listens."""
+    """Return a TCP port of the loopback interface without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class OvsdbServer:
-    """An ovsdb-server that listens on a Unix socket in *directory*, and where *options* tell it to."""
+    """An ovsdb-server that listens on a Unix socket in *directory*, and at the remotes in *options*."""
 
     def __init__(self, directory: Path, database: str, *options: str) -> None:
         self.database = database
@@ -69,11 +72,11 @@ class OvsdbServer:
 
     @property
     def file(self) -> Path:
-        """Where it keeps the database."""
+        """The file of the database."""
         return self._file
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server; return when it answers."""
         options = [f"--remote=punix:{self.socket}", f"--unixctl={self.socket}.ctl", *self._options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -84,7 +87,7 @@ class OvsdbServer:
         until(self._answers)
 
     def kill(self) -> None:
-        """As by a power cut: nobody is told, and the socket's file stays."""
+        """Kill the server as a power cut does: connections are not closed, and the socket's file stays."""
         self._disturbed = True
         if self._process:
             self._process.kill()
@@ -92,18 +95,18 @@ class OvsdbServer:
             self._process = None
 
     def pause(self) -> None:
-        """It accepts connections and answers nothing."""
+        """Stop the process: the server accepts connections and does not answer."""
         self._disturbed = True
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """It answers what has come in meanwhile."""
+        """Continue the process: the server answers the requests that came meanwhile."""
         assert self._process
         self._process.send_signal(signal.SIGCONT)
 
     def move_to_a_small_disk(self) -> None:
-        """Its file is on a file system of its own from now on, with little room."""
+        """Move the file to a file system of its own, with little room."""
         self.kill()
         disk, self._file = (
             self._file.with_suffix(".disk"),
@@ -117,13 +120,13 @@ class OvsdbServer:
         self.start()
 
     def fill_disk(self) -> None:
-        """Not a byte more goes on its small disk."""
+        """Fill the small disk to the last byte."""
         with self._ballast().open("wb", buffering=0) as file, suppress(OSError):
             while file.write(bytes(4096)):
                 pass
 
     def empty_disk(self) -> None:
-        """There is room again."""
+        """Make room on the small disk again."""
         self._ballast().unlink()
 
     def _ballast(self) -> Path:
@@ -131,30 +134,35 @@ class OvsdbServer:
         return Path(f"/proc/{self._process.pid}/root{self._file.with_name('ballast')}")
 
     def transact(self, *operations: dict[str, Any]) -> list[Any]:
-        """Results of a transaction that must succeed, over a connection of its own."""
+        """Return the results of a transaction that must succeed, over a connection of its own."""
         results = self._ask("transact", [self.database, *operations])
         assert not any("error" in result for result in results if result), results
         return list(results)
 
+    def clear_networks(self) -> None:
+        """Delete all rows of the tables of OVN_Northbound that have rows of ours; ports go with theirs."""
+        roots = [table for table in IDENTITY if not table.endswith("_Port")]
+        self.transact(*({"op": "delete", "table": table, "where": []} for table in roots))
+
     def insert(self, table: str, **columns: Any) -> str:
-        """UUID of a new row; *columns* as OVSDB's JSON has them."""
+        """Insert a row with *columns* in OVSDB's JSON; return its UUID."""
         (result,) = self.transact({"op": "insert", "table": table, "row": columns})
         return str(result["uuid"][1])
 
-    def rows(self, table: str, *columns: str) -> list[dict[str, Any]]:
-        """A table's rows, in no order."""
+    def rows(self, table: str, *columns: str) -> list[Row]:
+        """Return the rows of a table, in no order."""
         operation = {"op": "select", "table": table, "where": []}
         (result,) = self.transact(operation | ({"columns": list(columns)} if columns else {}))
-        return [{column: decode(value) for column, value in row.items()} for row in result["rows"]]
+        return [_row(table, row) for row in result["rows"]]
 
     def contents(self) -> Contents:
-        """The whole database."""
+        """Return all rows of the database."""
         if not self._tables:
             self._tables = sorted(self._ask("get_schema", [self.database])["tables"])
         results = self.transact(*({"op": "select", "table": table, "where": []} for table in self._tables))
         return {
             table: sorted(
-                ({key: decode(value) for key, value in row.items() if key != "_version"} for row in rows),
+                (_row(table, {key: row[key] for key in row if key != "_version"}) for row in rows),
                 key=lambda row: str(row["_uuid"]),
             )
             for table, result in zip(self._tables, results, strict=True)
@@ -162,7 +170,7 @@ class OvsdbServer:
         }
 
     def holds(self, calls: int = 1) -> bool:
-        """Whether so many transactions wait for a condition (RFC 7047, 5.2.6; memory/show)."""
+        """Return True if *calls* transactions wait for a condition (RFC 7047, 5.2.6; memory/show)."""
         return f"triggers:{calls}" in ask(Path(f"{self.socket}.ctl"), "memory/show", 30).split()
 
     def _answers(self) -> bool:
@@ -191,15 +199,19 @@ class OvsdbServer:
         raise ConnectionError("closed without an answer")
 
 
+def _row(table: str, columns: dict[str, Any]) -> Row:
+    return Row(table, {column: decode(value) for column, value in columns.items()})
+
+
 class Member(OvsdbServer):
-    """A member of a RAFT cluster; the one without *others* makes it, the rest join (ovsdb(7))."""
+    """A member of a RAFT cluster; the one without *others* makes the cluster, the rest join (ovsdb(7))."""
 
     def __init__(self, directory: Path, database: str, *others: "Member") -> None:
         self.peer = f"tcp:127.0.0.1:{free_port()}"
         self._others = others
         port = free_port()
         super().__init__(directory, database, f"--remote=ptcp:{port}:127.0.0.1")
-        self.remote = f"tcp:127.0.0.1:{port}"  # as from another machine: it is asked whether it lives
+        self.remote = f"tcp:127.0.0.1:{port}"  # TCP as between machines, so that clients send it probes
 
     def _create(self) -> None:
         what: list[str | Path] = ["create-cluster", self._file, SCHEMAS[self.database], self.peer]
@@ -209,14 +221,14 @@ class Member(OvsdbServer):
         subprocess.run(["ovsdb-tool", *what], check=True)
 
     def leads(self) -> bool:
-        """Whether it is the leader of its cluster."""
-        return self._says("leader")
+        """Return True if this member is the leader of its cluster."""
+        return self._status("leader")
 
     def _answers(self) -> bool:
-        """It does so before it has joined."""
-        return super()._answers() and (self._disturbed or self._says("connected"))
+        """Return True if the member answers, which it does before it has joined."""
+        return super()._answers() and (self._disturbed or self._status("connected"))
 
-    def _says(self, column: str) -> bool:
+    def _status(self, column: str) -> bool:
         operation = {"op": "select", "table": "Database", "where": [["name", "==", self.database]]}
         (result,) = self._ask("transact", ["_Server", operation])
         return bool(result["rows"][0][column])
@@ -241,11 +253,11 @@ class OpenVswitch(OvsdbServer):
 
     @property
     def pidfile(self) -> Path:
-        """That of ovs-vswitchd."""
+        """The pidfile of ovs-vswitchd."""
         return self.socket.with_name("ovs-vswitchd.pid")
 
     def start_daemon(self) -> None:
-        """Start ovs-vswitchd with the userspace datapath, and see that the bridge works."""
+        """Start ovs-vswitchd with the userspace datapath, and wait for the bridge."""
         with self.socket.with_name("ovs-vswitchd.log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 [
@@ -259,24 +271,24 @@ class OpenVswitch(OvsdbServer):
         until(lambda: self.interface("br-int")["ofport"] == 65534)
 
     def stop_daemon(self) -> None:
-        """Nobody takes up ports any more."""
+        """Stop ovs-vswitchd: new ports get no number."""
         if self._daemon:
             self._daemon.kill()
             self._daemon.wait()
             self._daemon = None
 
     def pause_daemon(self) -> None:
-        """Ports are taken up later."""
+        """Stop the process of ovs-vswitchd: ports get their number after resume_daemon()."""
         assert self._daemon
         self._daemon.send_signal(signal.SIGSTOP)
 
     def resume_daemon(self) -> None:
-        """Ports are taken up again."""
+        """Continue the process of ovs-vswitchd."""
         assert self._daemon
         self._daemon.send_signal(signal.SIGCONT)
 
     def reset(self) -> None:
-        """Up and at work, without anybody's ports, on a host that is set up for OVN as the guide says."""
+        """Make Open vSwitch run without ports, on a host that is set up for OVN as in the guide."""
         if self._disturbed:  # ovs-vswitchd would take seconds to connect again
             self.stop_daemon()
             self.kill()
@@ -302,16 +314,16 @@ class OpenVswitch(OvsdbServer):
         )
 
     def set(self, **ids: str) -> None:
-        """``ovs-vsctl set Open_vSwitch . external_ids=...``."""
+        """Set external_ids of Open_vSwitch, as ``ovs-vsctl set`` does."""
         pairs = [[key.replace("_", "-"), value] for key, value in ids.items()]
         row = {"external_ids": ["map", pairs]}
         self.transact({"op": "update", "table": "Open_vSwitch", "where": [], "row": row})
 
     def interface(self, name: str) -> dict[str, Any]:
-        """The interface of this name."""
+        """Return the interface of that name."""
         (found,) = (row for row in self.rows("Interface") if row["name"] == name)
         return found
 
     def ports(self) -> dict[str, dict[str, Any]]:
-        """Ports of all bridges, but for the bridges' own: name to interface."""
+        """Return the interfaces by name, without those of the bridges themselves."""
         return {row["name"]: row for row in self.rows("Interface") if row["type"] != "internal"}

@@ -1,6 +1,6 @@
-"""What dockerd does with a driver: its calls in their order, what it undoes when one fails, and its own API.
+"""A simulated dockerd with an API: it makes the calls of real commands, and undoes failed ones.
 
-As recorded (tests/recordings) and read in moby: daemon/libnetwork, pkg/plugins/client.go.
+Sources: recordings (tests/recordings), and moby's daemon/libnetwork and pkg/plugins/client.go.
 """
 
 import itertools
@@ -20,22 +20,22 @@ IPAM_SPACE = "openvswitch"
 
 
 class Failed(Exception):
-    """A command of the user's failed, with this message."""
+    """A command of the user failed with this message."""
 
 
 class Dead(Exception):
-    """Docker has died too, in the middle of a command."""
+    """Docker died with the driver in the middle of a command."""
 
 
 @dataclass
 class Kind:
-    """A kind of network: what the user types."""
+    """A kind of network: the user's options."""
 
     options: dict[str, str] = field(default_factory=dict)
     own_addresses: bool = False
-    """Whether it has --ipam-driver openvswitch."""
+    """The network has --ipam-driver openvswitch."""
     swarm: bool = False
-    """Whether swarm's manager asks for it first."""
+    """A manager of a swarm allocates the network first."""
 
 
 class Docker:
@@ -60,12 +60,12 @@ class Docker:
         self._server = Api(api, self.answer)
 
     def close(self) -> None:
-        """It is gone, with its container."""
-        self._bury()
+        """End Docker and its container."""
+        self._end_container()
         self._server.close()
 
     def answer(self, path: str) -> Any:
-        """What its API says."""
+        """Return the answer of Docker's API at a path."""
         if path.startswith("/containers/json"):
             endpoint = {"NetworkID": self._network, "EndpointID": self._endpoint}
             one = {"Id": "c", "NetworkSettings": {"Networks": {"foo": endpoint}}}
@@ -75,12 +75,12 @@ class Docker:
             return [*({"Name": name, "Id": name} for name in ("none", "host")), *ours]
         return None
 
-    # What the user types
+    # Commands of the user
 
     def network_create(self) -> None:
         if self._network:
             return
-        id_ = self._allocated or self._new_id()  # swarm's manager tries again with the same
+        id_ = self._allocated or self._new_id()  # swarm's manager repeats the call with the same ID
         with self._fails_as_docker_does():
             space, pool = "LocalDefault", ""
             if self._kind.swarm:
@@ -107,13 +107,13 @@ class Docker:
         self._network, self._pool = id_, pool
 
     def network_rm(self) -> None:
-        """Docker forgets the network whatever the driver says."""
+        """Remove the network; Docker forgets it also if the driver fails."""
         network, pool = self._network, self._pool
         with self._fails_as_docker_does():
             if network:
-                self._say("IpamDriver.ReleaseAddress", PoolID=pool, Address=self.GATEWAY)
-                self._say("IpamDriver.ReleasePool", PoolID=pool)
-                self._say("NetworkDriver.DeleteNetwork", NetworkID=network)
+                self._call_and_log("IpamDriver.ReleaseAddress", PoolID=pool, Address=self.GATEWAY)
+                self._call_and_log("IpamDriver.ReleasePool", PoolID=pool)
+                self._call_and_log("NetworkDriver.DeleteNetwork", NetworkID=network)
                 self._network = self._pool = ""
             if self._allocated:
                 self._call("NetworkDriver.FreeNetwork", NetworkID=self._allocated)
@@ -138,22 +138,22 @@ class Docker:
                 ):
                     self._call("NetworkDriver.Join", **ids, Options={}, SandboxKey=self.SANDBOX)
         self._container = Container()
-        self._container.take(container_link(endpoint))  # type: ignore[arg-type]
+        self._container.move_in(container_link(endpoint))  # type: ignore[arg-type]
         self._endpoint, self._address = endpoint, bare
 
     def rm(self) -> None:
-        """Docker forgets the container whatever the driver says."""
+        """Remove the container; Docker forgets it also if the driver fails."""
         if not self._endpoint:
             return
         ids = {"NetworkID": self._network, "EndpointID": self._endpoint}
         address = self._address
-        self._bury()
+        self._end_container()
         with self._fails_as_docker_does():
-            self._say("NetworkDriver.Leave", **ids)
-            self._say("NetworkDriver.DeleteEndpoint", **ids)
-            self._say("IpamDriver.ReleaseAddress", PoolID=self._pool, Address=address)
+            self._call_and_log("NetworkDriver.Leave", **ids)
+            self._call_and_log("NetworkDriver.DeleteEndpoint", **ids)
+            self._call_and_log("IpamDriver.ReleaseAddress", PoolID=self._pool, Address=address)
 
-    # How it calls
+    # Calls to the driver
 
     def _create(self, id_: str, space: str) -> None:
         generic = {} if self._kind.swarm else self._kind.options
@@ -171,13 +171,13 @@ class Docker:
             self._revive()
             if self.mortal:
                 raise Dead from None
-            _, answer = ask(self._driver, method, b"")  # the body is used up
+            _, answer = ask(self._driver, method, b"")  # Docker repeats a call with an empty body
         if "Err" in answer:
             raise Failed(f"{method}: {answer['Err']}")
         return answer
 
-    def _say(self, method: str, **request: Any) -> None:
-        """A call whose error Docker only logs."""
+    def _call_and_log(self, method: str, **request: Any) -> None:
+        """Make a call whose error Docker only logs."""
         if request.get("PoolID") == "":
             return
         with suppress(Failed):
@@ -185,11 +185,11 @@ class Docker:
 
     @contextmanager
     def _undone(self, method: str, **request: Any) -> Iterator[None]:
-        """With what Docker does if what is in this block fails."""
+        """Undo with a call, as Docker does, if the block fails."""
         try:
             yield
         except Failed:
-            self._say(method, **request)
+            self._call_and_log(method, **request)
             raise
 
     @contextmanager
@@ -197,11 +197,11 @@ class Docker:
         try:
             yield
         except Dead:
-            self._bury()
+            self._end_container()
             raise Failed("Docker has died") from None
 
-    def _bury(self) -> None:
-        """The container's process ends; its end of the link goes with its network namespace."""
+    def _end_container(self) -> None:
+        """End the container's process; its end of the link is deleted with its network namespace."""
         if self._container:
             self._container.die()
         self._container, self._endpoint, self._address = None, "", ""

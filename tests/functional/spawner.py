@@ -1,4 +1,4 @@
-"""Starts drivers that are to die, quickly: all is imported already. For each it reads a line of JSON.
+"""Starts drivers that a test kills, one for each line of JSON that it reads; fast, by forking after imports.
 
     {"last": 3, "repairing": false, "log": "/tmp/log", "arguments": ["--sync=off"]}
 
@@ -14,7 +14,7 @@ from e2e import crash_driver
 
 
 def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no zombies stay
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()

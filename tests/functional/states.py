@@ -1,8 +1,8 @@
-"""States of a cluster, made by the driver's own code, and the commands that look at them.
+"""States of a cluster, made by the driver's own code, and the commands that show them.
 
-host1 is real but for dockerd: Open vSwitch, ovn-controller, ovn-northd, all databases, the driver's daemon,
-links and network namespaces. host2 has an address that answers, and rows that the driver's code makes for it;
-what its ovn-controller would write, `Host2` writes.
+host1 is real except for dockerd: Open vSwitch, ovn-controller, ovn-northd, all databases, the driver's
+daemon, links and network namespaces. host2 has an address that answers and the rows that the driver's code
+makes for it; `Host2` writes the rows of its ovn-controller.
 """
 
 import io
@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -26,21 +26,24 @@ from functional.overlay_host import Ovn
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
 from functional.test_daemon import PROGRAM
 from ovn_docker import definition
-from ovn_docker.backends.addresses import Addresses
-from ovn_docker.backends.dns import Names
-from ovn_docker.backends.overlay import Overlay
-from ovn_docker.backends.shared import SharedNetworks
-from ovn_docker.cli import gc
+from ovn_docker.backends.ovn.networks.addresses import Addresses
+from ovn_docker.backends.ovn.networks.overlay import Overlay
+from ovn_docker.backends.ovn.shared.container_names import Names
+from ovn_docker.backends.ovn.shared.shared_networks import SharedNetworks
 from ovn_docker.cli.main import main
+from ovn_docker.core.driver import Driver, TimeLimits
+from ovn_docker.core.ipam import Ipam
 from ovn_docker.deadline import Deadline
-from ovn_docker.driver import Driver, Patience
+from ovn_docker.doctor import comparison
+from ovn_docker.errors import Unavailable
 from ovn_docker.host import ovsdb
-from ovn_docker.host.driver import find
-from ovn_docker.host.links import Links
+from ovn_docker.host.driver_socket import find
+from ovn_docker.host.kernel.links import KernelLinks
+from ovn_docker.host.openvswitch import LocalVswitch
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.host.vswitch import Vswitch
 from ovn_docker.hostnames import ContainerNames
-from ovn_docker.ipam import Ipam
+from ovn_docker.inspect import gather, probes, sync
+from ovn_docker.inspect.machine import Machine
 from ovn_docker.model import (
     Chassis,
     Endpoint,
@@ -53,21 +56,18 @@ from ovn_docker.model import (
 )
 from ovn_docker.options import SHARED_NAME, NetworkOptions
 from ovn_docker.supply import parse_supplies
-from ovn_docker.view import gather, probes
-from ovn_docker.view.machine import Machine
 
-ROOTS = ("Logical_Switch", "Logical_Router", "DHCP_Options", "DNS")
 LONG = 60.0
-"""Seconds that a call may take: whether it ends in time is for other tests."""
+"""Seconds that a call may take: ample, because other tests check the time limits."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """A kind of network.
 
-    *shared*: it has a name in the cluster, and host2 has it too; *attached*: it is a switch of the user's;
-    *ours*: its addresses are from our IPAM; *everywhere*: all Dockers share it, by its ID; *kept*: swarm's.
-    *gone*: host1's user has removed it, and host2 needs it; *removed*: it is on its way out of the cluster.
+    *shared*: it has a name in the cluster, and host2 has it too; *attached*: it is on a switch of the user's;
+    *ours*: its addresses are from our IPAM; *everywhere*: all Dockers share it, by its ID; *kept*: swarm has
+    made it; *gone*: host1's user has removed it, and host2 needs it; *removed*: all hosts are removing it.
     """
 
     shared: bool = False
@@ -102,12 +102,12 @@ class Attached:
 
     @property
     def id(self) -> EndpointId:
-        """Of its endpoint, while it runs."""
+        """ID of its endpoint, while it runs."""
         assert self.endpoint
         return self.endpoint.id
 
     def end(self) -> None:
-        """Its processes end, and Docker knows it no more."""
+        """End its processes; Docker does not list it any more."""
         assert self.namespace
         self.namespace.die()
         self.state, self.namespace = "", None
@@ -126,7 +126,7 @@ class Made:
 
 
 class Host2:
-    """What ovn-controller of host2 writes to the southbound database. *cut_off*: it takes up no changes."""
+    """Writes the rows of host2's ovn-controller to the southbound database, unless *cut_off*."""
 
     def __init__(self, northbound: OvsdbServer, southbound: OvsdbServer) -> None:
         self.cut_off = False
@@ -169,7 +169,7 @@ class Host2:
 
 
 class States:
-    """The cluster, and what Docker of host1 says."""
+    """The cluster, and the replies of Docker on host1."""
 
     def __init__(self, directory: Path, open_vswitch: OpenVswitch, stack: ExitStack) -> None:
         self.open_vswitch = open_vswitch
@@ -206,27 +206,27 @@ class States:
         for connection in connections:
             stack.callback(connection.close)
         local, self.database = connections
-        self.vswitch = Vswitch(local)
+        self.vswitch = LocalVswitch(local)
         self.shared = SharedNetworks(lambda _: self.database)
         self.names = Names(lambda _: self.database)
         self.begin()
 
     def begin(self) -> None:
-        """Nothing is left of the state before, and the driver's code starts anew."""
+        """Delete the previous state, and start the driver's code anew."""
         self._idle += [one.namespace for made in self.made for one in made.containers if one.namespace]
         self.made = []
-        self.northbound.transact(*({"op": "delete", "table": table, "where": []} for table in ROOTS))
+        self.northbound.clear_networks()
         for row in self.open_vswitch.rows("Interface", "name", "external_ids"):
             if "ovn-docker:endpoint" in row["external_ids"]:
                 self.vsctl("del-port", row["name"])
-        for link in Links().joined("odh"):
-            Links().delete(link)
+        for link in KernelLinks().joined("odh"):
+            KernelLinks().delete(link)
         until(lambda: not self.southbound.rows("Port_Binding"))
         self.host2.cut_off = False
         self._driver = {
             everywhere: Driver(
-                self._overlay(everywhere=everywhere), self.vswitch, Links(), lambda: None,
-                Patience(request=LONG, flows=LONG, controller=LONG),
+                self._overlay(everywhere=everywhere), self.vswitch, KernelLinks(), lambda: None,
+                TimeLimits(request=LONG, flows=LONG, controller=LONG),
             )
             for everywhere in (False, True)
         }  # fmt: skip
@@ -234,7 +234,7 @@ class States:
     # Made by the driver's own code
 
     def make(self, wanted: Wanted) -> Made:
-        """A network with its containers."""
+        """Make a network with its containers."""
         self._numbers += 1
         number, kind = self._numbers, wanted.kind
         name = f"net{number}"
@@ -260,7 +260,7 @@ class States:
         for n, state in enumerate(wanted.here):
             self._add(made, state, f"c{number}-{n}", 10 + n)
         if kind.gone:
-            self._overlay().delete_network(network.id, here, Deadline(LONG))
+            self._overlay()(here).delete_network(network.id, Deadline(LONG))
             made.listed = False
         if kind.removed:
             self.shared.remove(name, HOST2, Deadline(LONG), force=True)
@@ -275,12 +275,12 @@ class States:
                 pools.append(ipam.request_pool(subnet.pool, None, subnet.pool.version).id)
                 ipam.request_address(pools[-1], subnet.gateway, gateway=True)
         overlay = self._overlay(everywhere=kind.everywhere)
-        overlay.create_network(network, chassis, Deadline(LONG), kept=kind.kept)
+        overlay(chassis).create_network(network, Deadline(LONG), kept=kind.kept)
         if kind.kept:
-            overlay.create_network(network, chassis, Deadline(LONG))  # a node, after the manager
+            overlay(chassis).create_network(network, Deadline(LONG))  # a node, after the manager
 
     def _add(self, made: Made, state: str, name: str, last: int) -> None:
-        """A container of host1."""
+        """Start or create a container of host1."""
         container = Attached(name, state, made)
         made.containers.append(container)
         if state in ("running", "paused"):
@@ -289,14 +289,14 @@ class States:
             )
             link = self._driver[made.kind.everywhere].join(made.network.id, endpoint.id, f"/{name}").link
             container.namespace = self._namespace()
-            container.namespace.take(link)
+            container.namespace.move_in(link)
             container.namespace.run("ip", "link", "set", link, "up")
-            self.names.set_names(  # as the registrar does when Docker says that it has started
+            self.names.set_names(  # as the registrar does after Docker's event
                 endpoint.id, ContainerNames((name,)), self.vswitch.chassis(Deadline(LONG)), Deadline(LONG)
             )
 
     def _namespace(self) -> Container:
-        """One that no container has."""
+        """Return a network namespace that no container has."""
         if self._idle:
             return self._idle.pop()
         made = Container()
@@ -304,7 +304,7 @@ class States:
         return made
 
     def age(self) -> None:
-        """All that is there was made an hour ago."""
+        """Change all rows as if they had been made an hour ago."""
         keys, then = ["ovn-docker:created", "ovn-docker:uptime"], str(int(time.time()) - 3600)
         change = [
             ["external_ids", "delete", ["set", keys]],
@@ -319,7 +319,7 @@ class States:
             server.transact(*({**change_all, "table": table} for table in tables))
 
     def switch_of(self, made: Made) -> str:
-        """UUID of its logical switch."""
+        """Return the UUID of a network's logical switch."""
         names = {made.network.id, made.network.options.name, made.network.options.switch}
         (row,) = (row for row in self.northbound.rows("Logical_Switch") if row["name"] in names)
         return str(row["_uuid"])
@@ -336,7 +336,7 @@ class States:
 
     def _run_there(self, made: Made, network: Network, last: int) -> str:
         endpoint = self._endpoint(made, network, last, "02:00:00:00:00:")
-        self._overlay().create_endpoint(endpoint, HOST2, Deadline(LONG))
+        self._overlay()(HOST2).create_endpoint(endpoint, Deadline(LONG))
         return endpoint.id
 
     def _endpoint(self, made: Made, network: Network, last: int, mac: str) -> Endpoint:
@@ -373,10 +373,10 @@ class States:
     def _network_id(self) -> NetworkId:
         return NetworkId(os.urandom(32).hex())
 
-    # Docker's word
+    # Replies of Docker
 
     def answer(self, path: str) -> Any:
-        """What Docker's API says."""
+        """Return the reply of Docker's API."""
         listed = [made for made in self.made if made.listed]
         if path.startswith("/networks"):
             ours = [self._as_docker_lists(made) for made in listed]
@@ -431,15 +431,15 @@ class States:
     # The commands
 
     def command(self, *argv: str) -> tuple[int, str, str]:
-        """Exit code and output of ``ovn-docker``."""
+        """Run ``ovn-docker``; return its exit code and output."""
         with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
             code = main(argv)
         return code, out.getvalue(), err.getvalue()
 
     def findings(self) -> dict[str, list[str]]:
-        """What the doctor finds: the names of checks, and the evidence."""
-        # A busy machine's controllers get time to answer, but one that is cut off never does.
-        self._patch.setattr(probes, "PATIENCE", 6.0 if self.host2.cut_off else LONG)
+        """Return the doctor's findings: for each check the evidence."""
+        # On a busy machine a controller gets time to reply; one that is cut off never replies.
+        self._patch.setattr(sync, "TIMEOUT", 6.0 if self.host2.cut_off else LONG)
         code, out, err = self.command("doctor", "--json")
         found = {
             one["name"]: [finding["evidence"] for finding in one["findings"]]
@@ -448,10 +448,10 @@ class States:
         }
         assert (code, err) == (1 if found else 0, "")
         unknown = {one["name"] for one in json.loads(out) if one["status"] == "unknown"}
-        assert unknown <= {"driver-threads"}  # the driver gets a second to say
+        assert unknown <= {"driver-threads"}  # the driver has a second to reply
         return found
 
-    # What is there all the time
+    # Parts that all states use
 
     def _cable(self, stack: ExitStack) -> None:
         ip("link", "add", "eth0", "mtu", "1500", "type", "veth", "peer", "name", "cable")
@@ -459,12 +459,12 @@ class States:
         ip("link", "set", "eth0", "up")
         other = Container()
         stack.callback(other.die)
-        other.take("cable")
+        other.move_in("cable")
         other.run("ip", "address", "add", "10.0.0.2/24", "dev", "cable")
         other.run("ip", "link", "set", "cable", "up")
 
     def _start_driver(self, ovn: Path, stack: ExitStack) -> None:
-        """The daemon, which makes and clears nothing here, and answers the doctor and gc."""
+        """Start the daemon, which only replies to the doctor and gc here."""
         environment = {
             **os.environ,
             "OVS_RUNDIR": str(self.directory),
@@ -483,15 +483,20 @@ class States:
             process.wait()
 
         stack.callback(end)
-        until(self._plugin.exists)
-        until(lambda: find(self._plugin, self.directory).threads is not None)
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        """Return True when the driver listens on its socket and replies."""
+        with suppress(Unavailable):
+            return find(self._plugin, self.directory).threads is not None
+        return False
 
     def _point_commands_here(self, ovn: Path, stack: ExitStack) -> None:
         self._patch = patch = stack.enter_context(pytest.MonkeyPatch.context())
         places = gather.Places(self.directory, ovn, self._docker, self._plugin)
         patch.setattr(gather, "find_places", lambda: places)
-        patch.setattr(gc, "find_places", lambda: places)
-        patch.setattr(probes, "look", Machine)  # of the machine that the tests run on
+        patch.setattr(comparison, "find_places", lambda: places)
+        patch.setattr(probes, "read_machine", Machine)  # not the values of this machine
         patch.setenv("OVS_RUNDIR", str(self.directory))
         patch.setenv("OVN_RUNDIR", str(ovn))
         patch.setenv("OVN_DOCKER_DOCKER", str(self._docker))
@@ -499,6 +504,6 @@ class States:
 
 @contextmanager
 def states(directory: Path, open_vswitch: OpenVswitch) -> Iterator[States]:
-    """From their beginning to their end."""
+    """Yield the states; end all processes afterwards."""
     with ExitStack() as stack:
         yield States(directory, open_vswitch, stack)

@@ -21,7 +21,7 @@ def host(northbound: OvsdbServer, connect: Connect) -> DockerHost:
 
 
 def rows(northbound: OvsdbServer) -> dict[str, tuple[str, dict[str, str]]]:
-    """DHCP_Options: UUID to cidr and external_ids; times are checked and left out."""
+    """Return cidr and external_ids of DHCP_Options by UUID; times are checked and left out."""
     found = {}
     for row in northbound.rows("DHCP_Options", "_uuid", "cidr", "external_ids"):
         ids: dict[str, Any] = row["external_ids"]
@@ -30,7 +30,7 @@ def rows(northbound: OvsdbServer) -> dict[str, tuple[str, dict[str, str]]]:
             ("ovn-docker:released", 1),
         ):
             if key in ids:
-                # A clock that is read twice need not have gone on, or not as far as a number is rounded.
+                # Two readings of the clock may be equal, or equal after rounding.
                 assert abs(time.time() - float(ids.pop(key)) / unit) < 60
         ids.pop("ovn-docker:claim", None)
         ids.pop("ovn-docker:uptime", None)
@@ -38,10 +38,11 @@ def rows(northbound: OvsdbServer) -> dict[str, tuple[str, dict[str, str]]]:
     return found
 
 
-def test_a_pool_from_the_request_to_the_release(host: DockerHost, northbound: OvsdbServer) -> None:
+def test_a_pool_has_a_row_from_its_request_to_its_release(host: DockerHost, northbound: OvsdbServer) -> None:
     pool = host.ipam.request_pool(ip_network("10.3.0.0/24"), ip_network("10.3.0.64/26"), 4)
     asked = {
         **OURS,
+        "ovn-docker:type": "pool",
         "ovn-docker:host": "host1",
         "ovn-docker:pool": pool.id,
         "ovn-docker:subnet": "10.3.0.0/24",
@@ -61,7 +62,7 @@ def test_a_pool_from_the_request_to_the_release(host: DockerHost, northbound: Ov
 
 
 @pytest.mark.parametrize(("subnet", "first"), [("10.3.0.0/24", "10.3.0.2"), ("fd00::/64", "fd00::2")])
-def test_a_lease_from_the_request_to_the_release(
+def test_a_lease_has_a_row_from_its_request_to_its_release(
     subnet: str, first: str, host: DockerHost, northbound: OvsdbServer
 ) -> None:
     network = host.create(subnet)
@@ -71,9 +72,10 @@ def test_a_lease_from_the_request_to_the_release(
     assert ids["ovn-docker:state"] == "bound"
     assert ids["ovn-docker:switch"] == switch
     assert ids["ovn-docker:network"] == network.id
-    host.take(network)
+    host.lease(network)
     lease = {
         **OURS,
+        "ovn-docker:type": "lease",
         "ovn-docker:pool": network.pool,
         "ovn-docker:network": network.id,
         "ovn-docker:switch": switch,
@@ -83,21 +85,21 @@ def test_a_lease_from_the_request_to_the_release(
     of_host = {"ovn-docker:host": "host1", "ovn-docker:encap": "10.0.0.1"}
     taken = lease | of_host | {"ovn-docker:state": "leased"}
     assert rows(northbound) == bound | {row: (first, taken)}
-    host.give_back(network, first)
+    host.release(network, first)
     assert rows(northbound) == bound | {row: (first, lease | {"ovn-docker:state": "released"})}
-    host.take(network, first)
+    host.lease(network, first)
     del taken["ovn-docker:picked"]
     assert rows(northbound) == bound | {row: (first, taken)}
 
 
-def test_networks_on_one_switch_share_the_rows_of_its_leases(
+def test_networks_on_one_switch_share_its_leases(
     host: DockerHost, northbound: OvsdbServer, connect: Connect
 ) -> None:
     switch = northbound.insert("Logical_Switch", name="web")
     other = DockerHost("host2", connect(northbound))
     networks = [there.create("10.3.0.0/24", switch="web") for there in (host, other)]
-    host.take(networks[0])
-    other.take(networks[1])
+    host.lease(networks[0])
+    other.lease(networks[1])
     leases = {row_uuid("lease", switch, address) for address in ("10.3.0.2", "10.3.0.3")}
     assert leases <= rows(northbound).keys()
 
@@ -105,8 +107,8 @@ def test_networks_on_one_switch_share_the_rows_of_its_leases(
 def test_adding_a_pool_again_changes_nothing(host: DockerHost, northbound: OvsdbServer) -> None:
     network = host.create("10.3.0.0/24")
     before = northbound.contents()
-    pool = host.store.pool(network.pool, host.chassis, Deadline(10))
-    host.store.add_pool(pool, host.chassis, Deadline(10))
+    pool = host.store(host.chassis).pool(network.pool, Deadline(10))
+    host.store(host.chassis).add_pool(pool, Deadline(10))
     assert northbound.contents() == before
     assert pool.bound
     assert pool.reserved == {ip_address("10.3.0.1")}

@@ -1,4 +1,4 @@
-"""Whatever hosts of a cluster do at once, by chance: no address has two owners, and none gets lost."""
+"""Random calls of several hosts at once: each address has one owner at most, and stays available."""
 
 import threading
 from collections import Counter
@@ -27,108 +27,110 @@ WHERE = [
 
 Step = tuple[str, int]
 steps = st.tuples(
-    st.sampled_from(["take", "take", "take", "want", "give back", "give back", "crash"]), st.integers(0, 40)
+    st.sampled_from(["any", "any", "any", "chosen", "release", "release", "crash"]), st.integers(0, 40)
 )
 
 
-def never(network: DockerNetwork) -> set[str]:
+def forbidden(network: DockerNetwork) -> set[str]:
     """Addresses that no container may have."""
     first, last = network.subnet[0], network.subnet[-1]
     return {str(first), *map(str, network.kept), *([str(last)] if last.version == 4 else [])}
 
 
 class Owners:
-    """Who has which address, going by what the callers were told."""
+    """The owner of each address, according to the replies to the callers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._number: Counter[str] = Counter()
         self.ever: set[str] = set()
 
-    def took(self, address: str) -> None:
-        """The call has returned."""
+    def record_lease(self, address: str) -> None:
+        """Record that a call has leased the address."""
         with self._lock:
             self._number[address] += 1
             self.ever.add(address)
             assert self._number[address] == 1, f"{address} has two owners"
 
-    def gives_back(self, address: str) -> None:
-        """The call is about to be made."""
+    def record_release(self, address: str) -> None:
+        """Record that a call is about to release the address."""
         with self._lock:
             self._number[address] -= 1
 
 
-class Player:
+class Worker:
     """One of the threads on a host, and the addresses that its containers have."""
 
     def __init__(self, host: DockerHost, network: DockerNetwork, part: str | None, owners: "Owners") -> None:
         self.host, self.network, self.owners = host, network, owners
         self.range = ip_network(part or network.subnet)
-        self.mine: list[str] = []
+        self.leased: list[str] = []
 
-    def play(self, steps: list[Step]) -> None:
+    def run(self, steps: list[Step]) -> None:
         for what, number in steps:
-            if what == "take":
-                self.take(None)
-            elif what == "want":
-                self.take(str(self.network.subnet[number % min(self.network.subnet.num_addresses, 40)]))
-            elif what == "give back" and self.mine:
-                self.give_back(self.mine.pop(number % len(self.mine)))
+            if what == "any":
+                self.lease(None)
+            elif what == "chosen":
+                self.lease(str(self.network.subnet[number % min(self.network.subnet.num_addresses, 40)]))
+            elif what == "release" and self.leased:
+                self.release(self.leased.pop(number % len(self.leased)))
             elif what == "crash":
                 self.host.restart()
 
-    def take(self, wanted: str | None) -> None:
+    def lease(self, wanted: str | None) -> None:
         try:
-            address = self.host.take(self.network, wanted)
+            address = self.host.lease(self.network, wanted)
         except (Conflict, BadRequest):
             return
-        self.owners.took(address)
-        self.mine.append(address)
+        self.owners.record_lease(address)
+        self.leased.append(address)
         assert address == wanted if wanted else ip_network(address).subnet_of(self.range)  # type: ignore[arg-type]
-        assert address not in never(self.network)
+        assert address not in forbidden(self.network)
 
-    def give_back(self, address: str) -> None:
-        self.owners.gives_back(address)
-        self.host.give_back(self.network, address)
+    def release(self, address: str) -> None:
+        self.owners.record_release(address)
+        self.host.release(self.network, address)
 
 
 @pytest.mark.slow
-def test_no_address_has_two_owners_and_none_gets_lost(northbound: OvsdbServer, connect: Connect) -> None:
+def test_each_address_has_one_owner_at_most_and_stays_available(
+    northbound: OvsdbServer, connect: Connect
+) -> None:
     northbound.insert("Logical_Switch", name="web")
     before = northbound.contents()
     hosts = [DockerHost(f"host{number}", connect(northbound), rest=0.02) for number in range(HOSTS)]
 
-    # What threads do is never twice the same: there is no smaller example to look for.
+    # The order of the threads' calls differs in each run, so a failure cannot be reduced to a smaller one.
     @settings(max_examples=40, deadline=None, database=None, phases=[Phase.generate])
     @given(st.sampled_from(WHERE), st.lists(st.lists(steps, max_size=12), min_size=2, max_size=6))
-    def play(where: tuple[str, tuple[str | None, ...]], games: list[list[Step]]) -> None:
+    def run(where: tuple[str, tuple[str | None, ...]], step_lists: list[list[Step]]) -> None:
         subnet, parts = where
         networks = [
             there.create(subnet, part=part, switch="web") for there, part in zip(hosts, parts, strict=True)
         ]
         owners = Owners()
-        players = [
-            Player(hosts[number % HOSTS], networks[number % HOSTS], parts[number % HOSTS], owners)
-            for number in range(len(games))
+        workers = [
+            Worker(hosts[number % HOSTS], networks[number % HOSTS], parts[number % HOSTS], owners)
+            for number in range(len(step_lists))
         ]
-        with ThreadPoolExecutor(len(games)) as threads:
-            list(threads.map(Player.play, players, games))
-        for player in players:
-            for address in player.mine:
-                player.give_back(address)
+        with ThreadPoolExecutor(len(step_lists)) as threads:
+            list(threads.map(Worker.run, workers, step_lists))
+        for worker in workers:
+            for address in worker.leased:
+                worker.release(address)
         usable(hosts, networks, owners.ever)
         for there, network in zip(hosts, networks, strict=True):
             there.remove(network)
         assert northbound.contents() == before
 
-    play()
+    run()
 
 
 def usable(hosts: list[DockerHost], networks: list[DockerNetwork], ever: set[str]) -> None:
-    """All that was ever taken can be taken again; of a small subnet, all there is."""
+    """Assert that each address in *ever* can be leased again; in a small subnet, each address."""
     whole = networks[2].subnet
     if whole.num_addresses <= 16:
-        assert set(hosts[2].fill(networks[2])) == set(map(str, whole)) - never(networks[2])
+        assert set(hosts[2].lease_all(networks[2])) == set(map(str, whole)) - forbidden(networks[2])
     else:
         for address in ever:
-            assert hosts[0].take(networks[0], address) == address
+            assert hosts[0].lease(networks[0], address) == address

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from functional.hosts import Container, ip
+from functional.hosts import PROBE, Container, await_carrier, ip
 from functional.ovsdb_servers import until
 from ovn_docker.errors import Unavailable
 from ovn_docker.host import barrier
 from ovn_docker.host.barrier import Barrier, Exposed, ruleset, survey
-from ovn_docker.host.links import Links
-from ovn_docker.host.ping import connected, in_namespace
+from ovn_docker.host.kernel.links import KernelLinks
+from ovn_docker.host.kernel.ping import connected, in_namespace
 from ovn_docker.threads import Threads
 
 pytestmark = pytest.mark.usefixtures("network_namespace")
@@ -33,7 +33,7 @@ def sysctl(name: str, value: str) -> None:
 
 
 class TestTables:
-    def test_loading_is_idempotent_and_replaces_what_was_there(self) -> None:
+    def test_loading_is_idempotent_and_replaces_earlier_tables(self) -> None:
         barrier.load(ruleset(Exposed(metrics=7777)))
         before = barrier.listed()
         assert "7777" in before
@@ -51,7 +51,7 @@ class TestTables:
         assert barrier.listed() == ""
         assert nft("list", "tables").split() == ["table", "inet", "other"]
 
-    def test_half_of_the_tables_is_none(self) -> None:
+    def test_barrier_with_one_of_its_two_tables_counts_as_missing(self) -> None:
         barrier.load(ruleset(Exposed()))
         nft("delete", "table", "arp", "ovn-docker")
         assert barrier.listed() == ""
@@ -77,7 +77,7 @@ HOSTILE = (
 class TestSettings:
     @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
     @pytest.mark.parametrize("key", ["ovn-nb", "ovn-remote", "ovn-encap-ip", "ovn-encap-type"])
-    def test_no_value_gets_into_the_rules_but_addresses_and_ports(self, key: str, value: str) -> None:
+    def test_rules_contain_only_addresses_and_ports_of_the_settings(self, key: str, value: str) -> None:
         nft("add", "table", "inet", "other")
         barrier.load(ruleset(survey({"ovn-nb": "tcp:10.9.9.9:7000", key: value})))
         assert "6641, 6642, 6643, 6644" in barrier.listed()
@@ -91,10 +91,10 @@ class TestSettings:
         assert "fd00::1 . 7641" in listed
         assert "10.0.0.2 ." not in listed  # 6641 is refused at every address
 
-    def test_a_database_of_this_host_is_refused_at_all_of_its_addresses(self) -> None:
+    def test_database_of_this_host_is_refused_at_all_addresses_of_the_host(self) -> None:
         assert survey({"ovn-nb": "tcp:127.0.0.1:7641", "ovn-remote": "tcp:10.0.0.1:7642"}).ours == {7641}
 
-    def test_no_address_of_loopback_or_of_the_link_is_published(self) -> None:
+    def test_addresses_of_loopback_and_of_the_link_are_left_out(self) -> None:
         ids = {"ovn-nb": "tcp:127.0.0.1:6641,tcp:[fe80::1]:6641", "ovn-encap-ip": "10.0.0.1"}
         assert survey(ids).published == {ip_address("10.0.0.1")}
 
@@ -116,7 +116,7 @@ class TestWatching:
         ],
         ids=" ".join,
     )
-    def test_what_is_changed_is_restored_at_once(self, change: tuple[str, ...]) -> None:
+    def test_changed_tables_are_restored_at_once(self, change: tuple[str, ...]) -> None:
         kept = Barrier(lambda: Exposed(metrics=7777))
         kept.start(Threads())
         before = barrier.listed()
@@ -124,7 +124,7 @@ class TestWatching:
         nft(*change)
         until(lambda: barrier.listed() == before)
 
-    def test_changes_of_others_cost_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_changes_of_other_tables_are_ignored(self, caplog: pytest.LogCaptureFixture) -> None:
         kept = Barrier(Exposed)
         kept.start(Threads())
         for _ in range(3):
@@ -140,9 +140,9 @@ class TestWatching:
         kept.start(Threads())
         known = Exposed(metrics=7777)
         kept.keep()
-        until(lambda: "7777" in barrier.listed())  # the thread may be about to write what it has read before
+        until(lambda: "7777" in barrier.listed())  # the thread may still be writing the earlier settings
 
-    def test_settings_that_cannot_be_read_leave_the_rules(self) -> None:
+    def test_unreadable_settings_keep_the_rules(self) -> None:
         away = False
 
         def exposed() -> Exposed:
@@ -156,13 +156,13 @@ class TestWatching:
         nft("flush", "ruleset")
         until(lambda: "7777" in barrier.listed())
 
-    def test_none_is_removed(self) -> None:
+    def test_barrier_that_is_off_removes_the_tables(self) -> None:
         barrier.load(ruleset(Exposed()))
-        none = Barrier(None)
-        none.start(Threads())
-        assert (none.state, barrier.listed()) == ("off", "")
+        off = Barrier(None)
+        off.start(Threads())
+        assert (off.state, barrier.listed()) == ("off", "")
 
-    def test_without_nft_there_is_one_warning(
+    def test_missing_nft_is_logged_once(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -172,22 +172,22 @@ class TestWatching:
         assert kept.state == "nft is not installed; run `apt install nftables`"
         here = [
             one for one in caplog.records if one.thread == threading.get_ident()
-        ]  # other tests' barriers go on
+        ]  # threads of other tests' barriers still run
         assert [one.getMessage() for one in here if one.levelno == logging.WARNING] == [
             f"containers may reach OVN's databases and this host: {kept.state}"
         ]
 
-    def test_links_that_exist_are_silenced(self) -> None:
+    def test_existing_links_are_silenced(self) -> None:
         ip("link", "add", "odhold", "type", "veth", "peer", "odcold")
         Barrier(Exposed).start(Threads())
-        assert Links().audible("odh") == []
+        assert KernelLinks().unsilenced("odh") == []
 
 
-class Town:
-    """A host whose uplink is a bridge, a network beside it, and Docker's bridge with two containers.
+class Topology:
+    """A host whose uplink is a bridge, its neighbours, and Docker's bridge with two containers.
 
-    The host is 10.0.0.1 on br0, where a neighbour is 10.0.0.2; 10.1.0.1 to another machine, 10.1.0.2; and
-    172.18.0.1 to containers, 172.18.0.2 and .3, which have a default route.
+    The host has 10.0.0.1 on br0, with the neighbour 10.0.0.2; 10.1.0.1 on a link to another machine,
+    10.1.0.2; and 172.18.0.1 on a bridge with containers, 172.18.0.2 and .3, which have a default route.
     """
 
     def __init__(self, *containers: Container) -> None:
@@ -206,7 +206,7 @@ class Town:
     def _wire(self, container: Container, name: str, address: str, bridge: str = "") -> None:
         ip("link", "add", f"{name}-host", "type", "veth", "peer", f"{name}-in")
         ip("link", "set", f"{name}-host", "up", *(("master", bridge) if bridge else ()))
-        container.take(f"{name}-in")
+        container.move_in(f"{name}-in")
 
         def inside() -> None:
             ip("address", "add", f"{address}/24", "dev", f"{name}-in")
@@ -217,9 +217,9 @@ class Town:
 
 
 @pytest.fixture
-def town() -> Iterator[Town]:
+def topology() -> Iterator[Topology]:
     containers = [Container() for _ in range(4)]
-    yield Town(*containers)
+    yield Topology(*containers)
     for container in containers:
         container.die()
 
@@ -239,42 +239,46 @@ def reaches(container: Container, *targets: tuple[str, int]) -> set[tuple[str, i
 
 
 class TestConnections:
-    def test_containers_reach_no_database_of_their_host_and_its_neighbours_do(self, town: Town) -> None:
+    def test_neighbours_of_a_host_reach_its_databases_and_its_containers_do_not(
+        self, topology: Topology
+    ) -> None:
         barrier.load(ruleset(survey(PUBLISHED)))
         places = [("10.0.0.1", 6641), ("172.18.0.1", 6641), ("10.1.0.1", 6641)]
         with serve(("0.0.0.0", 6641), ("0.0.0.0", 8080)):
-            assert reaches(town.container, *places, ("172.18.0.1", 8080)) == {("172.18.0.1", 8080)}
-            assert reaches(town.neighbour, places[0]) == {places[0]}
-            assert reaches(town.machine, places[2]) == {places[2]}
-            assert reaches(town.neighbour, places[2]) == set()  # of another interface: nobody is told of it
+            assert reaches(topology.container, *places, ("172.18.0.1", 8080)) == {("172.18.0.1", 8080)}
+            assert reaches(topology.neighbour, places[0]) == {places[0]}
+            assert reaches(topology.machine, places[2]) == {places[2]}
+            assert (
+                reaches(topology.neighbour, places[2]) == set()
+            )  # an address of another interface, which is not published
             barrier.remove()
-            assert reaches(town.container, *places) == set(places)
+            assert reaches(topology.container, *places) == set(places)
 
-    def test_containers_reach_no_database_elsewhere(self, town: Town) -> None:
+    def test_containers_do_not_reach_databases_on_other_machines(self, topology: Topology) -> None:
         barrier.load(ruleset(survey({"ovn-nb": "tcp:10.1.0.2:7641"})))
         places = [("10.1.0.2", port) for port in (6641, 6644, 7641, 9476, 8080)]
-        with in_namespace(town.machine.pid, lambda: serve(*(("0.0.0.0", port) for _, port in places))):
-            assert reaches(town.container, *places) == {("10.1.0.2", 8080)}
+        with in_namespace(topology.machine.pid, lambda: serve(*(("0.0.0.0", port) for _, port in places))):
+            assert reaches(topology.container, *places) == {("10.1.0.2", 8080)}
 
-    def test_containers_of_one_bridge_may_have_databases_of_their_own(self, town: Town) -> None:
-        """Such as a test of OVN in containers; br_netfilter shows what is bridged as if it were forwarded."""
+    def test_containers_of_one_bridge_reach_each_others_databases(self, topology: Topology) -> None:
+        """OVN may run in containers; br_netfilter passes bridged packets to the forward hook."""
         barrier.load(ruleset(survey(PUBLISHED)))
         place = ("172.18.0.3", 6641)
-        with in_namespace(town.other.pid, lambda: serve(place)):
-            assert reaches(town.container, place) == {place}
+        with in_namespace(topology.other.pid, lambda: serve(place)):
+            assert reaches(topology.container, place) == {place}
 
-    def test_clients_may_have_any_source_port(self, town: Town) -> None:
+    def test_clients_of_published_ports_may_have_any_source_port(self, topology: Topology) -> None:
         barrier.load(ruleset(survey(PUBLISHED)))
         place = ("172.18.0.2", 80)
-        with in_namespace(town.container.pid, lambda: socket.create_server(place)) as server:
+        with in_namespace(topology.container.pid, lambda: socket.create_server(place)) as server:
             client = in_namespace(
-                town.machine.pid, lambda: socket.create_connection(place, 5, ("10.1.0.2", 6641))
+                topology.machine.pid, lambda: socket.create_connection(place, 5, ("10.1.0.2", 6641))
             )
             with client, server.accept()[0] as accepted:
                 accepted.sendall(b"hello")
                 assert client.recv(5) == b"hello"
 
-    def test_a_source_port_opens_nothing(self, town: Town) -> None:
+    def test_source_port_of_a_database_does_not_pass_the_barrier(self, topology: Topology) -> None:
         barrier.load(ruleset(survey(PUBLISHED)))
 
         def ask() -> int:
@@ -284,16 +288,16 @@ class TestConnections:
                 return client.connect_ex(("10.0.0.1", 6641))
 
         with serve(("0.0.0.0", 6641)):
-            assert in_namespace(town.container.pid, ask) != 0
+            assert in_namespace(topology.container.pid, ask) != 0
 
-    def test_an_open_bridge_is_open(self, town: Town) -> None:
+    def test_containers_on_a_bridge_that_is_left_open_reach_databases(self, topology: Topology) -> None:
         barrier.load(ruleset(survey(PUBLISHED, None, ("br-0123456789ab",))))
         with serve(("0.0.0.0", 6641)):
-            assert reaches(town.container, ("10.0.0.1", 6641)) == {("10.0.0.1", 6641)}
+            assert reaches(topology.container, ("10.0.0.1", 6641)) == {("10.0.0.1", 6641)}
 
 
-def test_the_hosts_kernel_neither_hears_nor_speaks_on_a_link_that_is_not_silenced() -> None:
-    """The tables alone are enough, where a link's own settings are changed by something else."""
+def test_tables_without_link_settings_silence_the_hosts_kernel_on_a_link() -> None:
+    """The link has none of the settings that silence it, as if another program had changed them."""
     ip("link", "add", "odh1", "type", "veth", "peer", "odc1")
     sysctl("ipv6/conf/odc1/disable_ipv6", "1")
     barrier.load(ruleset(Exposed()))
@@ -306,11 +310,12 @@ def test_the_hosts_kernel_neither_hears_nor_speaks_on_a_link_that_is_not_silence
         server.setblocking(False)
         for link in ("odh1", "odc1"):
             ip("link", "set", link, "up")
+        await_carrier("odh1", "odc1")
         tap.bind(("odc1", 0))
-        tap.settimeout(5)
+        tap.settimeout(30)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as speaker, pytest.raises(PermissionError):
             speaker.sendto(b"hello", ("192.0.2.2", 9))
-        ip("address", "add", "fd00::1/64", "dev", "odh1")  # which asks whether another has it
+        ip("address", "add", "fd00::1/64", "dev", "odh1")  # sends a neighbour solicitation for the address
         mac = bytes.fromhex("020000000002")
         head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 33, 0, 0, 64, 17, 0, b"\xc0\0\2\2", b"\xc0\0\2\1")
         words = struct.unpack("!10H", head)
@@ -321,17 +326,17 @@ def test_the_hosts_kernel_neither_hears_nor_speaks_on_a_link_that_is_not_silence
         tap.send(b"\xff" * 6 + mac + b"\x08\0" + datagram)
         with pytest.raises(BlockingIOError):
             server.recv(100)
-        # The last frame is not the barrier's own; Open vSwitch can send such frames.
+        # Open vSwitch can send frames in spite of the barrier: this one is the last to arrive.
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as switch:
             switch.bind(("odh1", 0))
             switch.send(b"\xff" * 6 + mac + b"\x88\xb5" + bytes(46))
         seen = []
         while not seen or seen[-1] != b"\x88\xb5":
             frame, (_, _, kind, *_) = tap.recvfrom(2048)
-            if kind != socket.PACKET_OUTGOING:
+            if kind != socket.PACKET_OUTGOING and frame[12:14] != PROBE:
                 seen.append(frame[12:14])
         assert seen == [b"\x88\xb5"]
         barrier.remove()
         tap.send(b"\xff" * 6 + mac + b"\x08\0" + datagram)
-        server.settimeout(5)
+        server.settimeout(30)
         assert server.recv(100) == b"hello"

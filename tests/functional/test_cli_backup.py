@@ -1,6 +1,6 @@
 """`ovn-docker central backup` and `central restore`, as an operator types them on a central machine.
 
-What a copy has and what a database becomes: test_copies.py. With containers: e2e/test_operations.py.
+test_copies.py tests the contents of copies and databases; e2e/test_operations.py has containers, too.
 """
 
 import subprocess
@@ -29,24 +29,25 @@ def machine() -> Iterator[Machine]:
 @pytest.fixture
 def central(machine: Machine) -> Machine:
     """A central machine with the network web, which it has backed up."""
-    machine.does("central", "start", "--address=127.0.0.1")
+    machine.output("central", "start", "--address=127.0.0.1")
     machine.out("ovn-nbctl", "ls-add", "web", "--", "lsp-add", "web", "port")
-    machine.does(*BACKUP)
+    machine.output(*BACKUP)
     return machine
 
 
 def switches(machine: Machine) -> str:
-    """UUIDs and names of the networks."""
+    """Return UUIDs and names of the networks."""
     return machine.out("ovn-nbctl", "--no-leader-only", "ls-list")
 
 
 def restore(machine: Machine, answer: str) -> subprocess.CompletedProcess[str]:
-    """``central restore`` at a terminal where somebody answers."""
+    """Run ``central restore`` with an answer on standard input."""
     command = machine.inside(*OVN_DOCKER, *RESTORE)
     return subprocess.run(command, input=answer, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_a_copy_is_root_s_alone_and_is_replaced_as_a_whole(central):
+@pytest.mark.slow
+def test_a_copy_is_readable_by_root_only_and_replaced_as_a_whole(central):
     before = central.out("cat", COPY)
     central.out("chmod", "644", COPY)
     central.out("ovn-nbctl", "ls-add", "more")
@@ -56,7 +57,7 @@ def test_a_copy_is_root_s_alone_and_is_replaced_as_a_whole(central):
     with subprocess.Popen(locking, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
         assert other.stdout.readline() == "locked\n"
-        said = central.does(*BACKUP)
+        said = central.output(*BACKUP)
         found = central.out("find", "/run", "-maxdepth", "1", "-name", ".*")
         other.kill()
     assert found == at_work  # what a run that was killed has left is gone
@@ -69,31 +70,32 @@ def test_a_copy_is_root_s_alone_and_is_replaced_as_a_whole(central):
     assert central.out("ovsdb-tool", "db-name", COPY) == "OVN_Northbound"
 
 
-def test_what_was_deleted_comes_back(central):
+@pytest.mark.slow
+def test_restore_brings_deleted_networks_back(central):
     before = switches(central)
     central.out("ovn-nbctl", "ls-del", "web", "--", "ls-add", "later")
-    said = central.does(*RESTORE, "--force")
+    said = central.output(*RESTORE, "--force")
     assert (
         "the copy has 1 network, 1 port, 3 rows, the northbound database 1 network, 0 ports, 2 rows" in said
     )
     assert "networks that come back: web\nnetworks that are removed: later\n" in said
     assert switches(central) == before
-    said = central.does(*RESTORE)
-    assert said == "nothing to change: the database has what the copy has\n"
+    said = central.output(*RESTORE)
+    assert said == "nothing to change: the database has the contents of the copy\n"
 
 
 @pytest.mark.slow
-def test_it_shows_what_would_change_and_asks(central):
+def test_restore_shows_the_changes_and_asks(central):
     central.out("ovn-nbctl", "ls-add", "later")
     before = switches(central)
-    said = central.does(*RESTORE, "--dry-run")
+    said = central.output(*RESTORE, "--dry-run")
     assert "Logical_Switch  0    0        1" in said
     assert "would restore the northbound database" in said
     for answer in ("n\n", ""):
         done = restore(central, answer)
         assert done.returncode == 1
         assert "restore the northbound database? [y/N]" in done.stderr
-        assert "nothing was restored; confirm it, or say --force" in done.stderr
+        assert "nothing was restored; confirm it, or give --force" in done.stderr
         assert switches(central) == before
     done = restore(central, "y\n")
     assert done.returncode == 0, done
@@ -101,21 +103,21 @@ def test_it_shows_what_would_change_and_asks(central):
 
 
 @pytest.mark.slow
-def test_a_lost_database_is_made_before_it_starts(central):
-    """So that hosts never see an empty one; then there is nothing to ask."""
+def test_restore_makes_the_file_of_a_lost_database(central):
+    """So hosts never see an empty database; the command does not ask, because nothing is replaced."""
     central.out("ovn-nbctl", "set-connection", "ptcp:7000:127.0.0.1")
-    central.does(*BACKUP)
+    central.output(*BACKUP)
     before = switches(central)
-    central.does("central", "stop")
+    central.output("central", "stop")
     central.out("sh", "-c", "rm /var/lib/ovn/*")
-    said = central.does(*RESTORE, "--dry-run")
+    said = central.output(*RESTORE, "--dry-run")
     assert said.startswith(
         f"would make {OVNNB} of {COPY}, with 1 network, 1 port, 4 rows, for the next `ovn-docker"
     )
     assert central.out("ls", "/var/lib/ovn") == ""
-    central.does(*RESTORE)
+    central.output(*RESTORE)
     assert central.out("stat", "-c", "%a", OVNNB) == "600"
-    central.does("central", "start")
+    central.output("central", "start")
     assert switches(central) == before
     assert central.out("ovn-nbctl", "get-connection") == ""
     bound = ("ovn-sbctl", "--bare", "--columns=logical_port", "list", "Port_Binding")
@@ -123,31 +125,32 @@ def test_a_lost_database_is_made_before_it_starts(central):
 
 
 @pytest.mark.slow
-def test_an_empty_database_needs_no_question(central):
+def test_restore_of_an_empty_database_does_not_ask(central):
     before = switches(central)
     central.out("ovn-nbctl", "ls-del", "web")
-    central.does(*RESTORE)
+    central.output(*RESTORE)
     assert switches(central) == before
 
 
 @pytest.mark.slow
-def test_listeners_stay(central):
+def test_restore_keeps_the_listeners(central):
     central.out("ovn-nbctl", "set-connection", "ptcp:7000:127.0.0.1")
-    central.does(*BACKUP)
+    central.output(*BACKUP)
     central.out("ovn-nbctl", "set-connection", "ptcp:7001:127.0.0.1", "--", "ls-del", "web")
     before = central.listening()
-    central.does(*RESTORE, "--force")
+    central.output(*RESTORE, "--force")
     assert central.out("ovn-nbctl", "get-connection") == "ptcp:7001:127.0.0.1"
     assert central.listening() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "why"),
     [
         (("backup", "/nowhere/copy"), "there is no directory /nowhere"),
         (("backup", "/run"), "/run is not a regular file"),
         (("backup", "/dev/null"), "/dev/null is not a regular file"),
-        (("backup", "/etc/default/ovn-central"), "is there and is not a copy of a database"),
+        (("backup", "/etc/default/ovn-central"), "exists and is not a copy of a database"),
         (("backup", OVNNB), "is the northbound database itself"),
         (("restore", "/nowhere"), "cannot read /nowhere: No such file or directory"),
         (("restore", "/etc/default/ovn-central"), "is not a copy of a northbound database"),
@@ -155,21 +158,22 @@ def test_listeners_stay(central):
     ],
 )
 @pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=["", "dry"])
-def test_what_cannot_be_meant_is_refused(argv, why, more, shared):
-    code, said = shared.refuses("central", *argv, *more)
+def test_backup_and_restore_refuse_invalid_files(argv, why, more, shared):
+    code, said = shared.refusal("central", *argv, *more)
     assert (code, why in said) == (2, True), said
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Machine]:
-    """A central machine for what changes nothing."""
+    """A central machine for tests that change nothing."""
     machine = Machine()
-    machine.does("central", "start", "--address=127.0.0.1")
+    machine.output("central", "start", "--address=127.0.0.1")
     yield machine
     machine.close()
 
 
-def test_a_copy_that_cannot_be_written_leaves_the_one_before(central):
+@pytest.mark.slow
+def test_a_backup_that_fails_keeps_the_earlier_copy(central):
     before = central.out("cat", COPY)
     small = "/run/small"
     central.out("mkdir", small)
@@ -182,29 +186,29 @@ def test_a_copy_that_cannot_be_written_leaves_the_one_before(central):
 
 
 @pytest.mark.slow
-def test_a_database_that_does_not_run_is_named(central):
-    central.does("central", "stop")
+def test_backup_and_restore_name_a_database_that_does_not_run(central):
+    central.output("central", "stop")
     for argv in (BACKUP, RESTORE):
-        code, said = central.refuses(*argv)
+        code, said = central.refusal(*argv)
         assert code == 3
         assert "the northbound database does not run here; start it with: ovn-docker central start" in said
 
 
 @pytest.mark.slow
-def test_a_cluster_is_restored(certified: Any):
-    """Also by a copy of a single server; three members: test_copies.py."""
-    certified.does("central", "start", "--address=127.0.0.1")
+def test_restore_works_on_a_member_of_a_cluster(certified: Any):
+    """The copy is one of a single server; test_copies.py has three members."""
+    certified.output("central", "start", "--address=127.0.0.1")
     certified.out("ovn-nbctl", "ls-add", "web")
-    certified.does(*BACKUP)
+    certified.output(*BACKUP)
     before = switches(certified)
-    certified.does("central", "stop")
+    certified.output("central", "stop")
     certified.out("sh", "-c", "rm /var/lib/ovn/*")
-    certified.does(*RESTORE)
-    certified.changes(*CLUSTER, "--create", "--rbac")
+    certified.output(*RESTORE)
+    certified.apply(*CLUSTER, "--create", "--rbac")
     assert switches(certified) == before
-    certified.does(*BACKUP)
+    certified.output(*BACKUP)
     certified.out("ovn-nbctl", "ls-del", "web")
-    certified.does(*RESTORE, "--force")
+    certified.output(*RESTORE, "--force")
     assert switches(certified) == before
     assert certified.ovn_docker("central", "status").returncode == 0
     assert TLS in certified.out("cat", "/etc/default/ovn-central")

@@ -1,4 +1,4 @@
-"""`ovn-docker host forget` as it is typed: what it shows, asks and refuses."""
+"""`ovn-docker host forget` as a command: its output, its question and its refusals."""
 
 import json
 import shlex
@@ -8,6 +8,8 @@ import pytest
 
 from functional.machine import OVN_DOCKER, Machine
 
+pytestmark = pytest.mark.slow
+
 FORGET = ("host", "forget", "lost")
 PORT = "c1" * 32
 IDS = "external_ids:ovn-docker\\:owner=overlay external_ids:ovn-docker\\:host=lost"
@@ -15,11 +17,11 @@ IDS = "external_ids:ovn-docker\\:owner=overlay external_ids:ovn-docker\\:host=lo
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    """A host and central machine in one, without ovn-controller: nobody is alive."""
+    """A host that is the central machine too, without ovn-controller, so that no host is alive."""
     machine = Machine()
     assert "Open_vSwitch at unix:/var/run/openvswitch/db.sock" in refusal(machine, *FORGET)
     machine.out("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=here")
-    machine.does("central", "start", "--address", "127.0.0.1")
+    machine.output("central", "start", "--address", "127.0.0.1")
     assert "does not have ovn-nb; set it with: ovs-vsctl set" in refusal(machine, *FORGET)
     machine.out("ovs-vsctl", "set", "Open_vSwitch", ".", "external_ids:ovn-nb=tcp:127.0.0.1:6641")
     yield machine
@@ -28,20 +30,22 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def lost(machine: Machine) -> Machine:
-    """With a port and a lease of a host that is lost."""
+    """The machine with a port and a lease of a lost host."""
     machine.out("ovn-nbctl", "--if-exists", "ls-del", "foo", "--", "--all", "destroy", "DHCP_Options")
     machine.out("ovn-nbctl", "ls-add", "foo", "--", "lsp-add", "foo", PORT)
     switch = machine.out("ovn-nbctl", "--bare", "--columns=_uuid", "find", "Logical_Switch", "name=foo")
     ids = *IDS.split(), f"external_ids:ovn-docker\\:switch={switch}"
-    machine.out("ovn-nbctl", "set", "Logical_Switch_Port", PORT, *ids)
+    machine.out(
+        "ovn-nbctl", "set", "Logical_Switch_Port", PORT, *ids, f"external_ids:ovn-docker\\:endpoint={PORT}"
+    )
     lease = machine.out("ovn-nbctl", "create", "DHCP_Options", "cidr=192.168.1.5")
-    machine.out("ovn-nbctl", "set", "DHCP_Options", lease, *ids)
+    machine.out("ovn-nbctl", "set", "DHCP_Options", lease, *ids, "external_ids:ovn-docker\\:state=leased")
     machine.out("ovs-vsctl", "set", "Open_vSwitch", ".", "external_ids:ovn-remote=tcp:127.0.0.1:6642")
     return machine
 
 
 def refusal(machine: Machine, *argv: str) -> str:
-    """The one line of a command that fails, behind what it showed first."""
+    """Return the error, one line, of a command that fails."""
     done = machine.ovn_docker(*argv)
     assert done.returncode != 0, done
     assert done.stderr.count("\n") == 1, done
@@ -52,8 +56,8 @@ def ports(machine: Machine) -> str:
     return machine.out("ovn-nbctl", "lsp-list", "foo")
 
 
-def test_it_shows_what_it_removes_and_the_second_time_nobody_knows_the_host(lost: Machine) -> None:
-    said = lost.does(*FORGET, "--yes").splitlines()
+def test_forget_shows_what_it_removes_and_refuses_the_host_the_second_time(lost: Machine) -> None:
+    said = lost.output(*FORGET, "--yes").splitlines()
     assert [line.split() for line in said] == [
         ["WHAT", "LOGICAL", "SWITCH"],
         ["port", "c1c1c1c1c1c1", "foo"],
@@ -74,13 +78,13 @@ def test_a_dry_run_changes_nothing(lost: Machine) -> None:
 
 
 @pytest.mark.parametrize(("answer", "left"), [("", True), ("n\n", True), ("no\n", True), ("y\n", False)])
-def test_it_asks(lost: Machine, answer: str, left: bool) -> None:
+def test_forget_asks_before_it_removes(lost: Machine, answer: str, left: bool) -> None:
     command = f"printf '{answer}' | {shlex.join((*OVN_DOCKER, *FORGET))}"
     done = lost.run("sh", "-c", command)
     asked = "remove 1 port, 1 lease of lost? [y/N] " + ("" if answer else "\n")
     assert (ports(lost) != "") == left
     assert (done.returncode, done.stderr) == (
-        (1, asked + "ovn-docker: nothing was removed; confirm it, or say --yes\n") if left else (0, asked)
+        (1, asked + "ovn-docker: nothing was removed; confirm it, or give --yes\n") if left else (0, asked)
     )
 
 
@@ -103,65 +107,66 @@ def test_an_unknown_host_is_an_error_that_names_the_nearest(
     assert "see `ovn-sbctl show` (known hosts: here, lost)" in refusal(lost, *command, "xyz", *more)
 
 
-def test_a_host_that_ovn_knows_may_have_nothing(lost: Machine) -> None:
-    lost.does(*FORGET, "--yes")
+def test_forget_of_a_host_without_rows_changes_nothing(lost: Machine) -> None:
+    lost.output(*FORGET, "--yes")
     lost.out("ovn-sbctl", "chassis-add", "lost", "geneve", "10.0.0.9")
-    assert lost.does(*FORGET, "--yes") == "nothing to change\n"
+    assert lost.output(*FORGET, "--yes") == "nothing to change\n"
     lost.out("ovn-sbctl", "chassis-del", "lost")
 
 
-def test_this_host_is_not_forgotten(lost: Machine) -> None:
-    assert "here is this host; run this on another one" in refusal(lost, "host", "forget", "here", "--yes")
+def test_forget_refuses_this_host(lost: Machine) -> None:
+    assert "here is this host; run this command on another host" in refusal(
+        lost, "host", "forget", "here", "--yes"
+    )
 
 
-def test_without_the_southbound_database_nobody_knows_who_is_alive(lost: Machine) -> None:
+def test_forget_requires_the_southbound_database(lost: Machine) -> None:
     lost.out("ovs-vsctl", "remove", "Open_vSwitch", ".", "external_ids", "ovn-remote")
-    assert "does not have ovn-remote; run `ovn-docker host setup`, or say --force" in refusal(
+    assert "does not have ovn-remote; run `ovn-docker host setup`, or give --force" in refusal(
         lost, *FORGET, "--yes"
     )
     assert ports(lost) != ""
-    lost.does(*FORGET, "--yes", "--force")
+    lost.output(*FORGET, "--yes", "--force")
     assert ports(lost) == ""
 
 
-def test_a_host_that_ovn_still_lists_is_asked_first(lost: Machine) -> None:
+def test_forget_asks_a_host_that_ovn_lists_for_an_answer(lost: Machine) -> None:
     lost.out("ovn-sbctl", "chassis-add", "lost", "geneve", "10.0.0.9")
-    said = lost.does(*FORGET, "--yes")
+    said = lost.output(*FORGET, "--yes")
     assert "lost does not answer; OVN lists it until you type: ovn-sbctl chassis-del lost\n" in said
     lost.out("ovn-sbctl", "chassis-del", "lost")
 
 
-def test_what_another_host_has_at_work_stays(lost: Machine) -> None:
-    """Any host can write that a port is that of a host that is gone."""
-    lost.out("ovn-nbctl", "set", "Logical_Switch_Port", PORT, f"external_ids:ovn-docker\\:endpoint={PORT}")
+def test_forget_keeps_rows_of_containers_that_run_on_another_host(lost: Machine) -> None:
+    """Any host can write the name of a lost host into the row of a port."""
     lost.out("ovn-nbctl", "--timeout=10", "--wait=sb", "sync")
     lost.out("ovn-sbctl", "chassis-add", "other", "geneve", "10.0.0.8")
     lost.out("ovn-sbctl", "lsp-bind", PORT, "other")
     said = lost.ovn_docker(*FORGET, "--yes")
-    assert "1 rows that say they are of lost stay, for another host has their containers" in said.stderr
+    assert "1 rows that name lost as their host stay, for another host has their containers" in said.stderr
     assert said.stdout.endswith("removed 1 lease\n")
     assert PORT in ports(lost)
     lost.out("ovn-sbctl", "lsp-unbind", PORT, "--", "chassis-del", "other")
-    lost.does(*FORGET, "--yes")
+    lost.output(*FORGET, "--yes")
     assert PORT not in ports(lost)
 
 
 GC = ("gc", "--host", "lost")
 
 
-def test_gc_for_a_host_is_the_same(lost: Machine) -> None:
+def test_gc_with_host_removes_the_same_as_forget(lost: Machine) -> None:
     assert lost.ovn_docker("gc").stdout.splitlines() == [
         "nothing is left over, and nothing is missing",
-        "lost is not up, says OVN; if it is gone for good: ovn-docker gc --host lost",
+        "lost does not run, as OVN has it; if it is gone for good: ovn-docker gc --host lost",
     ]
     assert lost.ovn_docker(*GC, "--dry-run").stdout.endswith("would remove 1 port, 1 lease\n")
     found = json.loads(lost.ovn_docker(*GC, "--dry-run", "--json").stdout)
     assert [one["kind"] for one in found["found"]] == ["port", "lease"]
-    lost.does(*GC, "--yes")
+    lost.output(*GC, "--yes")
     assert ports(lost) == ""
     assert lost.ovn_docker("gc").stdout == "nothing is left over, and nothing is missing\n"
 
 
-def test_gc_of_this_host_and_of_another_one_are_two_commands(lost: Machine) -> None:
-    code, said = lost.refuses(*GC, "--repair")
+def test_gc_refuses_repair_with_host(lost: Machine) -> None:
+    code, said = lost.refusal(*GC, "--repair")
     assert (code, "--repair is for this host, --host for one that is gone" in said) == (2, True)

@@ -1,4 +1,4 @@
-"""Every command of `ovn-docker`, on databases and a Docker with names that were chosen to do harm."""
+"""Every command of `ovn-docker`, with hostile names in the databases and in Docker."""
 
 import json
 import subprocess
@@ -18,8 +18,10 @@ from ovn_docker.host.ovsdb import Database, Reference
 from ovn_docker.model import row_uuid
 from unit.test_printable import HOSTILE
 
+pytestmark = pytest.mark.slow
+
 NAMES = [name for what, name in HOSTILE.items() if what != "half a surrogate"]
-"""Those that a database takes."""
+"""The names that a database accepts."""
 
 MARK = "FORGED"
 LINES = [f"x\n{MARK} {number}" for number in range(2)] + [f"x\r{MARK}", f"x\u2028{MARK}", f"x\x85{MARK}"]
@@ -31,7 +33,7 @@ SWITCH = row_uuid("network", NET)
 
 
 def docker(path: str) -> Any:
-    """The answer to a path of Docker's API: one network, and containers with all the names."""
+    """Return the reply to a path of Docker's API: one network, and containers with all names."""
     network = {
         "Id": NET,
         "Name": ALL[1],
@@ -68,7 +70,7 @@ def rows(machine_database: Database, *operations: ovsdb.Operation) -> None:
 
 
 def fill_northbound(database: Database) -> None:
-    """Ports of a host and a container of each name, on the network and on switches of these names."""
+    """Insert ports with a host and a container of each name, on the network and on such switches."""
     owner = {"ovn-docker:owner": "overlay"}
     rows(
         database,
@@ -125,10 +127,10 @@ def fill_southbound(database: Database) -> None:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    """A host and central machine in one, with a Docker and without ovn-controller."""
+    """A host that is the central machine, too, with a simulated Docker and without ovn-controller."""
     machine = Machine()
     machine.out("/usr/share/openvswitch/scripts/ovs-ctl", "--no-ovs-vswitchd", "start", "--system-id=here")
-    machine.does("central", "start", "--address", "127.0.0.1")
+    machine.output("central", "start", "--address", "127.0.0.1")
     ids = ("ovn-nb=tcp:127.0.0.1:6641", "ovn-remote=tcp:127.0.0.1:6642", "ovn-encap-ip=127.0.0.1")
     machine.out("ovs-vsctl", "--no-wait", "set", "Open_vSwitch", ".", *(f"external_ids:{one}" for one in ids))
     root = f"/proc/{machine.pid}/root"
@@ -153,7 +155,7 @@ COMMANDS = [
 
 
 def check(done: subprocess.CompletedProcess[str], *, what: str = "") -> None:
-    """Nothing that was printed is more than text, and no line is one that a name has brought."""
+    """Check that the output has no control characters and no line that comes from a name."""
     said = done.stdout + done.stderr
     assert "Traceback" not in said, said
     for line in said.split("\n"):
@@ -162,26 +164,26 @@ def check(done: subprocess.CompletedProcess[str], *, what: str = "") -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_name_is_more_than_text_in_what_a_command_prints(machine: Machine, command: str) -> None:
+def test_hostile_names_are_printed_as_text(machine: Machine, command: str) -> None:
     done = machine.ovn_docker(*command.split())
     assert done.stdout + done.stderr
     check(done)
 
 
 @pytest.mark.parametrize("what", ["escape", "line", "right to left", "option", "quotes"])
-def test_commands_take_such_a_name_and_quote_it(machine: Machine, what: str) -> None:
+def test_commands_accept_hostile_names_and_quote_them(machine: Machine, what: str) -> None:
     for command in (("inspect",), ("host", "forget", "--dry-run"), ("tcpdump",)):
         check(machine.ovn_docker(*command, "--", HOSTILE[what]), what=what)
 
 
-def test_a_row_that_names_no_switch_does_not_hide_the_database(machine: Machine) -> None:
-    """Its UUID would be no UUID, for which the server refuses all that is asked with it."""
+def test_a_row_with_an_invalid_switch_does_not_hide_the_database(machine: Machine) -> None:
+    """The server would refuse a whole transaction with an invalid UUID."""
     results = json.loads(machine.ovn_docker("doctor", "--json").stdout)
     assert {one["name"]: one["status"] for one in results}["northbound"] == "ok"
 
 
-def test_the_command_that_gc_offers_for_a_host_names_that_host_and_nothing_else(machine: Machine) -> None:
-    """All but the first are not up: the southbound database does not have them."""
+def test_the_command_that_gc_offers_names_exactly_one_host(machine: Machine) -> None:
+    """The southbound database has the first host only; so the others are not up."""
     said = machine.ovn_docker("gc").stdout.splitlines()
     cures = [line.partition("gone for good: ")[2] for line in said if "gone for good: " in line]
     assert len(cures) > len(ALL) - 2
@@ -194,7 +196,7 @@ def test_the_command_that_gc_offers_for_a_host_names_that_host_and_nothing_else(
         assert host[-1].removeprefix("--host=") in {*ALL, "here"}
 
 
-def test_the_pictures_are_well_formed_and_have_no_script_of_a_name(machine: Machine) -> None:
+def test_pictures_are_well_formed_and_contain_no_script_from_a_name(machine: Machine) -> None:
     tree = ET.fromstring(machine.ovn_docker("graph", "--format", "svg").stdout)
     assert not [one for one in tree.iter() if one.tag.endswith("script")]
     scripts = []

@@ -1,6 +1,6 @@
 """`ovn-docker underlay bridge` on a machine whose network is a cable to a router, with real Open vSwitch.
 
-The router is where the operator sits: what matters is whether he still reaches the machine.
+The router stands for the operator's own machine: the tests check that it still gets answers.
 """
 
 import json
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 
 OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 BRIDGE = ("underlay", "bridge", "--interface", "eth0", "--bridge", "breth0")
-CHECKSUMS = "from ovn_docker.host.links import Links; Links()._tx_checksums_off('lan0')"
+CHECKSUMS = "from ovn_docker.host.kernel.links import KernelLinks; KernelLinks()._tx_checksums_off('lan0')"
 
 
 class Vm(Machine):
-    """A virtual machine with Open vSwitch, and the router that its eth0 leads to."""
+    """A virtual machine with Open vSwitch, and the router at the other end of its eth0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,12 +36,12 @@ class Vm(Machine):
             {OVN_DOCKER[0]} -c "{CHECKSUMS}"
             """
         )
-        # dhclient-script(8) writes it: not the real machine's.
+        # dhclient-script(8) writes /etc/resolv.conf, which is shared with the real machine.
         self.sh("touch /run/resolv.conf; mount --bind /run/resolv.conf /etc/resolv.conf; ip link set eth0 up")
         self.out(OVS_CTL, "start", "--system-id=random")
 
     def configure(self) -> None:
-        """Give it all kinds of addresses, routes and rules."""
+        """Add all kinds of addresses, routes and rules to eth0."""
         self.sh(
             """cd /proc/sys/net; echo 2 > ipv4/conf/eth0/rp_filter; echo 2 > ipv6/conf/eth0/accept_ra
             echo 0 > ipv6/conf/eth0/dad_transmits  # or a link-local address takes two seconds
@@ -63,7 +63,7 @@ class Vm(Machine):
         )
 
     def network(self, link: str) -> str:
-        """All that is on a link, without its name, its index and the lifetimes that pass."""
+        """Return the network of a link, without its name, its index and the lifetimes, which decrease."""
         what = (
             f"ip -o address show dev {link}; for f in 4 6; do ip -o -$f route show table all dev {link};"
             f"ip -$f rule show; done; ip -o -br link show {link}; "
@@ -81,7 +81,7 @@ class Vm(Machine):
 
 
 def sh(self: Machine, script: str) -> str:
-    """Output of a shell script that must succeed."""
+    """Return the output of a shell script that must succeed."""
     return self.out("sh", "-ec", script)
 
 
@@ -102,7 +102,7 @@ def static(vm: Vm) -> Vm:
     return vm
 
 
-ECHO = """
+ECHO_SERVER = """
 import socket, sys
 server = socket.create_server((sys.argv[1], 7000))
 print("listening", flush=True)
@@ -111,7 +111,7 @@ while data := connection.recv(100):
     connection.sendall(data)
 """
 
-TALK = """
+ECHO_CLIENT = """
 import select, socket, sys, time
 connection = socket.create_connection((sys.argv[1], 7000), timeout=20)
 print("connected", flush=True)
@@ -126,18 +126,18 @@ print(f"slowest answer {slowest * 1000:.0f} ms")
 
 
 class Session:
-    """A TCP session from the router, such as the operator's, in which every byte is answered.
+    """A TCP session from the router, such as the operator's, in which every byte is echoed.
 
-    Closed by `end`, which fails if one was not.
+    `end` closes it, and fails if an echo is missing.
     """
 
     def __init__(self, vm: Vm, address: str = "10.7.0.5") -> None:
         python = OVN_DOCKER[0]
         pipe = subprocess.PIPE
-        self._server = subprocess.Popen(vm.inside(python, "-c", ECHO, address), stdout=pipe, text=True)
+        self._server = subprocess.Popen(vm.inside(python, "-c", ECHO_SERVER, address), stdout=pipe, text=True)
         assert self._server.stdout
         assert self._server.stdout.readline() == "listening\n"
-        talk = vm.router.inside(python, "-c", TALK, address)
+        talk = vm.router.inside(python, "-c", ECHO_CLIENT, address)
         self._client = subprocess.Popen(talk, stdin=pipe, stdout=pipe, text=True)
         assert self._client.stdout
         assert self._client.stdout.readline() == "connected\n"
@@ -150,15 +150,15 @@ class Session:
 
 
 def reaches(vm: Vm, address: str = "10.7.0.5") -> bool:
-    """Whether the router gets an answer, and one only."""
+    """Return True if the router gets one answer to each packet."""
     done = vm.router.run("busybox", "ping", "-c", "2", "-i", "0.1", "-W", "2", address)
     return "2 packets received" in done.stdout and "duplicates" not in done.stdout
 
 
 def interrupted(vm: Vm, step: int, *argv: str) -> bool:
-    """Whether the command was killed when it was about to do the step of this number.
+    """Run a command and kill it before the step of this number; return False if it ended before.
 
-    A step is a call of ip or ovs-vsctl that changes something; the programs are replaced by ones that count.
+    A step is a call of ip or ovs-vsctl that changes something; wrappers of these programs count them.
     """
     vm.sh(
         f"""mkdir -p /run/counting; cd /run/counting; echo {step} > left
@@ -184,7 +184,7 @@ EOF
 
 
 def refusal(vm: Vm, *argv: str) -> str:
-    """The one line of a command that must fail."""
+    """Return the error, one line, of a command that must fail."""
     done = vm.ovn_docker(*argv)
     assert done.returncode != 0, done
     assert done.stderr.count("\n") == 1, done
@@ -194,22 +194,22 @@ def refusal(vm: Vm, *argv: str) -> str:
 # The move
 
 
-def test_all_moves_and_comes_back(static: Vm) -> None:
+def test_the_whole_network_moves_and_is_restored(static: Vm) -> None:
     before = static.network("eth0")
-    said = static.changes(*BRIDGE)
+    said = static.apply(*BRIDGE)
     assert "10.7.0.1, fd00:7::1 answered through breth0" in said
     assert static.network("breth0") == before
     assert "10.7.0.5" not in static.network("eth0")
     assert reaches(static)
     assert reaches(static, "fd00:7::5")
-    static.changes(*BRIDGE, "--undo")
+    static.apply(*BRIDGE, "--undo")
     assert static.network("eth0") == before
     assert static.out("ovs-vsctl", "list-br") == ""
     assert reaches(static)
     assert reaches(static, "fd00:7::5")
 
 
-def test_a_dry_run_changes_nothing_and_its_commands_are_the_move(static: Vm) -> None:
+def test_a_dry_run_changes_nothing_and_prints_commands_that_make_the_move(static: Vm) -> None:
     before = static.network("eth0")
     done = static.ovn_docker(*BRIDGE, "--dry-run")
     assert (static.network("eth0"), static.out("ovs-vsctl", "list-br")) == (before, "")
@@ -225,33 +225,33 @@ def test_a_dry_run_changes_nothing_and_its_commands_are_the_move(static: Vm) -> 
 
 def test_a_session_over_the_interface_survives(static: Vm) -> None:
     session = Session(static)
-    static.changes(*BRIDGE)
+    static.apply(*BRIDGE)
     print("move:", session.end())
     session = Session(static)
-    static.changes(*BRIDGE, "--undo")
+    static.apply(*BRIDGE, "--undo")
     print("undo:", session.end())
 
 
-def test_what_was_begun_by_hand_is_finished(static: Vm) -> None:
-    """The usual way to lose a machine: the interface is in the bridge, its addresses are not."""
+def test_a_move_that_was_begun_by_hand_is_completed(static: Vm) -> None:
+    """A common mistake: the interface is moved into the bridge without its addresses."""
     before = static.network("eth0")
     static.sh("ovs-vsctl add-br breth0 -- set Bridge breth0 datapath_type=netdev -- add-port breth0 eth0")
-    static.changes(*BRIDGE)
+    static.apply(*BRIDGE)
     assert static.network("breth0") == before
     assert reaches(static)
-    static.changes(*BRIDGE, "--undo")
+    static.apply(*BRIDGE, "--undo")
     assert reaches(static)
-    assert static.out("ovs-vsctl", "list-br") == "breth0"  # not ours
+    assert static.out("ovs-vsctl", "list-br") == "breth0"  # made by hand, so it stays
     assert [line for line in static.network("eth0").splitlines() if "inet" in line] == [
         line for line in before.splitlines() if "inet" in line
     ]
 
 
-# The way back
+# Restoration
 
 
 def fewer_steps(vm: Vm) -> None:
-    """Leave one of each kind."""
+    """Leave one address and one route of each kind."""
     vm.sh(
         """ip address del 10.7.0.6/24 dev eth0; ip address del 10.9.9.9/32 dev eth0
         ip address del fd00:7::6/128 dev eth0; ip -6 route del fd00:7::6; ip rule del preference 500
@@ -260,23 +260,26 @@ def fewer_steps(vm: Vm) -> None:
     )
 
 
-def test_it_is_put_back_when_the_gateway_does_not_answer(static: Vm) -> None:
+def test_a_move_is_undone_when_the_gateway_does_not_answer(static: Vm) -> None:
     before = static.network("eth0")
     static.sh(
         "ovs-vsctl add-br breth0 -- set-fail-mode breth0 secure -- set Bridge breth0 datapath_type=netdev"
     )
     said = refusal(static, *BRIDGE, "--timeout=1")
-    assert "10.7.0.1, fd00:7::1 answered through breth0 within 1 seconds and nobody confirmed" in said
+    assert (
+        "no answer from 10.7.0.1, fd00:7::1 through breth0 and no confirmation of the move within 1 seconds"
+        in said
+    )
     assert static.network("eth0") == before
     assert static.out("ovs-vsctl", "list-ports", "breth0") == ""
     assert reaches(static)
 
 
 STRIDE = 3
-"""Every third step is enough for each run; 1 takes minutes."""
+"""Steps between two kills: with 1 the tests take minutes."""
 
 
-def test_killed_at_any_step_it_is_put_back(static: Vm) -> None:
+def test_a_move_that_is_killed_at_any_step_is_undone(static: Vm) -> None:
     fewer_steps(static)
     before = static.network("eth0")
     step = 2
@@ -289,7 +292,7 @@ def test_killed_at_any_step_it_is_put_back(static: Vm) -> None:
     assert static.network("breth0") == before
 
 
-def test_an_undo_that_is_killed_at_any_step_is_finished(static: Vm) -> None:
+def test_an_undo_that_is_killed_at_any_step_is_completed(static: Vm) -> None:
     fewer_steps(static)
     before = static.network("eth0")
     step = 2 - STRIDE
@@ -304,7 +307,7 @@ def test_an_undo_that_is_killed_at_any_step_is_finished(static: Vm) -> None:
     assert step > 6
 
 
-def test_without_its_guard_it_looks_after_itself(static: Vm) -> None:
+def test_a_move_whose_guard_is_killed_is_undone_by_the_command(static: Vm) -> None:
     before = static.network("eth0")
     static.sh(
         "ovs-vsctl add-br breth0 -- set-fail-mode breth0 secure -- set Bridge breth0 datapath_type=netdev"
@@ -316,11 +319,11 @@ def test_without_its_guard_it_looks_after_itself(static: Vm) -> None:
     assert moving.stdout
     assert "make bridge" in moving.stdout.readline()
     static.sh('kill -9 $(pgrep -f "[u]nderlay guard")')
-    assert "nobody confirmed" in moving.communicate(timeout=60)[1]
+    assert "no confirmation" in moving.communicate(timeout=60)[1]
     assert static.network("eth0") == before
 
 
-def test_with_both_killed_the_next_command_puts_it_back(static: Vm) -> None:
+def test_a_move_is_undone_by_the_next_command_when_command_and_guard_are_killed(static: Vm) -> None:
     before = static.network("eth0")
     static.sh(
         "ovs-vsctl add-br breth0 -- set-fail-mode breth0 secure -- set Bridge breth0 datapath_type=netdev"
@@ -336,43 +339,43 @@ def test_with_both_killed_the_next_command_puts_it_back(static: Vm) -> None:
     static.out("ovs-vsctl", "set-fail-mode", "breth0", "standalone")
     done = static.ovn_docker(*BRIDGE)
     assert done.returncode == 0, done
-    assert done.stdout.startswith("an earlier move of eth0 was cut off; putting back what it had\n")
+    assert done.stdout.startswith("an earlier move of eth0 was interrupted; restoring eth0\n")
     assert static.network("breth0") == before
 
 
-# When nothing proves that it works
+# Moves without proof
 
 
 @pytest.fixture
-def lonely(static: Vm) -> Vm:
+def isolated(static: Vm) -> Vm:
     """A machine whose neighbours do not answer."""
     static.router.sh("ip link set lan0 down; ip link set lan0 arp off; ip link set lan0 up")
     static.sh("ip neighbour flush dev eth0")
     return static
 
 
-def test_without_proof_it_is_put_back(lonely: Vm) -> None:
-    before = lonely.network("eth0")
-    done = lonely.ovn_docker(*BRIDGE, "--timeout=1")
+def test_a_move_without_proof_is_undone(isolated: Vm) -> None:
+    before = isolated.network("eth0")
+    done = isolated.ovn_docker(*BRIDGE, "--timeout=1")
     assert done.returncode == 3
-    assert "nobody answered on eth0 before" in done.stdout
+    assert "no host answered on eth0 before" in done.stdout
     assert "$ ovn-docker underlay bridge --interface eth0 --bridge breth0 --confirm" in done.stdout
-    assert lonely.network("eth0") == before
-    assert "it is kept or put back already" in refusal(lonely, *BRIDGE, "--confirm")
+    assert isolated.network("eth0") == before
+    assert "it was kept or undone already" in refusal(isolated, *BRIDGE, "--confirm")
 
 
-def test_confirmed_it_stays(lonely: Vm) -> None:
-    before = lonely.network("eth0")
-    with waits_for_confirmation(lonely) as moving:
-        assert "is under way" in refusal(lonely, *BRIDGE)
-        assert lonely.out(*OVN_DOCKER, *BRIDGE, "--confirm") == "confirmed: eth0 stays in breth0"
+def test_a_confirmed_move_is_kept(isolated: Vm) -> None:
+    before = isolated.network("eth0")
+    with unconfirmed_move(isolated) as moving:
+        assert "is under way" in refusal(isolated, *BRIDGE)
+        assert isolated.out(*OVN_DOCKER, *BRIDGE, "--confirm") == "confirmed: eth0 stays in breth0"
     assert moving.returncode == 0
-    assert lonely.network("breth0") == before
+    assert isolated.network("breth0") == before
 
 
 @contextmanager
-def waits_for_confirmation(vm: Vm) -> Iterator[subprocess.Popen[str]]:
-    """A move that has come so far; it has ended afterwards."""
+def unconfirmed_move(vm: Vm) -> Iterator[subprocess.Popen[str]]:
+    """Start a move and wait until it asks for a confirmation; wait for its end afterwards."""
     moving = subprocess.Popen(vm.inside(*OVN_DOCKER, *BRIDGE), stdout=subprocess.PIPE, text=True)
     assert moving.stdout
     while "--confirm" not in moving.stdout.readline():
@@ -382,31 +385,31 @@ def waits_for_confirmation(vm: Vm) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", ["TERM", "INT"])
-def test_who_stops_it_has_all_put_back(lonely: Vm, number: str) -> None:
-    before = lonely.network("eth0")
-    with waits_for_confirmation(lonely) as moving:
-        lonely.sh(f'kill -{number} $(pgrep -f "[c]li.main underlay bridge")')
+def test_a_signal_undoes_the_move(isolated: Vm, number: str) -> None:
+    before = isolated.network("eth0")
+    with unconfirmed_move(isolated) as moving:
+        isolated.sh(f'kill -{number} $(pgrep -f "[c]li.main underlay bridge")')
     assert moving.returncode != 0
-    assert lonely.network("eth0") == before
+    assert isolated.network("eth0") == before
 
 
-def test_the_end_of_the_session_does_not_stop_it(lonely: Vm) -> None:
-    before = lonely.network("eth0")
-    with waits_for_confirmation(lonely) as moving:
-        lonely.sh('kill -HUP $(pgrep -f "[c]li.main underlay bridge")')
-        assert lonely.out(*OVN_DOCKER, *BRIDGE, "--confirm") == "confirmed: eth0 stays in breth0"
+def test_the_end_of_the_session_does_not_stop_the_move(isolated: Vm) -> None:
+    before = isolated.network("eth0")
+    with unconfirmed_move(isolated) as moving:
+        isolated.sh('kill -HUP $(pgrep -f "[c]li.main underlay bridge")')
+        assert isolated.out(*OVN_DOCKER, *BRIDGE, "--confirm") == "confirmed: eth0 stays in breth0"
     assert moving.returncode == 0
-    assert lonely.network("breth0") == before
+    assert isolated.network("breth0") == before
 
 
-def test_said_yes_it_stays(lonely: Vm) -> None:
-    lonely.changes(*BRIDGE, "--yes")
+def test_option_yes_keeps_a_move_without_proof(isolated: Vm) -> None:
+    isolated.apply(*BRIDGE, "--yes")
 
 
-def test_who_must_answer_can_be_named(static: Vm) -> None:
+def test_option_reach_names_the_hosts_that_must_answer(static: Vm) -> None:
     said = refusal(static, *BRIDGE, "--reach=10.7.0.99")
     assert "--reach 10.7.0.99 does not answer on eth0 as it is; nothing was changed" in said
-    assert "\nfd00:7::1 answered through breth0\n" in static.changes(*BRIDGE, "--reach=fd00:7::1")
+    assert "\nfd00:7::1 answered through breth0\n" in static.apply(*BRIDGE, "--reach=fd00:7::1")
 
 
 # DHCP
@@ -444,18 +447,18 @@ def leases(vm: Vm) -> Vm:
 
 
 def leased(vm: Vm, link: str) -> str:
-    """The IPv4 address of a link."""
+    """Return the IPv4 address of a link."""
     (found,) = json.loads(vm.out("ip", "-json", "-4", "address", "show", "dev", link))[0]["addr_info"]
     return str(found["local"])
 
 
 @pytest.mark.parametrize("client", DHCP)
-def test_a_dhcp_client_moves_too(leases: Vm, client: str) -> None:
+def test_a_dhcp_client_moves_and_is_restored(leases: Vm, client: str) -> None:
     leases.out(*DHCP[client].split())
     address = leased(leases, "eth0")
     before = leases.out("ip", "-4", "route")
     session = Session(leases, address)
-    said = leases.changes(*BRIDGE)
+    said = leases.apply(*BRIDGE)
     print("move:", session.end())
     assert f"stop {client} on eth0" in said
     assert f"start {client} on breth0" in said
@@ -466,7 +469,7 @@ def test_a_dhcp_client_moves_too(leases: Vm, client: str) -> None:
     assert reaches(leases, address)
     assert clients_of(leases, "breth0") == [client]
     assert clients_of(leases, "eth0") == []
-    leases.changes(*BRIDGE, "--undo")
+    leases.apply(*BRIDGE, "--undo")
     assert leased(leases, "eth0") == address
     assert clients_of(leases, "eth0") == [client]
     assert leases.out("ip", "-4", "route") == before
@@ -474,14 +477,14 @@ def test_a_dhcp_client_moves_too(leases: Vm, client: str) -> None:
 
 
 def clients_of(vm: Vm, link: str) -> list[str]:
-    """DHCP clients that run on a link."""
+    """Return the DHCP clients that run on a link."""
     lines = vm.out("ps", "-e", "-o", "args").splitlines()
     names = {word for line in lines if re.search(rf"\b{link}\b", line) for word in re.split(r"\W+", line)}
     return sorted(names & DHCP.keys())
 
 
-def test_without_a_lease_on_the_bridge_the_client_is_put_back(leases: Vm) -> None:
-    client = "udhcpc"  # the least patient
+def test_a_dhcp_client_is_restored_when_it_gets_no_lease_on_the_bridge(leases: Vm) -> None:
+    client = "udhcpc"  # it has the shortest timeout
     leases.out(*DHCP[client].split())
     address = leased(leases, "eth0")
     leases.sh(
@@ -492,6 +495,24 @@ def test_without_a_lease_on_the_bridge_the_client_is_put_back(leases: Vm) -> Non
     assert clients_of(leases, "eth0") == [client]
     assert clients_of(leases, "breth0") == []
     assert reaches(leases, address)
+
+
+def test_a_dhcp_client_runs_on_when_the_bridge_cannot_be_made(leases: Vm) -> None:
+    leases.out(*DHCP["udhcpc"].split())
+    pid = leases.out("cat", "/run/udhcpc.eth0.pid")
+    leases.sh(
+        """mkdir -p /run/failing; cat > /run/failing/ovs-vsctl <<'EOF'
+#!/bin/sh
+case " $* " in *" add-br "*) echo no bridge >&2; exit 1 ;; esac
+PATH=${PATH#/run/failing:} exec ovs-vsctl "$@"
+EOF
+        chmod +x /run/failing/ovs-vsctl"""
+    )
+    path = f"PATH=/run/failing:{leases.out('printenv', 'PATH')}"
+    done = leases.run("env", path, *OVN_DOCKER, *BRIDGE)
+    assert (done.returncode, "no bridge" in done.stderr) == (1, True), done
+    assert clients_of(leases, "eth0") == ["udhcpc"]
+    assert leases.out("cat", "/run/udhcpc.eth0.pid") == pid
 
 
 @pytest.fixture
@@ -513,24 +534,24 @@ def start_networkd(vm: Vm) -> None:
     until(lambda: "configured" in vm.run("networkctl").stdout)
 
 
-def test_systemd_networkd_configures_the_bridge_instead(networkd: Vm) -> None:
+def test_systemd_networkd_configures_the_bridge_and_then_the_interface_again(networkd: Vm) -> None:
     address = leased(networkd, "eth0")
     routes = networkd.out("ip", "route")
     session = Session(networkd, address)
-    networkd.changes(*BRIDGE)
+    networkd.apply(*BRIDGE)
     print("move:", session.end())
     assert leased(networkd, "breth0") == address
     assert networkd.out("ip", "address", "show", "dev", "eth0").count("inet") == 0
     assert "routable configured" in re.sub(" +", " ", networkd.out("networkctl", "list", "breth0"))
     assert reaches(networkd, address)
-    networkd.changes(*BRIDGE, "--undo")
+    networkd.apply(*BRIDGE, "--undo")
     assert leased(networkd, "eth0") == address
     assert networkd.out("ip", "route") == routes
     assert networkd.out("ls", "/run/systemd/network") == ""
     assert reaches(networkd, address)
 
 
-def test_a_file_that_systemd_networkd_read_has_gone(networkd: Vm) -> None:
+def test_a_missing_file_of_systemd_networkd_is_an_error_before_any_change(networkd: Vm) -> None:
     address, routes = leased(networkd, "eth0"), networkd.out("ip", "route")
     networkd.sh("rm /etc/systemd/network/10-eth0.network")
     for option in ((), ("--persistent=netplan",)):
@@ -541,11 +562,11 @@ def test_a_file_that_systemd_networkd_read_has_gone(networkd: Vm) -> None:
     assert reaches(networkd, address)
 
 
-# For good
+# Configuration for the next boot
 
 
 def permanent(vm: Vm, link: str) -> list[str]:
-    """What of a link's network does not pass."""
+    """Return the lines of a link's network that a configuration file can keep."""
     return [
         re.sub(r"brd \S+ |proto static |:two", "", line)
         for line in vm.network(link).splitlines()
@@ -553,15 +574,15 @@ def permanent(vm: Vm, link: str) -> list[str]:
     ]
 
 
-def test_persistent_with_ifupdown(static: Vm) -> None:
+def test_option_persistent_writes_a_configuration_for_ifupdown(static: Vm) -> None:
     before = permanent(static, "eth0")
     assert static.ovn_docker(*BRIDGE, "--persistent=ifupdown").stdout.startswith(
         "# /etc/network/interfaces.d"
     )
     static.out(*OVN_DOCKER, *BRIDGE)
     said = static.out(*OVN_DOCKER, *BRIDGE, "--persistent=ifupdown", "--output=/run/interfaces")
-    assert said == "wrote /run/interfaces; what to do with it is said at its top"
-    # What a reboot leaves, and does.
+    assert said == "wrote /run/interfaces; its first lines say what to do with it"
+    # The state after a reboot.
     static.sh(
         """ovs-vsctl del-br breth0; echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6; mkdir /run/network
         mount --bind /run/interfaces /etc/network/interfaces; ifup -a"""
@@ -571,7 +592,7 @@ def test_persistent_with_ifupdown(static: Vm) -> None:
     assert reaches(static, "fd00:7::5")
 
 
-def test_persistent_with_ifupdown_and_dhcp(leases: Vm) -> None:
+def test_option_persistent_writes_a_dhcp_configuration_for_ifupdown(leases: Vm) -> None:
     leases.out(*DHCP["dhclient"].split())
     address = leased(leases, "eth0")
     leases.out(*OVN_DOCKER, *BRIDGE)
@@ -585,7 +606,7 @@ def test_persistent_with_ifupdown_and_dhcp(leases: Vm) -> None:
     assert address.startswith("10.7.0.")
 
 
-def test_persistent_with_systemd_networkd(networkd: Vm) -> None:
+def test_option_persistent_writes_a_configuration_for_systemd_networkd(networkd: Vm) -> None:
     networkd.out(*OVN_DOCKER, *BRIDGE)
     networkd.out(*OVN_DOCKER, *BRIDGE, "--persistent=systemd-networkd", "--output=/run/persist")
     networkd.sh(
@@ -598,8 +619,8 @@ def test_persistent_with_systemd_networkd(networkd: Vm) -> None:
     assert reaches(networkd, leased(networkd, "breth0"))
 
 
-def test_persistent_with_netplan(static: Vm) -> None:
-    """As netplan's reference has it; netplan itself needs a machine with systemd."""
+def test_option_persistent_writes_a_configuration_for_netplan(static: Vm) -> None:
+    """Compare with netplan's reference; netplan itself needs a machine with systemd."""
     fewer_steps(static)
     mac = static.out("ip", "-br", "link", "show", "eth0").split()[2]
     text = static.out(*OVN_DOCKER, *BRIDGE, "--persistent=netplan")
@@ -637,15 +658,15 @@ network:
     )
 
 
-# What cannot be meant
+# Invalid requests
 
 
-def test_the_bridge_of_ovn_controller_is_not_taken(crowded: Vm) -> None:
+def test_the_bridge_of_ovn_controller_is_refused(many_links: Vm) -> None:
     of_ovn = ("Open_vSwitch", ".", "external_ids")
-    crowded.out("ovs-vsctl", "set", *of_ovn[:2], "external_ids:ovn-remote=tcp:10.7.0.9:6642")
-    code, said = crowded.refuses("underlay", "bridge", "--interface", "eth0", "--bridge", "br-int")
-    crowded.out("ovs-vsctl", "remove", *of_ovn, "ovn-remote")
-    assert (code, "br-int is ovn-controller's own" in said) == (2, True)
+    many_links.out("ovs-vsctl", "set", *of_ovn[:2], "external_ids:ovn-remote=tcp:10.7.0.9:6642")
+    code, said = many_links.refusal("underlay", "bridge", "--interface", "eth0", "--bridge", "br-int")
+    many_links.out("ovs-vsctl", "remove", *of_ovn, "ovn-remote")
+    assert (code, "br-int is the integration bridge" in said) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -658,25 +679,32 @@ def test_the_bridge_of_ovn_controller_is_not_taken(crowded: Vm) -> None:
             "eth0",
             "a-bridge-of-long-name",
             2,
-            "--bridge 'a-bridge-of-long-name' is not a name of an interface",
+            "--bridge 'a-bridge-of-long-name' is not a valid name",
         ),
-        ("eth0", "br/0", 2, "--bridge 'br/0' is not a name"),
-        ("eth0", "dummy0", 1, "--bridge dummy0: a link of that name exists that is no Open vSwitch bridge"),
+        ("eth0", "br/0", 2, "--bridge 'br/0' is not a valid name"),
+        (
+            "eth0",
+            "dummy0",
+            1,
+            "--bridge dummy0: a link of that name exists and is not an Open vSwitch bridge",
+        ),
         ("tun0", "breth0", 2, "--interface tun0: only Ethernet interfaces"),
         ("ours0", "breth0", 2, "--interface ours0 is an Open vSwitch bridge"),
         ("eth1", "breth0", 1, "eth1 is a part of lan0"),
-        ("eth2", "breth0", 1, "eth2 is a port of bridge ours0; say --bridge ours0"),
-        ("eth0", "used0", 1, "--bridge used0 has addresses of its own (10.6.6.6/24); take another"),
+        ("eth2", "breth0", 1, "eth2 is a port of bridge ours0; give --bridge ours0"),
+        ("eth0", "used0", 1, "--bridge used0 has addresses of its own (10.6.6.6/24); give another bridge"),
     ],
 )
-def test_refused(crowded: Vm, interface: str, bridge: str, code: int, words: str) -> None:
-    found = crowded.refuses("underlay", "bridge", "--interface", interface, "--bridge", bridge)
+def test_an_unusable_interface_or_bridge_is_refused(
+    many_links: Vm, interface: str, bridge: str, code: int, words: str
+) -> None:
+    found = many_links.refusal("underlay", "bridge", "--interface", interface, "--bridge", bridge)
     assert found[0] == code
     assert words in found[1]
 
 
 @pytest.fixture(scope="module")
-def crowded() -> Iterator[Vm]:
+def many_links() -> Iterator[Vm]:
     """A machine with all kinds of links."""
     vm = Vm()
     vm.sh(
@@ -690,40 +718,40 @@ def crowded() -> Iterator[Vm]:
     vm.close()
 
 
-def test_options_that_do_not_fit(crowded: Vm) -> None:
+def test_options_that_exclude_each_other_are_refused(many_links: Vm) -> None:
     for options, words in {
-        ("--output=/tmp/x",): "--output /tmp/x goes with --persistent netplan|ifupdown|systemd-networkd",
-        ("--timeout=0",): "'0' is not a number of seconds from 1 to 3600",
+        ("--output=/tmp/x",): "--output /tmp/x needs --persistent netplan|ifupdown|systemd-networkd",
+        ("--timeout=0",): "invalid number of seconds '0': give 1 to 3600",
         ("--reach=gateway",): "'gateway' is not an IP address",
         ("--undo", "--yes"): "not allowed with argument",
         ("--persistent=netplan", "--output=/nosuch/x"): "--output /nosuch/x cannot be written",
         ("--confirm",): "no move of eth0 waits for a confirmation",
     }.items():
-        assert words in crowded.refuses(*BRIDGE, *options)[1]
-    assert crowded.ovn_docker(*BRIDGE, "--undo").stdout == "nothing to change\n"
+        assert words in many_links.refusal(*BRIDGE, *options)[1]
+    assert many_links.ovn_docker(*BRIDGE, "--undo").stdout == "nothing to change\n"
 
 
-def test_containers_keep_the_bridge(static: Vm) -> None:
-    static.changes(*BRIDGE)
+def test_undo_is_refused_while_containers_use_the_bridge(static: Vm) -> None:
+    static.apply(*BRIDGE)
     static.sh("ip link add c1 type veth peer name c2; ovs-vsctl add-port breth0 c1")
     assert "breth0 still has c1; stop the containers and the driver" in refusal(static, *BRIDGE, "--undo")
     assert reaches(static)
 
 
-def test_open_vswitch_has_to_run(static: Vm) -> None:
+def test_a_move_without_open_vswitch_is_refused(static: Vm) -> None:
     before = static.network("eth0")
     static.out(OVS_CTL, "stop")
-    assert "Open vSwitch is not running; start it with" in static.refuses(*BRIDGE)[1]
+    assert "Open vSwitch is not running; start it with" in static.refusal(*BRIDGE)[1]
     assert static.network("eth0") == before
 
 
-def test_a_reader_that_goes_away_does_not_stop_it(static: Vm) -> None:
+def test_a_closed_output_does_not_stop_the_move(static: Vm) -> None:
     before = static.network("eth0")
     static.run("sh", "-c", f"{' '.join((*OVN_DOCKER, *BRIDGE))} | head -n 1")
     assert static.network("breth0") == before
 
 
-def test_rare_addresses_and_routes_move_and_come_back(static: Vm) -> None:
+def test_rare_addresses_and_routes_move_and_are_restored(static: Vm) -> None:
     static.sh(
         """ip address add 224.0.0.77/32 dev eth0 autojoin
         ip route add multicast 239.1.0.0/16 dev eth0
@@ -735,56 +763,74 @@ def test_rare_addresses_and_routes_move_and_come_back(static: Vm) -> None:
         done"""
     )
     before = static.network("eth0")
-    static.changes(*BRIDGE)
+    static.apply(*BRIDGE)
     assert static.network("breth0") == before
-    static.changes(*BRIDGE, "--undo")
+    static.apply(*BRIDGE, "--undo")
     assert static.network("eth0") == before
 
 
-def test_a_network_that_a_program_routes_itself_moves_too(vm: Vm) -> None:
-    """NetworkManager has its addresses make no route, and adds one that calls itself the kernel's."""
+def test_a_route_that_a_program_makes_meanwhile_does_not_stop_the_move(static: Vm) -> None:
+    """systemd-networkd makes the routes of router advertisements on the bridge itself, at any time."""
+    route = "2001:db8:7::/64 proto ra metric 1024"
+    static.sh(
+        f"""ip -6 route add {route} dev eth0; mkdir /run/early; cat > /run/early/ip <<'EOF'
+#!/bin/sh
+PATH=${{PATH#/run/early:}}
+case " $* " in *" append "*2001:db8:7*breth0*) ip -6 route append {route} hoplimit 64 dev breth0 ;; esac
+exec ip "$@"
+EOF
+        chmod +x /run/early/ip"""
+    )
+    static.out("env", f"PATH=/run/early:{static.out('printenv', 'PATH')}", *OVN_DOCKER, *BRIDGE)
+    assert "2001:db8:7::/64" in static.out("ip", "-6", "route", "show", "dev", "breth0")
+    assert static.out("ip", "-6", "route", "show", "dev", "eth0") == ""
+    assert reaches(static)
+    assert reaches(static, "fd00:7::5")
+
+
+def test_an_address_whose_route_a_program_makes_moves_and_is_restored(vm: Vm) -> None:
+    """NetworkManager adds addresses with noprefixroute, and a route with the protocol of the kernel."""
     vm.sh(
         """ip address add 10.7.0.5/24 dev eth0 noprefixroute
         ip route add 10.7.0.0/24 dev eth0 proto kernel scope link src 10.7.0.5 metric 100
         ip route add default via 10.7.0.1 dev eth0 proto static metric 100"""
     )
     before = vm.network("eth0")
-    vm.changes(*BRIDGE)
+    vm.apply(*BRIDGE)
     assert vm.network("breth0") == before
     assert reaches(vm)
-    vm.changes(*BRIDGE, "--undo")
+    vm.apply(*BRIDGE, "--undo")
     assert vm.network("eth0") == before
     assert reaches(vm)
 
 
-def test_a_guard_whose_mover_is_dead_ends_nobody_else(static: Vm) -> None:
-    """Killed at once, it leaves the guard to another parent: the shell here, a session's systemd."""
-    static.changes(*BRIDGE)
+def test_a_guard_whose_parent_is_dead_kills_no_other_process(static: Vm) -> None:
+    """A command killed at once leaves the guard to another parent: here the shell, else systemd."""
+    static.apply(*BRIDGE)
     guard = " ".join((*OVN_DOCKER, "underlay", "guard", "/run/ovn-docker/journal", "60"))
     journal = (
-        "from ovn_docker.cli import guard, uplink; from ovn_docker.cli.bridge import Journal; "
-        "guard.STATE.mkdir(exist_ok=True); "
-        "guard.write(Journal('eth0', 'breth0', True, uplink.read('breth0'), [])); "
-        "guard.journal_path('eth0').rename(guard.STATE / 'journal')"
+        "from ovn_docker.uplink import journal, uplink; journal.STATE.mkdir(exist_ok=True); "
+        "journal.write(journal.Journal('eth0', 'breth0', True, uplink.read('breth0'), [])); "
+        "journal.journal_path('eth0').rename(journal.STATE / 'journal')"
     )
     static.out(OVN_DOCKER[0], "-c", journal)
     assert static.out("sh", "-c", f"{guard} </dev/null >/dev/null; echo alive") == "alive"
     assert reaches(static)
 
 
-def test_a_journal_that_cannot_be_read_is_told(static: Vm) -> None:
-    """Of another version, perhaps: nobody knows what it would put back."""
+def test_an_invalid_journal_is_an_error(static: Vm) -> None:
+    """Another version may have written it: its contents are unknown."""
     static.sh("mkdir -p /run/ovn-docker; echo '{}' > /run/ovn-docker/underlay-eth0.json")
     before = static.network("eth0")
     assert "/run/ovn-docker/underlay-eth0.json cannot be used" in refusal(static, *BRIDGE)
     assert static.network("eth0") == before
 
 
-def test_containers_keep_a_bridge_that_was_there_too(static: Vm) -> None:
+def test_undo_is_refused_while_containers_use_a_bridge_made_by_hand(static: Vm) -> None:
     static.sh("ovs-vsctl add-br breth0 -- set Bridge breth0 datapath_type=netdev")
-    static.changes(*BRIDGE)
+    static.apply(*BRIDGE)
     static.sh("ip link add odhc1 type veth peer name c2; ovs-vsctl add-port breth0 odhc1")
     assert "breth0 still has odhc1; stop the containers and the driver" in refusal(static, *BRIDGE, "--undo")
     static.sh("ovs-vsctl del-port odhc1; ip link add c1 type veth peer name c3; ovs-vsctl add-port breth0 c1")
-    static.changes(*BRIDGE, "--undo")
+    static.apply(*BRIDGE, "--undo")
     assert reaches(static)

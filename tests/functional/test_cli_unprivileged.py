@@ -1,4 +1,4 @@
-"""What users see who are not root: those of the group docker what Docker has, others that they may not."""
+"""Commands run without root: members of the group docker see Docker's part, other users an error."""
 
 import json
 import subprocess
@@ -12,16 +12,18 @@ from functional.docker_api import Api
 from functional.machine import OVN_DOCKER, Machine
 from ovn_docker.model import EndpointId, host_link
 
+pytestmark = pytest.mark.slow
+
 GROUP = 4711
 NETWORK, ENDPOINT = "a" * 64, "b" * 64
 DB = "only root may use /var/run/openvswitch/db.sock: run this again with sudo"
 
-# A checkout below /root is for root alone: reading is allowed to these users, writing to a socket is not.
+# Lets these users read a checkout below /root, but not write to sockets.
 READS = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 
 
 def answer(path: str) -> Any:
-    """What Docker has: one container on one of our networks."""
+    """Return the reply of Docker's API: one container on one of our networks."""
     here = {"EndpointID": ENDPOINT, "NetworkID": NETWORK, "IPAddress": "10.1.0.2"}
     known = {
         "/version": {"Version": "28.5.2"},
@@ -41,7 +43,7 @@ def answer(path: str) -> Any:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    """With Open vSwitch, a driver's socket, and Docker's, which a group may use."""
+    """A machine with Open vSwitch, a driver's socket, and Docker's socket, accessible to a group."""
     machine = Machine()
     machine.out("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=random")
     machine.out("mkdir", "-p", "/run/docker/plugins")
@@ -63,7 +65,7 @@ def machine() -> Iterator[Machine]:
     machine.close()
 
 
-def types(machine: Machine, *argv: str, group: int = GROUP) -> subprocess.CompletedProcess[str]:
+def run_as(machine: Machine, *argv: str, group: int = GROUP) -> subprocess.CompletedProcess[str]:
     """Run `ovn-docker` as a user of a group."""
     user = ("setpriv", "--reuid=65534", "--regid=65534", f"--groups={group}", *READS)
     done = machine.run(*user, *OVN_DOCKER, *argv)
@@ -71,39 +73,39 @@ def types(machine: Machine, *argv: str, group: int = GROUP) -> subprocess.Comple
     return done
 
 
-def test_a_user_of_docker_lists_what_docker_has(machine: Machine) -> None:
-    networks = types(machine, "ls")
+def test_ls_shows_a_user_of_docker_the_part_of_docker(machine: Machine) -> None:
+    networks = run_as(machine, "ls")
     assert (networks.returncode, networks.stderr) == (
         3,
-        f"ovn-docker: what Docker has is shown alone: {DB}\n",
+        f"ovn-docker: only the state in Docker is shown: {DB}\n",
     )
     assert networks.stdout.splitlines()[1].split()[:2] == ["foo", "a" * 12]
-    (_, endpoint) = types(machine, "ls", "endpoints").stdout.splitlines()
+    (_, endpoint) = run_as(machine, "ls", "endpoints").stdout.splitlines()
     assert endpoint.split()[:3] == ["web", "foo", "10.1.0.2"]
     assert endpoint.split()[-3:] == ["running", "unknown", "unknown"]
 
 
-def test_a_user_of_docker_gets_json_and_an_error_in_json(machine: Machine) -> None:
-    done = types(machine, "ls", "--json")
+def test_json_for_a_user_of_docker_has_the_result_and_an_error(machine: Machine) -> None:
+    done = run_as(machine, "ls", "--json")
     assert [one["name"] for one in json.loads(done.stdout)] == ["foo"]
     assert json.loads(done.stderr)["error"] == "forbidden"
 
 
 @pytest.mark.parametrize("name", ["foo", "web"])
-def test_a_user_of_docker_inspects_what_docker_has(machine: Machine, name: str) -> None:
-    done = types(machine, "inspect", name)
+def test_inspect_shows_a_user_of_docker_the_part_of_docker(machine: Machine, name: str) -> None:
+    done = run_as(machine, "inspect", name)
     assert name in done.stdout
-    assert (done.returncode, done.stderr) == (3, f"ovn-docker: what Docker has is shown alone: {DB}\n")
+    assert (done.returncode, done.stderr) == (3, f"ovn-docker: only the state in Docker is shown: {DB}\n")
 
 
-def test_a_user_of_docker_is_told_that_a_name_may_be_elsewhere(machine: Machine) -> None:
-    done = types(machine, "inspect", "elsewhere")
+def test_inspect_warns_a_user_of_docker_that_a_name_may_be_on_another_host(machine: Machine) -> None:
+    done = run_as(machine, "inspect", "elsewhere")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert DB in done.stderr
 
 
-def test_a_user_of_docker_sees_what_runs(machine: Machine) -> None:
-    done = types(machine, "status")
+def test_status_shows_a_user_of_docker_the_daemons(machine: Machine) -> None:
+    done = run_as(machine, "status")
     lines = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
     assert {
         part: lines[part] for part in ("docker", "ovsdb-server", "ovs-vswitchd", "driver", "northbound")
@@ -118,24 +120,24 @@ def test_a_user_of_docker_sees_what_runs(machine: Machine) -> None:
     assert "run this again with sudo" in done.stderr
 
 
-def test_a_user_of_docker_draws_what_docker_has(machine: Machine) -> None:
-    done = types(machine, "graph")
+def test_graph_shows_a_user_of_docker_the_part_of_docker(machine: Machine) -> None:
+    done = run_as(machine, "graph")
     assert ">web</text>" in done.stdout
-    assert (done.returncode, done.stderr) == (1, f"ovn-docker: not all can be drawn: {DB}\n")
+    assert (done.returncode, done.stderr) == (1, f"ovn-docker: some parts are not drawn: {DB}\n")
 
 
 @pytest.mark.parametrize(
     "command", ["doctor", "gc", "trace web db", "tcpdump web", "host status", "host stop"]
 )
-def test_what_takes_root_says_so_in_one_line(machine: Machine, command: str) -> None:
-    done = types(machine, *command.split())
+def test_commands_for_root_refuse_others_in_one_line(machine: Machine, command: str) -> None:
+    done = run_as(machine, *command.split())
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "ovn-docker: only root may do this; run it again with sudo\n"
 
 
-def test_others_are_told_which_group_may_use_docker(machine: Machine) -> None:
-    done = types(machine, "status", group=4712)
+def test_the_error_for_other_users_names_the_group_of_docker(machine: Machine) -> None:
+    done = run_as(machine, "status", group=4712)
     assert f"only root and group {GROUP} may use /var/run/docker.sock" in " ".join(done.stdout.split())
-    waits = types(machine, "network", "wait", "foo", "--timeout=0", group=4712)
+    waits = run_as(machine, "network", "wait", "foo", "--timeout=0", group=4712)
     assert (waits.returncode, waits.stderr.count("\n")) == (3, 1)
     assert "/var/run/docker.sock: Permission denied" in waits.stderr

@@ -1,7 +1,8 @@
-"""The clock on the wall is set while containers start: real drivers whose clock alone is wrong.
+"""Real drivers whose wall clock is set while containers start.
 
-The kernel has one such clock for all namespaces. libfaketime 0.9.10 is no use: it fakes what time.sleep()
-waits for too (clock_nanosleep(2) with CLOCK_MONOTONIC), which fails with EINVAL then.
+The kernel has one wall clock for all namespaces, so each program gets other functions that read it.
+libfaketime 0.9.10 does not work: with it time.sleep(), which is clock_nanosleep(2) with CLOCK_MONOTONIC,
+fails with EINVAL.
 """
 
 import json
@@ -16,6 +17,8 @@ from functional.overlay_host import NET, NETWORK, OverlayHost, endpoint, ids
 from functional.ovsdb_servers import until
 from ovn_docker.model import host_link
 from ovn_docker.options import DOCKER
+
+pytestmark = pytest.mark.slow
 
 SITECUSTOMIZE = """
 import os, time
@@ -50,13 +53,13 @@ class Clock:
         self._docker.close()
 
     def set(self, seconds: int) -> None:
-        """So many seconds from now on wrong."""
+        """Set the clock this number of seconds ahead of the right time."""
         partial = self._offset.with_suffix(".new")
         partial.write_text(str(seconds))
         partial.replace(self._offset)
 
     def repair(self) -> list[dict[str, Any]]:
-        """The leftovers that a comparison of everything has cleared."""
+        """Return the leftovers that a sweep of everything has cleared."""
         (control,) = self.host.directory.glob("ovn-docker-overlay-driver.*.ctl")
         told = subprocess.run(
             ["ovs-appctl", "-t", str(control), "gc/repair"],
@@ -78,59 +81,61 @@ def clock(overlay_host: OverlayHost) -> Iterator[Clock]:
 
 
 def request_pool(host: OverlayHost) -> str:
-    pool = host.do("IpamDriver.RequestPool", {"AddressSpace": "openvswitch", "Pool": SUBNET, "V6": False})
+    pool = host.succeed(
+        "IpamDriver.RequestPool", {"AddressSpace": "openvswitch", "Pool": SUBNET, "V6": False}
+    )
     gateway = {"PoolID": pool["PoolID"], "Address": "192.168.7.1"}
     options = {"RequestAddressType": DOCKER + "gateway"}
-    host.do("IpamDriver.RequestAddress", {**gateway, "Options": options})
+    host.succeed("IpamDriver.RequestAddress", {**gateway, "Options": options})
     return str(pool["PoolID"])
 
 
 def create_network(host: OverlayHost) -> None:
     data = [{"AddressSpace": "openvswitch", "Pool": SUBNET, "Gateway": "192.168.7.1/24"}]
-    host.do("NetworkDriver.CreateNetwork", {"NetworkID": "e" * 64, "IPv4Data": data, "Options": {}})
+    host.succeed("NetworkDriver.CreateNetwork", {"NetworkID": "e" * 64, "IPv4Data": data, "Options": {}})
 
 
 @pytest.mark.parametrize("seconds", [61, -61, 10 * YEAR, -10 * YEAR])
-def test_nothing_of_a_container_that_starts_is_cleared(clock: Clock, seconds: int) -> None:
+def test_rows_of_a_starting_container_stay(clock: Clock, seconds: int) -> None:
     host = clock.host
     host.start()
     clock.networks.add("e" * 64)
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
-    host.do("NetworkDriver.CreateEndpoint", endpoint(1))
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
+    host.succeed("NetworkDriver.CreateEndpoint", endpoint(1))
     clock.set(seconds)
     pool = request_pool(host)
     clock.set(0)
     assert clock.repair() == []
     create_network(host)
-    host.do("IpamDriver.RequestAddress", {"PoolID": pool, "Address": "192.168.7.9", "Options": {}})
+    host.succeed("IpamDriver.RequestAddress", {"PoolID": pool, "Address": "192.168.7.9", "Options": {}})
     clock.set(seconds)
     assert clock.repair() == []
     assert len([row for row in host.northbound.rows("DHCP_Options") if row["cidr"] == "192.168.7.9"]) == 1
-    host.do("NetworkDriver.Join", {**ids(1), "SandboxKey": "/var/run/docker/netns/0123456789ab"})
+    host.succeed("NetworkDriver.Join", {**ids(1), "SandboxKey": "/var/run/docker/netns/0123456789ab"})
 
 
 @pytest.mark.parametrize("seconds", STEPS)
-def test_nothing_of_a_container_that_starts_is_cleared_by_the_next_driver(clock: Clock, seconds: int) -> None:
+def test_next_driver_keeps_rows_of_a_starting_container(clock: Clock, seconds: int) -> None:
     host = clock.host
     first = host.start()
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
-    host.do("NetworkDriver.CreateEndpoint", endpoint(1))
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
+    host.succeed("NetworkDriver.CreateEndpoint", endpoint(1))
     first.terminate()
     first.wait(30)
     clock.set(seconds)
     host.start()
     assert clock.repair() == []
-    host.do("NetworkDriver.Join", {**ids(1), "SandboxKey": "/var/run/docker/netns/0123456789ab"})
+    host.succeed("NetworkDriver.Join", {**ids(1), "SandboxKey": "/var/run/docker/netns/0123456789ab"})
 
 
 @pytest.mark.parametrize("seconds", STEPS)
-def test_what_is_left_over_is_cleared_when_its_time_has_come(clock: Clock, seconds: int) -> None:
-    """Docker died between two calls."""
+def test_leftovers_are_deleted_after_their_grace(clock: Clock, seconds: int) -> None:
+    """Docker has died between two calls."""
     host = clock.host
     host.start("--sweep-interval=1")
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
     before = host.state()
-    host.do("NetworkDriver.CreateEndpoint", endpoint(1))
+    host.succeed("NetworkDriver.CreateEndpoint", endpoint(1))
     clock.set(seconds)
     until(lambda: host.state() == before)
 
@@ -139,9 +144,9 @@ def test_what_is_left_over_is_cleared_when_its_time_has_come(clock: Clock, secon
 def test_a_mac_is_not_taken_from_a_container_that_starts(clock: Clock, seconds: int) -> None:
     host = clock.host
     host.start()
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
     first, second = endpoint(1), endpoint(2)
-    second["Interface"]["MacAddress"] = host.do("NetworkDriver.CreateEndpoint", first)["Interface"][
+    second["Interface"]["MacAddress"] = host.succeed("NetworkDriver.CreateEndpoint", first)["Interface"][
         "MacAddress"
     ]
     clock.set(seconds)
@@ -151,8 +156,8 @@ def test_a_mac_is_not_taken_from_a_container_that_starts(clock: Clock, seconds: 
 
 
 @pytest.mark.parametrize("seconds", [HOUR])
-def test_a_network_gets_the_pool_that_was_asked_for_last(clock: Clock, seconds: int) -> None:
-    """Docker died after it had asked for another one, when the clock was ahead."""
+def test_a_network_gets_the_pool_that_was_requested_last(clock: Clock, seconds: int) -> None:
+    """Docker has died after the request of another pool, while the clock was ahead."""
     host = clock.host
     host.start()
     clock.networks.add("e" * 64)
@@ -161,4 +166,4 @@ def test_a_network_gets_the_pool_that_was_asked_for_last(clock: Clock, seconds: 
     clock.set(0)
     pool = request_pool(host)
     create_network(host)
-    host.do("IpamDriver.RequestAddress", {"PoolID": pool, "Address": "", "Options": {}})
+    host.succeed("IpamDriver.RequestAddress", {"PoolID": pool, "Address": "", "Options": {}})

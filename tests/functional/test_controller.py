@@ -1,4 +1,4 @@
-"""Is ovn-controller there? Asked of a real one, of none, and of things that are not it."""
+"""The check of ovn-controller: a real one, a missing one, and other processes at its socket."""
 
 import os
 import shutil
@@ -16,13 +16,13 @@ import pytest
 from functional.conftest import MakeServer
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
 from ovn_docker.errors import Unavailable
-from ovn_docker.host.controller import Controller
+from ovn_docker.host.ovn_controller import Controller
 
 CURE = "start it with: ovn-docker host start"
 
 
 def trouble(directory: Path) -> str:
-    """What is wrong with ovn-controller."""
+    """Return the error of the check of ovn-controller; empty if the check passes."""
     try:
         Controller(directory).check()
     except Unavailable as error:
@@ -30,7 +30,7 @@ def trouble(directory: Path) -> str:
     return ""
 
 
-class TestARealOne:
+class TestRealController:
     @pytest.fixture
     def run_dir(self, tmp_path: Path, settings: OpenVswitch, network_namespace: None) -> Iterator[Path]:
         if not shutil.which("ovn-controller"):
@@ -56,22 +56,24 @@ class TestARealOne:
     def southbound(self, make_server: MakeServer) -> OvsdbServer:
         return make_server("OVN_Southbound")
 
-    def test_that_is_connected_is_fine(self, southbound: OvsdbServer, run_dir: Path) -> None:
+    def test_connected_controller_passes(self, southbound: OvsdbServer, run_dir: Path) -> None:
         until(lambda: trouble(run_dir) == "")
 
-    def test_that_cannot_reach_its_database_is_not(self, run_dir: Path) -> None:
+    def test_controller_without_its_database_is_reported(self, run_dir: Path) -> None:
         said = "is not connected to the OVN southbound database; look at external_ids:ovn-r"
         until(lambda: said in trouble(run_dir))
 
-    def test_that_was_killed_is_missed(self, southbound: OvsdbServer, run_dir: Path) -> None:
-        """Its pidfile and its socket's file stay."""
+    def test_killed_controller_is_reported(self, southbound: OvsdbServer, run_dir: Path) -> None:
+        """Pidfile and socket of a killed process stay."""
         until(lambda: trouble(run_dir) == "")
         os.kill(int((run_dir / "ovn-controller.pid").read_text()), signal.SIGKILL)
         until(lambda: trouble(run_dir))
         assert f"Connection refused); {CURE}" in trouble(run_dir)
 
-    def test_that_was_killed_is_missed_at_once(self, southbound: OvsdbServer, run_dir: Path) -> None:
-        """An answer counts for a moment, but only of a process that lives."""
+    def test_controller_killed_after_a_check_is_reported_at_once(
+        self, southbound: OvsdbServer, run_dir: Path
+    ) -> None:
+        """An answer is kept for a second, but only while the process lives."""
         until(lambda: trouble(run_dir) == "")
         controller = Controller(run_dir)
         controller.check()
@@ -81,22 +83,22 @@ class TestARealOne:
         with pytest.raises(Unavailable, match="is not running"):
             controller.check()
 
-    def test_that_hangs_is_taken_to_be_at_work_however_many_ask(
+    def test_hanging_controller_counts_as_busy_for_any_number_of_checks(
         self, southbound: OvsdbServer, run_dir: Path
     ) -> None:
-        """Its socket takes in some connections and then no more."""
+        """The socket of a hanging process accepts a few connections only."""
         until(lambda: trouble(run_dir) == "")
         os.kill(int((run_dir / "ovn-controller.pid").read_text()), signal.SIGSTOP)
         for _ in range(80):
             Controller(run_dir).check(timeout=0.02)
 
 
-def test_one_that_is_connected_is_not_asked_for_every_container(tmp_path: Path) -> None:
+def test_connected_controller_is_not_asked_for_every_container(tmp_path: Path) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(1000)
         connection.sendall(b'{"error":null,"id":0,"result":"connected"}')
 
-    with something(tmp_path, answer) as controller:
+    with fake_controller(tmp_path, answer) as controller:
         lock = (
             "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); "
             "print(flush=True); sys.stdin.read()"
@@ -109,27 +111,27 @@ def test_one_that_is_connected_is_not_asked_for_every_container(tmp_path: Path) 
             assert daemon.stdout
             daemon.stdout.readline()
             controller.check()
-            controller.check()  # there is nobody to answer a second time
+            controller.check()  # a second question would get no answer
             daemon.communicate()
         with pytest.raises(Unavailable, match="is not running"):
             controller.check()
 
 
-def test_none_is_missed(tmp_path: Path) -> None:
+def test_missing_controller_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=rf"not running \(.*No such file or directory\); {CURE}"):
         Controller(tmp_path).check()
 
 
 @pytest.mark.parametrize("text", ["", "not a number\n"])
-def test_a_pidfile_that_has_no_pid_is_none(tmp_path: Path, text: str) -> None:
+def test_pidfile_without_a_number_counts_as_missing(tmp_path: Path, text: str) -> None:
     (tmp_path / "ovn-controller.pid").write_text(text)
     with pytest.raises(Unavailable, match=rf"ovn-controller is not running .*{CURE}"):
         Controller(tmp_path).check()
 
 
 @contextmanager
-def something(directory: Path, answer: Callable[[socket.socket], None]) -> Iterator[Controller]:
-    """Listens where ovn-controller would."""
+def fake_controller(directory: Path, answer: Callable[[socket.socket], None]) -> Iterator[Controller]:
+    """Listen at the path of ovn-controller's socket, and answer with *answer*."""
     (directory / "ovn-controller.pid").write_text("7\n")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / "ovn-controller.7.ctl"))
@@ -147,32 +149,32 @@ def something(directory: Path, answer: Callable[[socket.socket], None]) -> Itera
         thread.join()
 
 
-def test_one_that_is_too_busy_to_answer_is_at_work(tmp_path: Path) -> None:
+def test_controller_that_does_not_answer_counts_as_busy(tmp_path: Path) -> None:
     asked = threading.Event()
 
     def think(_: socket.socket) -> None:
         asked.wait(5)
 
-    with something(tmp_path, think) as controller:
+    with fake_controller(tmp_path, think) as controller:
         controller.check(timeout=0.1)
         asked.set()
 
 
-def test_an_answer_may_come_in_pieces(tmp_path: Path) -> None:
+def test_answer_may_arrive_in_pieces(tmp_path: Path) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(1000)
         for piece in (b'{"error":null,"id":0,', b'"result":"conn', b'ected\\n"}'):
             connection.sendall(piece)
 
-    with something(tmp_path, answer) as controller:
+    with fake_controller(tmp_path, answer) as controller:
         controller.check()
 
 
 @pytest.mark.parametrize("answer", [b"", b'{"result":', b"\xff\xfe"])
-def test_an_answer_that_is_none_is_no_ovn_controller(tmp_path: Path, answer: bytes) -> None:
+def test_invalid_answer_does_not_count_as_ovn_controller(tmp_path: Path, answer: bytes) -> None:
     def reply(connection: socket.socket) -> None:
         connection.recv(1000)
         connection.sendall(answer)
 
-    with something(tmp_path, reply) as controller, pytest.raises(Unavailable, match="is not running"):
+    with fake_controller(tmp_path, reply) as controller, pytest.raises(Unavailable, match="is not running"):
         controller.check()

@@ -1,4 +1,4 @@
-"""A copy of the northbound database makes it what it was, with the identity of its rows."""
+"""A copy of the northbound database restores its rows with their UUIDs."""
 
 import hashlib
 import json
@@ -15,20 +15,22 @@ import pytest
 from functional.conftest import Connect, MakeServer
 from functional.docker_networks import DockerHost
 from functional.ovsdb_servers import SCHEMAS, Contents, Member, OvsdbServer, until
-from ovn_docker.backends.shared import GENERATION_ROW, GENERATION_ROWS
-from ovn_docker.cli import backup, copies
+from ovn_docker.backends.ovn.rows import GENERATION_ROW
+from ovn_docker.backends.ovn.shared.generation import GENERATION_ROWS
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest
 from ovn_docker.host import ovsdb
 from ovn_docker.model import Network, NetworkId, Subnet
 from ovn_docker.options import NetworkOptions
+from ovn_docker.setup.central import copies, database_backup
+from ovn_docker.setup.central.database_backup import Restoration
 
 NORTHBOUND = "OVN_Northbound"
 
 
 @pytest.fixture(params=["alone", "member", "follower"])
 def server(request: pytest.FixtureRequest, make_server: MakeServer, tmp_path: Path) -> Iterator[OvsdbServer]:
-    """A server of the database, alone or of a cluster of one or three, where it does not lead."""
+    """A server of the database: alone, the only member of a cluster, or a follower of three members."""
     if request.param == "alone":
         yield make_server(NORTHBOUND)
         return
@@ -47,12 +49,12 @@ def server(request: pytest.FixtureRequest, make_server: MakeServer, tmp_path: Pa
 
 @pytest.fixture
 def host(server: OvsdbServer, connect: Connect) -> DockerHost:
-    """A host with a network of its own, one of the cluster, and containers on both."""
+    """A host with a network of its own, a shared network, and containers on both."""
     host = DockerHost("host1", connect(server))
     network = host.create("10.3.0.0/24", aux=["10.3.0.9"])
     for _ in range(3):
         host.run(network)
-    host.give_back(network, host.take(network))
+    host.release(network, host.lease(network))
     pool = host.ipam.request_pool(None, None, 4)
     host.ipam.request_address(pool.id, None, gateway=True)
     named = Network(
@@ -60,7 +62,7 @@ def host(server: OvsdbServer, connect: Connect) -> DockerHost:
         (Subnet(pool.subnet, ip_address(pool.subnet[1]), ours=True),),
         options=NetworkOptions(name="foo"),
     )
-    host.overlay.create_network(named, host.chassis, Deadline(10))
+    host.overlay(host.chassis).create_network(named, Deadline(10))
     server.transact(
         {"op": "insert", "table": "Connection", "uuid-name": "c", "row": {"target": "ptcp:6641:127.0.0.1"}},
         {"op": "insert", "table": "NB_Global",
@@ -71,12 +73,12 @@ def host(server: OvsdbServer, connect: Connect) -> DockerHost:
 
 
 def here(server: OvsdbServer) -> str:
-    """Its Unix socket, as on the machine on which the commands are typed."""
+    """Return the connection method of the server's Unix socket."""
     return f"unix:{server.socket}"
 
 
 def copy_of(server: OvsdbServer, path: Path) -> copies.Contents:
-    """What our command reads of a copy, which it writes with the same program."""
+    """Return the contents of a copy, made with the program that the command uses."""
     with path.open("wb") as file:
         subprocess.run(
             ["ovsdb-client", "--no-leader-only", "backup", here(server), NORTHBOUND], stdout=file, check=True
@@ -85,7 +87,7 @@ def copy_of(server: OvsdbServer, path: Path) -> copies.Contents:
 
 
 def restored(server: OvsdbServer, copy: copies.Contents, connect: Connect, scratch: Path) -> Contents:
-    """The database after it was made what the copy has; a second time there is nothing to do."""
+    """Restore a copy and return the rows of the database; check that no difference is left."""
     operations, _ = copies.difference(copy, copy_of(server, scratch))
     connect(NORTHBOUND, here(server)).transact(*operations, deadline=Deadline(10))
     assert copies.difference(copy, copy_of(server, scratch)) == ([], [])
@@ -93,7 +95,7 @@ def restored(server: OvsdbServer, copy: copies.Contents, connect: Connect, scrat
 
 
 def contents(server: OvsdbServer) -> Contents:
-    """All rows, without the word that tells hosts to look again."""
+    """Return all rows, without the generation of the shared networks."""
     found = server.contents()
     for row in (row for table in GENERATION_ROWS for row in found[table]):
         if row["_uuid"] in GENERATION_ROWS.values():
@@ -102,29 +104,29 @@ def contents(server: OvsdbServer) -> Contents:
 
 
 def empty(server: OvsdbServer) -> None:
-    """Delete every row, as whoever may write to the database can."""
+    """Delete every row, as every client of the database can."""
     roots = [table for table in server.contents() if table != "Connection"]
     server.transact(*({"op": "delete", "table": table, "where": []} for table in roots))
 
 
-def test_all_that_was_deleted_comes_back_as_it_was(server, host, connect, tmp_path):
+def test_restore_brings_deleted_rows_back_unchanged(server, host, connect, tmp_path):
     before, copy = contents(server), copy_of(server, tmp_path / "copy")
     empty(server)
     assert server.contents() == {}
     after = restored(server, copy, connect, tmp_path / "now")
     (glob,) = before["NB_Global"]
-    # Where the server listened, and how far the hosts were, is not restored.
+    # The listeners and the progress of the hosts are not restored.
     (glob_after,) = after["NB_Global"]
     assert glob_after == {**glob, "connections": [], "nb_cfg": 0}
     del before["Connection"], before["NB_Global"], after["NB_Global"]
     assert after == before
     host.restart()
-    assert host.leftovers.mine(host.chassis, Deadline(10))[1] == []
+    assert host.leftovers(host.chassis).of_host(Deadline(10))[1] == []
 
 
 @pytest.mark.parametrize("server", ["alone", "member"], indirect=True)
 def test_rows_get_their_identity_back_after_ovsdb_client_restore(server, host, connect, tmp_path):
-    """Which gives every row a new UUID; names of ports, which are unique, are taken then."""
+    """ovsdb-client restore gives rows new UUIDs, which then hold the unique names of ports."""
     before, copy = contents(server), copy_of(server, tmp_path / "copy")
     with (tmp_path / "copy").open("rb") as file:
         subprocess.run(["ovsdb-client", "restore", here(server), NORTHBOUND], stdin=file, check=True)
@@ -139,7 +141,7 @@ def test_rows_get_their_identity_back_after_ovsdb_client_restore(server, host, c
     assert after == before
 
 
-def test_rows_that_are_as_they_were_are_not_touched(server, host, connect, tmp_path):
+def test_restore_does_not_touch_equal_rows(server, host, connect, tmp_path):
     copy = copy_of(server, tmp_path / "copy")
     switches = [row["_uuid"] for row in server.rows("Logical_Switch", "_uuid")]
     kept, gone = switches
@@ -156,7 +158,7 @@ def test_rows_that_are_as_they_were_are_not_touched(server, host, connect, tmp_p
 
 
 @pytest.mark.parametrize("server", ["alone"], indirect=True)
-def test_what_was_made_since_is_removed(server, host, connect, tmp_path):
+def test_restore_removes_rows_that_are_not_in_the_copy(server, host, connect, tmp_path):
     before, copy = contents(server), copy_of(server, tmp_path / "copy")
     host.run(host.create("10.4.0.0/24"))
     server.transact({"op": "update", "table": "NB_Global", "where": [], "row": {"name": "another"}})
@@ -164,7 +166,7 @@ def test_what_was_made_since_is_removed(server, host, connect, tmp_path):
 
 
 @pytest.mark.parametrize("server", ["alone"], indirect=True)
-def test_listeners_and_what_ovn_northd_writes_stay(server, host, connect, tmp_path):
+def test_restore_keeps_listeners_and_columns_of_ovn_northd(server, host, connect, tmp_path):
     copy = copy_of(server, tmp_path / "copy")
     (port, *_) = server.rows("Logical_Switch_Port", "_uuid")
     server.transact(
@@ -185,7 +187,7 @@ def test_listeners_and_what_ovn_northd_writes_stay(server, host, connect, tmp_pa
 
 
 @pytest.mark.parametrize("server", ["alone"], indirect=True)
-def test_hosts_look_at_the_networks_again(server, host, connect, tmp_path):
+def test_restore_changes_the_generation_of_the_shared_networks(server, host, connect, tmp_path):
     def generation() -> str:
         (row,) = (row for row in server.rows("DHCP_Options") if row["_uuid"] == GENERATION_ROW)
         return str(row["external_ids"]["ovn-docker:generation"])
@@ -197,8 +199,8 @@ def test_hosts_look_at_the_networks_again(server, host, connect, tmp_path):
 
 
 @pytest.mark.parametrize("server", ["alone"], indirect=True)
-def test_a_copy_of_the_file_of_a_server_is_one_too(server, host, connect, tmp_path):
-    """As docs/operations.md had it copied before: the file also has what has been deleted since."""
+def test_restore_accepts_a_copy_of_the_file_of_a_server(server, host, connect, tmp_path):
+    """docs/operations.md once advised it; such a file also has rows that were deleted later."""
     host.run(host.create("10.4.0.0/24"))
     wanted = contents(server)
     (tmp_path / "copy").write_bytes(server.file.read_bytes())
@@ -210,25 +212,26 @@ def test_a_copy_of_the_file_of_a_server_is_one_too(server, host, connect, tmp_pa
 
 
 @pytest.mark.parametrize("server", ["alone"], indirect=True)
-def test_what_hosts_change_meanwhile_is_compared_again(server, host, tmp_path, monkeypatch):
-    """One has made a row again that was missing, another has removed a row that a restored one refers to."""
+def test_restore_compares_again_if_hosts_change_rows_meanwhile(server, host, tmp_path, monkeypatch):
+    """One host makes a missing row again, another removes a row that a restored row refers to."""
     (tmp_path / "ovnnb_db.sock").symlink_to(server.socket)
     monkeypatch.setenv("OVN_RUNDIR", str(tmp_path))
     monkeypatch.setenv("OVN_DBDIR", str(tmp_path / "nowhere"))
     before, copy = contents(server), copy_of(server, tmp_path / "copy")
     (switch, *_) = server.rows("Logical_Switch", "_uuid", "name")
     server.transact(ovsdb.delete("Logical_Switch"))
-    operations, _ = copies.difference(copy, copy_of(server, tmp_path / "now"))
+    now = copy_of(server, tmp_path / "now")
+    found = Restoration(copy, now, *copies.difference(copy, now))
     server.transact(
         ovsdb.insert("Logical_Switch", switch["_uuid"], name=switch["name"]),
         ovsdb.delete("Logical_Router"),
     )
-    backup._commit(copy, operations)
+    database_backup.restore(found)
     assert contents(server) == before
 
 
 @pytest.mark.parametrize("server", ["alone"], indirect=True)
-def test_the_file_of_a_lost_database_has_what_the_copy_has(server, host, tmp_path):
+def test_the_file_of_a_lost_database_has_the_rows_of_the_copy(server, host, tmp_path):
     copy = copy_of(server, tmp_path / "copy")
     (tmp_path / "made").write_text(copies.database_file(copy))
     made = copies.read(tmp_path / "made")
@@ -236,7 +239,7 @@ def test_the_file_of_a_lost_database_has_what_the_copy_has(server, host, tmp_pat
     assert copies.difference(copy, made) == ([], [])
 
 
-# What is no copy
+# Files that are not copies
 
 
 def record(text: bytes) -> bytes:
@@ -248,7 +251,7 @@ def record(text: bytes) -> bytes:
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the schema of a copy, without a trace."""
+    """Change the schema of a copy, and its checksum."""
     _, schema, _, rows = path.read_bytes().split(b"\n", 3)
     found = json.loads(schema)
     change(found)
@@ -291,17 +294,17 @@ CUT, BROKEN, UNKNOWN = (
 
 
 def replaced(text: bytes) -> Callable[[Path], object]:
-    """Put something else in the place of a copy."""
+    """Return a function that replaces a copy with other bytes."""
     return lambda path: path.write_bytes(text)
 
 
 def changed(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    """Change a copy's bytes."""
+    """Return a function that changes the bytes of a copy."""
     return lambda path: path.write_bytes(change(path.read_bytes()))
 
 
 def schema_alone(copy: bytes) -> bytes:
-    """Return the first of its two records."""
+    """Return the first of the two records of a copy."""
     return b"\n".join([*copy.split(b"\n")[:2], b""])
 
 
@@ -346,7 +349,7 @@ def test_a_file_that_is_not_a_copy_is_refused(spoil, why, server, host, tmp_path
 
 
 @pytest.mark.parametrize("server", ["alone"], indirect=True)
-def test_a_copy_of_a_newer_schema_is_taken_if_nothing_of_it_is_used(server, host, connect, tmp_path):
+def test_a_copy_of_a_newer_schema_is_accepted_if_it_uses_nothing_new(server, host, connect, tmp_path):
     now = copy_of(server, tmp_path / "now")
 
     def add(schema: dict[str, Any]) -> None:
@@ -367,7 +370,7 @@ def test_a_copy_of_a_newer_schema_is_taken_if_nothing_of_it_is_used(server, host
 
 
 @pytest.mark.parametrize("server", ["alone"], indirect=True)
-def test_a_copy_of_an_older_schema_is_taken(server, host, connect, tmp_path):
+def test_a_copy_of_an_older_schema_is_accepted(server, host, connect, tmp_path):
     copy_of(server, tmp_path / "copy")
     edited(tmp_path / "copy", lambda schema: schema.update(version="5.0.0"))
     before = contents(server)

@@ -1,4 +1,4 @@
-"""The driver as a process: options, socket, signals, and what it leaves behind."""
+"""The driver as a process: options, socket, signals, and the files that remain afterwards."""
 
 import http.client
 import json
@@ -22,12 +22,12 @@ from ovn_docker.model import container_link, host_link, row_uuid
 PROGRAM = Path(sys.executable).with_name("ovn-docker-overlay-driver")
 pytestmark = [
     pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not there; pip install -e ."),
-    pytest.mark.usefixtures("network_namespace"),  # the driver clears links that have no endpoint
+    pytest.mark.usefixtures("network_namespace"),  # the driver deletes links without an endpoint
 ]
 
 
 def call(path: Path, method: str, **request: object) -> dict[str, Any]:
-    """What Docker gets for an answer."""
+    """Return the driver's answer to a call of Docker."""
     connection = http.client.HTTPConnection("plugin.moby.localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
     try:
@@ -40,7 +40,7 @@ def call(path: Path, method: str, **request: object) -> dict[str, Any]:
 
 
 class Driver:
-    """Where a driver runs, and drivers that have been started there."""
+    """A directory in which drivers run, and the drivers that were started there."""
 
     program = PROGRAM
 
@@ -58,14 +58,14 @@ class Driver:
         self.started: list[subprocess.Popen[str]] = []
 
     def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run it until it ends or is detached."""
+        """Run the driver until it ends or is detached."""
         return subprocess.run(
             [self.program, *options], env=self.environment | environment, text=True, timeout=20, check=False,
             stdin=subprocess.DEVNULL, capture_output=True,
         )  # fmt: skip
 
     def start(self, *options: str) -> subprocess.Popen[str]:
-        """Run it in the foreground; returns when it serves."""
+        """Start the driver in the foreground; return when it serves."""
         process = subprocess.Popen(
             [self.program, *options], env=self.environment, text=True, stderr=subprocess.PIPE
         )
@@ -80,14 +80,14 @@ class Driver:
             return False
 
     def appctl(self, *command: str) -> str:
-        """``ovs-appctl -t ovn-docker-overlay-driver``."""
+        """Return the output of ``ovs-appctl -t ovn-docker-overlay-driver``."""
         run = ["ovs-appctl", "-t", self.program.name, *command]
         return subprocess.run(
             run, env=self.environment, check=True, capture_output=True, text=True, timeout=60
         ).stdout
 
     def files(self) -> set[str]:
-        """What lies about, but for the log."""
+        """Return the files in the directory, except the log."""
         found = {path.name for path in self.directory.rglob("*") if not path.is_dir()}
         return found - {f"{self.program.name}.log"}
 
@@ -105,7 +105,7 @@ def driver(tmp_path: Path, settings: OpenVswitch) -> Iterator[Driver]:
 
 
 class TestOptions:
-    def test_help_names_them_all(self, driver: Driver) -> None:
+    def test_help_names_all_options(self, driver: Driver) -> None:
         said = driver.run("--help")
         assert said.returncode == 0
         for option in (
@@ -114,7 +114,7 @@ class TestOptions:
         ):  # fmt: skip
             assert option in said.stdout
 
-    def test_version(self, driver: Driver) -> None:
+    def test_version_is_printed(self, driver: Driver) -> None:
         assert driver.run("--version").stdout.startswith("ovn-docker ")
 
     @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ class TestOptions:
             ("--late-flows=never", "--late-flows='never' is not valid: give one of warn, fail"),
             (
                 "--db=127.0.0.1",
-                "'127.0.0.1' is no database address: give tcp:IP:PORT, ssl:IP:PORT or unix:FILE",
+                "invalid database address '127.0.0.1': give tcp:IP:PORT, ssl:IP:PORT or unix:FILE",
             ),
         ],
     )
-    def test_a_bad_value_is_one_line_and_leaves_nothing(
+    def test_invalid_value_is_refused_in_one_line_and_no_file_remains(
         self, driver: Driver, option: str, message: str
     ) -> None:
         ended = driver.run(option)
@@ -136,19 +136,20 @@ class TestOptions:
         assert line.endswith(f"|daemon|ERR|{message}".replace("|", " | "))
         assert driver.files() == set()
 
-    def test_a_bad_variable_is_named(self, driver: Driver) -> None:
+    def test_invalid_variable_is_named(self, driver: Driver) -> None:
         ended = driver.run(OVN_DOCKER_SCOPE="swarm")
         assert ended.returncode == 2
         assert "OVN_DOCKER_SCOPE='swarm' is not valid" in ended.stderr
 
-    def test_scope(self, driver: Driver) -> None:
+    def test_scope_is_that_of_the_option(self, driver: Driver) -> None:
         driver.start("--scope=global")
         assert call(driver.socket, "NetworkDriver.GetCapabilities")["Scope"] == "global"
 
 
 class TestDetached:
-    def test_serves_when_it_returns_and_is_gone_when_told_to_exit(self, driver: Driver) -> None:
-        """With the options and the control socket that OVS' daemons have."""
+    @pytest.mark.slow
+    def test_driver_serves_when_the_command_returns_and_ends_at_appctl_exit(self, driver: Driver) -> None:
+        """Options and control socket are those of OVS' daemons."""
         started = driver.run("--detach", "--pidfile", "--log-file")
         assert (started.returncode, started.stdout) == (0, "")
         assert driver.serves()
@@ -166,54 +167,53 @@ class TestDetached:
         driver.serves()
         assert log.read_text().count("Plugin.Activate") == quiet + 1
 
-        assert driver.run("--pidfile").returncode == 1, "a second one"
+        assert driver.run("--pidfile").returncode == 1, "a second driver was started"
         driver.appctl("exit")
         until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
         assert driver.files() == set()
 
-    def test_compares_when_told_to_and_answers_others_meanwhile(
-        self, driver: Driver, settings: OpenVswitch
-    ) -> None:
-        """A northbound database takes the connection and says nothing."""
+    def test_control_socket_answers_while_gc_show_runs(self, driver: Driver, settings: OpenVswitch) -> None:
+        """The northbound database accepts the connection and sends nothing."""
         driver.start()
         (control,) = driver.directory.glob(f"{PROGRAM.name}.*.ctl")
-        told = ["ovs-appctl", "-t", str(control), "gc/show"]
+        gc_show = ["ovs-appctl", "-t", str(control), "gc/show"]
         with pytest.raises(subprocess.CalledProcessError) as failed:
-            subprocess.run(told, check=True, capture_output=True, text=True, timeout=60)
+            subprocess.run(gc_show, check=True, capture_output=True, text=True, timeout=60)
         assert "does not have system-id; set it with" in failed.value.stderr
 
         with socket.create_server(("127.0.0.1", 0)) as silent:
             settings.set(
                 system_id="host1", ovn_nb=f"tcp:127.0.0.1:{silent.getsockname()[1]}", ovn_encap_ip="10.0.0.1"
             )
-            with subprocess.Popen(told, stderr=subprocess.DEVNULL) as compares:
-                silent.accept()[0].close()  # it has begun
+            with subprocess.Popen(gc_show, stderr=subprocess.DEVNULL) as compares:
+                silent.accept()[0].close()  # the comparison has begun
                 said = subprocess.run(
-                    [*told[:-1], "requests"], check=True, capture_output=True, text=True, timeout=60
+                    [*gc_show[:-1], "requests"], check=True, capture_output=True, text=True, timeout=60
                 ).stdout
                 assert said.startswith("0 requests")
                 assert compares.poll() is None
                 compares.kill()
 
 
-class TestTheSocket:
-    def test_of_a_running_driver_is_not_taken(self, driver: Driver) -> None:
-        """Who is to be detached says so before the command returns."""
+class TestSocket:
+    @pytest.mark.slow
+    def test_socket_of_a_running_driver_is_not_taken(self, driver: Driver) -> None:
+        """With --detach too the command itself fails."""
         first = driver.start()
         for second in driver.run(), driver.run("--detach"):
             assert second.returncode == 1
             assert f"process {first.pid} listens on {driver.socket} already: stop it first" in second.stderr
             assert driver.serves()
 
-    def test_of_a_killed_driver_is_taken_over(self, driver: Driver) -> None:
+    def test_socket_of_a_killed_driver_is_taken_over(self, driver: Driver) -> None:
         killed = driver.start()
-        assert driver.socket.stat().st_mode & 0o777 == 0o600, "it is for root only"
+        assert driver.socket.stat().st_mode & 0o777 == 0o600, "another user may connect"
         killed.kill()
         killed.wait()
         assert driver.socket.exists()
         driver.start()
 
-    def test_may_come_from_systemd_and_stays_its_own(self, driver: Driver, tmp_path: Path) -> None:
+    def test_socket_of_systemd_is_used_and_stays(self, driver: Driver, tmp_path: Path) -> None:
         path = tmp_path / "systemd.sock"
         inherit = (
             "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid()); "
@@ -241,9 +241,7 @@ class TestTheSocket:
         assert not driver.socket.exists()
 
 
-def test_before_the_host_is_set_up_docker_gets_the_command_to_type(
-    driver: Driver, settings: OpenVswitch
-) -> None:
+def test_error_before_the_host_is_set_up_gives_the_command(driver: Driver, settings: OpenVswitch) -> None:
     process = driver.start()
     network = {"NetworkID": NET, "IPv4Data": [{"Pool": "192.168.1.0/24", "Gateway": "192.168.1.1/24"}]}
     said = call(driver.socket, "NetworkDriver.CreateNetwork", **network)["Err"]
@@ -256,7 +254,7 @@ def test_before_the_host_is_set_up_docker_gets_the_command_to_type(
     assert "WARN | not ready yet: the Open_vSwitch database does not have system-id" in log
 
 
-def test_what_a_dockerd_has_asked_for_before_it_died_goes_when_the_next_one_starts(
+def test_unused_pool_of_a_dead_dockerd_is_deleted_when_the_next_one_starts(
     driver: Driver, settings: OpenVswitch, northbound: OvsdbServer
 ) -> None:
     settings.set(system_id="host1", ovn_nb=northbound.remote, ovn_encap_ip="10.0.0.1")
@@ -277,7 +275,7 @@ Join = Callable[[], dict[str, Any]]
 class TestSigterm:
     @pytest.fixture
     def join(self, driver: Driver, settings: OpenVswitch) -> Join:
-        """Docker's Join of an endpoint that CreateEndpoint has made."""
+        """Return a function that makes Docker's Join call for an endpoint that exists."""
         settings.transact(
             {"op": "insert", "table": "Interface", "uuid": row_uuid("interface", C1),
              "row": {"name": host_link(C1)}},
@@ -290,7 +288,7 @@ class TestSigterm:
         return lambda: call(driver.socket, "NetworkDriver.Join", **request)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_lets_a_join_wait_for_its_flows(
+    def test_join_in_flight_still_waits_for_its_flows(
         self,
         driver: Driver,
         settings: OpenVswitch,

@@ -1,4 +1,4 @@
-"""What the demo and the tests install, on machines that need more than this one."""
+"""Packages that the demo and the tests install on machines that need more than this one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[2]
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    """A machine on which no Debian package is installed, and whose kernel's modules a test chooses."""
+    """A machine without Debian packages, with kernel modules that a test chooses."""
     machine = Machine()
     machine.out("mount", "-t", "tmpfs", "none", "/sys/module")
     machine.out("mount", "--bind", "/bin/false", "/usr/bin/dpkg-query")
@@ -21,7 +21,7 @@ def machine() -> Iterator[Machine]:
 
 
 def enable_apparmor(machine: Machine) -> None:
-    """Have the kernel look as if it had AppArmor."""
+    """Make the kernel appear to have AppArmor."""
     machine.out("mkdir", "-p", "/sys/module/apparmor/parameters")
     machine.out("sh", "-c", "echo Y >/sys/module/apparmor/parameters/enabled")
 
@@ -42,7 +42,7 @@ def test_apparmor_is_installed_where_the_kernel_has_it(machine: Machine, purpose
     assert (done.returncode, " apparmor" in done.stderr.split(";")[0]) == (1, True), done
 
 
-def test_the_demo_knows_a_machine_on_which_docker_lacks_the_parser(machine: Machine) -> None:
+def test_the_demo_detects_a_missing_apparmor_parser(machine: Machine) -> None:
     asks = ("sh", "-c", f". {SOURCE}/demo/functions.sh; lacks_apparmor_parser")
     assert machine.run(*asks).returncode == 1
     enable_apparmor(machine)

@@ -1,4 +1,4 @@
-"""Docker's calls on a host of which all is real but dockerd and ovn-controller."""
+"""Docker's calls on a host whose parts are real, except dockerd and ovn-controller."""
 
 import logging
 import time
@@ -13,12 +13,21 @@ import pytest
 from functional.hosts import C1, C2, C3, HOST2, MAC, NET, NETWORK, Container, Host, endpoint, ip
 from functional.ovsdb_servers import until
 from functional.test_links import links, tx_checksums
-from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.ovn.networks.overlay import Overlay
+from ovn_docker.core.driver import Driver, LateFlows, TimeLimits
 from ovn_docker.deadline import Deadline
-from ovn_docker.driver import Driver, LateFlows, Patience
-from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError, TimedOut, Unavailable
+from ovn_docker.docker.wording import explain
+from ovn_docker.errors import (
+    AddressInUse,
+    BadRequest,
+    Conflict,
+    NotFound,
+    OvnDockerError,
+    TimedOut,
+    Unavailable,
+)
 from ovn_docker.host.ovsdb import Database, Operation
-from ovn_docker.model import AddressInUse, Joined, Network, NetworkId, Subnet, container_link, host_link
+from ovn_docker.model import Joined, Network, NetworkId, Subnet, container_link, host_link
 from ovn_docker.options import NetworkOptions
 
 SANDBOX = "/var/run/docker/netns/0123456789ab"
@@ -26,7 +35,7 @@ LINK = host_link(C1)
 
 
 class Late:
-    """A connection on which what makes a port takes longer than anybody waits."""
+    """A connection on which the creation of a port arrives after the caller has given up."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -50,25 +59,25 @@ def network(host: Host) -> Network:
 
 
 @pytest.mark.usefixtures("network")
-class TestAContainersLife:
+class TestLifeOfContainer:
     """Each call is served by a driver that has just started."""
 
-    def test_leaves_no_trace(self, host: Host, container: Container) -> None:
+    def test_life_of_a_container_leaves_no_row_port_or_link(self, host: Host, container: Container) -> None:
         before = host.state()
         made = host.driver().create_endpoint(endpoint())
         assert made == endpoint(mac="02:42:c0:a8:01:02")
         assert host.driver().join(NET, C1, SANDBOX) == Joined(container_link(C1))
-        container.take(container_link(C1))
+        container.move_in(container_link(C1))
         assert host.links.joined(LINK) == {LINK: True}
-        assert host.driver().endpoint_info(NET, C1) == {"mac_address": "02:42:c0:a8:01:02", "veth": LINK}
-        host.driver().leave(NET, C1)
-        assert host.driver().endpoint_info(NET, C1) == {}
-        host.driver().delete_endpoint(NET, C1)
+        assert host.driver().endpoint_info(C1) == {"mac_address": "02:42:c0:a8:01:02", "veth": LINK}
+        host.driver().leave(C1)
+        assert host.driver().endpoint_info(C1) == {}
+        host.driver().delete_endpoint(C1)
         assert host.state() == before
         host.driver().delete_network(NET)
         assert "Logical_Switch" not in host.northbound.contents()
 
-    def test_create_endpoint_makes_everything_but_the_containers_end(self, host: Host) -> None:
+    def test_create_endpoint_leaves_only_the_move_of_the_link_to_docker(self, host: Host) -> None:
         host.driver().create_endpoint(endpoint(C1, "192.168.1.2/24", "fd00::2/64", mac=MAC))
         (port,) = host.northbound.rows("Logical_Switch_Port")
         assert (port["name"], port["addresses"]) == (C1, f"{MAC} 192.168.1.2 fd00::2")
@@ -80,7 +89,7 @@ class TestAContainersLife:
 
     def test_join_returns_when_the_flows_are_in(self, host: Host) -> None:
         host.flows = False
-        driver = host.driver(replace(host.PATIENCE, flows=60))
+        driver = host.driver(replace(host.LONG_LIMITS, flows=60))
         driver.create_endpoint(endpoint())
         with ThreadPoolExecutor() as threads:
             joins = threads.submit(driver.join, NET, C1, SANDBOX)
@@ -90,23 +99,23 @@ class TestAContainersLife:
             assert joins.result() == Joined(container_link(C1))
         assert host.open_vswitch.interface(LINK)["external_ids"]["vm-id"] == "0123456789ab"
 
-    def test_create_endpoint_twice_is_once(self, host: Host, container: Container) -> None:
+    def test_create_endpoint_is_idempotent(self, host: Host, container: Container) -> None:
         host.run(endpoint(), container)
         before = host.state()
         assert host.driver().create_endpoint(endpoint()) == endpoint(mac="02:42:c0:a8:01:02")
         assert host.state() == before
 
-    def test_sixteen_containers_at_once(self, host: Host) -> None:
+    def test_sixteen_containers_start_at_once(self, host: Host) -> None:
         before = host.state()
-        driver = host.driver(Patience())
+        driver = host.driver(TimeLimits())
         endpoints = [endpoint(f"{n:02x}" * 32, f"192.168.1.{n}/24") for n in range(10, 26)]  # type: ignore[arg-type]
 
         def live(number: int) -> None:
             wanted = endpoints[number]
             driver.create_endpoint(wanted)
             driver.join(NET, wanted.id, SANDBOX)
-            driver.leave(NET, wanted.id)
-            driver.delete_endpoint(NET, wanted.id)
+            driver.leave(wanted.id)
+            driver.delete_endpoint(wanted.id)
 
         with ThreadPoolExecutor(16) as threads:
             list(threads.map(live, range(16)))
@@ -120,14 +129,14 @@ class TestMtu:
         mtus = {links()[name]["mtu"] for name in (LINK, container_link(C1))}
         return int(mtus.pop()) if len(mtus) == 1 else 0
 
-    def test_leaves_room_for_the_tunnel(self, host: Host) -> None:
+    def test_mtu_leaves_room_for_the_tunnel(self, host: Host) -> None:
         assert self.create(host) == 1500 - 58
 
-    def test_follows_the_interface_with_the_encap_ip(self, host: Host) -> None:
+    def test_mtu_follows_the_interface_with_the_encap_ip(self, host: Host) -> None:
         ip("link", "set", "eth0", "mtu", "9000")
         assert self.create(host) == 9000 - 58
 
-    def test_is_the_least_of_several_tunnels(self, host: Host) -> None:
+    def test_mtu_is_the_least_of_several_tunnels(self, host: Host) -> None:
         ip("link", "add", "eth1", "mtu", "1400", "type", "veth", "peer", "name", "cable1")
         ip("address", "add", "fd00::1/64", "dev", "eth1", "nodad")
         host.open_vswitch.set(
@@ -135,15 +144,15 @@ class TestMtu:
         )
         assert self.create(host) == 1400 - 78
 
-    def test_is_what_the_user_wants(self, host: Host) -> None:
+    def test_mtu_of_the_user_is_used(self, host: Host) -> None:
         assert self.create(host, mtu=1300) == 1300
 
-    def test_larger_than_the_tunnels_carry_is_refused(self, host: Host) -> None:
+    def test_mtu_above_that_of_the_tunnels_is_refused(self, host: Host) -> None:
         with pytest.raises(BadRequest, match="MTU 1443 is more than the 1442 bytes that the tunnels"):
             self.create(host, mtu=1443)
         assert self.create(host, mtu=1442) == 1442
 
-    def test_of_a_network_of_another_host_is_not_refused(
+    def test_mtu_of_a_network_of_another_host_is_accepted(
         self, host: Host, caplog: pytest.LogCaptureFixture
     ) -> None:
         driver = host.driver(made_elsewhere=lambda name: name == "foo")
@@ -154,7 +163,7 @@ class TestMtu:
 
 
 class TestSubnets:
-    """Of networks whose addresses this host has otherwise in use."""
+    """Subnets that this host has in use elsewhere."""
 
     @pytest.fixture(autouse=True)
     def links(self, host: Host) -> None:
@@ -169,15 +178,15 @@ class TestSubnets:
         host.driver(made_elsewhere=lambda name: name == "bar").create_network(network)
 
     @pytest.mark.parametrize("name", [None, "foo"])
-    def test_one_of_docker_gwbridge_is_refused(self, host: Host, name: str | None) -> None:
+    def test_subnet_of_docker_gwbridge_is_refused(self, host: Host, name: str | None) -> None:
         with pytest.raises(BadRequest) as caught:
             self.create(host, "10.7.0.0/16", name=name)
-        assert str(caught.value) == (
+        assert explain(caught.value) == (
             "this host cannot have the network: its subnet 10.7.0.0/16 overlaps 10.7.0.0/24 "
             "(docker_gwbridge), which this host is connected to; give another --subnet"
         )
 
-    def test_one_of_any_link_is_refused_in_the_cluster(self, host: Host) -> None:
+    def test_subnet_of_a_link_is_refused_for_a_shared_network(self, host: Host) -> None:
         with pytest.raises(BadRequest, match=r"overlaps 10\.8\.0\.0/24 \(docker0\)"):
             self.create(host, "10.8.0.0/24", name="foo")
 
@@ -191,7 +200,7 @@ class TestSubnets:
             ("10.8.0.0/24", {"name": "bar"}),  # of another host: the follower has decided
         ],
     )
-    def test_others_are_not(self, host: Host, subnet: str, options: dict[str, Any]) -> None:
+    def test_other_subnets_are_accepted(self, host: Host, subnet: str, options: dict[str, Any]) -> None:
         self.create(host, subnet, **options)
 
 
@@ -237,7 +246,7 @@ def network_deleted(host: Host) -> None:
 
 
 def address_of_another_host(host: Host) -> None:
-    host.overlay.create_endpoint(endpoint(C2, mac=MAC), HOST2, Deadline(10))
+    host.overlay(HOST2).create_endpoint(endpoint(C2, mac=MAC), Deadline(10))
 
 
 def port_of_another_owner(host: Host) -> None:
@@ -248,7 +257,7 @@ def port_of_another_owner(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("network")
-class TestAFailedCreateEndpoint:
+class TestFailedCreateEndpoint:
     @pytest.mark.parametrize(
         ("trouble", "error", "message"),
         [
@@ -263,17 +272,17 @@ class TestAFailedCreateEndpoint:
             (port_of_another_owner, OvnDockerError, "constraint violation"),
         ],
     )
-    def test_leaves_all_as_it_was(
+    def test_failed_create_endpoint_changes_nothing(
         self, host: Host, trouble: Callable[[Host], None], error: type[OvnDockerError], message: str
     ) -> None:
         trouble(host)
         before = host.state()
         with pytest.raises(error, match=message):
-            host.driver(replace(host.PATIENCE, request=1)).create_endpoint(endpoint())
+            host.driver(replace(host.LONG_LIMITS, request=1)).create_endpoint(endpoint())
         assert host.state() == before
 
-    def test_what_comes_to_be_after_it_was_undone_is_left_to_the_sweep(self, host: Host) -> None:
-        """The request was on its way for longer than the call had, and what undoes it overtook it."""
+    def test_row_that_appears_after_the_undo_is_left_to_the_sweep(self, host: Host) -> None:
+        """The request arrives after the call's deadline, and after its own undo."""
         before = host.state()
         late = Late(host.database)
         host.overlay = Overlay(lambda _: late)  # type: ignore[arg-type,return-value]
@@ -286,10 +295,10 @@ class TestAFailedCreateEndpoint:
         host.reconciler(driver).repair()
         assert host.state() == before
 
-    def test_without_the_northbound_database_leaves_the_rest_to_the_sweep(self, host: Host) -> None:
+    def test_undo_without_the_northbound_database_is_left_to_the_sweep(self, host: Host) -> None:
         before = host.state()
         host.northbound.kill()
-        driver = host.driver(replace(host.PATIENCE, request=0.5, undo=0.1))
+        driver = host.driver(replace(host.LONG_LIMITS, request=0.5, undo=0.1))
         start = time.monotonic()
         with pytest.raises(Unavailable, match="OVN_Northbound"):
             driver.create_endpoint(endpoint())
@@ -299,19 +308,18 @@ class TestAFailedCreateEndpoint:
         host.reconciler(driver).repair()
         assert host.state() == before
 
-    def test_does_not_stand_in_the_way_of_the_next(self, host: Host) -> None:
+    @pytest.mark.slow
+    def test_failed_create_endpoint_can_be_repeated(self, host: Host) -> None:
         host.controller_runs = False
         with pytest.raises(Unavailable):
-            host.driver(host.IMPATIENCE).create_endpoint(endpoint(C1))
+            host.driver(host.SHORT_LIMITS).create_endpoint(endpoint(C1))
         host.controller_runs = True
         host.driver().create_endpoint(endpoint(C2))
 
     @pytest.mark.parametrize("seen", [False, True])
-    def test_did_not_fail_if_open_vswitch_and_ovn_controller_come_up_meanwhile(
-        self, host: Host, seen: bool
-    ) -> None:
-        """At boot Docker may start its containers first: once, so the driver waits longer than ever after."""
-        driver = host.driver(replace(host.PATIENCE, controller=30 if seen else 0.1, request=60))
+    def test_create_endpoint_waits_for_open_vswitch_and_ovn_controller(self, host: Host, seen: bool) -> None:
+        """At boot Docker may start containers first, so the driver waits longer for the first container."""
+        driver = host.driver(replace(host.LONG_LIMITS, controller=30 if seen else 0.1, request=60))
         if seen:
             driver.create_endpoint(endpoint(C1))
         host.controller_runs = False
@@ -327,13 +335,13 @@ class TestAFailedCreateEndpoint:
 
 @pytest.mark.usefixtures("network")
 class TestLateFlows:
-    def test_are_a_warning_and_the_container_starts(
+    def test_late_flows_are_a_warning_and_the_container_starts(
         self, host: Host, caplog: pytest.LogCaptureFixture
     ) -> None:
         host.flows = False
         host.driver().create_endpoint(endpoint())
         start = time.monotonic()
-        driver = host.driver(replace(host.PATIENCE, flows=0.3))
+        driver = host.driver(replace(host.LONG_LIMITS, flows=0.3))
         assert driver.join(NET, C1, SANDBOX) == Joined(container_link(C1))
         assert 0.25 < time.monotonic() - start < 30
         (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
@@ -342,15 +350,15 @@ class TestLateFlows:
             "ovn-controller has not installed its flows; the container starts all the same"
         )
 
-    def test_fail_the_container_if_the_operator_wants_that(self, host: Host) -> None:
+    def test_late_flows_fail_join_with_late_flows_fail(self, host: Host) -> None:
         host.flows = False
         host.driver().create_endpoint(endpoint())
-        strict = host.driver(replace(host.PATIENCE, flows=0.3, late_flows=LateFlows.FAIL))
+        strict = host.driver(replace(host.LONG_LIMITS, flows=0.3, late_flows=LateFlows.FAIL))
         with pytest.raises(TimedOut, match=r"not in after 0\.3 s: ovn-controller has not installed"):
             strict.join(NET, C1, SANDBOX)
 
-    def test_of_a_port_that_is_gone_fail_at_once(self, host: Host) -> None:
-        with pytest.raises(NotFound, match="start the container again"):
+    def test_join_without_a_port_fails_at_once(self, host: Host) -> None:
+        with pytest.raises(NotFound, match="has no port for the endpoint"):
             host.driver().join(NET, C1, SANDBOX)
 
 
@@ -358,22 +366,22 @@ Call = Callable[[Driver], None]
 
 
 def leave(driver: Driver) -> None:
-    driver.leave(NET, C1)
+    driver.leave(C1)
 
 
 def delete(driver: Driver) -> None:
-    driver.delete_endpoint(NET, C1)
+    driver.delete_endpoint(C1)
 
 
 @pytest.mark.usefixtures("network")
-class TestDeleting:
+class TestDelete:
     @pytest.mark.parametrize(
         "calls",
         [(delete,), (delete, leave), (leave, leave, delete, delete), (delete, delete, leave, leave)],
         ids=lambda calls: " ".join(call.__name__ for call in calls),
     )
     @pytest.mark.parametrize("joined", [True, False])
-    def test_may_come_in_any_order_and_twice(
+    def test_leave_and_delete_are_idempotent_in_any_order(
         self, host: Host, container: Container, calls: list[Call], joined: bool
     ) -> None:
         before = host.state()
@@ -385,7 +393,7 @@ class TestDeleting:
             call(host.driver())
         assert host.state() == before
 
-    def test_what_never_was_is_fine(self, host: Host) -> None:
+    def test_delete_of_an_unknown_endpoint_succeeds(self, host: Host) -> None:
         before = host.state()
         leave(host.driver())
         delete(host.driver())
@@ -393,7 +401,7 @@ class TestDeleting:
         assert host.state() == before
 
     @pytest.mark.parametrize("missing", ["link", "port", "logical port", "link and port", "network"])
-    def test_finishes_what_is_half_made(self, host: Host, missing: str) -> None:
+    def test_delete_of_an_incomplete_endpoint_removes_the_rest(self, host: Host, missing: str) -> None:
         before = host.state()
         host.driver().create_endpoint(endpoint())
         if "link" in missing:
@@ -410,19 +418,17 @@ class TestDeleting:
         delete(host.driver())
         if missing == "network":
             host.driver().create_network(NETWORK)
-        if missing == "logical port":  # its claims are kept until somebody asks for them
+        if missing == "logical port":  # its claims stay until another endpoint requests the address
             host.driver().create_endpoint(endpoint(C2))
-            host.driver().delete_endpoint(NET, C2)
+            host.driver().delete_endpoint(C2)
         assert host.state() == before
 
     @pytest.mark.parametrize("away", ["northbound", "open_vswitch"])
-    def test_without_a_database_does_what_it_can_and_leaves_the_rest_to_the_sweep(
-        self, host: Host, away: str
-    ) -> None:
+    def test_delete_without_a_database_leaves_the_rest_to_the_sweep(self, host: Host, away: str) -> None:
         before = host.state()
         host.driver().create_endpoint(endpoint())
         host.flows = False
-        driver = host.driver(replace(host.PATIENCE, request=1))
+        driver = host.driver(replace(host.LONG_LIMITS, request=1))
         server = getattr(host, away)
         server.kill()
         with pytest.raises(Unavailable):
@@ -435,10 +441,10 @@ class TestDeleting:
 
 
 @pytest.mark.usefixtures("network")
-class TestTheAddressOfADeadEndpoint:
-    """After a crash Docker forgets its endpoints without a call, and gives their addresses away again."""
+class TestAddressOfDeadEndpoint:
+    """After a crash Docker forgets its endpoints without a call, and assigns their addresses again."""
 
-    def test_is_taken_over_if_its_container_is_gone(self, host: Host, container: Container) -> None:
+    def test_address_is_taken_over_if_its_container_is_gone(self, host: Host, container: Container) -> None:
         host.run(endpoint(C1), container)
         container.die()
         until(lambda: not host.links.exists(LINK))
@@ -446,23 +452,23 @@ class TestTheAddressOfADeadEndpoint:
         assert [row["name"] for row in host.northbound.rows("Logical_Switch_Port")] == [C2]
         assert set(host.open_vswitch.ports()) == {host_link(C2)}
 
-    def test_is_taken_over_if_it_was_never_joined(self, host: Host) -> None:
-        """Docker's IPAM gives no address twice: it has forgotten the first."""
+    def test_address_is_taken_over_if_its_endpoint_was_never_joined(self, host: Host) -> None:
+        """Docker's IPAM assigns an address once, so it has forgotten the first endpoint."""
         host.driver().create_endpoint(endpoint(C1))
         host.driver().create_endpoint(endpoint(C2))
         assert [row["name"] for row in host.northbound.rows("Logical_Switch_Port")] == [C2]
         assert not host.links.exists(LINK)
 
-    def test_is_refused_while_its_container_lives(self, host: Host, container: Container) -> None:
+    def test_address_is_refused_while_its_container_lives(self, host: Host, container: Container) -> None:
         host.run(endpoint(C1), container)
         before = host.state()
         with pytest.raises(AddressInUse, match=f"in use by endpoint {C1[:12]} on host host1"):
             host.driver().create_endpoint(endpoint(C2))
         assert host.state() == before
 
-    def test_is_refused_while_its_container_starts(self, host: Host) -> None:
+    def test_address_is_refused_while_its_container_starts(self, host: Host) -> None:
         host.flows = False
-        driver = host.driver(replace(host.PATIENCE, flows=60))
+        driver = host.driver(replace(host.LONG_LIMITS, flows=60))
         driver.create_endpoint(endpoint(C1))
         with ThreadPoolExecutor() as threads:
             joins = threads.submit(driver.join, NET, C1, SANDBOX)
@@ -472,22 +478,20 @@ class TestTheAddressOfADeadEndpoint:
             host.flows = True
             joins.result()
 
-    def test_is_refused_if_it_is_another_hosts(self, host: Host) -> None:
-        host.overlay.create_endpoint(endpoint(C1, mac=MAC), HOST2, Deadline(10))
+    def test_address_of_another_host_is_refused(self, host: Host) -> None:
+        host.overlay(HOST2).create_endpoint(endpoint(C1, mac=MAC), Deadline(10))
         with pytest.raises(AddressInUse, match="on host host2"):
             host.driver().create_endpoint(endpoint(C2))
 
-    def test_a_mac_given_twice_is_refused_even_before_the_first_has_joined(self, host: Host) -> None:
-        """``docker compose up --scale web=2`` with a mac_address: Docker does not mind."""
+    def test_mac_in_use_is_refused_before_its_endpoint_has_joined(self, host: Host) -> None:
+        """Docker accepts ``docker compose up --scale web=2`` with a mac_address."""
         host.driver().create_endpoint(endpoint(C1, "192.168.1.2/24", mac=MAC))
         before = host.state()
         with pytest.raises(AddressInUse, match=f"{MAC} is in use by endpoint {C1[:12]}"):
             host.driver().create_endpoint(endpoint(C2, "192.168.1.3/24", mac=MAC))
         assert host.state() == before
 
-    def test_of_another_network_on_the_same_switch_is_refused_while_it_may_yet_be_joined(
-        self, host: Host
-    ) -> None:
+    def test_address_on_the_same_switch_is_refused_while_its_endpoint_may_be_joined(self, host: Host) -> None:
         host.northbound.insert("Logical_Switch", name="web")
         attached = [NetworkId("aa" * 32), NetworkId("bb" * 32)]
         for network in attached:
@@ -500,18 +504,18 @@ class TestTheAddressOfADeadEndpoint:
 
 
 @pytest.mark.parametrize("hangs", ["northbound", "open_vswitch"])
-def test_every_call_has_an_end_when_a_database_hangs(host: Host, network: Network, hangs: str) -> None:
+def test_every_call_ends_when_a_database_hangs(host: Host, network: Network, hangs: str) -> None:
     host.driver().create_endpoint(endpoint(C1))
     host.flows = False
-    driver = host.driver(Patience(request=1, flows=0.3, controller=0.3, undo=0.3))
+    driver = host.driver(TimeLimits(request=1, flows=0.3, controller=0.3, undo=0.3))
     calls: list[Callable[[], object]] = [
         lambda: driver.create_network(NETWORK),
         lambda: driver.allocate_network(NETWORK),
         lambda: driver.create_endpoint(endpoint(C2, "192.168.1.3/24")),
         lambda: driver.join(NET, C1, SANDBOX),
-        lambda: driver.endpoint_info(NET, C1),
-        lambda: driver.leave(NET, C3),
-        lambda: driver.delete_endpoint(NET, C3),
+        lambda: driver.endpoint_info(C1),
+        lambda: driver.leave(C3),
+        lambda: driver.delete_endpoint(C3),
         lambda: driver.delete_network(NET),
         lambda: driver.free_network(NET),
     ]
@@ -530,5 +534,5 @@ def test_every_call_has_an_end_when_a_database_hangs(host: Host, network: Networ
         outcomes = list(threads.map(outcome, calls))
     assert time.monotonic() - start < 9
     local = TimedOut if hangs == "open_vswitch" else None
-    # Join comes when all is there: a container that has started must not lose its network for good.
+    # Join succeeds: CreateEndpoint has made everything, and a failed Join costs the container its network.
     assert outcomes == [TimedOut, TimedOut, TimedOut, None, None, local, TimedOut, TimedOut, TimedOut]

@@ -1,4 +1,4 @@
-"""Threads of real drivers: all are known, and one that fails is named, counted and works again."""
+"""Threads of real drivers: all are documented; one that fails is named, counted and started again."""
 
 import json
 import os
@@ -18,14 +18,13 @@ from functional.test_daemon import Driver, call
 from functional.test_daemon import driver as driver  # noqa: PLC0414 - a fixture
 from functional.test_metrics import Scraped, get
 from functional.test_underlay_daemon import OPENRC, Underlay
-from ovn_docker.host.driver import find
-from ovn_docker.plugin.server import THREADS
-from ovn_docker.threads import RESTART, kind
-from ovn_docker.view.check_host import driver_threads
-from ovn_docker.view.cluster import Cluster
-from ovn_docker.view.health import Facts, Severity
-from ovn_docker.view.probes import Probes
-from ovn_docker.view.snapshot import Scope, Snapshot
+from ovn_docker.doctor.check_host import driver_threads
+from ovn_docker.doctor.diagnosis import Facts, Severity
+from ovn_docker.host.driver_socket import find
+from ovn_docker.inspect.cluster import ClusterView
+from ovn_docker.inspect.probes import Probes
+from ovn_docker.inspect.snapshot import Scope, Snapshot
+from ovn_docker.threads import RESTART
 
 pytestmark = pytest.mark.usefixtures("network_namespace")
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
@@ -33,21 +32,15 @@ OVERLAY = {"ovsdb OVN_Northbound", "changes", "cluster", "events", "names", "lat
 
 
 def listed() -> set[str]:
-    """The names in the table of the documentation."""
+    """Return the names of threads that always run, from the table in the documentation."""
     (section,) = re.findall(r"(?s)### Threads\n(.*?)\n##", ARCHITECTURE.read_text())
-    first, last = 0, 0
-    names = set[str]()
-    for cell in re.findall(r"(?m)^\| (`.*?) \|", section):
-        if found := re.fullmatch(r"`call-(\d+)` to `call-(\d+)`", cell):
-            first, last = map(int, found.groups())
-            names |= {f"call-{number}" for number in range(first, last + 1)}
-        else:
-            names |= set(re.findall("`(.*?)`", cell))
-    return names
+    return {
+        name for cell in re.findall(r"(?m)^\| (`.*?) \|", section) for name in re.findall("`(.*?)`", cell)
+    }
 
 
 def in_kernel(pid: int) -> Counter[str]:
-    """Names of a process' threads, as far as the kernel keeps them."""
+    """Return the names of a process's threads, as the kernel truncates them."""
     return Counter(path.read_text().strip() for path in Path(f"/proc/{pid}/task").glob("*/comm"))
 
 
@@ -71,9 +64,9 @@ def test_threads_of_the_overlay_driver_are_those_of_the_documentation(
     wanted = listed() - {Underlay.program.name[:15]}
     until(lambda: in_kernel(process.pid) == short(wanted))
     assert {state["name"] for state in states(driver)} == wanted - {driver.program.name[:15]}
-    assert len([name for name in wanted if kind(name) == "call"]) == THREADS + 1
 
 
+@pytest.mark.slow
 def test_threads_of_the_underlay_driver_are_those_of_the_documentation(
     tmp_path: Path, settings: OpenVswitch
 ) -> None:
@@ -89,7 +82,7 @@ def test_threads_of_the_underlay_driver_are_those_of_the_documentation(
 
 
 class Docker:
-    """Lists one container, and says of it what *inspect* is."""
+    """A Docker with one container, whose data are in *inspect*."""
 
     inspect = b""
 
@@ -115,7 +108,7 @@ def docker(driver: Driver) -> Iterator[Docker]:
 
 
 def findings(driver: Driver) -> list[tuple[str, Severity]]:
-    """The lines of the doctor about the driver's threads."""
+    """Return the lines of the doctor about the driver's threads."""
     directory = os.open(driver.directory, os.O_PATH)
     try:  # its own name may be too long for a socket's (unix(7), sun_path)
         answering = find(driver.socket, Path(f"/proc/self/fd/{directory}"))
@@ -123,14 +116,15 @@ def findings(driver: Driver) -> list[tuple[str, Severity]]:
         os.close(directory)
     assert answering.threads
     seen = Snapshot(0.0, "host1", Scope.NETWORKS, (), (), driver=answering)
-    found = driver_threads(Facts(Cluster(seen), Probes()))
+    found = driver_threads(Facts(ClusterView(seen), Probes()))
     return [(one.evidence, one.severity) for one in found]
 
 
+@pytest.mark.slow
 def test_a_thread_that_fails_is_named_by_the_doctor_and_the_metrics_and_starts_again(
     driver: Driver, docker: Docker, settings: OpenVswitch, northbound: OvsdbServer
 ) -> None:
-    """Docker's answer is nested more deeply than Python reads JSON: no error that anybody thought of."""
+    """Docker's answer is nested too deeply for Python's JSON reader: an error that no code expects."""
     docker.inspect = b"[" * 100_000
     settings.set(system_id="host1", ovn_nb=northbound.remote, ovn_encap_ip="10.0.0.1")
     port = free_port()
@@ -147,7 +141,7 @@ def test_a_thread_that_fails_is_named_by_the_doctor_and_the_metrics_and_starts_a
     assert name()["error"].startswith("RecursionError: maximum recursion depth exceeded")
     ((evidence, severity),) = findings(driver)
     assert evidence.startswith(
-        "the driver's thread names, which writes the names of this host's containers, works again: it failed "
+        "the driver's thread names, which writes the names of this host's containers, runs again: it failed "
         "1 time, last "
     )
     assert severity is Severity.WARN
@@ -159,29 +153,30 @@ def test_a_thread_that_fails_is_named_by_the_doctor_and_the_metrics_and_starts_a
     assert log.count("Traceback (most recent call last)") == 1
 
 
-def test_a_thread_that_waits_to_start_again_is_a_failure_to_the_doctor(driver: Driver) -> None:
-    """A library gives up each time."""
+@pytest.mark.slow
+def test_a_thread_that_waits_to_start_again_is_reported_by_the_doctor(driver: Driver) -> None:
+    """A library raises SystemExit each time."""
     broken = """
-from ovn_docker import names
+from ovn_docker.core.event_source import EventSource
 def listen(self): raise SystemExit("a library gives up")
-names.Registrar._listen = listen
+EventSource._listen = listen
 """
     start(driver, broken)
     until(lambda: [state for state in states(driver) if state["failures"] == 3 and state["waits"]])
     ((evidence, severity),) = findings(driver)
     assert "the driver's thread events, which listens to Docker" in evidence
-    assert "does not work now: it failed 3 times" in evidence
+    assert "does not run now: it failed 3 times" in evidence
     assert "(SystemExit: a library gives up)" in evidence
     assert severity is Severity.FAIL
 
 
 def start(driver: Driver, change: str, *options: str) -> "subprocess.Popen[str]":
-    """The driver's program with a part of it changed; returns when it serves. It logs to driver.directory."""
+    """Start the driver's program with a changed part, and a log in its directory; return when it serves."""
     program = f"""
 import sys
 sys.argv[0] = "{driver.program.name}"
 {change}
-from ovn_docker.cli.daemon import overlay
+from ovn_docker.daemon.startup import overlay
 overlay()
 """
     process = subprocess.Popen(
@@ -193,24 +188,26 @@ overlay()
     return process
 
 
-DEAF = """
-import os
+CANNOT_ACCEPT = """
+import os, select
 from ovn_docker import threads
-from ovn_docker.plugin.server import Server
+from ovn_docker.docker.server import PluginServer
 threads._PAUSE = 0.01
-look, told = Server._look, os.environ["TOLD"]
-def broken(self, seconds):
-    if os.path.exists(told):
-        raise SystemExit("a library gives up")
-    look(self, 0.01)
-Server._look = broken
+wait, told = PluginServer._wait, os.environ["TOLD"]
+def broken(self):
+    while not os.path.exists(told):
+        if select.select([self._sock], [], [], 0.01)[0]:
+            return wait(self)
+    raise SystemExit("a library gives up")
+PluginServer._wait = broken
 """
 
 
-def test_a_driver_that_can_answer_no_call_ends_to_be_started_again(driver: Driver, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_driver_that_cannot_accept_calls_ends(driver: Driver, tmp_path: Path) -> None:
     told = tmp_path / "told"
     driver.environment["TOLD"] = str(told)
-    process = start(driver, DEAF)
+    process = start(driver, CANNOT_ACCEPT)
     told.touch()
     assert process.wait(20) == RESTART
     log = (driver.directory / f"{driver.program.name}.log").read_text()
@@ -218,10 +215,10 @@ def test_a_driver_that_can_answer_no_call_ends_to_be_started_again(driver: Drive
     assert "SystemExit: a library gives up" in log
 
 
-def test_monitor_starts_it_again(driver: Driver, tmp_path: Path) -> None:
+def test_monitor_starts_a_driver_that_has_ended(driver: Driver, tmp_path: Path) -> None:
     told = tmp_path / "told"
     driver.environment["TOLD"] = str(told)
-    assert start(driver, DEAF, "--detach", "--monitor", "--pidfile").wait(20) == 0
+    assert start(driver, CANNOT_ACCEPT, "--detach", "--monitor", "--pidfile").wait(20) == 0
     pidfile = driver.directory / "ovn-docker-overlay-driver.pid"
     first = int(pidfile.read_text())
     told.touch()

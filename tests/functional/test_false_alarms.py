@@ -1,7 +1,7 @@
-"""Nothing cries wolf: where all is well no command finds anything, and where it is not they agree.
+"""No false alarms: the commands find nothing in a healthy state, and all of them find each fault.
 
-States are generated (`functional/states.py`), the same ones at each run; FALSE_ALARMS=1000 tries as many
-others.
+States are generated (`functional/states.py`), the same ones in each run; FALSE_ALARMS=1000 tries a thousand
+new ones.
 """
 
 import json
@@ -18,9 +18,9 @@ from functional.hosts import ip
 from functional.ovsdb_servers import OpenVswitch, until
 from functional.states import Kind, Made, States, Wanted, states
 from functional.test_daemon import PROGRAM
-from ovn_docker.backends.shared import note_row
+from ovn_docker.backends.ovn.rows import note_row
 from ovn_docker.host import ovsdb
-from ovn_docker.host.links import Links
+from ovn_docker.host.kernel.links import KernelLinks
 from ovn_docker.model import container_link, host_link, row_uuid
 
 pytestmark = [
@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 TRIES = int(os.environ.get("FALSE_ALARMS", "0"))
-"""How many states that no run has tried before; 0: some that every run tries."""
+"""Number of new random states to try; 0: the same few states in every run."""
 
 
 def tried(often: int) -> settings:
@@ -67,11 +67,11 @@ WANTED = st.one_of(
     st.builds(Wanted, LEFT, there=st.integers(1, 2)),
     st.builds(Wanted, REMOVED, CONTAINERS.map(lambda states: ("running", *states)), COUNT),
 )
-"""Every kind of network, and its containers, as far as they can be there together."""
+"""Every possible combination of a kind of network and its containers."""
 
 
-class Looks:
-    """What the commands say of a state."""
+class Outputs:
+    """The output of the commands for a state."""
 
     def __init__(self, cluster: States) -> None:
         self._cluster = cluster
@@ -86,7 +86,7 @@ class Looks:
         assert code == (1 if self.gc else 0)
 
     def inspect(self, name: str) -> list[str]:
-        """The differences of a network or container."""
+        """Return the differences of a network or container."""
         code, out, err = self._cluster.command("inspect", name, "--json")
         assert code in (0, 1), err
         differences = [one for row in json.loads(out) for one in row["differences"]]
@@ -94,7 +94,7 @@ class Looks:
         return differences
 
     def differing(self) -> set[str]:
-        """Names of the networks and containers that ``ls`` marks."""
+        """Return the names of the networks and containers that ``ls`` marks."""
         rows = [*self.networks, *self.endpoints]
         return {row.get("container") or row["name"] for row in rows if row["differences"]}
 
@@ -114,7 +114,7 @@ class Looks:
     wanted=st.lists(WANTED, max_size=3), old=FLAGS, cut_off=st.integers(0, 9).map(lambda number: number == 9)
 )
 @tried(20)
-def test_no_command_finds_anything_where_all_is_well(
+def test_commands_find_nothing_in_a_healthy_state(
     cluster: States, wanted: list[Wanted], old: bool, cut_off: bool
 ) -> None:
     cluster.begin()
@@ -122,16 +122,16 @@ def test_no_command_finds_anything_where_all_is_well(
     if old:
         cluster.age()
     cluster.host2.cut_off = cut_off
-    looks = Looks(cluster)
+    outputs = Outputs(cluster)
     names = [one.name for one in made]
     running = [one.name for network in made for one in network.containers if one.namespace]
-    assert {row["name"] for row in looks.networks} == set(names)
-    assert {row["container"] for row in looks.endpoints if row["here"]} == set(running)
-    assert looks.differing() == set()
-    assert [looks.inspect(name) for name in (*names, *running)] == [[]] * len([*names, *running])
-    assert (looks.graph, looks.gc) == (0, [])
+    assert {row["name"] for row in outputs.networks} == set(names)
+    assert {row["container"] for row in outputs.endpoints if row["here"]} == set(running)
+    assert outputs.differing() == set()
+    assert [outputs.inspect(name) for name in (*names, *running)] == [[]] * len([*names, *running])
+    assert (outputs.graph, outputs.gc) == (0, [])
     expected = {"networks-removed"} if any(one.kind.removed for one in made) else set()
-    assert looks.doctor.keys() == expected | ({"hosts-answer"} if cut_off else set())
+    assert outputs.doctor.keys() == expected | ({"hosts-answer"} if cut_off else set())
 
 
 # Faults
@@ -139,12 +139,12 @@ def test_no_command_finds_anything_where_all_is_well(
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong with the first network, or the first container on it.
+    """A fault of the first network, or of the first container on it.
 
-    *left*: whether `gc` has something to clear then; *here*: containers of the network on this host.
+    *left*: True if `gc` then has something to clear; *here*: containers of the network on this host.
     """
 
-    happen: Callable[[States, Made], object]
+    cause: Callable[[States, Made], object]
     of_network: bool = False
     left: bool = False
     here: tuple[str, ...] = ("running",)
@@ -170,7 +170,7 @@ def unplug(cluster: States, made: Made) -> None:
 def delete_link(cluster: States, made: Made) -> None:
     link = host_link(made.containers[0].id)
     ip("link", "delete", link)
-    until(lambda: not Links().exists(link))
+    until(lambda: not KernelLinks().exists(link))
 
 
 def set_link_down(cluster: States, made: Made) -> None:
@@ -203,11 +203,11 @@ def change_iface_id(cluster: States, made: Made) -> None:
 
 
 def die(cluster: States, made: Made) -> None:
-    """Docker's container and its network namespace go without a word to the driver."""
+    """Remove Docker's container and its network namespace without a call of the driver."""
     (container,) = made.containers
     link = host_link(container.id)
     container.end()
-    until(lambda: not Links().exists(link))
+    until(lambda: not KernelLinks().exists(link))
 
 
 def delete_switch(cluster: States, made: Made) -> None:
@@ -228,7 +228,7 @@ def delete_note(cluster: States, made: Made) -> None:
 
 
 def forget_network(cluster: States, made: Made) -> None:
-    """Docker does not have it any more, and the driver was not told."""
+    """Remove Docker's network without a call of the driver."""
     made.listed = False
 
 
@@ -250,7 +250,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.happen.__name__)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.cause.__name__)
 def test_all_commands_find_a_fault(cluster: States, fault: Fault) -> None:
     @given(kind=fault.kinds, there=COUNT, others=st.lists(WANTED, max_size=1))
     @tried(2)
@@ -265,14 +265,14 @@ def test_all_commands_find_a_fault(cluster: States, fault: Fault) -> None:
             else {made.containers[0].name, made.containers[0].id[:12]}
         )
         cluster.age()
-        fault.happen(cluster, made)
-        looks = Looks(cluster)
-        (name,) = names & looks.differing()
-        assert looks.inspect(name)
-        assert looks.graph == 1
-        assert looks.doctor.keys() - {"networks-removed", "leftovers"} or fault.left
-        assert bool(looks.gc) >= fault.left
-        assert ("leftovers" in looks.doctor) >= looks.left_over  # other checks name what is missing
-        assert bool(looks.gc) >= ("leftovers" in looks.doctor)
+        fault.cause(cluster, made)
+        outputs = Outputs(cluster)
+        (name,) = names & outputs.differing()
+        assert outputs.inspect(name)
+        assert outputs.graph == 1
+        assert outputs.doctor.keys() - {"networks-removed", "leftovers"} or fault.left
+        assert bool(outputs.gc) >= fault.left
+        assert ("leftovers" in outputs.doctor) >= outputs.left_over  # other checks name what is missing
+        assert bool(outputs.gc) >= ("leftovers" in outputs.doctor)
 
     find()

@@ -1,4 +1,4 @@
-"""Networks of the cluster, followed by a host while others remove them and make them again."""
+"""Shared networks that a host follows while other hosts remove them and make them again."""
 
 import threading
 from collections.abc import Callable
@@ -10,14 +10,14 @@ import pytest
 
 from functional.hosts import Host, definition_of
 from functional.ovsdb_servers import until
-from ovn_docker.backends.northbound import QUIET_TABLE
-from ovn_docker.backends.overlay import Overlay
-from ovn_docker.backends.shared import WATCHED_ROW, SharedNetworks
-from ovn_docker.cluster import Follower
-from ovn_docker.creations import Creations
+from ovn_docker.backends.ovn.networks.overlay import Overlay
+from ovn_docker.backends.ovn.rows import QUIET_TABLE, WATCHED_ROW
+from ovn_docker.backends.ovn.shared.shared_networks import SharedNetworks
+from ovn_docker.core.creations import Creations
+from ovn_docker.core.driver import Driver
+from ovn_docker.core.follower import Follower
 from ovn_docker.deadline import Deadline
-from ovn_docker.driver import Driver
-from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
+from ovn_docker.errors import Conflict, NotFound, OvnDockerError, StillRemoved, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import is_row
 from ovn_docker.model import (
@@ -51,10 +51,10 @@ def foo(id_: NetworkId) -> Network:
 
 
 class Docker:
-    """Of the host that follows. *meanwhile*: what others do while it makes or removes a network; *others*:
-    subnets of networks of other drivers.
+    """Docker of the host that follows.
 
-    *asked*: what its user does just before it says what it has.
+    *meanwhile*: called while Docker makes or removes a network, to act as other hosts; *others*: subnets of
+    networks of other drivers; *asked*: called before Docker lists its networks, to act as the user.
     """
 
     driver: Driver
@@ -85,7 +85,7 @@ class Docker:
 
 
 class Refuses(Docker):
-    """Does not make networks: *error*."""
+    """A Docker that refuses to create networks with *error*."""
 
     error: OvnDockerError
 
@@ -97,7 +97,7 @@ class Refuses(Docker):
 
 
 class Cluster:
-    """The host of the tests, with the Docker above, and another one. *meanwhile*: see Docker."""
+    """The host of the tests, with the Docker above, and another host. *meanwhile*: see Docker."""
 
     def __init__(
         self,
@@ -123,46 +123,46 @@ class Cluster:
         self.docker.driver = host.driver(removed_elsewhere=self.follower.removes)
 
     def make(self, id_: NetworkId, name: str = "foo") -> None:
-        """``docker network create`` on the other host, which tells how."""
+        """Run ``docker network create`` on the other host, which writes the definition."""
         network = replace(foo(id_), options=NetworkOptions(name=name))
-        self._overlay.create_network(network, self._there, soon())
+        self._overlay(self._there).create_network(network, soon())
         self._shared.define(definition_of(name, SUBNET), self._there, soon())
 
     def watch(self) -> list[None]:
-        """What the follower's watch yields, in a list that grows."""
+        """Return a list to which the changes that the follower sees are appended."""
         seen: list[None] = []
 
         def collect() -> None:
             with suppress(Unavailable):
                 for change in self._shared.watch(self.here):
-                    seen.append(change)  # noqa: PERF402 - one by one, as they come
+                    seen.append(change)  # noqa: PERF402 - one by one, as they arrive
 
         threading.Thread(target=collect, daemon=True).start()
         until(lambda: seen)
         return seen
 
     def generation(self) -> str:
-        """What wakes all hosts when it changes."""
+        """Return the generation, whose change wakes all hosts."""
         (row,) = self._database.transact(
             ovsdb.select(QUIET_TABLE, is_row(WATCHED_ROW), columns=["external_ids"]), deadline=soon()
         )
         return str(row[0]["external_ids"]["ovn-docker:generation"])
 
     def problems(self) -> list[Problem]:
-        """What this host reports of the networks that it cannot have or use."""
+        """Return this host's report of the networks that it cannot have or use."""
         reports = {report.host: report for report in self._shared.reports(self._there, soon())}
         return [*reports["host1"].problems]
 
     def remove(self, id_: NetworkId) -> None:
-        """``docker network rm`` there."""
-        self._overlay.delete_network(id_, self._there, soon())
+        """Run ``docker network rm`` on the other host."""
+        self._overlay(self._there).delete_network(id_, soon())
 
     def remove_everywhere(self, *, force: bool) -> None:
-        """``ovn-docker network rm`` there."""
+        """Run ``ovn-docker network rm`` on the other host."""
         self._shared.remove("foo", self._there, soon(), force=force)
 
     def use(self, id_: NetworkId, *, used: bool = True) -> None:
-        """The other host notes that containers of it, running or stopped, belong to its network."""
+        """Write into the other host's note that its containers belong to the network."""
         (network,) = self.networks()
         self._shared.write_note(id_, Note(network.incarnation, used), self._there, soon())
 
@@ -194,7 +194,7 @@ def test_a_network_that_is_removed_and_made_again_at_once_stays(host: Host) -> N
 def test_a_network_that_is_removed_while_another_host_makes_it_does_not_come_back(
     host: Host, *, elsewhere: bool
 ) -> None:
-    """*elsewhere*: a third host has it still, so that it is only marked."""
+    """*elsewhere*: a third host still has the network, so that the network is only marked as removed."""
     cluster = Cluster(host, lambda cluster: cluster.remove(THERE))
     if elsewhere:
         cluster.make(AGAIN)
@@ -205,8 +205,8 @@ def test_a_network_that_is_removed_while_another_host_makes_it_does_not_come_bac
     assert cluster.docker.have == []
 
 
-def test_a_network_that_is_made_again_here_while_the_follower_looks_stays(host: Host) -> None:
-    """``docker network rm foo && docker network create foo`` on this host; another host has it yet."""
+def test_network_that_is_created_again_during_a_comparison_stays(host: Host) -> None:
+    """``docker network rm foo && docker network create foo`` on this host, while another host has foo."""
     cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", FOO))
     cluster.make(THERE)
     driver = cluster.docker.driver
@@ -223,11 +223,12 @@ def test_a_network_that_is_made_again_here_while_the_follower_looks_stays(host: 
     assert cluster.docker.have == [again]
 
 
-def test_a_network_that_is_made_again_is_not_removed_for_the_one_before(host: Host) -> None:
-    """``docker network rm foo`` while the database was away, and ``docker network create`` as it is back."""
+@pytest.mark.slow
+def test_a_network_that_is_made_again_is_not_removed_by_an_earlier_request(host: Host) -> None:
+    """``docker network rm foo`` while the database is down, and ``docker network create`` when it is back."""
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
-    driver = host.driver(host.IMPATIENCE, cluster.follower.removes)
+    driver = host.driver(host.SHORT_LIMITS, cluster.follower.removes)
     driver.create_network(foo(HERE))
     host.northbound.pause()
     with pytest.raises(Unavailable):
@@ -237,7 +238,7 @@ def test_a_network_that_is_made_again_is_not_removed_for_the_one_before(host: Ho
     host.docker.networks.add(ANEW)
     host.reconciler(driver).repair()
     assert [network.removed for network in cluster.networks()] == [False]
-    assert [one.id for one in host.leftovers.mine(cluster.here, soon())[0]] == [ANEW]
+    assert [one.id for one in host.leftovers(cluster.here).of_host(soon())[0]] == [ANEW]
 
 
 def test_a_network_that_a_host_has_not_given_up_yet_is_not_made_with_another_subnet(host: Host) -> None:
@@ -247,12 +248,13 @@ def test_a_network_that_a_host_has_not_given_up_yet_is_not_made_with_another_sub
     cluster.make(AGAIN)
     cluster.remove(THERE)
     other = replace(foo(HERE), subnets=(replace(SUBNET, pool=ip_network("10.99.0.0/16")),))
-    with pytest.raises(Conflict, match=r"has been removed, but a host has not .*: ovn-docker inspect foo"):
+    with pytest.raises(StillRemoved, match="it has been removed, but a host has not given it up yet"):
         cluster.docker.driver.create_network(other)
 
 
-def test_a_network_that_another_host_needs_goes_from_this_host_alone(host: Host) -> None:
-    """A stopped container there is enough; this host's follower does not make the network again."""
+@pytest.mark.slow
+def test_network_that_another_host_needs_is_removed_from_this_host_alone(host: Host) -> None:
+    """A stopped container there keeps the network; this host's follower does not make it again."""
     cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", FOO))
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
@@ -264,7 +266,7 @@ def test_a_network_that_another_host_needs_goes_from_this_host_alone(host: Host)
     assert cluster.docker.have == []
     assert set(cluster.notes(HERE, THERE)) == {THERE}
 
-    cluster.docker.driver.create_network(foo(ANEW))  # by the user, who wants it again
+    cluster.docker.driver.create_network(foo(ANEW))  # by the user, who creates the network again
     cluster.docker.have = [LocalNetwork(ANEW, "foo", FOO)]
     assert cluster.follower.follow()
     assert set(cluster.notes(ANEW, THERE)) == {ANEW, THERE}
@@ -274,7 +276,7 @@ def test_a_network_that_another_host_needs_goes_from_this_host_alone(host: Host)
 
 
 def test_a_removal_waits_for_the_note_that_the_last_container_has_gone(host: Host) -> None:
-    """``docker rm`` on another host, and ``docker network rm`` here in the same moment."""
+    """``docker rm`` on another host, and ``docker network rm`` on this host at the same moment."""
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
@@ -289,19 +291,20 @@ def test_a_removal_waits_for_the_note_that_the_last_container_has_gone(host: Hos
 def test_a_network_that_is_just_being_removed_is_not_made_again(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Docker lists it no more before it calls the driver; a note that stays was left by a crash."""
+    """Docker stops listing a network before it calls the driver; a note that stays is left by a crash."""
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
     cluster.follower.follow()
     assert cluster.docker.have == []
-    monkeypatch.setattr("ovn_docker.cluster._GOING", 0)
-    monkeypatch.setattr("ovn_docker.creations._LISTED", 0)
+    monkeypatch.setattr("ovn_docker.core.follower._LEAVING", 0)
+    monkeypatch.setattr("ovn_docker.core.creations._LISTED", 0)
     cluster.follower.follow()
     assert [network.id for network in cluster.docker.have] == [ANEW]
 
 
-def test_a_departure_ends_with_the_life_of_the_network(host: Host) -> None:
+@pytest.mark.slow
+def test_a_departure_ends_with_the_incarnation_of_the_network(host: Host) -> None:
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
@@ -315,8 +318,8 @@ def test_a_departure_ends_with_the_life_of_the_network(host: Host) -> None:
     assert [network.id for network in cluster.docker.have] == [ANEW]
 
 
-def test_a_removal_elsewhere_is_taken_back_where_containers_belong_to_the_network(host: Host) -> None:
-    """A container was created in the moment in which the other host removed the network."""
+def test_a_removal_elsewhere_is_cancelled_if_containers_here_belong_to_the_network(host: Host) -> None:
+    """A container was created at the moment when the other host removed the network."""
     foo_here = LocalNetwork(HERE, "foo", FOO)
     cluster = Cluster(host, lambda _: None, foo_here)
     cluster.make(THERE)
@@ -329,7 +332,7 @@ def test_a_removal_elsewhere_is_taken_back_where_containers_belong_to_the_networ
     assert cluster.notes(HERE)[HERE].used
 
 
-def test_a_forced_removal_is_not_taken_back(host: Host) -> None:
+def test_a_forced_removal_is_not_cancelled(host: Host) -> None:
     foo_here = LocalNetwork(HERE, "foo", FOO, used=True)
     cluster = Cluster(host, lambda _: None, foo_here)
     cluster.make(THERE)
@@ -351,11 +354,12 @@ def test_an_unused_network_is_removed_everywhere_without_force(host: Host) -> No
     assert [network.removed for network in cluster.networks()] == [True]
 
 
-def test_a_removal_that_had_to_wait_does_not_remove_the_network_made_after_it(host: Host) -> None:
+@pytest.mark.slow
+def test_a_delayed_removal_does_not_remove_the_network_made_after_it(host: Host) -> None:
     """``docker network rm`` on a host that is cut off; another removes the network and makes it anew."""
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
-    driver = host.driver(host.IMPATIENCE, cluster.follower.removes)
+    driver = host.driver(host.SHORT_LIMITS, cluster.follower.removes)
     driver.create_network(foo(HERE))
     host.northbound.pause()
     with pytest.raises(Unavailable):
@@ -371,8 +375,8 @@ def test_a_removal_that_had_to_wait_does_not_remove_the_network_made_after_it(ho
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_a_network_of_an_earlier_life_is_replaced_or_adopted(host: Host, *, used: bool) -> None:
-    """This host was cut off while the others removed the network and made it anew."""
+def test_network_of_an_earlier_incarnation_is_replaced_or_adopted(host: Host, *, used: bool) -> None:
+    """The others removed the network and made it anew while this host was cut off."""
     foo_here = LocalNetwork(HERE, "foo", FOO, used=used)
     cluster = Cluster(host, lambda _: None, foo_here)
     cluster.make(THERE)
@@ -391,7 +395,7 @@ def test_a_network_of_an_earlier_life_is_replaced_or_adopted(host: Host, *, used
 
 
 @pytest.mark.parametrize("error", [Conflict("Docker says: no"), Unavailable("Docker says: no")], ids=type)
-def test_what_docker_refuses_is_reported_and_keeps_up_no_other_network(
+def test_network_that_docker_refuses_is_reported_and_does_not_delay_others(
     host: Host, error: OvnDockerError
 ) -> None:
     cluster = Cluster(host, lambda _: None, kind=Refuses)
@@ -407,7 +411,7 @@ def test_what_docker_refuses_is_reported_and_keeps_up_no_other_network(
     assert cluster.problems() == []
 
 
-def test_a_subnet_that_this_host_has_otherwise_is_reported_until_it_is_free(host: Host) -> None:
+def test_subnet_in_use_on_this_host_is_reported_until_it_is_free(host: Host) -> None:
     cluster = Cluster(host, lambda _: None)
     cluster.links = [Occupied(ip_network("10.7.0.128/25"), "eth7", linked=True)]
     cluster.make(THERE)
@@ -421,7 +425,7 @@ def test_a_subnet_that_this_host_has_otherwise_is_reported_until_it_is_free(host
 
 
 def test_a_docker_gwbridge_with_the_networks_addresses_is_reported(host: Host) -> None:
-    """Docker makes it at the host's first container, in a subnet of its own choice."""
+    """Docker makes docker_gwbridge for the host's first container, in a subnet of its own choice."""
     foo_here = LocalNetwork(HERE, "foo", FOO)
     cluster = Cluster(host, lambda _: None, foo_here)
     cluster.make(THERE)
@@ -436,7 +440,9 @@ def test_a_docker_gwbridge_with_the_networks_addresses_is_reported(host: Host) -
     assert cluster.problems() == []
 
 
-def test_a_network_that_other_hosts_cannot_have_is_reported_by_the_one_that_has_it(host: Host) -> None:
+def test_a_network_with_a_definition_that_hosts_refuse_is_reported_by_the_host_that_has_it(
+    host: Host,
+) -> None:
     refused = Refusal("definition", "it has 65 labels, at most 64 are allowed")
     cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", None, refused))
     cluster.docker.driver.create_network(foo(HERE))
@@ -445,7 +451,7 @@ def test_a_network_that_other_hosts_cannot_have_is_reported_by_the_one_that_has_
     assert cluster.problems() == [Problem("foo", Obstacle.DEFINITION, why)]
 
 
-def test_a_host_that_does_not_follow_has_no_problem(host: Host) -> None:
+def test_a_host_that_does_not_follow_reports_no_problem(host: Host) -> None:
     cluster = Cluster(host, lambda _: None, mirror=False)
     cluster.links = [Occupied(ip_network("10.7.0.128/25"), "eth7", linked=True)]
     cluster.make(THERE)
@@ -465,7 +471,7 @@ def test_a_network_of_a_host_that_does_not_follow_appears_on_the_others(host: Ho
 
 
 def test_a_network_that_the_user_is_making_is_not_made_a_second_time(host: Host) -> None:
-    """Docker asks the driver before it lists the network."""
+    """Docker calls the driver before it lists the network."""
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
     cluster.creations.begin("foo", HERE)
@@ -480,7 +486,7 @@ def test_a_network_that_the_user_is_making_is_not_made_a_second_time(host: Host)
 def test_a_network_with_another_subnet_than_the_clusters_is_replaced_unless_it_is_used(
     host: Host, *, used: bool
 ) -> None:
-    """Its user gave no subnet, and another host made the network in the same moment."""
+    """The user gave no subnet, and another host made the network at the same moment."""
     other = definition_of("foo", Subnet(ip_network("10.8.0.0/24")))
     cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", other, used=used))
     cluster.make(THERE)
@@ -496,7 +502,7 @@ def test_a_network_with_another_subnet_than_the_clusters_is_replaced_unless_it_i
 def test_hosts_are_woken_by_a_network_that_is_made_or_removed_but_not_by_one_that_follows(
     host: Host,
 ) -> None:
-    """Or each new network would wake each host once for each host."""
+    """Otherwise n hosts would be woken n times for each new network."""
     cluster = Cluster(host, lambda _: None)
     changes = cluster.watch()
     cluster.make(THERE)

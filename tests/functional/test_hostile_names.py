@@ -1,4 +1,4 @@
-"""Names that attack their reader: a browser, Graphviz, Prometheus, or somebody who reads the log."""
+"""Names that attack their reader: a browser, Graphviz, Prometheus, or a person who reads the log."""
 
 import dataclasses
 import http.server
@@ -18,14 +18,14 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from functional.test_page import BROWSER, browse
-from ovn_docker.cli import logs
-from ovn_docker.metrics import METRICS, Kind
-from ovn_docker.plugin.exposition import Exposition
-from ovn_docker.view.cluster import Cluster
-from ovn_docker.view.dot import dot
-from ovn_docker.view.graph import Picture, picture
-from ovn_docker.view.page import page
-from ovn_docker.view.svg import svg
+from ovn_docker.daemon import logs
+from ovn_docker.daemon.exposition import Exposition
+from ovn_docker.draw.dot import dot
+from ovn_docker.draw.layout import Picture, picture
+from ovn_docker.draw.page import page
+from ovn_docker.draw.svg import svg
+from ovn_docker.inspect.cluster import ClusterView
+from ovn_docker.metrics import METRICS, MetricKind
 from unit.clusters import NETWORKS, WORDS, cloud, cluster
 
 RUN = "document.title='taken';fetch('URL/fetch');new Image().src='URL/image'"
@@ -63,7 +63,7 @@ NAMES = re.compile(rf"({'|'.join(WORDS)})(-\d+)?|({'|'.join(name for name, _ in 
 
 
 def attacked(value: Any, payload: str) -> Any:
-    """Return the same with a payload behind every name, wherever it is."""
+    """Return a copy of *value* with *payload* appended to every name in it."""
     if type(value) is str:
         return value + payload if NAMES.fullmatch(value) else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -78,12 +78,12 @@ def attacked(value: Any, payload: str) -> Any:
     return value
 
 
-def drawn_with(payload: str, make: Callable[..., Cluster] = cluster) -> Picture:
-    """Return the picture of nine containers on three hosts, with a payload behind every name."""
-    return picture(Cluster(attacked(make(3, 9).snapshot, payload)))
+def drawn_with(payload: str, make: Callable[..., ClusterView] = cluster) -> Picture:
+    """Return the picture of nine containers on three hosts, with *payload* appended to every name."""
+    return picture(ClusterView(attacked(make(3, 9).snapshot, payload)))
 
 
-def test_the_payload_is_in_the_pictures() -> None:
+def test_payload_is_in_the_pictures() -> None:
     drawn = drawn_with("PAYLOAD")
     assert (len(drawn.tiles), len(drawn.cards)) == (9, 3)
     for text in (svg(drawn), page(drawn), dot(drawn)):
@@ -92,7 +92,7 @@ def test_the_payload_is_in_the_pictures() -> None:
 
 
 class Visits(http.server.BaseHTTPRequestHandler):
-    """Keeps the paths that somebody asks for."""
+    """A server that keeps the paths of all requests."""
 
     paths: list[str]
 
@@ -102,12 +102,12 @@ class Visits(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args: object) -> None:
-        """To nobody."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def visits() -> Iterator[tuple[str, list[str]]]:
-    """The address of a server, and the paths that it has been asked for."""
+    """The address of a server, and the paths that were requested from it."""
     paths: list[str] = []
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), type("Handler", (Visits,), {"paths": paths})
@@ -128,14 +128,14 @@ def without_policy(text: str) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="chromium is not installed")
 @pytest.mark.parametrize("kind", ["html", "html without its policy", "svg", "svg in a page"])
-def test_no_script_of_a_name_runs_and_no_request_leaves(
+def test_script_in_a_name_neither_runs_nor_sends_a_request(
     kind: str, tmp_path: Path, visits: tuple[str, list[str]]
 ) -> None:
     address, paths = visits
     payload = "".join(MARKUP).replace("URL", address)
     drawn = drawn_with(payload)
     text = svg(drawn) if kind.startswith("svg") else page(drawn)
-    if kind == "html without its policy":  # the policy is a second wall: the first one holds alone
+    if kind == "html without its policy":  # escaping has to suffice without the policy
         text = without_policy(text)
     if kind == "svg in a page":
         text = f"<!DOCTYPE html><title>ours</title>{text}"
@@ -152,10 +152,8 @@ def test_no_script_of_a_name_runs_and_no_request_leaves(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="chromium is not installed")
-def test_an_unescaped_name_would_run_but_for_the_policy(
-    tmp_path: Path, visits: tuple[str, list[str]]
-) -> None:
-    """The attacks above are good ones; and the page's policy stops those that load something."""
+def test_unescaped_name_runs_only_without_the_policy(tmp_path: Path, visits: tuple[str, list[str]]) -> None:
+    """Shows that the payloads above do attack, and that the page's policy stops those that load a file."""
     address, paths = visits
     whole = page(picture(cluster(1, 1)))
     payload = "".join(MARKUP[1:3]).replace("URL", address)
@@ -173,8 +171,8 @@ def test_an_unescaped_name_would_run_but_for_the_policy(
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
 @pytest.mark.parametrize("make", [cluster, cloud])
-def test_a_picture_has_the_same_elements_whatever_the_names_are(payload: str, make: Any) -> None:
-    """SVG that every strict reader of XML takes, and an attribute is never more than a value."""
+def test_picture_has_the_same_elements_whatever_the_names_are(payload: str, make: Any) -> None:
+    """The SVG is well-formed XML, and a name in an attribute never ends it."""
 
     def elements(file: str) -> list[tuple[str, list[str]]]:
         return sorted((element.tag, sorted(element.keys())) for element in ET.fromstring(file).iter())
@@ -188,7 +186,7 @@ TOKEN = re.compile(r'\s*(?:"((?:[^"\\]|\\["\\n])*)"|([A-Za-z_]\w*|\d+)|(--|[{}\[
 
 
 def tokens(file: str) -> list[str]:
-    """Return the tokens of a file in Graphviz' language, "" for each string; HTML and other escapes fail."""
+    """Return the tokens of a Graphviz file, "" for each string; fail on HTML or another escape."""
     found, at = [], 0
     while file[at:].strip():
         match = TOKEN.match(file, at)
@@ -199,18 +197,18 @@ def tokens(file: str) -> list[str]:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_a_dot_file_has_the_same_statements_whatever_the_names_are(payload: str) -> None:
+def test_dot_file_has_the_same_statements_whatever_the_names_are(payload: str) -> None:
     file = dot(drawn_with(payload))
     assert tokens(file) == tokens(dot(drawn_with("")))
     assert all(char.isprintable() or char == "\n" for char in file)
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_a_label_of_a_metric_is_read_back_as_it_was(payload: str) -> None:
+def test_label_of_a_metric_is_read_back_unchanged(payload: str) -> None:
     exposition = Exposition()
     labelled = [metric for metric in METRICS if metric.labels and not metric.read]
     for metric in labelled:
-        if metric.kind is Kind.HISTOGRAM:
+        if metric.kind is MetricKind.HISTOGRAM:
             exposition.observe(metric, 1.0, *[payload] * len(metric.labels))
         else:
             exposition.add(metric, *[payload] * len(metric.labels))
@@ -228,8 +226,8 @@ def test_a_label_of_a_metric_is_read_back_as_it_was(payload: str) -> None:
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
 @pytest.mark.parametrize("format_", [logs._Json, logs._Text])
-def test_a_line_of_the_log_is_one_line_without_control_characters(payload: str, format_: Any) -> None:
-    record = logging.LogRecord("ovn_docker.driver", logging.INFO, "", 1, "made %s", (payload,), None)
+def test_record_of_the_log_is_one_line_without_control_characters(payload: str, format_: Any) -> None:
+    record = logging.LogRecord("ovn_docker.core.driver", logging.INFO, "", 1, "made %s", (payload,), None)
     record.vlog, record.request = "driver", payload
     line = format_().format(record)
     assert all(char.isprintable() for char in line)
@@ -238,9 +236,9 @@ def test_a_line_of_the_log_is_one_line_without_control_characters(payload: str, 
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_a_traceback_in_the_log_forges_no_line(payload: str) -> None:
+def test_traceback_in_the_log_forges_no_record(payload: str) -> None:
     trouble = (ValueError, ValueError(payload), None)
-    record = logging.LogRecord("ovn_docker.driver", logging.ERROR, "", 1, "failed", (), trouble)
+    record = logging.LogRecord("ovn_docker.core.driver", logging.ERROR, "", 1, "failed", (), trouble)
     first, *more = logs._Text().format(record).split("\n")
     assert first == "failed"
     assert all(line.startswith("  ") and line.isprintable() for line in more)

@@ -1,4 +1,4 @@
-"""Networks of the cluster whose rows another host wrote in bad faith, and the hosts that follow."""
+"""Shared networks whose rows a hostile host wrote, and the hosts that follow them."""
 
 import json
 import logging
@@ -9,9 +9,10 @@ import pytest
 from functional.conftest import Connect
 from functional.hosts import definition_of
 from functional.ovsdb_servers import OvsdbServer
-from ovn_docker.backends.northbound import OURS
-from ovn_docker.backends.shared import SharedNetworks, note_ids, note_row
-from ovn_docker.cluster import Follower
+from ovn_docker.backends.ovn.rows import NOTES, note_row
+from ovn_docker.backends.ovn.shared.membership import note_ids
+from ovn_docker.backends.ovn.shared.shared_networks import SharedNetworks
+from ovn_docker.core.follower import Follower
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import switch_row
 from ovn_docker.errors import Conflict
@@ -28,7 +29,7 @@ def soon() -> Deadline:
 
 
 class Docker:
-    """This host's Docker; *used*: names of networks that its containers are on."""
+    """This host's Docker; *used*: names of the networks that have containers."""
 
     def __init__(self) -> None:
         self.have: dict[str, LocalNetwork] = {}
@@ -61,7 +62,7 @@ class Counted(Unrecorded):
 
 
 class Cluster:
-    """A host that follows, and what others write into the database."""
+    """A host that follows the shared networks, and functions that write rows as other hosts do."""
 
     def __init__(self, server: OvsdbServer, connect: Connect) -> None:
         database = connect(server)
@@ -74,7 +75,7 @@ class Cluster:
         )
 
     def write(self, name: str, definition: object, row: str = "", **ids: str) -> None:
-        """A row of Logical_Switch; a new one takes the place of the one before."""
+        """Insert a row of Logical_Switch; it replaces an earlier row of the same name."""
         text = definition if isinstance(definition, str) else json.dumps(definition)
         keys = {"owner": "overlay", "shared": "true", "name": name, "definition": text}
         given = {"subnet": str(SUBNET.pool), **{f"ovn-docker:{key}": value for key, value in keys.items()}}
@@ -93,8 +94,8 @@ class Cluster:
         )
 
     def note(self, name: str) -> None:
-        """This host's note that it has a network."""
-        ids = {**OURS, **note_ids(name, switch_row(name), "", CHASSIS)}
+        """Return this host's note of a network."""
+        ids = NOTES.ids(note_ids(name, switch_row(name), "", CHASSIS))
         row = note_row(self.docker.have[name].id)
         self.server.transact(insert("DHCP_Options", row, cidr="", external_ids=ids))
 
@@ -109,14 +110,14 @@ Warnings = pytest.LogCaptureFixture
 
 @pytest.fixture
 def warnings(caplog: Warnings) -> Warnings:
-    caplog.set_level(logging.WARNING, "ovn_docker.cluster")
+    caplog.set_level(logging.WARNING, "ovn_docker.core.follower")
     return caplog
 
 
 FOO = definition_of("foo", SUBNET).request
 
 
-def test_a_refused_network_is_warned_of_and_counted_once(cluster: Cluster, warnings: Warnings) -> None:
+def test_refused_network_is_logged_and_counted_once(cluster: Cluster, warnings: Warnings) -> None:
     cluster.write("pwn", FOO | {"Name": "pwn", "Driver": "bridge"})
     cluster.write("foo", FOO)
     for _ in range(3):
@@ -133,7 +134,7 @@ def test_a_refused_network_is_warned_of_and_counted_once(cluster: Cluster, warni
     assert len(warnings.messages) == len(cluster.counted.refused) == 2
 
 
-def test_a_thousand_refused_networks_fill_no_log(cluster: Cluster, warnings: Warnings) -> None:
+def test_many_refused_networks_do_not_flood_the_log(cluster: Cluster, warnings: Warnings) -> None:
     for number in range(1000):
         cluster.write(f"n{number}", "{}")
     cluster.write("foo", FOO)
@@ -143,7 +144,7 @@ def test_a_thousand_refused_networks_fill_no_log(cluster: Cluster, warnings: War
 
 
 @pytest.mark.parametrize("name", ["foo", "\x1b[2J\nforged", "\u202e", ""])
-def test_a_row_of_another_name_neither_makes_nor_removes_a_network(
+def test_row_with_the_uuid_of_another_name_neither_creates_nor_removes_a_network(
     cluster: Cluster, warnings: Warnings, name: str
 ) -> None:
     cluster.write("foo", FOO)
@@ -155,7 +156,7 @@ def test_a_row_of_another_name_neither_makes_nor_removes_a_network(
     assert len(warnings.messages) == 1
 
 
-def test_a_removal_that_anybody_writes_takes_no_network_from_containers(cluster: Cluster) -> None:
+def test_forged_removal_keeps_a_network_with_containers(cluster: Cluster) -> None:
     cluster.write("foo", FOO)
     cluster.follower.follow()
     cluster.docker.used.add("foo")
@@ -172,7 +173,7 @@ def test_a_removal_that_anybody_writes_takes_no_network_from_containers(cluster:
         ("10.7.0.0/24", "10.7.0.128/25", "overlaps 10.7.0.128/25 (eth0), which this host is connected to"),
     ],
 )
-def test_a_subnet_of_this_hosts_own_surroundings_is_refused(
+def test_subnet_with_addresses_of_this_host_or_the_databases_is_refused(
     cluster: Cluster, warnings: Warnings, subnet: str, connected: str, why: str
 ) -> None:
     cluster.connected = [Occupied(ip_network(connected), "eth0", linked=True)] if connected else []
@@ -184,7 +185,7 @@ def test_a_subnet_of_this_hosts_own_surroundings_is_refused(
     assert cluster.counted.refused == ["subnet"]
 
 
-def test_a_host_that_has_the_network_puts_its_own_definition_in_the_place_of_a_refused_one(
+def test_host_with_the_network_replaces_a_refused_definition_by_its_own(
     cluster: Cluster,
 ) -> None:
     cluster.write("foo", FOO)
@@ -197,8 +198,8 @@ def test_a_host_that_has_the_network_puts_its_own_definition_in_the_place_of_a_r
     assert cluster.counted.refused == ["definition"]
 
 
-def test_hosts_do_not_write_definitions_that_they_would_refuse_themselves(cluster: Cluster) -> None:
-    """Or they would do so at each look, and each time have all others look too."""
+def test_host_does_not_write_a_definition_that_it_would_refuse(cluster: Cluster) -> None:
+    """Otherwise each host would write the definition at each comparison, and so wake all others."""
     cluster.write("foo", FOO)
     cluster.follower.follow()
     cluster.note("foo")

@@ -1,6 +1,6 @@
-"""Rows of the northbound database that another host wrote in bad faith, and a driver that reads them.
+"""Rows of the northbound database that a hostile host wrote, and a driver that reads them.
 
-host1 is ours, host2 has the containers that must not suffer. A third host writes.
+The driver runs on host1. The containers of host2 must not be affected. A third host writes the rows.
 """
 
 from dataclasses import replace
@@ -11,15 +11,14 @@ from functional.conftest import Connect
 from functional.docker_networks import DockerHost
 from functional.hosts import C1, C2, HOST2, MAC, NET, NETWORK, Container, Host, endpoint
 from functional.ovsdb_servers import OvsdbServer
-from ovn_docker.backends.addresses import lease_row
-from ovn_docker.backends.dns import Names, resolver
-from ovn_docker.backends.northbound import claim_row
-from ovn_docker.backends.shared import SharedNetworks
+from ovn_docker.backends.ovn.rows import claim_row, lease_row, resolver_row
+from ovn_docker.backends.ovn.shared.container_names import Names
+from ovn_docker.backends.ovn.shared.shared_networks import SharedNetworks
 from ovn_docker.deadline import Deadline
-from ovn_docker.errors import Conflict, OvnDockerError
+from ovn_docker.errors import AddressInUse, Conflict, OvnDockerError
 from ovn_docker.host import ovsdb
 from ovn_docker.hostnames import ContainerNames
-from ovn_docker.model import AddressInUse, EndpointId, NetworkId, row_uuid
+from ovn_docker.model import EndpointId, NetworkId, row_uuid
 from ovn_docker.options import NetworkOptions
 
 ID1, ID2 = NetworkId("0a" * 32), NetworkId("0b" * 32)
@@ -33,7 +32,7 @@ def soon() -> Deadline:
 
 
 def change(host: Host, table: str, row: str, **ids: str) -> None:
-    """Have a row say something else; `_` stands for `ovn-docker:`."""
+    """Change external_ids of a row; a leading `_` of a key stands for `ovn-docker:`."""
     pairs = {key.replace("_", "ovn-docker:", 1): value for key, value in ids.items()}
     host.northbound.transact(
         ovsdb.mutate(
@@ -48,12 +47,12 @@ def change(host: Host, table: str, row: str, **ids: str) -> None:
 
 
 def put_up(host: Host, port: str = PORT2) -> None:
-    """The rows that ovn-northd writes while a container is at work on whichever host."""
+    """Set the port `up`, as ovn-northd does while a container runs on any host."""
     host.northbound.transact(ovsdb.update("Logical_Switch_Port", ovsdb.is_row(port), up=True))
 
 
 def of_host2(host: Host) -> list[object]:
-    """All that must be there for host2's container."""
+    """Return the UUIDs of the rows that host2's container needs."""
     contents = host.northbound.contents()
     return [
         row["_uuid"]
@@ -64,31 +63,31 @@ def of_host2(host: Host) -> list[object]:
 
 @pytest.fixture
 def victim(host: Host) -> Host:
-    """host1, and a container of host2 on a network of its own, at work."""
-    host.overlay.create_network(replace(NETWORK, id=ID2), HOST2, soon())
-    host.overlay.create_endpoint(replace(endpoint(C2, mac=MAC), network=ID2), HOST2, soon())
+    """host1, and a running container of host2 on a network of that host."""
+    host.overlay(HOST2).create_network(replace(NETWORK, id=ID2), soon())
+    host.overlay(HOST2).create_endpoint(replace(endpoint(C2, mac=MAC), network=ID2), soon())
     put_up(host)
     host.docker.networks.clear()
     return host
 
 
 class TestSweep:
-    """host1 looks for what is left over, and deletes it."""
+    """The sweep of host1 searches for leftovers and deletes them."""
 
-    def test_a_port_of_another_host_that_is_said_to_be_ours_stays(self, victim: Host) -> None:
+    def test_port_of_another_host_with_a_forged_owner_stays(self, victim: Host) -> None:
         change(victim, "Logical_Switch_Port", PORT2, _host="host1", _encap="10.0.0.1", _created="1")
         before = of_host2(victim)
         assert victim.reconciler(interval=-1).repair_everywhere() == []
         assert of_host2(victim) == before
 
-    def test_a_network_of_another_host_that_is_said_to_be_ours_stays(self, victim: Host) -> None:
+    def test_network_of_another_host_with_a_forged_owner_stays(self, victim: Host) -> None:
         change(victim, "Logical_Switch", SWITCH2, _host="host1", _encap="10.0.0.1", _created="1")
         before = of_host2(victim)
         with pytest.raises(Conflict, match="host host2 has containers on it"):
             victim.reconciler(interval=-1).repair_everywhere()
         assert of_host2(victim) == before
 
-    def test_a_network_and_its_port_that_are_said_to_be_ours_stay(self, victim: Host) -> None:
+    def test_network_and_port_with_a_forged_owner_stay(self, victim: Host) -> None:
         for table, row in (("Logical_Switch", SWITCH2), ("Logical_Switch_Port", PORT2)):
             change(victim, table, row, _host="host1", _encap="10.0.0.1", _created="1")
         before = of_host2(victim)
@@ -96,7 +95,7 @@ class TestSweep:
         assert of_host2(victim) == before
 
     @pytest.mark.parametrize("table", ["DHCP_Options", "Logical_Switch"])
-    def test_a_new_row_that_names_a_network_of_another_host_does_not_delete_that(
+    def test_forged_row_that_names_a_network_of_another_host_deletes_nothing_of_it(
         self, victim: Host, table: str
     ) -> None:
         ids = {
@@ -111,16 +110,16 @@ class TestSweep:
         victim.reconciler(interval=-1).repair_everywhere()
         assert set(before) <= set(of_host2(victim))
 
-    def test_claims_of_another_host_that_are_said_to_be_ours_stay(self, victim: Host) -> None:
+    def test_claims_of_another_host_with_a_forged_owner_stay(self, victim: Host) -> None:
         for row in victim.northbound.rows("DHCP_Options", "_uuid"):
             change(victim, "DHCP_Options", row["_uuid"], _host="host1", _created="1")
         before = of_host2(victim)
         reconciler = victim.reconciler(interval=-1)
-        assert reconciler.look() == []
+        assert reconciler.differences() == []
         assert reconciler.repair_everywhere() == []
         assert of_host2(victim) == before
 
-    def test_what_is_no_released_address_stays_though_it_says_so(self, victim: Host) -> None:
+    def test_claims_forged_into_released_leases_stay(self, victim: Host) -> None:
         for row in victim.northbound.rows("DHCP_Options", "_uuid"):
             change(victim, "DHCP_Options", row["_uuid"], _state="released", _released="1")
         before = of_host2(victim)
@@ -128,13 +127,13 @@ class TestSweep:
         assert of_host2(victim) == before
 
     @pytest.mark.parametrize("when", ["-inf", "nan", "1e999", "-1e999", "", "9" * 5000, "\u0663"])
-    def test_a_time_that_is_none_keeps_nobody_from_clearing(self, victim: Host, when: str) -> None:
-        for number, said in enumerate((when, "1.5")):
+    def test_invalid_time_does_not_prevent_deletion(self, victim: Host, when: str) -> None:
+        for number, type_ in enumerate((when, "1.5")):
             address = f"10.9.0.{number}"
             ids = {
                 "ovn-docker:owner": "overlay",
                 "ovn-docker:state": "released",
-                "ovn-docker:released": said,
+                "ovn-docker:released": type_,
                 "ovn-docker:created": when,
             }
             row = lease_row("", address)
@@ -142,19 +141,19 @@ class TestSweep:
         cleared = [one.what for one in victim.reconciler(interval=-1).repair_everywhere()]
         assert cleared == ["10.9.0.0", "10.9.0.1"] or cleared == ["10.9.0.1", "10.9.0.0"]
 
-    def test_a_network_of_one_host_that_is_said_to_have_a_name_stays(self, victim: Host) -> None:
-        victim.overlay.delete_endpoint(C2, HOST2, soon())
+    def test_private_network_with_a_forged_name_stays(self, victim: Host) -> None:
+        victim.overlay(HOST2).delete_endpoint(C2, soon())
         change(victim, "Logical_Switch", SWITCH2, _name="foo")
         before = of_host2(victim)
         assert victim.reconciler(interval=-1).repair_everywhere() == []
         assert of_host2(victim) == before
 
-    def test_a_resolver_of_no_switch_keeps_nobody_from_clearing(self, victim: Host) -> None:
+    def test_invalid_resolver_does_not_prevent_deletion(self, victim: Host) -> None:
         for switch in ("garbage", row_uuid("gone")):
             victim.northbound.transact(
                 ovsdb.insert(
                     "Logical_Router",
-                    resolver(switch),
+                    resolver_row(switch),
                     name=f"resolver-{switch}",
                     external_ids={"ovn-docker:owner": "overlay"},
                 )
@@ -162,20 +161,22 @@ class TestSweep:
         (cleared,) = victim.reconciler(interval=-1).repair_everywhere()
         assert cleared.what == f"resolver-{row_uuid('gone')}"
 
-    def test_a_pool_in_use_stays_though_it_is_said_to_be_free(self, victim: Host, connect: Connect) -> None:
+    def test_pool_in_use_that_is_forged_as_free_stays(self, victim: Host, connect: Connect) -> None:
         docker = DockerHost("host2", connect(victim.northbound))
         network = docker.create("10.3.0.0/24")
-        docker.take(network)
+        docker.lease(network)
         change(victim, "DHCP_Options", network.pool, _host="host1", _state="free", _created="1")
         victim.reconciler(interval=-1).repair_everywhere()
         assert network.pool in of_host2(victim)
 
-    def test_the_beginning_of_an_endpoints_id_deletes_no_link(self, host: Host, container: Container) -> None:
-        """Links have the first twelve digits in their names."""
+    def test_endpoint_with_the_same_first_digits_deletes_no_link(
+        self, host: Host, container: Container
+    ) -> None:
+        """The name of a link contains the first twelve digits of the endpoint's ID."""
         host.driver().create_network(NETWORK)
         host.driver().create_endpoint(endpoint())
         forged = EndpointId(f"{C1[:12]}{'0' * 52}")
-        host.overlay.create_endpoint(endpoint(forged, "192.168.1.9/24", mac=MAC), HOST2, soon())
+        host.overlay(HOST2).create_endpoint(endpoint(forged, "192.168.1.9/24", mac=MAC), soon())
         change(
             host, "Logical_Switch_Port", row_uuid("endpoint", forged), _host="host1", _encap="", _created="1"
         )
@@ -184,8 +185,34 @@ class TestSweep:
         assert host.links.exists(f"odh{C1[:12]}")
 
 
+class TestTypes:
+    """Rows with the type of another kind, or an unknown one."""
+
+    @pytest.mark.parametrize("type_", ["lease", "pool", "endpoint", "allowed claim", "nonsense", ""])
+    def test_forged_type_deletes_nothing_of_another_host(self, victim: Host, type_: str) -> None:
+        rows = [("Logical_Switch_Port", PORT2), ("Logical_Switch", SWITCH2)]
+        rows += [("DHCP_Options", row["_uuid"]) for row in victim.northbound.rows("DHCP_Options", "_uuid")]
+        for table, row in rows:
+            change(victim, table, row, _type=type_, _host="host1", _encap="10.0.0.1", _created="1")
+        before = of_host2(victim)
+        assert victim.reconciler(interval=-1).repair_everywhere() == []
+        assert of_host2(victim) == before
+
+    @pytest.mark.parametrize("type_", ["lease", "resolver port", "nonsense"])
+    def test_forged_type_does_not_keep_a_container_from_its_address(self, host: Host, type_: str) -> None:
+        host.driver().create_network(NETWORK)
+        before = of_host2(host)
+        host.driver().create_endpoint(endpoint())
+        for row in host.northbound.rows("DHCP_Options", "_uuid"):
+            change(host, "DHCP_Options", row["_uuid"], _type=type_)
+        change(host, "Logical_Switch_Port", row_uuid("endpoint", C1), _type=type_)
+        host.driver().delete_endpoint(C1)
+        assert of_host2(host) == before
+        host.driver().create_endpoint(endpoint(C2))
+
+
 class TestCreateEndpoint:
-    """Docker on host1 starts a container with an address that a row says is taken."""
+    """Docker on host1 starts a container with an address that a row claims."""
 
     def claim(self, host: Host, by: str) -> None:
         ids = {
@@ -199,16 +226,16 @@ class TestCreateEndpoint:
         row = claim_row(row_uuid("network", NET), "192.168.1.2")
         host.northbound.transact(ovsdb.insert("DHCP_Options", row, cidr="192.168.1.2", external_ids=ids))
 
-    def test_a_forged_claim_does_not_delete_another_hosts_endpoint(self, victim: Host) -> None:
-        victim.overlay.create_network(NETWORK, victim.vswitch.chassis(soon()), soon())
+    def test_forged_claim_does_not_delete_an_endpoint_of_another_host(self, victim: Host) -> None:
+        victim.overlay(victim.vswitch.chassis(soon())).create_network(NETWORK, soon())
         self.claim(victim, C2)
         before = of_host2(victim)
         with pytest.raises(AddressInUse, match="on host host2"):
             victim.driver().create_endpoint(endpoint())
         assert of_host2(victim) == before
 
-    def test_a_forged_claim_and_port_do_not_either(self, victim: Host) -> None:
-        victim.overlay.create_network(NETWORK, victim.vswitch.chassis(soon()), soon())
+    def test_forged_claim_and_port_do_not_delete_an_endpoint_of_another_host(self, victim: Host) -> None:
+        victim.overlay(victim.vswitch.chassis(soon())).create_network(NETWORK, soon())
         self.claim(victim, C2)
         change(
             victim, "Logical_Switch_Port", PORT2,
@@ -219,8 +246,8 @@ class TestCreateEndpoint:
             victim.driver().create_endpoint(endpoint())
         assert of_host2(victim) == before
 
-    def test_our_own_after_a_power_cut_is_taken_over_when_ovn_has_it_down(self, host: Host) -> None:
-        """ovn-controller says so as it starts; until then the port is up."""
+    def test_claim_of_an_own_endpoint_is_taken_over_once_its_port_is_down(self, host: Host) -> None:
+        """ovn-controller sets the port down as it starts; until then the port is up."""
         host.driver().create_network(NETWORK)
         host.driver().create_endpoint(endpoint())
         host.vswitch.unplug(C1, soon())
@@ -233,77 +260,75 @@ class TestCreateEndpoint:
         host.driver().create_endpoint(endpoint(C2))
 
     @pytest.mark.parametrize("switch", ["garbage", "", "\x1b[2J\n"])
-    def test_a_note_of_no_switch_is_refused_in_one_line_and_can_be_removed(
-        self, host: Host, switch: str
-    ) -> None:
+    def test_note_without_a_valid_switch_is_refused_and_can_be_removed(self, host: Host, switch: str) -> None:
         chassis = host.vswitch.chassis(soon())
         network = replace(NETWORK, id=ID1, options=NetworkOptions(name="foo"))
-        host.overlay.create_network(network, chassis, soon())
+        host.overlay(chassis).create_network(network, soon())
         change(host, "DHCP_Options", row_uuid("attached network", ID1), _switch=switch)
-        with pytest.raises(OvnDockerError, match="remove it with docker network rm") as refused:
+        with pytest.raises(OvnDockerError, match="is not in the northbound database") as refused:
             host.driver().create_endpoint(endpoint(network=ID1))
         assert str(refused.value).isprintable()
-        host.overlay.delete_network(ID1, chassis, soon())
+        host.overlay(chassis).delete_network(ID1, soon())
         assert row_uuid("attached network", ID1) not in of_host2(host)
 
     @pytest.mark.parametrize("mtu", ["1", "67", "65536", "99999", "-5", "\u0663\u0663\u0663"])
-    def test_an_mtu_that_no_user_can_give_is_none(self, host: Host, mtu: str) -> None:
+    def test_mtu_that_no_user_can_give_is_ignored(self, host: Host, mtu: str) -> None:
         host.driver().create_network(NETWORK)
         change(host, "Logical_Switch", row_uuid("network", NET), _mtu=mtu)
         chassis = host.vswitch.chassis(soon())
-        assert host.overlay.create_endpoint(endpoint(mac=MAC), chassis, soon()).mtu is None
+        assert host.overlay(chassis).create_endpoint(endpoint(mac=MAC), soon()).mtu is None
 
 
 class TestDelete:
     """Docker on host1 removes a container or a network."""
 
-    def test_a_network_takes_no_rows_along_that_are_another_hosts(self, victim: Host) -> None:
+    def test_deleting_a_network_keeps_rows_of_other_hosts(self, victim: Host) -> None:
         chassis = victim.vswitch.chassis(soon())
-        victim.overlay.create_network(NETWORK, chassis, soon())
+        victim.overlay(chassis).create_network(NETWORK, soon())
         before = of_host2(victim)
         for table in ("Logical_Switch_Port", "DHCP_Options"):
             for row in victim.northbound.rows(table, "_uuid"):
                 change(victim, table, row["_uuid"], _network=NET)
-        victim.overlay.delete_network(NET, chassis, soon())
+        victim.overlay(chassis).delete_network(NET, soon())
         assert set(before) - set(of_host2(victim)) == {row_uuid("network", NET)}
 
-    def test_the_name_of_another_network_does_not_remove_that(self, host: Host) -> None:
+    def test_forged_name_removes_no_other_network(self, host: Host) -> None:
         chassis = host.vswitch.chassis(soon())
         for id_, name in ((ID1, "foo"), (ID2, "bar")):
             named = replace(NETWORK, id=id_, options=NetworkOptions(name=name))
-            host.overlay.create_network(named, chassis if name == "foo" else HOST2, soon())
+            host.overlay(chassis if name == "foo" else HOST2).create_network(named, soon())
         change(host, "DHCP_Options", row_uuid("attached network", ID1), _name="bar")
-        host.overlay.delete_network(ID1, chassis, soon())
+        host.overlay(chassis).delete_network(ID1, soon())
         shared = SharedNetworks(lambda _: host.database).networks(chassis, soon())
         assert {network.name: network.removed for network in shared} in (
             {"foo": False, "bar": False},
             {"bar": False},
         )
 
-    def test_a_port_that_names_no_switch_goes_all_the_same(self, host: Host) -> None:
+    def test_port_without_a_valid_switch_is_deleted(self, host: Host) -> None:
         host.driver().create_network(NETWORK)
         before = host.state()
         host.driver().create_endpoint(endpoint())
         change(host, "Logical_Switch_Port", row_uuid("endpoint", C1), _switch="garbage")
-        host.driver().delete_endpoint(NET, C1)
+        host.driver().delete_endpoint(C1)
         assert host.northbound.rows("Logical_Switch_Port") == []
         assert host.state()["links"] == before["links"]
 
 
 class TestNames:
     @pytest.mark.parametrize("name", ["com", "\n", "foo.bar baz"])
-    def test_the_name_behind_a_containers_is_its_networks_or_none(self, host: Host, name: str) -> None:
+    def test_forged_name_of_a_network_registers_no_names(self, host: Host, name: str) -> None:
         chassis = host.vswitch.chassis(soon())
         named = replace(NETWORK, id=ID1, options=NetworkOptions(name="foo"))
-        host.overlay.create_network(named, chassis, soon())
-        host.overlay.create_endpoint(endpoint(network=ID1, mac=MAC), chassis, soon())
+        host.overlay(chassis).create_network(named, soon())
+        host.overlay(chassis).create_endpoint(endpoint(network=ID1, mac=MAC), soon())
         change(host, "Logical_Switch_Port", row_uuid("endpoint", C1), _name=name)
         Names(lambda _: host.database).set_names(C1, ContainerNames(("google",)), chassis, soon())
         assert host.northbound.rows("DNS") == []
 
 
 class TestPools:
-    """Docker on host1 asks our IPAM driver for addresses of a pool that somebody has changed."""
+    """Docker on host1 requests addresses of a pool that a hostile host has changed."""
 
     @pytest.mark.parametrize(
         ("ids", "why"),
@@ -322,7 +347,7 @@ class TestPools:
         ],
         ids=lambda value: str(value)[:24],
     )
-    def test_a_pool_that_cannot_be_is_refused_in_one_line(
+    def test_invalid_pool_is_refused_in_one_line(
         self, northbound: OvsdbServer, connect: Connect, ids: dict[str, str], why: str
     ) -> None:
         docker = DockerHost("host1", connect(northbound))
@@ -336,6 +361,6 @@ class TestPools:
             )
         )
         with pytest.raises(Conflict, match=why) as refused:
-            docker.take(network)
+            docker.lease(network)
         assert str(refused.value).isprintable()
         docker.remove(network)

@@ -1,4 +1,4 @@
-"""The driver is killed between any two things that it does: nothing is left, and the next try works."""
+"""The driver is killed between any two steps: no leftovers remain, and the user's next attempt succeeds."""
 
 import itertools
 import json
@@ -17,7 +17,8 @@ import pytest
 from functional.overlay_host import OverlayHost
 from functional.ovsdb_servers import OvsdbServer, until
 from functional.played_docker import Docker, Failed, Kind
-from ovn_docker.backends.shared import GENERATION, GENERATION_ROWS
+from ovn_docker.backends.ovn.rows import GENERATION
+from ovn_docker.backends.ovn.shared.generation import GENERATION_ROWS
 
 KINDS = {
     "host": Kind(),
@@ -39,9 +40,9 @@ class Drivers:
         )  # fmt: skip
 
     def start(self, last: int = 0, *, repairing: bool = False) -> None:
-        """Start one that dies at its step *last* of Docker's calls or of its repairs.
+        """Start a driver that dies at step *last* of Docker's calls, or of its repairs if *repairing*.
 
-        Returns when it serves or has died.
+        Returns when the driver serves or has died.
         """
         assert not self.alive
         assert self._spawner.stdin
@@ -80,12 +81,12 @@ class Scene:
         self.docker = Docker(host.socket, host.directory / "docker.sock", kind, self.revive)
 
     def revive(self) -> None:
-        """As systemd does."""
+        """Start the driver again after its death, as systemd does."""
         until(lambda: not self.drivers.alive)
         self.drivers.start()
 
     def state(self) -> dict[str, Any]:
-        """What there is of ours, but for the rows that only say that something has changed."""
+        """Return all state of ours, except the rows of the generation."""
         state = self.host.state()
         for table in GENERATION_ROWS:
             rows = state["northbound"].get(table, [])
@@ -93,7 +94,7 @@ class Scene:
         return state
 
     def an_hour_passes(self) -> None:
-        """Every row of ours becomes an hour older."""
+        """Make every row of ours an hour older."""
         for server, table in (
             (self.host.northbound, "DHCP_Options"),
             (self.host.northbound, "Logical_Switch"),
@@ -125,14 +126,18 @@ def drivers(overlay_host: OverlayHost) -> Iterator[Drivers]:
 @pytest.mark.slow
 @pytest.mark.parametrize("mortal", [False, True], ids=["docker lives", "docker dies too"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_every_step(overlay_host: OverlayHost, drivers: Drivers, kind: str, mortal: bool) -> None:
+def test_every_operation_recovers_from_a_kill_at_each_step(
+    overlay_host: OverlayHost, drivers: Drivers, kind: str, mortal: bool
+) -> None:
     scene = Scene(overlay_host, drivers, KINDS[kind])
     overlay_host.northbound.insert("Logical_Switch", name="theirs")
     before, docker = scene.state(), scene.docker
     docker.mortal = mortal
     try:
         for last in itertools.count(1):
-            print("dies at step", last)  # of a failed test pytest shows them: the last one is the culprit
+            print(
+                "dies at step", last
+            )  # shown by pytest for a failed test: the last step is the one that failed
             drivers.start(last)
             first = drivers.pid
             for command in (docker.network_create, docker.run, docker.rm, docker.network_rm):
@@ -140,7 +145,7 @@ def test_at_every_step(overlay_host: OverlayHost, drivers: Drivers, kind: str, m
                     command()
                 except Failed as error:
                     print(error)
-                    command()  # the user's next try
+                    command()  # the user's next attempt
             survived = drivers.pid == first
             settles(scene, before)
             drivers.kill()
@@ -153,12 +158,12 @@ def test_at_every_step(overlay_host: OverlayHost, drivers: Drivers, kind: str, m
 
 
 def settles(scene: Scene, before: dict[str, Any]) -> None:
-    """Nothing is left, at the latest when it has been nobody's for an hour."""
+    """Assert that no leftovers remain, at the latest when they are an hour old."""
     if scene.state() == before:
         return
     scene.an_hour_passes()
     scene.drivers.kill()
-    for _ in range(20):  # what repairs is killed too, after each thing that it does
+    for _ in range(20):  # the repair is killed as well, after each step
         scene.drivers.start(2, repairing=True)
         end = time.monotonic() + 0.3
         while scene.drivers.alive and time.monotonic() < end and scene.state() != before:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("network_namespace")
 
 
 def log_of(driver: Driver, *options: str) -> list[str]:  # noqa: F811
-    """What it writes while Docker calls it thrice; of the password in what Docker says it must not."""
+    """Return the lines that the driver logs during three calls, one of which contains a password."""
     process = driver.start(*options, "-v", "console:info", "syslog:off", "file:off")
     generic = {"com.docker.network.generic": {"password": "geheim"}}
     call(driver.socket, "NetworkDriver.CreateNetwork", NetworkID=NET, Options=generic)
@@ -25,7 +25,7 @@ def log_of(driver: Driver, *options: str) -> list[str]:  # noqa: F811
     return [line for line in log.splitlines() if "Plugin.Activate" not in line]
 
 
-def test_json_is_one_object_a_line_with_all_there_is_to_know(driver: Driver) -> None:  # noqa: F811
+def test_json_is_one_object_a_line_with_every_part_of_a_call(driver: Driver) -> None:  # noqa: F811
     log = log_of(driver, "--log-format=json")
     assert "geheim" not in "\n".join(log)
     lines = [json.loads(line) for line in log]
@@ -46,7 +46,7 @@ def test_json_is_one_object_a_line_with_all_there_is_to_know(driver: Driver) -> 
     assert len({line["request"] for line in (refused, asked, failed)}) == 3
 
 
-def test_text_is_as_all_of_ovs_writes_it(driver: Driver) -> None:  # noqa: F811
+def test_text_has_the_format_of_the_daemons_of_ovs(driver: Driver) -> None:  # noqa: F811
     log = log_of(driver)
     assert "geheim" not in "\n".join(log)
     line = next(line for line in log if "EndpointOperInfo" in line)

@@ -1,4 +1,4 @@
-"""Metrics: of a real driver, as Prometheus takes them, and what we ship to make use of them."""
+"""Metrics of a real driver as Prometheus reads them; the alerts and the dashboard that use them."""
 
 import http.client
 import json
@@ -26,13 +26,14 @@ from functional.conftest import Connect, MakeServer
 from functional.hosts import C1, C2, NET
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer, free_port, until
 from functional.test_daemon import Driver, call, driver  # noqa: F401 - a fixture
-from ovn_docker.host.links import Links
-from ovn_docker.host.statistics import Statistics
+from ovn_docker.daemon import exposition
+from ovn_docker.daemon.statistics import Statistics
+from ovn_docker.host.kernel.links import KernelLinks
 from ovn_docker.metrics import ENDPOINTS, METRICS, REQUESTS, Reader, Sample
 from ovn_docker.model import Chassis, EndpointId, container_link, host_link, row_uuid
-from ovn_docker.plugin import exposition
-from ovn_docker.plugin.exposition import CONNECTIONS
 from ovn_docker.threads import Threads
+from ovn_docker.web import bounded_server
+from ovn_docker.web.bounded_server import CONNECTIONS
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 DASHBOARD = PACKAGING / "grafana" / "ovn-docker.json"
@@ -47,7 +48,7 @@ def get(url: str) -> str:
 
 
 class Scraped(dict[str, float]):
-    """Values by their names and labels, as they are written."""
+    """Values of a scrape by their names and labels, as written."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -56,9 +57,11 @@ class Scraped(dict[str, float]):
 
 
 def plug(settings: OpenVswitch, endpoint: EndpointId, *, installed: bool, **statistics: int) -> None:
-    """An interface as the driver makes it, and what ovn-controller and ovs-vswitchd write there."""
+    """Insert an interface as the driver does, with the values that ovn-controller and ovs-vswitchd add."""
     mac = "02:00:00:00:00:01"
-    Links().create_veth(host_link(endpoint), container_link(endpoint), mac=mac, mtu=1400, tx_checksums=True)
+    KernelLinks().create_veth(
+        host_link(endpoint), container_link(endpoint), mac=mac, mtu=1400, tx_checksums=True
+    )
     ids = {
         "ovn-docker:owner": "ovn-docker", "ovn-docker:endpoint": endpoint, "ovn-docker:network": NET,
         "ovn-docker:created": str(int(time.time())),
@@ -78,7 +81,7 @@ def plug(settings: OpenVswitch, endpoint: EndpointId, *, installed: bool, **stat
 
 @pytest.fixture
 def url(driver: Driver, settings: OpenVswitch, make_server: MakeServer) -> str:  # noqa: F811
-    """Of the metrics of a driver of a host with two containers."""
+    """URL of the metrics of a driver, on a host with two containers."""
     northbound = make_server("OVN_Northbound")
     northbound.insert("NB_Global", nb_cfg=7, sb_cfg=6)
     settings.set(system_id="host1", ovn_nb=northbound.remote, ovn_encap_ip="127.0.0.1")
@@ -90,7 +93,7 @@ def url(driver: Driver, settings: OpenVswitch, make_server: MakeServer) -> str: 
     return f"http://127.0.0.1:{port}/metrics"
 
 
-def test_what_docker_asked_and_what_this_host_has(driver: Driver, url: str) -> None:  # noqa: F811
+def test_metrics_count_calls_and_show_the_endpoints_of_this_host(driver: Driver, url: str) -> None:  # noqa: F811
     call(driver.socket, "NetworkDriver.EndpointOperInfo", NetworkID=NET, EndpointID=C1)
     call(
         driver.socket,
@@ -134,7 +137,7 @@ def test_every_metric_of_the_table_is_served_and_nothing_else(url: str) -> None:
             get(other)
 
 
-def test_a_database_that_is_away_is_said_and_costs_nothing_else(url: str, settings: OpenVswitch) -> None:
+def test_unreachable_database_is_reported_and_hides_no_other_metric(url: str, settings: OpenVswitch) -> None:
     settings.set(ovn_nb=f"tcp:127.0.0.1:{free_port()}")
     found = Scraped(get(url))
     assert found['ovn_docker_database_up{database="OVN_Northbound"}'] == 0
@@ -143,7 +146,7 @@ def test_a_database_that_is_away_is_said_and_costs_nothing_else(url: str, settin
     assert 'at="northbound"' not in found.text
 
 
-def test_a_connection_that_broke_is_counted(url: str, settings: OpenVswitch) -> None:
+def test_lost_connection_is_counted(url: str, settings: OpenVswitch) -> None:
     lost = 'ovn_docker_connections_lost_total{database="Open_vSwitch"}'
     before = Scraped(get(url))[lost]
     settings.kill()
@@ -158,7 +161,7 @@ def address_of(url: str) -> tuple[str, int]:
 
 
 def connections(url: str, number: int, send: bytes, source: str = "127.0.0.2") -> list[socket.socket]:
-    """So many, of somebody at *source* who sends this and nothing more, and reads nothing."""
+    """Return *number* connections from *source* on each of which *send* was sent and nothing is read."""
     made = []
     for _ in range(number):
         made.append(sock := socket.create_connection(address_of(url), source_address=(source, 0)))
@@ -169,7 +172,7 @@ def connections(url: str, number: int, send: bytes, source: str = "127.0.0.2") -
 
 
 def ended(sock: socket.socket) -> bool:
-    """Whether the other side has closed it."""
+    """Return whether the server has closed a connection."""
     try:
         while sock.recv(1 << 16):
             pass
@@ -187,7 +190,7 @@ def ended(sock: socket.socket) -> bool:
     ids=["silent", "half-a-header", "no-body", "reads-nothing"],
 )  # fmt: skip
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
-def test_a_scrape_is_answered_while_others_hold_connections(url: str, send: bytes, source: str) -> None:
+def test_scrape_is_answered_while_others_hold_connections(url: str, send: bytes, source: str) -> None:
     with ExitStack() as held:
         for sock in connections(url, 10 * CONNECTIONS, send, source):
             held.enter_context(sock)
@@ -195,7 +198,7 @@ def test_a_scrape_is_answered_while_others_hold_connections(url: str, send: byte
             assert Scraped(get(url))["ovn_docker_endpoints"] == 2
 
 
-def test_who_makes_many_connections_closes_nobody_else_s(url: str) -> None:
+def test_many_connections_of_one_address_close_no_connection_of_another(url: str) -> None:
     prometheus = http.client.HTTPConnection(*address_of(url), timeout=10)
     prometheus.request("GET", "/metrics")
     assert b"ovn_docker_endpoints 2" in prometheus.getresponse().read()
@@ -209,7 +212,7 @@ def test_who_makes_many_connections_closes_nobody_else_s(url: str) -> None:
     prometheus.close()
 
 
-def test_who_asks_again_before_the_answer_gets_one_and_is_let_go(url: str) -> None:
+def test_pipelined_requests_get_one_answer_and_the_connection_ends(url: str) -> None:
     (sock,) = connections(url, 1, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
     sock.settimeout(10)
     with sock.makefile("rb") as answers:
@@ -218,18 +221,17 @@ def test_who_asks_again_before_the_answer_gets_one_and_is_let_go(url: str) -> No
 
 
 def served(reader: Reader) -> str:
-    """Where metrics are served in this process, until it ends."""
-    listener = exposition.listen(("127.0.0.1", 0))
+    """Serve metrics in this process, until it ends; return their URL."""
+    listener = bounded_server.listen(("127.0.0.1", 0), "Prometheus", "--metrics")
     exposition.Exposition().serve(listener, reader, Threads())
     return f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
 
 
 @pytest.mark.parametrize("more", [b"x", b""], ids=["by-the-byte", "nothing"])
-def test_a_request_that_does_not_come_in_in_time_ends_its_connection(
+def test_incomplete_request_is_ended_in_time_and_an_idle_connection_stays(
     more: bytes, monkeypatch: pytest.MonkeyPatch, northbound: OvsdbServer, connect: Connect
 ) -> None:
-    """And one that waits for its next request stays."""
-    monkeypatch.setattr(exposition, "_REQUEST", 0.3)
+    monkeypatch.setattr(bounded_server, "_REQUEST", 0.3)
     url = served(Statistics(Threads(), connect(northbound), lambda _: Chassis("host1")))
     (idle,) = connections(url, 1, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
     until(lambda: select.select([idle], [], [], 0)[0])
@@ -247,7 +249,7 @@ def test_a_request_that_does_not_come_in_in_time_ends_its_connection(
     idle.close()
 
 
-def test_those_who_ask_at_once_share_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simultaneous_scrapes_share_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exposition, "_COST", 1e9)
     monkeypatch.setattr(exposition, "_FRESH", 3600)
     made = []
@@ -258,20 +260,20 @@ def test_those_who_ask_at_once_share_an_answer(monkeypatch: pytest.MonkeyPatch) 
             yield Sample(ENDPOINTS, 2)
 
     url = served(Counting())
-    made.clear()  # registration looks too
+    made.clear()  # registration reads the samples, too
     with ThreadPoolExecutor(8) as asking:
         assert all("ovn_docker_endpoints 2" in text for text in asking.map(get, [url] * 8))
     assert len(made) == 1
 
 
-def test_it_is_off_unless_asked_for(driver: Driver) -> None:  # noqa: F811
+def test_metrics_are_not_served_by_default(driver: Driver) -> None:  # noqa: F811
     process = driver.start()
     listening = subprocess.run(["ss", "-tlnH"], check=True, capture_output=True, text=True).stdout
     assert listening == ""
     assert process.poll() is None
 
 
-def test_an_address_that_is_taken_is_one_line_and_leaves_nothing(driver: Driver) -> None:  # noqa: F811
+def test_address_in_use_is_refused_in_one_line_and_no_file_remains(driver: Driver) -> None:  # noqa: F811
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         ended = driver.run(f"--metrics={address}")
@@ -280,14 +282,14 @@ def test_an_address_that_is_taken_is_one_line_and_leaves_nothing(driver: Driver)
     assert driver.files() == set()
 
 
-def test_ipv6(driver: Driver) -> None:  # noqa: F811
+def test_metrics_are_served_at_an_ipv6_address(driver: Driver) -> None:  # noqa: F811
     port = free_port()
     driver.start(f"--metrics=[::1]:{port}")
     assert "ovn_docker_info" in get(f"http://[::1]:{port}/metrics")
 
 
 @needs_prometheus
-def test_promtool_finds_nothing_to_complain_of(url: str) -> None:
+def test_promtool_accepts_the_metrics(url: str) -> None:
     said = subprocess.run(
         ["promtool", "check", "metrics"], input=get(url), text=True, capture_output=True, check=False
     )
@@ -295,14 +297,14 @@ def test_promtool_finds_nothing_to_complain_of(url: str) -> None:
 
 
 @needs_prometheus
-def test_alerts_come_when_they_should() -> None:
+def test_alerts_fire_as_their_tests_expect() -> None:
     test = RULES.with_suffix(".test.yml")
     said = subprocess.run(["promtool", "test", "rules", test], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
 
 
 def panels() -> dict[str, list[str]]:
-    """Titles of the dashboard's panels, and their queries with variables as Grafana fills them in."""
+    """Return the queries of each panel by its title, with the variables replaced as Grafana does."""
     text = DASHBOARD.read_text()
     for variable, value in (("$__rate_interval", "1m"), ("$instance", ".*"), ("$network", ".*")):
         text = text.replace(variable, value)
@@ -310,7 +312,7 @@ def panels() -> dict[str, list[str]]:
 
 
 def unknown(given: Any, known: Any, path: str = "") -> Iterator[str]:
-    """Paths of what is in *given* and not, or otherwise, in *known*."""
+    """Yield a line for each part of *given* that is missing or different in *known*."""
     if isinstance(given, dict) and isinstance(known, dict):
         for key, value in given.items():
             yield from unknown(value, known.get(key), f"{path}.{key}")
@@ -321,8 +323,8 @@ def unknown(given: Any, known: Any, path: str = "") -> Iterator[str]:
         yield f"{path} is {given!r}, not {known!r}"
 
 
-def test_grafana_knows_every_word_of_the_dashboard() -> None:
-    """Its own types of a dashboard drop what they do not know."""
+def test_grafana_knows_every_key_of_the_dashboard() -> None:
+    """Grafana's own types of a dashboard drop unknown keys, so reading and writing must change nothing."""
     dashboard = json.loads(DASHBOARD.read_text())
 
     def read(what: dict[str, Any]) -> Any:
@@ -331,14 +333,14 @@ def test_grafana_knows_every_word_of_the_dashboard() -> None:
     register_default_plugins()
     assert list(unknown(dashboard, read(dashboard))) == []
     dashboard["panels"][6]["options"]["legend"]["displaymode"] = "table"
-    assert len(list(unknown(dashboard, read(dashboard)))) == 1, "it would not find a wrong word either"
+    assert len(list(unknown(dashboard, read(dashboard)))) == 1, "a misspelt key was not found"
     boxes = [panel["gridPos"] for panel in dashboard["panels"]]
     places = [(box["x"] + x, box["y"] + y) for box in boxes for x in range(box["w"]) for y in range(box["h"])]
     assert len(set(places)) == len(places), "one panel is on top of another"
     assert max(x for x, _ in places) == 23, "Grafana's grid has 24 columns"
 
 
-def test_alerts_and_dashboard_ask_only_for_what_there_is() -> None:
+def test_alerts_and_dashboard_use_only_metrics_that_exist() -> None:
     used = set(re.findall(r"ovn_docker_\w+", RULES.read_text() + json.dumps(panels())))
     suffixes = ("", "_count", "_bucket", "_sum")
     assert used <= {metric.name + suffix for metric in METRICS for suffix in suffixes}
@@ -347,7 +349,7 @@ def test_alerts_and_dashboard_ask_only_for_what_there_is() -> None:
 
 
 def drop_packets(settings: OpenVswitch, number: int) -> None:
-    """So many in all, by what ovs-vswitchd writes."""
+    """Write statistics of an interface with *number* dropped packets, as ovs-vswitchd does."""
     settings.transact(
         {"op": "update", "table": "Interface", "where": [["name", "==", f"odh{C1[:12]}"]],
          "row": {"statistics": ["map", [["rx_bytes", 100], ["tx_bytes", 200], ["rx_packets", 1],
@@ -358,7 +360,7 @@ def drop_packets(settings: OpenVswitch, number: int) -> None:
 @pytest.mark.slow
 @needs_prometheus
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
-def test_a_real_prometheus_takes_it_all(
+def test_prometheus_shows_data_for_alerts_and_every_panel(
     driver: Driver,  # noqa: F811
     url: str,
     settings: OpenVswitch,

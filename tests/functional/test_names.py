@@ -1,4 +1,4 @@
-"""Names of containers in the northbound database: there with the endpoint, and gone with it."""
+"""Names of containers in the northbound database: created with the endpoint, and deleted with it."""
 
 import threading
 from dataclasses import replace
@@ -11,16 +11,19 @@ import pytest
 from functional.conftest import Connect
 from functional.docker_api import Api
 from functional.ovsdb_servers import OpenVswitch, OvsdbServer, until
-from ovn_docker.backends.dns import Names
-from ovn_docker.backends.forget import belongings, forget
-from ovn_docker.backends.northbound import QUIET_TABLE
-from ovn_docker.backends.overlay import Overlay
+from ovn_docker.backends.ovn.networks.overlay import Overlay
+from ovn_docker.backends.ovn.repair.lost_host import belongings, forget
+from ovn_docker.backends.ovn.rows import QUIET_TABLE
+from ovn_docker.backends.ovn.shared.container_names import Names
+from ovn_docker.core.event_source import EventSource
+from ovn_docker.core.registrar import Registrar
 from ovn_docker.deadline import Deadline
+from ovn_docker.docker.engine import DockerEngine
+from ovn_docker.events import ContainerEvent
 from ovn_docker.host import ovsdb
-from ovn_docker.host.engine import Engine
-from ovn_docker.host.links import Links
+from ovn_docker.host.kernel.links import KernelLinks
+from ovn_docker.host.openvswitch import LocalVswitch
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.host.vswitch import Vswitch
 from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import (
     NAMESERVERS,
@@ -35,7 +38,6 @@ from ovn_docker.model import (
     host_link,
     resolver_routes,
 )
-from ovn_docker.names import Registrar
 from ovn_docker.options import NetworkOptions
 from ovn_docker.threads import Threads
 
@@ -45,7 +47,7 @@ MAC = "02:00:00:00:00:01"
 
 
 def soon() -> Deadline:
-    return Deadline(10)
+    return Deadline(30)
 
 
 def chassis(name: str) -> Chassis:
@@ -87,15 +89,15 @@ class Cluster:
 
 @pytest.fixture
 def cluster(northbound: OvsdbServer, connect: Connect) -> Cluster:
-    """With the network Foo, known on two hosts."""
+    """Two hosts with the network Foo."""
     cluster = Cluster(northbound, connect(northbound))
-    cluster.overlay.create_network(network(NET1), HOST1, soon())
-    cluster.overlay.create_network(network(NET2), HOST2, soon())
+    cluster.overlay(HOST1).create_network(network(NET1), soon())
+    cluster.overlay(HOST2).create_network(network(NET2), soon())
     return cluster
 
 
-def test_a_name_stands_for_the_addresses_alone_and_with_the_networks(cluster: Cluster) -> None:
-    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+def test_name_resolves_with_and_without_the_network_suffix(cluster: Cluster) -> None:
+    cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
     cluster.names.set_names(C1, named("web", "www"), HOST1, soon())
     (row,) = cluster.rows("DNS")
     names = ["web", "web.foo", "www", "www.foo"]
@@ -106,11 +108,11 @@ def test_a_name_stands_for_the_addresses_alone_and_with_the_networks(cluster: Cl
     assert port["external_ids"]["ovn-docker:container"] == "web"
 
 
-def test_a_name_stands_for_both_addresses(northbound: OvsdbServer, connect: Connect) -> None:
+def test_name_resolves_to_both_addresses(northbound: OvsdbServer, connect: Connect) -> None:
     cluster = Cluster(northbound, connect(northbound))
-    cluster.overlay.create_network(network(NET1, FOUR, SIX), HOST1, soon())
+    cluster.overlay(HOST1).create_network(network(NET1, FOUR, SIX), soon())
     both = endpoint(C1, NET1, "10.1.0.2/16", "fd00:1::2/64")
-    assert cluster.overlay.create_endpoint(both, HOST1, soon()).resolver
+    assert cluster.overlay(HOST1).create_endpoint(both, soon()).resolver
     cluster.names.set_names(C1, named("web"), HOST1, soon())
     (records,) = cluster.records()
     assert records["web"] == "10.1.0.2 fd00:1::2"
@@ -118,7 +120,7 @@ def test_a_name_stands_for_both_addresses(northbound: OvsdbServer, connect: Conn
 
 
 def test_a_new_name_replaces_the_old_one(cluster: Cluster) -> None:
-    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+    cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
     for name in ("web", "web", "db"):
         cluster.names.set_names(C1, named(name), HOST1, soon())
     (records,) = cluster.records()
@@ -127,19 +129,19 @@ def test_a_new_name_replaces_the_old_one(cluster: Cluster) -> None:
 
 
 class TestTwoContainers:
-    """On two hosts, at 10.1.0.2 and 10.1.0.3."""
+    """Containers on two hosts, with the addresses 10.1.0.2 and 10.1.0.3."""
 
     @pytest.fixture(autouse=True)
     def both(self, cluster: Cluster) -> None:
-        cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+        cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
         other = Endpoint(C2, NET2, (ip_interface("10.1.0.3/16"),), "02:00:00:00:00:02")
-        cluster.overlay.create_endpoint(other, HOST2, soon())
+        cluster.overlay(HOST2).create_endpoint(other, soon())
 
     def register(self, cluster: Cluster, id_: EndpointId, names: ContainerNames) -> Unregistered:
         return cluster.names.set_names(id_, names, HOST1 if id_ == C1 else HOST2, soon())
 
     def answers(self, cluster: Cluster, name: str) -> list[str]:
-        """Addresses that the records have for a name: OVN takes any of several."""
+        """Return the addresses of a name in all records: OVN answers with any of several."""
         return [records[name] for records in cluster.records() if name in records]
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0), (1, 0, 1)], ids=str)
@@ -154,7 +156,7 @@ class TestTwoContainers:
         ],
         ids=["own before alias", "own before a later one", "alias before a later one", "suffix", "endpoint"],
     )
-    def test_order_does_not_matter(
+    def test_owner_of_a_name_does_not_depend_on_the_order(
         self, cluster: Cluster, first: ContainerNames, second: ContainerNames, order: tuple[int, ...]
     ) -> None:
         lost = [self.register(cluster, *((C1, first), (C2, second))[one]).taken for one in order]
@@ -166,7 +168,7 @@ class TestTwoContainers:
     def test_a_name_is_free_when_its_container_has_gone(self, cluster: Cluster) -> None:
         self.register(cluster, C1, named("web"))
         assert self.register(cluster, C2, named("db", "web")) == Unregistered(taken=("web",))
-        cluster.overlay.delete_endpoint(C1, HOST1, soon())
+        cluster.overlay(HOST1).delete_endpoint(C1, soon())
         assert self.register(cluster, C2, named("db", "web")) == Unregistered()
         assert self.answers(cluster, "web") == ["10.1.0.3"]
 
@@ -178,15 +180,15 @@ class TestTwoContainers:
 
     def test_a_container_gets_its_name_back_from_an_alias(self, cluster: Cluster) -> None:
         self.register(cluster, C1, named("web"))
-        cluster.overlay.delete_endpoint(C1, HOST1, soon())
+        cluster.overlay(HOST1).delete_endpoint(C1, soon())
         self.register(cluster, C2, named("db", "web", "1.0.1.10.in-addr.arpa"))
-        cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+        cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
         assert self.register(cluster, C1, named("web", created=9)) == Unregistered()
         assert self.answers(cluster, "web") == ["10.1.0.2"]
         assert self.answers(cluster, "2.0.1.10.in-addr.arpa") == ["web.foo"]
 
-    def test_a_claim_without_a_port_is_in_nobodys_way(self, cluster: Cluster) -> None:
-        """Somebody has typed lsp-del."""
+    def test_claim_without_a_port_does_not_block_a_name(self, cluster: Cluster) -> None:
+        """The port was deleted with lsp-del."""
         self.register(cluster, C1, named("web"))
         (port,) = (port["_uuid"] for port in cluster.rows("Logical_Switch_Port") if port["name"] == C1)
         cluster.server.transact(
@@ -196,20 +198,20 @@ class TestTwoContainers:
         assert self.register(cluster, C2, named("db", "web")) == Unregistered()
         assert self.answers(cluster, "web") == ["10.1.0.3"]
 
-    def test_nothing_is_left_of_both(self, cluster: Cluster) -> None:
+    def test_deleted_endpoints_leave_no_names(self, cluster: Cluster) -> None:
         self.register(cluster, C1, named("web", "db"))
         self.register(cluster, C2, named("db", "web"))
         self.register(cluster, C1, named("web", "db"))
         for id_, host in ((C1, HOST1), (C2, HOST2)):
-            cluster.overlay.delete_endpoint(id_, host, soon())
+            cluster.overlay(host).delete_endpoint(id_, soon())
         assert [
             row for row in cluster.rows("DHCP_Options") if "ovn-docker:endpoint" in row["external_ids"]
         ] == []
         assert cluster.records() == []
 
 
-def test_names_that_have_a_meaning_elsewhere_are_not_registered(cluster: Cluster) -> None:
-    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+def test_names_with_a_meaning_outside_of_the_cluster_are_not_registered(cluster: Cluster) -> None:
+    cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
     elsewhere = (
         "google.com",
         "localhost",
@@ -224,8 +226,8 @@ def test_names_that_have_a_meaning_elsewhere_are_not_registered(cluster: Cluster
     assert records == {"web": "10.1.0.2", "web.foo": "10.1.0.2"}
 
 
-def test_a_container_has_so_many_names_at_most(cluster: Cluster) -> None:
-    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+def test_names_of_a_container_are_limited(cluster: Cluster) -> None:
+    cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
     found = cluster.names.set_names(C1, named("web", *(f"n{n}" for n in range(100))), HOST1, soon())
     assert found.unfit == tuple(f"n{n}" for n in range(63, 100))
     (records,) = cluster.records()
@@ -234,8 +236,8 @@ def test_a_container_has_so_many_names_at_most(cluster: Cluster) -> None:
 
 
 def test_names_of_an_earlier_version_are_replaced(cluster: Cluster) -> None:
-    """It had no claims, and registered any name."""
-    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+    """The earlier version had no claims, and registered any name."""
+    cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
     cluster.names.set_names(C1, named("web"), HOST1, soon())
     claims = [["external_ids", "includes", ["map", [["ovn-docker:rank", "own 1"]]]]]
     records = ["map", [["web", "10.1.0.2"], ["google.com", "10.1.0.2"]]]
@@ -249,25 +251,25 @@ def test_names_of_an_earlier_version_are_replaced(cluster: Cluster) -> None:
     assert "web" in [row["cidr"] for row in cluster.rows("DHCP_Options")]
 
 
-def test_names_go_with_the_endpoint(cluster: Cluster) -> None:
+def test_names_are_deleted_with_the_endpoint(cluster: Cluster) -> None:
     before = cluster.server.contents()
-    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+    cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
     cluster.names.set_names(C1, named("web"), HOST1, soon())
-    cluster.overlay.delete_endpoint(C1, HOST1, soon())
-    cluster.names.set_names(C1, named("web"), HOST1, soon())  # Docker's event came late
+    cluster.overlay(HOST1).delete_endpoint(C1, soon())
+    cluster.names.set_names(C1, named("web"), HOST1, soon())  # Docker's event arrives late
     assert cluster.server.contents() == before
 
 
-def test_names_go_with_the_network(cluster: Cluster) -> None:
-    cluster.overlay.delete_network(NET2, HOST2, soon())
-    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+def test_names_are_deleted_with_the_network(cluster: Cluster) -> None:
+    cluster.overlay(HOST2).delete_network(NET2, soon())
+    cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
     cluster.names.set_names(C1, named("web"), HOST1, soon())
-    cluster.overlay.delete_network(NET1, HOST1, soon())
+    cluster.overlay(HOST1).delete_network(NET1, soon())
     assert set(cluster.server.contents()) == {"DHCP_Options", QUIET_TABLE}  # the generation
 
 
-def test_names_of_a_lost_host_are_forgotten(cluster: Cluster) -> None:
-    cluster.overlay.create_endpoint(endpoint(C1, NET2), HOST2, soon())
+def test_names_of_a_lost_host_are_deleted(cluster: Cluster) -> None:
+    cluster.overlay(HOST2).create_endpoint(endpoint(C1, NET2), soon())
     cluster.names.set_names(C1, named("web"), HOST2, soon())
     found = belongings(cluster.database, "host2", soon())
     assert ("name", "web") in [(one.kind, one.what) for one in found]
@@ -275,9 +277,9 @@ def test_names_of_a_lost_host_are_forgotten(cluster: Cluster) -> None:
     assert cluster.records() == []
 
 
-def test_on_a_network_of_one_host_docker_answers_alone(cluster: Cluster) -> None:
-    cluster.overlay.create_network(network(PLAIN, name=None), HOST1, soon())
-    assert not cluster.overlay.create_endpoint(endpoint(C1, PLAIN), HOST1, soon()).resolver
+def test_private_network_has_no_records(cluster: Cluster) -> None:
+    cluster.overlay(HOST1).create_network(network(PLAIN, name=None), soon())
+    assert not cluster.overlay(HOST1).create_endpoint(endpoint(C1, PLAIN), soon()).resolver
     cluster.names.set_names(C1, named("web"), HOST1, soon())
     assert cluster.records() == []
     (port,) = (port for port in cluster.rows("Logical_Switch_Port") if port["name"] == C1)
@@ -285,8 +287,8 @@ def test_on_a_network_of_one_host_docker_answers_alone(cluster: Cluster) -> None
 
 
 @pytest.mark.parametrize("addresses", [[], ["unknown"], [f"{MAC} 10.1.0.9", "dynamic"]])
-def test_a_port_whose_addresses_were_changed_by_hand(cluster: Cluster, addresses: list[str]) -> None:
-    cluster.overlay.create_endpoint(endpoint(C1, NET1), HOST1, soon())
+def test_names_follow_addresses_changed_by_hand(cluster: Cluster, addresses: list[str]) -> None:
+    cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1), soon())
     cluster.server.transact(
         {"op": "update", "table": "Logical_Switch_Port", "where": [["name", "==", C1]],
          "row": {"addresses": ["set", addresses]}},
@@ -297,7 +299,7 @@ def test_a_port_whose_addresses_were_changed_by_hand(cluster: Cluster, addresses
     assert port["external_ids"]["ovn-docker:container"] == "web"
 
 
-def test_a_port_of_somebody_else_gets_no_name(cluster: Cluster) -> None:
+def test_foreign_port_gets_no_name(cluster: Cluster) -> None:
     before = cluster.server.contents()
     cluster.names.set_names(EndpointId("e" * 64), named("web"), HOST1, soon())
     assert cluster.server.contents() == before
@@ -319,16 +321,16 @@ def test_a_switch_of_an_earlier_version_gets_its_resolver(cluster: Cluster) -> N
         {"op": "delete", "table": "Logical_Router", "where": []},
     )  # fmt: skip
     again = NetworkId("4" * 64)
-    cluster.overlay.create_network(network(again), HOST2, soon())
-    cluster.overlay.delete_network(again, HOST2, soon())
-    cluster.overlay.create_network(network(NetworkId("5" * 64)), HOST2, soon())
+    cluster.overlay(HOST2).create_network(network(again), soon())
+    cluster.overlay(HOST2).delete_network(again, soon())
+    cluster.overlay(HOST2).create_network(network(NetworkId("5" * 64)), soon())
     for table in ("Logical_Router", "Logical_Router_Port", "Logical_Switch_Port"):
         assert cluster.server.contents()[table] == whole[table]
 
 
 @pytest.mark.parametrize("gone", ["Logical_Switch", "Logical_Switch_Port"])
-def test_what_is_left_of_a_resolver_is_in_nobody_s_way(cluster: Cluster, gone: str) -> None:
-    """Somebody has typed ls-del, or lsp-del."""
+def test_rest_of_a_resolver_does_not_block_a_new_one(cluster: Cluster, gone: str) -> None:
+    """The switch or the port was deleted with ls-del or lsp-del."""
     whole = cluster.server.contents()
     (switch,) = cluster.rows("Logical_Switch")
     if gone == "Logical_Switch":
@@ -336,97 +338,98 @@ def test_what_is_left_of_a_resolver_is_in_nobody_s_way(cluster: Cluster, gone: s
     else:
         deletion = {"op": "update", "table": "Logical_Switch", "where": [], "row": {"ports": ["set", []]}}
     cluster.server.transact(deletion)
-    cluster.overlay.create_network(network(NetworkId("4" * 64)), HOST1, Deadline(2))
+    cluster.overlay(HOST1).create_network(network(NetworkId("4" * 64)), Deadline(30))
     assert [row["name"] for row in cluster.rows("Logical_Switch")] == [switch["name"]]
     for table in ("Logical_Router", "Logical_Router_Port", "Logical_Switch_Port"):
         assert cluster.server.contents()[table] == whole[table]
 
 
-def test_without_ipv4_there_is_no_resolver(northbound: OvsdbServer, connect: Connect) -> None:
+def test_network_without_ipv4_has_no_resolver(northbound: OvsdbServer, connect: Connect) -> None:
     cluster = Cluster(northbound, connect(northbound))
-    cluster.overlay.create_network(network(NET1, SIX), HOST1, soon())
-    assert not cluster.overlay.create_endpoint(endpoint(C1, NET1, "fd00:1::2/64"), HOST1, soon()).resolver
+    cluster.overlay(HOST1).create_network(network(NET1, SIX), soon())
+    assert not cluster.overlay(HOST1).create_endpoint(endpoint(C1, NET1, "fd00:1::2/64"), soon()).resolver
     assert cluster.rows("Logical_Router") == []
 
 
-class TestTurns:
-    """Of several networks of one container each leads to another name server."""
+class TestResolverIndex:
+    """Each network of a container leads to another name server."""
 
     @pytest.fixture
-    def here(self, open_vswitch: OpenVswitch, connect: Connect) -> Vswitch:
+    def vswitch(self, open_vswitch: OpenVswitch, connect: Connect) -> LocalVswitch:
         open_vswitch.set(system_id="host1", ovn_nb="tcp:127.0.0.1:6641", ovn_encap_ip="10.0.0.1")
-        return Vswitch(connect(open_vswitch))
+        return LocalVswitch(connect(open_vswitch))
 
-    def plug(self, here: Vswitch, id_: EndpointId, *, resolver: bool = True) -> None:
-        Links().create_veth(host_link(id_), container_link(id_), mac=MAC, mtu=1400, tx_checksums=True)
+    def plug(self, vswitch: LocalVswitch, id_: EndpointId, *, resolver: bool = True) -> None:
+        KernelLinks().create_veth(host_link(id_), container_link(id_), mac=MAC, mtu=1400, tx_checksums=True)
         wanted = endpoint(id_, NET1)
-        here.plug(wanted, Attachment(id_, resolver=resolver), here.chassis(soon()), soon())
+        vswitch.plug(wanted, Attachment(id_, resolver=resolver), vswitch.chassis(soon()), soon())
 
-    def test_are_counted_in_each_sandbox(self, here: Vswitch) -> None:
+    def test_resolver_routes_are_counted_in_each_sandbox(self, vswitch: LocalVswitch) -> None:
         ids = [EndpointId(f"{number:x}" * 64) for number in range(1, 6)]
         for number, id_ in enumerate(ids):
-            self.plug(here, id_, resolver=number != 1)
-        assert [here.enter(id_, "0123456789ab", Deadline(0))[0] for id_ in ids[:4]] == [0, None, 1, 2]
-        assert here.enter(ids[4], "ba9876543210", Deadline(0))[0] == 0
-        assert here.enter(ids[2], "0123456789ab", Deadline(0))[0] == 1  # Docker has asked again
+            self.plug(vswitch, id_, resolver=number != 1)
+        assert [vswitch.enter(id_, "0123456789ab", Deadline(0))[0] for id_ in ids[:4]] == [0, None, 1, 2]
+        assert vswitch.enter(ids[4], "ba9876543210", Deadline(0))[0] == 0
+        assert vswitch.enter(ids[2], "0123456789ab", Deadline(0))[0] == 1  # Docker has asked again
 
-    def test_are_had_again(self, here: Vswitch) -> None:
+    def test_resolver_routes_are_reused(self, vswitch: LocalVswitch) -> None:
         for id_ in (C1, C2):
-            self.plug(here, id_)
-        assert [here.enter(id_, "0123456789ab", Deadline(0))[0] for id_ in (C1, C2)] == [0, 1]
-        here.unplug(C1, soon())
+            self.plug(vswitch, id_)
+        assert [vswitch.enter(id_, "0123456789ab", Deadline(0))[0] for id_ in (C1, C2)] == [0, 1]
+        vswitch.unplug(C1, soon())
         third = EndpointId("3" * 64)
-        self.plug(here, third)
-        assert here.enter(third, "0123456789ab", Deadline(0))[0] == 0
+        self.plug(vswitch, third)
+        assert vswitch.enter(third, "0123456789ab", Deadline(0))[0] == 0
 
-    def test_one_that_is_no_number_is_counted_anew(self, here: Vswitch, open_vswitch: OpenVswitch) -> None:
-        """Somebody has written it into the database: a container that starts does not suffer for it."""
-        self.plug(here, C1)
+    def test_invalid_index_of_a_resolver_is_replaced(
+        self, vswitch: LocalVswitch, open_vswitch: OpenVswitch
+    ) -> None:
+        """The value was written by another program; a container starts all the same."""
+        self.plug(vswitch, C1)
         wrong = {"ovn-docker:owner": "ovn-docker", "ovn-docker:resolver": "\N{SUPERSCRIPT TWO}"}
         open_vswitch.transact(ovsdb.update("Interface", ["name", "==", host_link(C1)], external_ids=wrong))
-        assert here.enter(C1, "0123456789ab", Deadline(0))[0] == 0
+        assert vswitch.enter(C1, "0123456789ab", Deadline(0))[0] == 0
 
 
-def asked(server: IPv4Address, turns: set[int]) -> int:
-    """The turn whose network a query goes to: the kernel's rule of the longest prefix."""
-    routes = {route: turn for turn in turns for route in resolver_routes(turn)}
+def answering_network(server: IPv4Address, indices: set[int]) -> int:
+    """Return the index of the network that gets a query: the route with the longest prefix."""
+    routes = {route: index for index in indices for route in resolver_routes(index)}
     return routes[max((route for route in routes if server in route), key=lambda route: route.prefixlen)]
 
 
 @pytest.mark.parametrize(
-    ("turns", "networks"),
+    ("indices", "networks"),
     [({0}, [0, 0]), ({0, 1}, [0, 1]), ({1}, [1, 1]), ({0, 1, 2}, [0, 1]), ({2, 5}, [2, 2]), ({0, 7}, [0, 0])],
 )
-def test_every_name_server_leads_to_a_network(turns: set[int], networks: list[int]) -> None:
-    assert [asked(server, turns) for server in NAMESERVERS] == networks
+def test_each_name_server_address_is_routed_to_its_network(indices: set[int], networks: list[int]) -> None:
+    assert [answering_network(server, indices) for server in NAMESERVERS] == networks
 
 
 def test_no_two_networks_of_a_container_have_the_same_route() -> None:
-    routes = [route for turn in range(20) for route in resolver_routes(turn)]
+    routes = [route for index in range(20) for route in resolver_routes(index)]
     assert len(set(routes)) == len(routes)
     assert all(route.subnet_of(IPv4Network("169.254.53.0/24")) for route in routes)
 
 
-def test_a_container_that_docker_does_not_answer_for_delays_no_other(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    """As while its runtime hangs: Docker holds it, and answers for all others (moby container lock)."""
+@pytest.mark.slow
+def test_a_container_that_docker_has_locked_does_not_delay_others(cluster: Cluster, tmp_path: Path) -> None:
+    """Docker locks a container whose runtime hangs, and answers about all others (moby container lock)."""
     endpoints = {letter * 64: EndpointId(f"{letter}1" * 32) for letter in "abcd"}
     hung, released = sorted(endpoints)[:2], threading.Event()
-    asked: list[str] = []
+    answering_network: list[str] = []
 
     def answer(path: str) -> Any:
         if path == "/containers/json":
             return [{"Id": container} for container in endpoints]
         container = path.split("/")[2]
-        asked.append(container)
+        answering_network.append(container)
         if container in hung:
             released.wait()
-        here = {"NetworkID": NET1, "EndpointID": endpoints[container]}
+        vswitch = {"NetworkID": NET1, "EndpointID": endpoints[container]}
         return {
             "Id": container,
             "Name": f"/{container[0]}web",
-            "NetworkSettings": {"Networks": {"foo": here}},
+            "NetworkSettings": {"Networks": {"foo": vswitch}},
         }
 
     def registered() -> set[str]:
@@ -434,14 +437,18 @@ def test_a_container_that_docker_does_not_answer_for_delays_no_other(
 
     for number, id_ in enumerate(endpoints.values(), start=2):
         one = replace(endpoint(id_, NET1, f"10.1.0.{number}/16"), mac=f"02:00:00:00:01:0{number}")
-        cluster.overlay.create_endpoint(one, HOST1, soon())
+        cluster.overlay(HOST1).create_endpoint(one, soon())
     api = Api(tmp_path / "docker.sock", answer)
-    docker = Engine(tmp_path / "docker.sock")
-    Registrar(cluster.names, lambda _: HOST1, docker, lambda: None).start(Threads())
+    docker = DockerEngine(tmp_path / "docker.sock")
+    threads, registrar = Threads(), Registrar(cluster.names, lambda _: HOST1, docker)
+    events = EventSource(docker.events)
+    events.subscribe(ContainerEvent, registrar.container_changed)
+    registrar.start(threads)
+    events.start(threads)
     try:
         until(lambda: {"cweb", "dweb"} <= registered())
         assert not {"aweb", "bweb"} & registered()
-        until(lambda: all(asked.count(container) > 1 for container in hung[:1]))
+        until(lambda: all(answering_network.count(container) > 1 for container in hung[:1]))
     finally:
         released.set()
     until(lambda: {"aweb", "bweb"} <= registered())

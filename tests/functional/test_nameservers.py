@@ -1,8 +1,8 @@
-"""Rules that pass questions for names on, in a network namespace: they follow the settings of a host."""
+"""Rules that forward name queries, in a network namespace: they follow the settings of a host."""
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,26 +20,26 @@ pytestmark = pytest.mark.usefixtures("network_namespace")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The files of a host on which dockerd has containers ask OVN."""
+    """The files of a host whose dockerd has OVN's name servers in its configuration."""
     (tmp_path / "etc/docker").mkdir(parents=True)
     (tmp_path / "proc").mkdir()
-    asks(tmp_path, *OURS)
-    resolves(tmp_path, "192.0.2.1")
+    configure_dockerd(tmp_path, *OURS)
+    configure_host(tmp_path, "192.0.2.1")
     return tmp_path
 
 
-def asks(root: Path, *servers: str) -> None:
+def configure_dockerd(root: Path, *servers: str) -> None:
     """Configure dockerd with name servers."""
     (root / "etc/docker/daemon.json").write_text(json.dumps({"dns": servers}))
 
 
-def resolves(root: Path, server: str) -> None:
+def configure_host(root: Path, server: str) -> None:
     """Configure the host with a name server, as its DHCP client does."""
     (root / "etc/resolv.conf").write_text(f"nameserver {server}\n")
 
 
 def rules() -> list[str]:
-    """Return the rules of the nat table that have to do with names."""
+    """Return the rules of the nat table that forward name queries."""
     listed = subprocess.run(["iptables-save", "-t", "nat"], capture_output=True, text=True, check=True)
     return [line for line in listed.stdout.splitlines() if "OVN-DOCKER-NAMES" in line]
 
@@ -53,17 +53,17 @@ def expected(server: str) -> list[str]:
 def test_rules_follow_the_name_server_of_the_host(root: Path) -> None:
     pass_on(root)
     assert rules() == expected("192.0.2.1")
-    resolves(root, "192.0.2.2")
+    configure_host(root, "192.0.2.2")
     pass_on(root)
     assert rules() == expected("192.0.2.2")
-    asks(root, *OURS, "192.0.2.3")
+    configure_dockerd(root, *OURS, "192.0.2.3")
     pass_on(root)
     assert rules() == expected("192.0.2.3")
 
 
-def test_rules_go_with_the_setting_of_dockerd(root: Path) -> None:
+def test_rules_are_removed_with_the_setting_of_dockerd(root: Path) -> None:
     pass_on(root)
-    asks(root, "192.0.2.3")
+    configure_dockerd(root, "192.0.2.3")
     pass_on(root)
     assert rules() == []
     pass_on(root)
@@ -79,27 +79,27 @@ def test_rules_go_with_the_setting_of_dockerd(root: Path) -> None:
         ["-A", "OVN-DOCKER-NAMES", "-j", "RETURN"],
     ],
 )
-def test_rules_that_others_have_changed_are_restored(root: Path, damage: list[str]) -> None:
+def test_damaged_rules_are_restored(root: Path, damage: list[str]) -> None:
     pass_on(root)
     subprocess.run(["iptables", "-t", "nat", *damage], check=True)
     pass_on(root)
     assert rules() == expected("192.0.2.1")
 
 
-def test_rules_as_they_should_be_are_not_written_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_correct_rules_are_not_written_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pass_on(root)
-    run, written = nameservers._run, []
+    run, written = nameservers.run, []
 
-    def noted(*argv: str, text: str = "") -> str:
+    def recorded(argv: Sequence[str], seconds: float, *, text: str = "") -> str:
         written.append(argv) if text or "-I" in argv else None
-        return run(*argv, text=text)
+        return run(argv, seconds, text=text)
 
-    monkeypatch.setattr(nameservers, "_run", noted)
+    monkeypatch.setattr(nameservers, "run", recorded)
     pass_on(root)
     assert written == []
 
 
-def test_withdraw_removes_all_rules_and_leaves_those_of_others(root: Path) -> None:
+def test_withdraw_removes_all_our_rules_and_keeps_others(root: Path) -> None:
     pass_on(root)
     jump = ["-I", "PREROUTING", "-d", "169.254.53.0/24", "-j", "OVN-DOCKER-NAMES"]
     subprocess.run(["iptables", "-t", "nat", *jump], check=True)
@@ -110,18 +110,18 @@ def test_withdraw_removes_all_rules_and_leaves_those_of_others(root: Path) -> No
     subprocess.run(["iptables", "-t", "nat", "-C", *other], check=True)
 
 
-def test_forwarder_looks_again_when_dockerd_has_started(root: Path) -> None:
+def test_forwarder_compares_again_when_dockerd_has_started(root: Path) -> None:
     forwarder = Forwarder(root, 3600)
     forwarder.start(Threads())
     until(lambda: rules() == expected("192.0.2.1"))
-    asks(root)
-    forwarder.look()
+    configure_dockerd(root)
+    forwarder.wake()
     until(lambda: rules() == [])
 
 
 @pytest.fixture
 def forwarder(network_namespace: None, root: Path) -> Iterator[Forwarder]:
-    """One that looks often, until the test is over."""
+    """A forwarder with a short interval, until the end of the test."""
     forwarder = Forwarder(root, 0.05)
     forwarder.start(Threads())
     yield forwarder
@@ -129,7 +129,7 @@ def forwarder(network_namespace: None, root: Path) -> Iterator[Forwarder]:
 
 
 @pytest.mark.usefixtures("forwarder")
-def test_forwarder_notices_a_new_name_server_by_itself(root: Path) -> None:
+def test_forwarder_notices_a_new_name_server(root: Path) -> None:
     until(lambda: rules() == expected("192.0.2.1"))
-    resolves(root, "192.0.2.2")
+    configure_host(root, "192.0.2.2")
     until(lambda: rules() == expected("192.0.2.2"))

@@ -1,6 +1,6 @@
-"""Ages of what is in Neutron, when the clock of the VM and that of Neutron differ by an hour.
+"""Ages of resources in Neutron, when the clocks of the VM and of Neutron differ by an hour.
 
-Keystone and Neutron are played: the real ones, in tests/e2e/lab/cloud, have the clock of this machine.
+Keystone and Neutron are simulated, because the real ones in tests/e2e/lab/cloud use this machine's clock.
 """
 
 import http.server
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from ovn_docker.backends.leases import Leases
-from ovn_docker.backends.neutron import Neutron
-from ovn_docker.backends.trunk import Trunk
+from ovn_docker.backends.neutron.api import Neutron
+from ovn_docker.backends.neutron.leases import Leases
+from ovn_docker.backends.neutron.trunk import TrunkParent
 from ovn_docker.deadline import Deadline
 from ovn_docker.model import Kind
 
@@ -23,10 +23,10 @@ VIF = "e798c371-85f4-4f2d-ad65-d09dd1d3c1c9"
 
 
 class Cloud(http.server.BaseHTTPRequestHandler):
-    """Keystone and Neutron at one address; *wrong*: seconds by which their clock differs from ours."""
+    """Keystone and Neutron at one address; *ahead*: seconds that their clock is ahead of ours."""
 
     protocol_version = "HTTP/1.1"
-    wrong = 0
+    ahead = 0
 
     def do_GET(self) -> None:
         where = f"http://{self.headers['Host']}"
@@ -53,14 +53,14 @@ class Cloud(http.server.BaseHTTPRequestHandler):
         self._answer(201, {"token": token}, **{"X-Subject-Token": "t"})
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        return formatdate((timestamp or time.time()) + self.wrong, usegmt=True)
+        return formatdate((timestamp or time.time()) + self.ahead, usegmt=True)
 
     def log_message(self, *_: object) -> None:
         pass
 
     def _pools(self) -> list[dict[str, Any]]:
-        """One that was asked for a minute ago, and one of an hour ago, by Neutron's clock."""
-        now = time.time() + self.wrong
+        """Return a pool made a minute ago, and one made an hour ago, by Neutron's clock."""
+        now = time.time() + self.ahead
         return [
             {
                 "id": name, "name": name, "prefixes": ["10.0.0.0/24"], "tags": [],
@@ -83,7 +83,7 @@ class Cloud(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def neutron(request: pytest.FixtureRequest) -> Iterator[Neutron]:
-    handler = type("Handler", (Cloud,), {"wrong": request.param})
+    handler = type("Handler", (Cloud,), {"ahead": request.param})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield Neutron(
@@ -96,6 +96,6 @@ def neutron(request: pytest.FixtureRequest) -> Iterator[Neutron]:
 
 
 @pytest.mark.parametrize("neutron", [0, 3600, -3600], indirect=True)
-def test_what_docker_has_just_asked_for_stays(neutron: Neutron) -> None:
-    strays = Leases(neutron, VIF, Trunk(neutron, VIF)).strays(Deadline(20))
+def test_only_the_pool_that_is_old_by_neutrons_clock_is_a_leftover(neutron: Neutron) -> None:
+    strays = Leases(neutron, VIF, TrunkParent(neutron, VIF)).leftovers(Deadline(20))
     assert [(one.kind, one.row) for one in strays] == [(Kind.POOL, "old")]

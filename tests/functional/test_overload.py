@@ -1,4 +1,4 @@
-"""More than the driver can take: it answers in bounded time and memory, says why, and recovers by itself."""
+"""Overload: the driver answers in bounded time and memory, with the reason, and recovers by itself."""
 
 import select
 import socket
@@ -14,7 +14,7 @@ import pytest
 from functional.docker_api import Api
 from functional.overlay_host import NET, NETWORK, Answer, OverlayHost, Proxy, endpoint, ids
 from functional.ovsdb_servers import until
-from ovn_docker.plugin.server import CONNECTIONS
+from ovn_docker.docker.server import CONNECTIONS
 
 pytestmark = pytest.mark.slow
 
@@ -26,31 +26,31 @@ ACTIVATE = b"POST /Plugin.Activate HTTP/1.1\r\nHost: docker\r\nContent-Length: 0
 
 
 def memory(process: "subprocess.Popen[str]") -> int:
-    """MiB that a process had at most."""
+    """Return the largest resident size of a process so far, in MiB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 def files(process: "subprocess.Popen[str]") -> int:
-    """How many files a process has open."""
+    """Return the number of open files of a process."""
     return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
 
 
 def limit_files(process: "subprocess.Popen[str]", number: int) -> None:
-    """As `ulimit -n` says, for a process that runs."""
+    """Set the limit of open files of a running process, as `ulimit -n` does for a new one."""
     subprocess.run(["prlimit", f"--pid={process.pid}", f"--nofile={number}:"], check=True)
 
 
-def works(host: OverlayHost) -> None:
-    """The life of a container."""
-    host.do("NetworkDriver.CreateEndpoint", endpoint(999))
-    host.do("NetworkDriver.Join", {**ids(999), "SandboxKey": "/var/run/docker/netns/0123456789ab"})
-    host.do("NetworkDriver.Leave", ids(999))
-    host.do("NetworkDriver.DeleteEndpoint", ids(999))
+def run_a_container(host: OverlayHost) -> None:
+    """Make the calls of a container's life; all must succeed."""
+    host.succeed("NetworkDriver.CreateEndpoint", endpoint(999))
+    host.succeed("NetworkDriver.Join", {**ids(999), "SandboxKey": "/var/run/docker/netns/0123456789ab"})
+    host.succeed("NetworkDriver.Leave", ids(999))
+    host.succeed("NetworkDriver.DeleteEndpoint", ids(999))
 
 
 def errors(answers: list[Answer]) -> set[str]:
-    """What went wrong, each in one line and with HTTP's "OK", as Docker's IPAM wants it."""
+    """Return the errors in *answers*; each is one line with HTTP status 200, as IPAM requires."""
     said = {answer.get("Err", "") for status, answer in answers if status == 200}
     assert all(status == 200 for status, _ in answers)
     assert not any("\n" in line for line in said)
@@ -59,7 +59,7 @@ def errors(answers: list[Answer]) -> set[str]:
 
 @pytest.fixture(autouse=True)
 def docker(overlay_host: OverlayHost) -> Iterator[None]:
-    """What it says that it has: the network, and none of the containers whose calls the tests make."""
+    """Answer as a Docker that has the network, but not the containers whose calls the tests make."""
     networks = [{"Name": "none", "Id": "1"}, {"Name": "host", "Id": "2"}, {"Name": "foo", "Id": NET}]
     api = Api(
         Path(overlay_host.environment["OVN_DOCKER_DOCKER"]), lambda path: networks if "net" in path else []
@@ -70,48 +70,50 @@ def docker(overlay_host: OverlayHost) -> Iterator[None]:
 
 @pytest.fixture
 def proxy(tmp_path: Path, overlay_host: OverlayHost) -> Iterator[Proxy]:
-    """The way to the northbound database."""
+    """A proxy between the driver and the northbound database."""
     proxy = Proxy(tmp_path / "proxy.sock", overlay_host.northbound)
     overlay_host.set("ovn-nb", proxy.remote)
     yield proxy
     proxy.close()
 
 
-def test_many_containers_at_once(overlay_host: OverlayHost) -> None:
+def test_many_containers_at_once_all_start(overlay_host: OverlayHost) -> None:
     host, numbers = overlay_host, range(MANY)
-    process = host.start()
+    process = host.start("--request-timeout=60")  # as on a slow machine
     before = host.state()
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
     assert not errors(host.at_once("NetworkDriver.CreateEndpoint", [endpoint(number) for number in numbers]))
     joins = [{**ids(number), "SandboxKey": f"/var/run/docker/netns/{number:012x}"} for number in numbers]
     assert not errors(host.at_once("NetworkDriver.Join", joins))
     for method in ("NetworkDriver.Leave", "NetworkDriver.DeleteEndpoint"):
         assert not errors(host.at_once(method, [ids(number) for number in numbers]))
-    host.do("NetworkDriver.DeleteNetwork", NETWORK)
+    host.succeed("NetworkDriver.DeleteNetwork", NETWORK)
     assert host.state() == before
     assert memory(process) < 80
     assert host.reports_no_defect()
 
 
-def test_a_container_at_five_seconds_a_transaction(overlay_host: OverlayHost, proxy: Proxy) -> None:
+def test_container_starts_at_five_seconds_for_each_transaction(
+    overlay_host: OverlayHost, proxy: Proxy
+) -> None:
     overlay_host.start()
-    overlay_host.do("NetworkDriver.CreateNetwork", NETWORK)
+    overlay_host.succeed("NetworkDriver.CreateNetwork", NETWORK)
     before = overlay_host.state()
     proxy.delay = 5
-    works(overlay_host)
+    run_a_container(overlay_host)
     proxy.delay = 0
     assert overlay_host.state() == before
 
 
 @pytest.mark.parametrize("delay", [11, None])
-def test_many_containers_while_the_database_is_slow_or_silent(
+def test_many_calls_to_a_slow_or_silent_database_end_by_their_deadline(
     overlay_host: OverlayHost, proxy: Proxy, delay: float | None
 ) -> None:
-    """They wait together, not one after the other, though there are more than threads to answer them."""
+    """Calls wait at the same time, although there are more of them than the server answers at once."""
     host, limit = overlay_host, 10
     process = host.start(f"--request-timeout={limit}", "--sweep-interval=3")
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
-    works(host)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
+    run_a_container(host)
     before = host.state()
     proxy.delay = delay
     wanted = [endpoint(number) for number in range(MANY)]
@@ -119,7 +121,7 @@ def test_many_containers_while_the_database_is_slow_or_silent(
     assert said
     assert all("OVN_Northbound at unix:" in line and "did not answer within" in line for line in said)
     proxy.delay = 0
-    works(host)
+    run_a_container(host)
     until(lambda: host.state() == before, 30)
     assert memory(process) < 80
     assert files(process) < 200
@@ -127,37 +129,37 @@ def test_many_containers_while_the_database_is_slow_or_silent(
 
 
 @pytest.mark.parametrize("which", ["northbound", "open_vswitch"])
-def test_the_disk_of_a_database_is_full(overlay_host: OverlayHost, which: str) -> None:
+def test_full_disk_of_a_database_is_named_and_recovered_from(overlay_host: OverlayHost, which: str) -> None:
     host = overlay_host
     database = getattr(host, which)
-    host.open_vswitch.stop_daemon()  # it would take its time to connect again
+    host.open_vswitch.stop_daemon()  # restarted below: its reconnection would back off
     database.move_to_a_small_disk()
     host.open_vswitch.start_daemon()
     host.start("--sweep-interval=3")
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
-    works(host)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
+    run_a_container(host)
     before = host.state()
     database.fill_disk()
-    # What has room in the last block of the file still succeeds.
+    # Transactions that fit into the last block of the file still succeed.
     answers = [host.ask("NetworkDriver.CreateEndpoint", endpoint(number)) for number in range(20)]
     said = errors(answers)
     full = {line for line in said if " cannot be written: " in line and "disk of its machine full?" in line}
     assert full
-    # If an endpoint was the last that had room, what Open vSwitch answers has none.
+    # If the last room went to an endpoint, there is none for ovs-vswitchd's result.
     assert all(which == "open_vswitch" and "did not take up the port" in line for line in said - full), said
     database.empty_disk()
     for number in range(20):
-        host.do("NetworkDriver.DeleteEndpoint", ids(number))
-    works(host)
+        host.succeed("NetworkDriver.DeleteEndpoint", ids(number))
+    run_a_container(host)
     until(lambda: host.state() == before, 30)
     assert host.reports_no_defect()
 
 
-def test_no_file_descriptor_is_left(overlay_host: OverlayHost) -> None:
+def test_call_without_a_free_file_descriptor_is_refused_with_the_reason(overlay_host: OverlayHost) -> None:
     host = overlay_host
     process = host.start("--sweep-interval=3")
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
-    works(host)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
+    run_a_container(host)
     before, limit = host.state(), 2 * files(process)
     limit_files(process, limit)
     said = []
@@ -166,43 +168,43 @@ def test_no_file_descriptor_is_left(overlay_host: OverlayHost) -> None:
         while files(process) < limit:
             held.append(connections.enter_context(socket.socket(socket.AF_UNIX)))
             held[-1].connect(str(host.socket))
-            time.sleep(0.05)  # until it has been accepted, or refused
+            time.sleep(0.05)  # until the connection is accepted, or refused
         for number in range(5):
             _, answer = host.ask("NetworkDriver.CreateEndpoint", endpoint(number))
             said.append(answer.get("Err", ""))
-            # Who has been told that there is none, because he came too many, holds none.
+            # Refused connections are closed already and hold no file descriptor of the driver.
             held = [one for one in held if not select.select([one], [], [], 0)[0]]
             held.pop().close()
     assert said[0].startswith("the ovn-docker driver has no file descriptor left for this call")
-    assert said[-1] == "", "a few are enough"
+    assert said[-1] == "", "a few free file descriptors are enough"
     for number in range(5):
-        host.do("NetworkDriver.DeleteEndpoint", ids(number))
-    works(host)
+        host.succeed("NetworkDriver.DeleteEndpoint", ids(number))
+    run_a_container(host)
     until(lambda: host.state() == before, 30)
     assert host.reports_no_defect()
     assert len(host.log.read_text().splitlines()) < 1000, "the log is not flooded"
 
 
-def test_large_bodies(overlay_host: OverlayHost) -> None:
+def test_large_bodies_are_refused_in_bounded_memory(overlay_host: OverlayHost) -> None:
     host = overlay_host
     process = host.start()
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
-    works(host)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
+    run_a_container(host)
     body = b" " * (10 << 20)
     answers = host.at_once("NetworkDriver.CreateEndpoint", [body] * 50)
     assert {(status, answer["Err"]) for status, answer in answers} == {
         (413, "request of more than 1048576 bytes")
     }
-    works(host)
+    run_a_container(host)
     assert memory(process) < 150
     assert host.reports_no_defect()
 
 
-def test_connections_that_are_slow_or_deaf(overlay_host: OverlayHost) -> None:
-    """More than are kept: a third sends a byte a second, a third no body, a third reads no answer."""
+def test_slow_and_unread_connections_do_not_keep_docker_out(overlay_host: OverlayHost) -> None:
+    """More connections than the server keeps; some send a byte a second, some no body, some do not read."""
     host = overlay_host
     process = host.start()
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
     end = threading.Event()
     with ExitStack() as held:
         slow = []
@@ -232,12 +234,12 @@ def test_connections_that_are_slow_or_deaf(overlay_host: OverlayHost) -> None:
         dripping.start()
         try:
             for _ in range(5):
-                works(host)
+                run_a_container(host)
         finally:
             end.set()
             dripping.join()
         assert files(process) < CONNECTIONS + 150
-    works(host)
+    run_a_container(host)
     assert memory(process) < 100
     until(lambda: files(process) < 100)
     assert host.reports_no_defect()

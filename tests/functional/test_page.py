@@ -1,6 +1,6 @@
-"""Pictures of clusters in a real browser: the page finds what it is asked for, and how it all looks.
+"""Pictures of clusters in a real browser: search in the page, and screenshots.
 
-The screenshots are kept in dist/screenshots, for somebody to look at, or where OVN_DOCKER_SCREENSHOTS says.
+The screenshots, which people look at, are in dist/screenshots, or in the directory OVN_DOCKER_SCREENSHOTS.
 """
 
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ovn_docker.view.graph import picture
-from ovn_docker.view.page import page
-from ovn_docker.view.svg import svg
+from ovn_docker.draw.layout import picture
+from ovn_docker.draw.page import page
+from ovn_docker.draw.svg import svg
 from unit.clusters import cloud, cluster
 
 BROWSER = shutil.which("chromium")
@@ -44,7 +44,7 @@ def run_browser(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     ("asked", "matches"), [("", 300), ("web", None), ("10.10.0.2", None), ("nobody has this name", 0)]
 )
-def test_search(asked: str, matches: int | None, tmp_path: Path) -> None:
+def test_search_marks_the_matches(asked: str, matches: int | None, tmp_path: Path) -> None:
     seen = cluster(3, 300, faults=True)
     file = tmp_path / "cluster.html"
     file.write_text(page(picture(seen)))
@@ -57,7 +57,7 @@ def test_search(asked: str, matches: int | None, tmp_path: Path) -> None:
     assert len(re.findall(r'class="container match"', shown)) == matches
 
 
-def test_policy_admits_the_page_own_script_and_styles(tmp_path: Path) -> None:
+def test_policy_admits_the_script_and_styles_of_the_page(tmp_path: Path) -> None:
     file = tmp_path / "cluster.html"
     file.write_text(page(picture(cluster(3, 30))))
     shown = run_browser(tmp_path, "--enable-logging=stderr", "--dump-dom", f"file://{file}#")
@@ -76,11 +76,11 @@ INJECTED = {
     "style": "<style>main { display: none }</style>",
     "style attribute": '<p style="display: none">',
 }
-"""Markup that a name might bring into the page if it were not escaped."""
+"""Markup that a name could add to the page if it were not escaped."""
 
 
 @pytest.mark.parametrize("kind", INJECTED)
-def test_policy_refuses_what_is_injected(kind: str, tmp_path: Path) -> None:
+def test_policy_refuses_injected_scripts(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "cluster.html"
     html = page(picture(cluster(3, 30)))
     assert html.count("</main>") == 1
@@ -96,7 +96,7 @@ def test_policy_refuses_what_is_injected(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("containers", [3, 30, 300])
 @pytest.mark.parametrize("kind", ["svg", "html", "cloud.svg"])
-def test_a_screenshot(kind: str, containers: int, tmp_path: Path) -> None:
+def test_page_is_rendered_to_a_screenshot(kind: str, containers: int, tmp_path: Path) -> None:
     make = cloud if kind.startswith("cloud") else cluster
     drawn = picture(make(3 if containers < 300 else 8, containers, faults=containers > 3))
     file = tmp_path / f"cluster.{kind}"

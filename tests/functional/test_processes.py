@@ -1,4 +1,4 @@
-"""Pidfiles: only the process that has locked its pidfile counts, as daemons of OVS do."""
+"""Pidfiles: only a process that holds the lock of its pidfile counts; daemons of OVS take that lock."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def pidfile(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def daemon(pidfile: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A daemon of Open vSwitch's kind."""
+    """A daemon that locks its pidfile as those of Open vSwitch do."""
     process = subprocess.Popen([sys.executable, "-c", DAEMON, pidfile], stdout=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline()
@@ -35,7 +35,7 @@ def daemon(pidfile: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.stdout.close()
 
 
-def test_a_daemon_has_its_pidfile_until_it_is_killed(pidfile: Path, daemon: subprocess.Popen[bytes]) -> None:
+def test_daemon_holds_its_pidfile_until_it_is_killed(pidfile: Path, daemon: subprocess.Popen[bytes]) -> None:
     assert (locked_by(pidfile), running(pidfile)) == (daemon.pid, daemon.pid)
     daemon.kill()
     daemon.wait()
@@ -43,8 +43,8 @@ def test_a_daemon_has_its_pidfile_until_it_is_killed(pidfile: Path, daemon: subp
     assert running(pidfile) is None
 
 
-def test_a_process_that_was_given_the_number_of_a_dead_daemon_does_not_count(pidfile: Path) -> None:
-    """Even one that has the daemon's name in its arguments, such as an editor with its log."""
+def test_process_with_the_reused_pid_of_a_dead_daemon_does_not_count(pidfile: Path) -> None:
+    """The process has the daemon's name in its arguments, as an editor of the daemon's log has."""
     editor = subprocess.Popen(["ovs-vswitchd", "60"], executable="/bin/sleep")
     pidfile.write_text(f"{editor.pid}\n")
     try:
@@ -55,7 +55,7 @@ def test_a_process_that_was_given_the_number_of_a_dead_daemon_does_not_count(pid
 
 
 @pytest.mark.parametrize("content", [None, "", "nothing"])
-def test_a_pidfile_without_a_number_is_that_of_no_process(pidfile: Path, content: str | None) -> None:
+def test_pidfile_without_a_number_has_no_process(pidfile: Path, content: str | None) -> None:
     if content is not None:
         pidfile.write_text(content)
     assert running(pidfile) is None

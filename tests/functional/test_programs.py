@@ -1,4 +1,4 @@
-"""Programs in the current directory are not run, whatever PATH says."""
+"""Programs in the current directory are not run, whatever PATH contains."""
 
 import json
 import sys
@@ -9,8 +9,8 @@ import pytest
 
 from functional.machine import Machine
 from functional.ovsdb_servers import until
+from ovn_docker.host.own_process import SYSTEM, search_path
 from ovn_docker.model import NAMESERVERS
-from ovn_docker.programs import SYSTEM, search_path
 
 OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 BIN = Path(sys.executable).parent
@@ -26,14 +26,14 @@ def machine() -> Iterator[Machine]:
     settings = {"dns": [*map(str, NAMESERVERS), "192.0.2.53"]}
     machine.out("sh", "-c", 'echo "$1" >/etc/docker/daemon.json', "sh", json.dumps(settings))
     machine.out(OVS_CTL, "start", "--system-id=random")
-    machine.does("central", "start", "--address=127.0.0.1")
-    machine.does("host", "setup", "--central=127.0.0.1", "--encap-ip=127.0.0.1", "--encap-type=geneve")
+    machine.output("central", "start", "--address=127.0.0.1")
+    machine.output("host", "setup", "--central=127.0.0.1", "--encap-ip=127.0.0.1", "--encap-type=geneve")
     yield machine
     machine.close()
 
 
 class Trap:
-    """A directory that has a file for each program of the system, which notes that it was run."""
+    """A directory with a program for each program of the system that records its own execution."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -47,7 +47,7 @@ class Trap:
             (directory / name).symlink_to(script)
             (directory / "bin" / name).symlink_to(script)
 
-    def sprung(self) -> set[str]:
+    def executed(self) -> set[str]:
         """Names of the programs that were run."""
         return set(self.notes.read_text().split()) if self.notes.exists() else set()
 
@@ -57,6 +57,7 @@ def trap(tmp_path: Path) -> Trap:
     return Trap(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "path"),
     [
@@ -70,7 +71,7 @@ def test_commands_run_nothing_of_the_current_directory(
     done = machine.run(
         "/usr/bin/env", "-C", str(trap.directory), f"PATH={path}", str(BIN / "ovn-docker"), *command.split()
     )
-    assert trap.sprung() == set()
+    assert trap.executed() == set()
     assert done.returncode in (0, 1, 3), done
     assert "Traceback" not in done.stderr
     assert "not installed" not in done.stdout + done.stderr
@@ -78,7 +79,7 @@ def test_commands_run_nothing_of_the_current_directory(
 
 @pytest.mark.parametrize("path", PATHS[:2])
 def test_driver_runs_nothing_of_the_current_directory(machine: Machine, trap: Trap, path: str) -> None:
-    """iptables, which it runs to pass on questions for names, is the system's."""
+    """The driver runs iptables, which forwards name queries."""
     machine.run("iptables", "-t", "nat", "-F")
     machine.run("iptables", "-t", "nat", "-X")
     pidfile, log = trap.directory / "driver.pid", trap.directory / "driver.log"
@@ -87,20 +88,21 @@ def test_driver_runs_nothing_of_the_current_directory(machine: Machine, trap: Tr
         *(str(BIN / "ovn-docker-overlay-driver"), "--detach", f"--pidfile={pidfile}", f"--log-file={log}"),
     )
     try:
-        until(lambda: trap.sprung() or "OVN-DOCKER-NAMES" in machine.out("iptables-save", "-t", "nat"))
-        assert trap.sprung() == set(), log.read_text()
+        until(lambda: trap.executed() or "OVN-DOCKER-NAMES" in machine.out("iptables-save", "-t", "nat"))
+        assert trap.executed() == set(), log.read_text()
     finally:
         machine.run("/bin/kill", "-9", pidfile.read_text().strip())
 
 
+@pytest.mark.slow
 def test_guard_of_an_interface_imports_nothing_of_the_current_directory(machine: Machine, trap: Trap) -> None:
-    """A name of the standard library that the guard imports: `python -m` would look here first."""
+    """The directory has a module that the guard imports; `python -m` would find it before the system's."""
     (trap.directory / "argparse.py").write_text(f"open({str(trap.notes)!r}, 'w').write('argparse')")
     machine.out("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "cable")
     machine.out("ip", "link", "set", "eth0", "up")
     bridge = (str(BIN / "ovn-docker"), "underlay", "bridge", "--interface=eth0", "--bridge=breth0", "--yes")
     done = machine.run("/usr/bin/env", "-C", str(trap.directory), *bridge)
-    assert trap.sprung() == set()
+    assert trap.executed() == set()
     assert done.returncode == 0, done
 
 

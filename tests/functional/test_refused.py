@@ -1,4 +1,4 @@
-"""The driver refuses other users of the host, malformed requests, servers with an old TLS."""
+"""The driver refuses other users of the host, malformed requests, and servers with old versions of TLS."""
 
 import os
 import re
@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture
 def driver(settings: OpenVswitch) -> Iterator[Driver]:
-    """A driver in a directory that every user may enter, unlike those of pytest."""
+    """A driver in a directory that every user may enter, unlike the directories of pytest."""
     directory = Path(tempfile.mkdtemp())
     directory.chmod(0o755)
     driver = Driver(directory / "driver", settings)
@@ -38,7 +38,7 @@ def driver(settings: OpenVswitch) -> Iterator[Driver]:
 
 
 def connects(path: Path) -> bool:
-    """Whether a user without any right may connect."""
+    """Return whether a user without privileges can connect."""
     code = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     done = subprocess.run(
         ["/usr/bin/python3", "-c", code, path], user=NOBODY, group=NOBODY, extra_groups=[], check=False,
@@ -49,7 +49,7 @@ def connects(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_another_user_connects_to_no_socket_of_the_driver(driver: Driver, umask: int) -> None:
+def test_other_users_cannot_connect_to_a_socket_of_the_driver(driver: Driver, umask: int) -> None:
     before = os.umask(umask)
     try:
         driver.start()
@@ -61,7 +61,7 @@ def test_another_user_connects_to_no_socket_of_the_driver(driver: Driver, umask:
     for path in (driver.socket, control):
         assert not connects(path)
         path.chmod(0o666)
-        assert connects(path)  # it is the mode that keeps them out
+        assert connects(path)  # only the mode keeps other users out
 
 
 ID, OTHER = "a" * 64, "b" * 64
@@ -92,13 +92,13 @@ REFUSED = [
     *(("IpamDriver.RequestPool", {"Pool": wrong}) for wrong in (7, [], "x", "10.0.0.0/99", "$(reboot)")),
     *(("IpamDriver.RequestAddress", {"PoolID": wrong}) for wrong in (7, [], "x", "../x")),
 ]
-"""Requests with one value that is of the wrong type, or of the right one and impossible."""
+"""Requests with one value that has the wrong type, or the right type and is invalid."""
 
 
-def test_a_malformed_request_is_refused_before_anything_is_done(
+def test_malformed_request_is_refused_before_any_access_to_a_database(
     driver: Driver, settings: OpenVswitch, tmp_path: Path
 ) -> None:
-    """No database is asked: the driver's are frozen, which would cost a valid request its deadline."""
+    """The databases are stopped, so a request that accesses one would wait until its deadline."""
     (tmp_path / "nb").mkdir()
     northbound = OvsdbServer(tmp_path / "nb", "OVN_Northbound")
     try:
@@ -121,7 +121,7 @@ def test_a_malformed_request_is_refused_before_anything_is_done(
 
 
 class Server:
-    """A server that speaks one version of TLS, and what became of the first handshake."""
+    """A server with one version of TLS; *ended* is the result of its first handshake."""
 
     def __init__(self, version: ssl.TLSVersion, pki: Path) -> None:
         self.port, self.outcome = free_port(), ""
@@ -169,7 +169,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (ssl.TLSVersion.TLSv1_3, "TLSv1.3"),
     ],
 )
-def test_the_driver_speaks_no_tls_older_than_1_2(
+def test_driver_refuses_tls_older_than_1_2(
     driver: Driver, settings: OpenVswitch, pki: Path, version: ssl.TLSVersion, outcome: str
 ) -> None:
     server = Server(version, pki)
@@ -181,10 +181,10 @@ def test_the_driver_speaks_no_tls_older_than_1_2(
     assert re.match(outcome, server.ended())
 
 
-def test_certificates_that_are_renewed_in_place_are_read_anew(
+def test_certificates_renewed_in_place_are_read_again(
     driver: Driver, settings: OpenVswitch, tmp_path: Path
 ) -> None:
-    """Under a new authority too: the driver is not restarted, and the old certificate is worth nothing."""
+    """The new files may be of a new authority; the old certificate is refused without a restart."""
     files = tmp_path / "tls"
     old, new = tmp_path / "old", tmp_path / "new"
     for directory in (old, new):

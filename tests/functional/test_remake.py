@@ -1,4 +1,4 @@
-"""Rows that containers need and that are missing are made again, by the host that has the containers."""
+"""A host makes missing rows of its networks and containers again."""
 
 import json
 import subprocess
@@ -15,19 +15,31 @@ from functional.conftest import Connect
 from functional.hosts import C1, C2, HOST2, MAC, NET, NETWORK, Container, Host, definition_of, endpoint
 from functional.ovsdb_servers import Contents, OvsdbServer, until, without_times
 from ovn_docker.allowed import parse as allowed_addresses
-from ovn_docker.backends import dns
-from ovn_docker.backends.addresses import Addresses, lease_row
-from ovn_docker.backends.dns import Names
-from ovn_docker.backends.forget import belongings, forget
-from ovn_docker.backends.northbound import QUIET_TABLE, claim_row, name_row
-from ovn_docker.backends.shared import GENERATION_ROW, WATCHED_ROW, SharedNetworks, note_row
+from ovn_docker.backends.ovn.networks.addresses import Addresses
+from ovn_docker.backends.ovn.repair.lost_host import belongings, forget
+from ovn_docker.backends.ovn.rows import (
+    GENERATION_ROW,
+    QUIET_TABLE,
+    WATCHED_ROW,
+    claim_row,
+    lease_row,
+    name_row,
+    names_row,
+    note_row,
+    resolver_peer,
+    resolver_port,
+    resolver_row,
+)
+from ovn_docker.backends.ovn.shared.container_names import Names
+from ovn_docker.backends.ovn.shared.shared_networks import SharedNetworks
+from ovn_docker.core.ipam import Ipam
+from ovn_docker.core.reconcile import RepairMode
 from ovn_docker.deadline import Deadline
 from ovn_docker.definition import switch_row
 from ovn_docker.errors import BadRequest, Unavailable
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Operation, Reference, is_row
 from ovn_docker.hostnames import ContainerNames
-from ovn_docker.ipam import Ipam
 from ovn_docker.model import (
     Chassis,
     Endpoint,
@@ -40,7 +52,6 @@ from ovn_docker.model import (
     row_uuid,
 )
 from ovn_docker.options import NetworkOptions
-from ovn_docker.reconcile import Mode
 from ovn_docker.threads import Threads
 
 FOO = NetworkId("f0" * 32)
@@ -51,7 +62,7 @@ PORT = row_uuid("endpoint", C1)
 
 
 class Site:
-    """host1 with a container on a network of the cluster with addresses of our IPAM driver."""
+    """host1 with a container on a shared network with addresses of our IPAM driver."""
 
     def __init__(self, host: Host, container: Container) -> None:
         self.host = host
@@ -61,7 +72,7 @@ class Site:
         )
         self.pool = self.ipam.request_pool(SUBNET, None, 4).id
         gateway, _ = self.ipam.request_address(self.pool, None, gateway=True)
-        options = NetworkOptions(name="foo", mtu=1300)
+        options = NetworkOptions(name="foo", mtu=1300, snoop=True)
         self.network = Network(FOO, (Subnet(SUBNET, gateway, ours=True),), options=options)
         self.driver.create_network(self.network)
         shared = SharedNetworks(lambda _: host.database)
@@ -71,11 +82,11 @@ class Site:
 
     @property
     def chassis(self) -> Chassis:
-        """host1."""
+        """The settings of host1."""
         return self.host.vswitch.chassis(Deadline(5))
 
     def run(self, id_: EndpointId, container: Container) -> str:
-        """``docker run --network foo``: returns the address."""
+        """Make the calls of ``docker run --network foo``; return the address."""
         address, length = self.ipam.request_address(self.pool, None, gateway=False)
         self.host.run(Endpoint(id_, FOO, (ip_interface(f"{address}/{length}"),)), container)
         names = ContainerNames((f"web-{id_[:2]}", id_[:12]))
@@ -85,7 +96,7 @@ class Site:
 
     @property
     def rows(self) -> Contents:
-        """The northbound database, without what is another value whenever it is written."""
+        """Return the northbound database without random values and times."""
         return same(self.host.northbound.contents())
 
     def delete(self, *operations: Operation) -> None:
@@ -94,7 +105,7 @@ class Site:
 
 
 def same(contents: Contents) -> Contents:
-    """Contents without times and random values."""
+    """Return contents without times and random values."""
     for row in (row for rows in without_times(contents).values() for row in rows):
         for key in ("ovn-docker:claim", "ovn-docker:picked", "ovn-docker:generation", "ovn-docker:cleared"):
             row.get("external_ids", {}).pop(key, None)
@@ -107,12 +118,12 @@ def site(host: Host, container: Container) -> Site:
 
 
 def options_row(row: Callable[[Site], str]) -> Callable[[Site], list[Operation]]:
-    """``ovn-nbctl dhcp-options-del``."""
+    """Return the operation of ``ovn-nbctl dhcp-options-del``."""
     return lambda site: [ovsdb.delete("DHCP_Options", is_row(row(site)))]
 
 
 def taken_out(column: str, row: str) -> Callable[[Site], list[Operation]]:
-    """``ovn-nbctl lsp-del``, and the like for names."""
+    """Return the operation of ``ovn-nbctl lsp-del``, and the same for names."""
     reference = [[column, "delete", [Reference(row)]]]
     return lambda _: [ovsdb.mutate("Logical_Switch", is_row(SWITCH), mutations=reference)]
 
@@ -132,30 +143,30 @@ DELETIONS: dict[str, Callable[[Site], list[Operation]]] = {
     "generation": options_row(lambda _: GENERATION_ROW),
     "watched row": lambda _: [ovsdb.delete(QUIET_TABLE, is_row(WATCHED_ROW))],
     "claim of the name": options_row(lambda _: name_row(SWITCH, "web-c1")),
-    "names": lambda _: [ovsdb.delete("DNS", is_row(dns.names_row(C1)))],
-    "names' place on the switch": taken_out("dns_records", dns.names_row(C1)),
-    "resolver": lambda _: [ovsdb.delete("Logical_Router", is_row(dns.resolver(SWITCH)))],
+    "names": lambda _: [ovsdb.delete("DNS", is_row(names_row(C1)))],
+    "names' place on the switch": taken_out("dns_records", names_row(C1)),
+    "resolver": lambda _: [ovsdb.delete("Logical_Router", is_row(resolver_row(SWITCH)))],
     "resolver's port": lambda _: [ovsdb.mutate("Logical_Router", mutations=[
-        ["ports", "delete", [Reference(dns.resolver_peer(SWITCH))]]])],
-    "resolver's place on the switch": taken_out("ports", dns.resolver_port(SWITCH)),
+        ["ports", "delete", [Reference(resolver_peer(SWITCH))]]])],
+    "resolver's place on the switch": taken_out("ports", resolver_port(SWITCH)),
     "everything": everything,
 }  # fmt: skip
 
 
 class TestMadeAgain:
     @pytest.mark.parametrize("what", DELETIONS)
-    def test_what_was_deleted_by_hand(self, site: Site, what: str) -> None:
+    def test_rows_deleted_by_hand_are_made_again(self, site: Site, what: str) -> None:
         before = site.rows
         site.delete(*DELETIONS[what](site))
         assert site.rows != before
         site.host.reconciler(interval=-1).repair(store_too=False)
         after = site.rows
-        if what in {"everything", "note", "switch"}:  # a life of its own, and no definition yet
+        if what in {"everything", "note", "switch"}:  # a new incarnation, without a definition
             forget_life(before, after)
         assert after == before
-        assert site.host.reconciler(interval=-1).look() == []
+        assert site.host.reconciler(interval=-1).differences() == []
 
-    def test_many_rows_at_once(self, site: Site) -> None:
+    def test_many_rows_deleted_at_once_are_made_again(self, site: Site) -> None:
         before = site.rows
         for what in ("switch", "lease", "pool", "note", "claim of the name", "resolver"):
             site.delete(*DELETIONS[what](site))
@@ -164,12 +175,12 @@ class TestMadeAgain:
         forget_life(before, after)
         assert after == before
 
-    def test_what_docker_does_not_have_stays_away(self, site: Site) -> None:
+    def test_rows_of_containers_that_docker_does_not_have_stay_deleted(self, site: Site) -> None:
         site.delete(*DELETIONS["port"](site))
         site.host.docker.endpoints.clear()
         assert site.host.reconciler(interval=-1).repair(store_too=False) == []
 
-    def test_nothing_without_an_answer_of_docker_s(self, site: Site) -> None:
+    def test_nothing_is_made_again_without_a_reply_of_docker(self, site: Site) -> None:
         site.delete(*DELETIONS["port"](site))
         site.host.docker.answers = False
         before = site.rows
@@ -177,16 +188,16 @@ class TestMadeAgain:
             site.host.reconciler(interval=-1).repair(store_too=False)
         assert site.rows == before
 
-    def test_what_is_left_over_is_cleared_also_while_the_database_is_away(
+    def test_links_are_deleted_while_the_database_is_down(
         self, site: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("ovn_docker.reconcile._PATIENCE", 0.3)
+        monkeypatch.setattr("ovn_docker.core.reconcile._READING", 0.3)
         links = site.host.links
         links.create_veth("odhstray", "odcstray", mac=MAC, mtu=1400, tx_checksums=True)
         site.host.northbound.kill()
         assert [one.kind for one in site.host.reconciler().repair(store_too=False)] == [Kind.LINK]
 
-    def test_a_network_of_this_host_alone(self, site: Site, container: Container) -> None:
+    def test_a_network_of_this_host_alone_is_made_again(self, site: Site, container: Container) -> None:
         host = site.host
         host.driver().create_network(NETWORK)
         host.run(endpoint(C2), container)
@@ -199,14 +210,14 @@ class TestMadeAgain:
         forget_life(before, after)
         assert after == before
 
-    def test_a_note_of_a_switch_of_the_user_s(self, site: Site, container: Container) -> None:
+    def test_a_note_on_a_users_switch_is_made_again(self, site: Site, container: Container) -> None:
         host = attach(site, container)
         before = site.rows
         site.delete(*options_row(lambda _: note_row(BAR))(site))
         host.reconciler(interval=-1).repair(store_too=False)
         assert site.rows == before
 
-    def test_what_was_on_a_switch_of_the_user_s_that_was_made_anew(
+    def test_rows_on_a_users_switch_that_was_made_anew_are_made_again(
         self, site: Site, container: Container
     ) -> None:
         host = attach(site, container)
@@ -219,21 +230,19 @@ class TestMadeAgain:
         assert row["ports"] == row_uuid("endpoint", C2)
         claims = {one["_uuid"] for one in host.northbound.rows("DHCP_Options", "_uuid")}
         assert claim_row(switch, "192.168.1.2") in claims
-        assert host.reconciler(interval=-1).look(store_too=False) == []
+        assert host.reconciler(interval=-1).differences(store_too=False) == []
 
-    def test_a_container_without_addresses_has_no_names_to_miss(
-        self, site: Site, container: Container
-    ) -> None:
-        """Docker's IPAM driver ``null`` gives none."""
+    def test_a_container_without_addresses_misses_no_names(self, site: Site, container: Container) -> None:
+        """Docker's IPAM driver ``null`` leases no address."""
         site.host.run(Endpoint(C2, FOO, (), MAC), container)
         site.host.docker.endpoints.add(C2)
         site.host.reconciler(interval=-1).repair(store_too=False)
-        assert site.host.reconciler(interval=-1).look(store_too=False) == []
+        assert site.host.reconciler(interval=-1).differences(store_too=False) == []
 
-    def test_a_container_that_docker_deletes_in_this_moment_leaves_nothing(
+    def test_container_that_docker_is_deleting_is_not_made_again(
         self, site: Site, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its link has gone, and DeleteEndpoint has found no port, just before the port is made again."""
+        """The link is gone, and DeleteEndpoint finds no port, just before the port would be made again."""
         site.delete(*DELETIONS["port"](site))
         reconciler, exists = site.host.reconciler(interval=-1), site.host.links.exists
         make, remaker = site.host.remaker.make_endpoint, site.host.remaker
@@ -252,7 +261,7 @@ class TestMadeAgain:
             assert not [row for row in rows if ours <= row["external_ids"].items()]
 
     @pytest.mark.parametrize("what", ["port", "names"])
-    def test_what_a_deletion_by_hand_leaves_of_a_container_is_looked_for_when_it_stops(
+    def test_claims_of_a_port_deleted_by_hand_are_swept_when_the_container_stops(
         self, site: Site, what: str
     ) -> None:
         site.delete(*DELETIONS[what](site))
@@ -263,8 +272,8 @@ class TestMadeAgain:
         left = [row["external_ids"] for row in site.host.northbound.rows("DHCP_Options", "external_ids")]
         assert not [ids for ids in left if "ovn-docker:endpoint" in ids]
 
-    def test_a_port_that_may_use_more_addresses(self, site: Site, container: Container) -> None:
-        """Its claims of these are shared with other endpoints."""
+    def test_a_port_with_allowed_addresses_is_made_again(self, site: Site, container: Container) -> None:
+        """The claims of allowed addresses are shared with other endpoints."""
         allowed = allowed_addresses("10.1.0.200,10.1.0.201")
         wanted = Endpoint(C2, FOO, (ip_interface("10.1.0.50/24"),), MAC, allowed=allowed)
         site.host.run(wanted, container)
@@ -282,23 +291,23 @@ class TestMadeAgain:
             assert f"ovn-docker:allowed-to {C2}" in ids[shared_claim]
             assert f"ovn-docker:allowed-to {C2}" in ids[claim_row(SWITCH, "10.1.0.200")]
 
-    def test_in_mode_report_it_is_only_told(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    def test_mode_report_logs_gaps_only(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
         site.delete(*DELETIONS["lease"](site))
         before = site.rows
-        reconciler = site.host.reconciler(interval=0.1, mode=Mode.REPORT)
+        reconciler = site.host.reconciler(interval=0.1, mode=RepairMode.REPORT)
         reconciler.start(Threads())
         until(lambda: "found lease" in caplog.text)
         assert site.rows == before
         assert "container web-c1 needs it; make it again with: ovn-docker gc --repair" in caplog.text
 
-    def test_by_the_thread_within_an_interval(self, site: Site) -> None:
+    def test_the_thread_repairs_within_an_interval(self, site: Site) -> None:
         site.host.reconciler(interval=0.2).start(Threads())
         before = site.rows
         site.delete(*DELETIONS["port"](site))
         until(lambda: row_uuid("endpoint", C1) in str(site.rows["Logical_Switch"]))
         until(lambda: without_times(site.rows) == before)
 
-    def test_from_what_docker_says_if_an_earlier_version_kept_no_records(self, site: Site) -> None:
+    def test_records_are_made_from_docker_and_rows_of_an_earlier_version(self, site: Site) -> None:
         forget_records(site)
         site.host.docker.details = described(site)
         before = site.rows
@@ -308,8 +317,8 @@ class TestMadeAgain:
         reconciler.repair(store_too=False)
         assert site.rows == before
 
-    def test_from_what_docker_says_if_the_rows_are_gone_too(self, site: Site) -> None:
-        """All but the pool: Docker does not tell its ID."""
+    def test_records_are_made_from_docker_without_rows(self, site: Site) -> None:
+        """The record lacks the pool, because Docker's API does not return its ID."""
         forget_records(site)
         site.host.docker.details = described(site)
         before = site.rows
@@ -323,19 +332,19 @@ class TestMadeAgain:
         assert after["Logical_Switch"] == before["Logical_Switch"]
         assert after["DNS"] == before["DNS"]
 
-    def test_a_record_of_a_network_that_docker_does_not_have_goes(self, site: Site) -> None:
+    def test_a_record_of_a_network_that_docker_does_not_have_is_deleted(self, site: Site) -> None:
         site.host.docker.networks.discard(FOO)
         site.host.reconciler(interval=-1).keep_records()
         assert site.host.vswitch.records(Deadline(5)) == {}
 
-    def test_a_record_that_is_not_valid_does_no_harm(self, site: Site) -> None:
+    def test_an_invalid_record_is_ignored(self, site: Site) -> None:
         for text in ("", "no JSON", "[]", '{"ids": {"a": 1}, "name": "", "switch": "", "pools": {}}'):
             site.host.vswitch.keep(FOO, text, Deadline(5))
             assert site.host.reconciler(interval=-1).repair(store_too=False) == []
 
 
 def attach(site: Site, container: Container) -> Host:
-    """Have a container on a network with a switch of the user's."""
+    """Start a container on a network with a switch of the user's."""
     host = site.host
     host.northbound.insert("Logical_Switch", name="web")
     attached = replace(NETWORK, id=BAR, options=NetworkOptions(switch="web"))
@@ -348,7 +357,7 @@ def attach(site: Site, container: Container) -> Host:
 
 
 def forget_records(site: Site) -> None:
-    """As if an earlier version of the driver had made everything."""
+    """Delete the records, as if an earlier version of the driver had made all rows."""
     site.host.open_vswitch.transact(
         ovsdb.delete("Queue"),
         ovsdb.mutate("Interface", mutations=[["external_ids", "delete", ["ovn-docker:record"]]]),
@@ -356,26 +365,26 @@ def forget_records(site: Site) -> None:
 
 
 def described(site: Site) -> tuple[list[Network], list[Endpoint]]:
-    """What Docker says of the site."""
+    """Return the networks and endpoints of the site as Docker describes them."""
     address = ip_interface(f"{site.address}/24")
     return [site.network], [Endpoint(C1, FOO, (address,), "02:42:0a:01:00:02")]
 
 
 class TestNewOwners:
-    """What another host was given meanwhile stays its own."""
+    """Rows that another host has got meanwhile stay."""
 
     def test_a_container_whose_address_has_another_owner_is_named(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
         forget_host(site)
-        site.host.overlay.create_network(
-            replace(site.network, id=BAR, subnets=unpooled(site)), HOST2, Deadline(5)
+        site.host.overlay(HOST2).create_network(
+            replace(site.network, id=BAR, subnets=unpooled(site)), Deadline(5)
         )
         other = Endpoint(C2, BAR, (ip_interface(f"{site.address}/24"),), MAC)
-        site.host.overlay.create_endpoint(other, HOST2, Deadline(5))
+        site.host.overlay(HOST2).create_endpoint(other, Deadline(5))
         reconciler = site.host.reconciler(interval=-1)
         reconciler.repair(store_too=False)
-        (one,) = reconciler.look(store_too=False)
+        (one,) = reconciler.differences(store_too=False)
         assert (one.kind, one.what, one.command) == (
             Kind.CLAIM,
             site.address,
@@ -390,7 +399,7 @@ class TestNewOwners:
             if "ovn-docker:endpoint" in one["external_ids"]
         ] == [C2]
 
-    def test_an_address_that_is_leased_to_another_host_is_left_to_it(self, site: Site) -> None:
+    def test_an_address_leased_to_another_host_is_not_taken(self, site: Site) -> None:
         site.delete(*DELETIONS["port"](site), *DELETIONS["claim of the address"](site))
         lease = is_row(lease_row(SWITCH, site.address))
         (row,) = (one for one in site.host.northbound.rows("DHCP_Options") if one["_uuid"] == lease[2][1])
@@ -401,13 +410,13 @@ class TestNewOwners:
         assert site.rows == before
 
     def test_a_claim_whose_port_is_gone_is_taken_over(self, site: Site) -> None:
-        """Its owner has the same right to it, and would have made its port again first."""
+        """A living owner of the claim would have made its port again already."""
         site.delete(*DELETIONS["port"](site))
         claim = is_row(claim_row(SWITCH, site.address))
         ids = {"ovn-docker:owner": "overlay", "ovn-docker:endpoint": C2, "ovn-docker:host": "host2"}
         site.delete(ovsdb.update("DHCP_Options", claim, external_ids=ids))
         site.host.reconciler(interval=-1).repair(store_too=False)
-        assert site.host.reconciler(interval=-1).look(store_too=False) == []
+        assert site.host.reconciler(interval=-1).differences(store_too=False) == []
 
     def test_a_network_that_was_removed_while_this_host_was_forgotten_stays_removed(self, site: Site) -> None:
         stop(site)
@@ -417,46 +426,46 @@ class TestNewOwners:
         reconciler = site.host.reconciler(interval=-1)
         assert reconciler.repair(store_too=False) == []
         assert site.rows == before
-        (one,) = reconciler.look(store_too=False)
+        (one,) = reconciler.differences(store_too=False)
         assert (one.kind, one.command) == (Kind.NETWORK, ("docker", "network", "rm", FOO[:12]))
 
-    def test_it_is_made_again_if_a_container_belongs_to_it(self, site: Site) -> None:
+    def test_a_removed_network_with_a_container_is_made_again(self, site: Site) -> None:
         stop(site)
         site.host.docker.needed.add(FOO)
         forget_host(site)
         site.delete(ovsdb.delete("Logical_Switch", is_row(SWITCH)))
         site.host.reconciler(interval=-1).repair(store_too=False)
-        assert site.host.reconciler(interval=-1).look(store_too=False) == []
+        assert site.host.reconciler(interval=-1).differences(store_too=False) == []
         site.ipam.request_address(site.pool, None, gateway=False)
 
-    def test_a_network_that_is_another_one_by_now_stays_as_it_is(self, site: Site) -> None:
+    def test_another_network_of_the_same_name_stays(self, site: Site) -> None:
         forget_host(site)
         site.delete(*everything(site))
         other = (Subnet(ip_network("10.9.0.0/24"), ip_address("10.9.0.1")),)
-        site.host.overlay.create_network(replace(site.network, id=BAR, subnets=other), HOST2, Deadline(5))
+        site.host.overlay(HOST2).create_network(replace(site.network, id=BAR, subnets=other), Deadline(5))
         before = site.rows
         reconciler = site.host.reconciler(interval=-1)
         assert reconciler.repair(store_too=False) == []
         assert site.rows == before
-        (one,) = reconciler.look(store_too=False)
+        (one,) = reconciler.differences(store_too=False)
         assert one.why == "network foo of the cluster has other subnets or options by now"
         assert one.command == ("docker", "network", "rm", FOO[:12])
 
 
 def unpooled(site: Site) -> tuple[Subnet, ...]:
-    """The subnets of the site's network with Docker's own IPAM."""
+    """Return the subnets of the site's network as with Docker's own IPAM."""
     return tuple(replace(subnet, ours=False) for subnet in site.network.subnets)
 
 
 def forget_host(site: Site) -> None:
-    """``ovn-docker gc --host host1`` on another host."""
+    """Delete the rows of host1, as ``ovn-docker gc --host host1`` does on another host."""
     forget(site.host.database, "host1", belongings(site.host.database, "host1", Deadline(5)), Deadline(5))
 
 
 def stop(site: Site) -> None:
-    """``docker stop``."""
-    site.driver.leave(FOO, C1)
-    site.driver.delete_endpoint(FOO, C1)
+    """Make the calls of ``docker stop``."""
+    site.driver.leave(C1)
+    site.driver.delete_endpoint(C1)
     site.ipam.release_address(site.pool, ip_address(site.address))
     site.host.docker.endpoints.discard(C1)
 
@@ -464,28 +473,28 @@ def stop(site: Site) -> None:
 class TestAfterOvsdbClientRestore:
     """Every row has another UUID."""
 
-    def test_rows_are_as_they_were(self, site: Site) -> None:
+    def test_rows_get_their_uuids_back(self, site: Site) -> None:
         before = site.rows
         restore(site.host.northbound)
         assert site.rows != before
         site.host.reconciler(interval=-1).repair(store_too=False)
         assert site.rows == before
-        assert site.host.reconciler(interval=-1).look() == []
+        assert site.host.reconciler(interval=-1).differences() == []
 
-    def test_rows_of_other_hosts_are_led_back_too(self, site: Site) -> None:
-        site.host.overlay.create_network(
-            replace(site.network, id=BAR, subnets=unpooled(site)), HOST2, Deadline(5)
+    def test_rows_of_other_hosts_get_their_uuids_back(self, site: Site) -> None:
+        site.host.overlay(HOST2).create_network(
+            replace(site.network, id=BAR, subnets=unpooled(site)), Deadline(5)
         )
-        site.host.overlay.create_endpoint(
-            endpoint(C2, "10.1.0.77/24", mac=MAC, network=BAR), HOST2, Deadline(5)
+        site.host.overlay(HOST2).create_endpoint(
+            endpoint(C2, "10.1.0.77/24", mac=MAC, network=BAR), Deadline(5)
         )
-        site.host.overlay.create_network(NETWORK, HOST2, Deadline(5))
+        site.host.overlay(HOST2).create_network(NETWORK, Deadline(5))
         before = site.rows
         restore(site.host.northbound)
         site.host.reconciler(interval=-1).repair(store_too=False)
         assert site.rows == before
 
-    def test_what_is_on_a_switch_of_the_user_s(self, site: Site, container: Container) -> None:
+    def test_rows_on_a_users_switch_get_their_uuids_back(self, site: Site, container: Container) -> None:
         host = attach(site, container)
         host.northbound.transact(
             ovsdb.insert("Logical_Switch_Port", "11111111-1111-1111-1111-111111111111", name="vm1"),
@@ -497,10 +506,10 @@ class TestAfterOvsdbClientRestore:
         (row,) = (one for one in host.northbound.rows("Logical_Switch") if one["name"] == "web")
         assert row_uuid("endpoint", C2) in row["ports"]
         assert len(row["ports"]) == 2
-        assert host.reconciler(interval=-1).look(store_too=False) == []
+        assert host.reconciler(interval=-1).differences(store_too=False) == []
 
     @pytest.mark.parametrize("what", ["switch", "port", "resolver's place on the switch"])
-    def test_what_is_deleted_by_hand_before_the_rows_are_led_back(self, site: Site, what: str) -> None:
+    def test_rows_deleted_before_the_repair_of_uuids_are_made_again(self, site: Site, what: str) -> None:
         before = site.rows
         restore(site.host.northbound)
         if what == "switch":
@@ -514,7 +523,7 @@ class TestAfterOvsdbClientRestore:
         after = site.rows
         forget_life(before, after)
         assert after == before
-        assert site.host.reconciler(interval=-1).look() == []
+        assert site.host.reconciler(interval=-1).differences() == []
 
     def test_settings_of_ports_and_switches_stay(self, site: Site) -> None:
         northbound = site.host.northbound
@@ -537,24 +546,24 @@ class TestAfterOvsdbClientRestore:
         assert switch["acls"] == northbound.rows("ACL")[0]["_uuid"]
         assert group["ports"] == PORT
 
-    def test_ports_never_vanish(self, site: Site) -> None:
-        """In no transaction: a client that watches the table sees the port's name at any time."""
+    def test_ports_exist_after_each_transaction_of_the_repair(self, site: Site) -> None:
+        """A client that watches the table sees the port's name after each transaction."""
         restore(site.host.northbound)
         names = watch(site.host.northbound, "Logical_Switch_Port", "name")
         site.host.reconciler(interval=-1).repair(store_too=False)
         states = names()
         assert all(C1 in seen for seen in states), states
 
-    def test_one_host_does_it_for_all(self, site: Site, connect: Connect) -> None:
+    def test_one_host_repairs_the_uuids_of_all_rows(self, site: Site, connect: Connect) -> None:
         restore(site.host.northbound)
         before = site.rows
-        with connect(site.host.northbound).lock("ovn_docker", Deadline(5)) as mine:
-            assert mine
+        with connect(site.host.northbound).lock("ovn_docker", Deadline(5)) as own:
+            assert own
             assert site.host.reconciler(interval=-1).repair(store_too=False) == []
         assert site.rows == before
 
     def test_a_row_with_the_right_uuid_is_not_replaced(self, site: Site) -> None:
-        """A host that writes rows with wrong UUIDs gains nothing."""
+        """A hostile host cannot replace a row by writing one with another UUID."""
         ids = {"ovn-docker:owner": "overlay", "ovn-docker:endpoint": C1, "ovn-docker:host": "host1"}
         wrong = ids | {"ovn-docker:network": NET}
         site.host.driver().create_network(NETWORK)
@@ -569,9 +578,28 @@ class TestAfterOvsdbClientRestore:
         site.host.reconciler(interval=-1).repair(store_too=False)
         assert site.rows == before
 
+    @pytest.mark.parametrize("said", [{"ovn-docker:type": "nonsense"}, {"ovn-docker:owner": "another"}])
+    def test_resolver_with_a_forged_port_does_not_prevent_the_repair_of_uuids(
+        self, site: Site, said: dict[str, str]
+    ) -> None:
+        before = site.rows
+        restore(site.host.northbound)
+        name, port = f"resolver-{row_uuid('forged')}", "44444444-4444-4444-4444-444444444444"
+        ours = {"ovn-docker:owner": "overlay"}
+        site.delete(
+            ovsdb.insert("Logical_Router_Port", port, name=name, mac="0a:00:00:00:00:01",
+                         networks="10.9.0.1/24", external_ids=ours | said),
+            ovsdb.insert("Logical_Router", "55555555-5555-5555-5555-555555555555", name=name,
+                         ports=Reference(port), external_ids=ours),
+        )  # fmt: skip
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        after = site.rows
+        assert [row for row in before["Logical_Switch"] if row not in after["Logical_Switch"]] == []
+        assert site.host.reconciler(interval=-1).differences(store_too=False) == []
+
 
 def restore(server: OvsdbServer) -> None:
-    """``ovsdb-client backup`` and ``ovsdb-client restore``."""
+    """Run ``ovsdb-client backup`` and ``ovsdb-client restore``."""
     of = server.remote, server.database
     with tempfile.TemporaryFile() as file:
         subprocess.run(["ovsdb-client", "backup", *of], stdout=file, check=True)
@@ -580,7 +608,7 @@ def restore(server: OvsdbServer) -> None:
 
 
 def watch(server: OvsdbServer, table: str, column: str) -> Callable[[], list[set[str]]]:
-    """The values of a column after each transaction from now on."""
+    """Collect the values of a column after each transaction from now on."""
     command = ["ovsdb-client", "--format=json", "monitor", server.remote, server.database, table, column]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout
@@ -614,7 +642,7 @@ def watch(server: OvsdbServer, table: str, column: str) -> Callable[[], list[set
 
 
 def forget_life(*contents: Contents) -> None:
-    """Without what a network has only once the follower has written it, and its random incarnation."""
+    """Remove what the follower writes later, and the random incarnation."""
     for row in (row for one in contents for rows in one.values() for row in rows):
         for key in ("ovn-docker:incarnation", "ovn-docker:definition", "ovn-docker:used"):
             row.get("external_ids", {}).pop(key, None)

@@ -9,9 +9,9 @@ import pytest
 
 from functional.conftest import Connect
 from functional.ovsdb_servers import OvsdbServer
-from ovn_docker.backends.forget import belongings, forget
-from ovn_docker.backends.northbound import OURS, QUIET_TABLE
-from ovn_docker.backends.reports import REPORT, Reports, report_row
+from ovn_docker.backends.ovn.repair.lost_host import belongings, forget
+from ovn_docker.backends.ovn.rows import OURS, QUIET_TABLE, REPORTS, report_row
+from ovn_docker.backends.ovn.shared.reports import Reports
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Database
@@ -40,8 +40,8 @@ def reports(database: Database) -> Reports:
 
 
 def write(database: Database, row: str, host: str, **texts: Any) -> None:
-    """A row that any host may have written."""
-    ids = {**OURS, **REPORT, "ovn-docker:host": host}
+    """Return the operation that inserts a row as any host may write it."""
+    ids = {**OURS, **REPORTS.marks, "ovn-docker:host": host}
     ids |= {
         f"ovn-docker:{key}": text if isinstance(text, str) else json.dumps(text)
         for key, text in texts.items()
@@ -62,7 +62,7 @@ def test_a_report_is_written_once_and_read_by_all(reports: Reports, northbound: 
 
 def test_a_report_that_a_restore_gave_another_uuid_is_replaced(reports: Reports, database: Database) -> None:
     row = report_row("host1")
-    ids = {**OURS, **REPORT, "ovn-docker:host": "host1"}
+    ids = {**OURS, **REPORTS.marks, "ovn-docker:host": "host1"}
     database.transact(ovsdb.insert(QUIET_TABLE, str(uuid4()), name=row, external_ids=ids), deadline=soon())
     reports.write(OWN, HOST1, soon())
     assert reports.all(HOST1, soon()) == [OWN]
@@ -70,7 +70,7 @@ def test_a_report_that_a_restore_gave_another_uuid_is_replaced(reports: Reports,
     assert [found["_uuid"] for found in rows] == [row]
 
 
-def test_a_report_is_no_larger_than_others_read(reports: Reports) -> None:
+def test_a_written_report_is_not_larger_than_hosts_read(reports: Reports) -> None:
     occupied = [
         Occupied(ip_network(f"10.{number // 256}.{number % 256}.0/24"), "e" * 99) for number in range(999)
     ]
@@ -105,13 +105,13 @@ def test_a_report_is_no_larger_than_others_read(reports: Reports) -> None:
         json.dumps([["172.17.0.0/16", "x" * 70_000]]),
     ],
 )
-def test_what_can_be_no_report_is_read_as_nothing(database: Database, reports: Reports, text: str) -> None:
+def test_a_report_that_is_not_valid_is_read_as_empty(database: Database, reports: Reports, text: str) -> None:
     write(database, report_row("host2"), "host2", occupied=text, problems=text)
     assert reports.all(HOST1, soon()) == [Report("host2")]
 
 
-def test_a_report_counts_in_its_own_row_alone(database: Database, reports: Reports) -> None:
-    """Of any number of rows that hosts write in one host's name, one is read."""
+def test_only_the_row_of_its_own_uuid_counts_as_a_report(database: Database, reports: Reports) -> None:
+    """Any host can write rows in another host's name."""
     write(database, report_row("another"), "host1", occupied=[["172.17.0.0/16", "x"]])
     assert reports.all(HOST1, soon()) == []
 
@@ -124,7 +124,7 @@ def test_text_of_a_report_is_one_line(database: Database, reports: Reports) -> N
     assert [one.why for one in found.problems] == [r"a\nb\u202e"]
 
 
-def test_the_report_of_a_host_that_is_gone_is_forgotten(database: Database, reports: Reports) -> None:
+def test_the_report_of_a_lost_host_is_deleted(database: Database, reports: Reports) -> None:
     reports.write(OWN, HOST1, soon())
     reports.write(Report("host2"), Chassis("host2"), soon())
     found = belongings(database, "host1", soon())

@@ -1,4 +1,4 @@
-"""Packets to a container that only routers and DHCP servers send, and the links guarded against them."""
+"""The guard of links against packets that only routers and DHCP servers send."""
 
 import json
 import logging
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from functional.conftest import new_network_namespace
-from functional.hosts import C1, C2, NETWORK, Host, endpoint, ip
-from ovn_docker.host.links import Links
-from ovn_docker.host.router_guard import remove_unused
+from functional.hosts import C1, C2, NETWORK, Host, await_carrier, endpoint, ip
+from ovn_docker.host.kernel.links import KernelLinks
+from ovn_docker.host.kernel.router_guard import remove_unused
 from ovn_docker.model import NetworkId, Subnet, host_link
 from ovn_docker.options import NetworkOptions
 
@@ -28,7 +28,7 @@ def nft(*arguments: str) -> str:
 
 
 def guarded() -> set[str]:
-    """Links with a chain that jumps to the rules."""
+    """Return the links with a chain that jumps to the rules."""
     listed = json.loads(nft("--json", "list", "ruleset"))["nftables"]
     rules = [item["rule"] for item in listed if "rule" in item]
     return {rule["chain"] for rule in rules if {"jump": {"target": "routers"}} in rule["expr"]}
@@ -40,31 +40,33 @@ def rules() -> list[Any]:
 
 
 @pytest.fixture
-def links() -> Iterator[Links]:
-    """The links of a network namespace with two of containers."""
+def links() -> Iterator[KernelLinks]:
+    """The links of a network namespace, two of them of containers."""
     with new_network_namespace():
-        links = Links()
+        links = KernelLinks()
         for number, link in enumerate((LINK, OTHER)):
             mac = f"02:42:0a:01:00:{number:02x}"
             links.create_veth(link, f"odc{number}", mac=mac, mtu=1400, tx_checksums=True)
             ip("link", "set", f"odc{number}", "up")
+            await_carrier(link, f"odc{number}")
         yield links
 
 
 def arrives(link: str, peer: str, frame: bytes) -> bool:
-    """Whether a frame that Open vSwitch sends out of a link comes out at the container's end."""
+    """Return whether a frame that Open vSwitch sends on *link* arrives at the container's end, *peer*."""
     with (
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as there,
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as here,
     ):
         there.bind((peer, 0))
+        there.settimeout(30)
         here.bind((link, 0))
         end = b"\xff" * 6 + b"\2" * 6 + b"\x88\xb5the end".ljust(60, b".")
         for one in (frame, end):
             try:
                 here.send(one)
-            except OSError as error:  # in this way the kernel tells the sender
-                assert error.errno == 105, error  # noqa: PT017 - ENOBUFS: it was dropped
+            except OSError as error:  # the kernel's answer to the sender
+                assert error.errno == 105, error  # noqa: PT017 - ENOBUFS: the frame was dropped
         heard = []
         while end not in heard:
             heard.append(there.recv(4096))
@@ -75,12 +77,12 @@ def ether(mac: str, ethertype: int, payload: bytes) -> bytes:
     return b"\x33\x33\0\0\0\1" + bytes.fromhex(mac.replace(":", "")) + struct.pack("!H", ethertype) + payload
 
 
-def four(protocol: int, payload: bytes, mac: str = MAC) -> bytes:
+def ipv4(protocol: int, payload: bytes, mac: str = MAC) -> bytes:
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, bytes(4), bytes(4))
     return ether(mac, 0x800, head + payload)
 
 
-def six(protocol: int, payload: bytes, mac: str = MAC, *, headers: bytes = b"", first: int = 0) -> bytes:
+def ipv6(protocol: int, payload: bytes, mac: str = MAC, *, headers: bytes = b"", first: int = 0) -> bytes:
     payload = headers + payload
     head = struct.pack("!IHBB", 6 << 28, len(payload), first or protocol, 255) + bytes(32)
     return ether(mac, 0x86DD, head + payload)
@@ -88,39 +90,39 @@ def six(protocol: int, payload: bytes, mac: str = MAC, *, headers: bytes = b"", 
 
 OPTIONS = bytes([60, 0, 1, 4, 0, 0, 0, 0]) * 30 + bytes([58, 0, 1, 4, 0, 0, 0, 0])
 FORGED = {
-    "router advertisement": six(58, b"\x86" + bytes(15)),
-    "behind options": six(58, b"\x86" + bytes(15), headers=OPTIONS, first=60),
-    "first fragment": six(58, b"\x86" + bytes(7), headers=bytes([58, 0, 0, 1, 0, 0, 0, 1]), first=44),
-    "redirect": six(58, b"\x89" + bytes(39)),
-    "redirect, IPv4": four(1, b"\x05" + bytes(35)),
-    "router advertisement, IPv4": four(1, b"\x09" + bytes(15)),
-    "DHCP": four(17, struct.pack("!4H", 67, 68, 8, 0)),
-    "DHCP, IPv6": six(17, struct.pack("!4H", 547, 546, 8, 0)),
+    "router advertisement": ipv6(58, b"\x86" + bytes(15)),
+    "behind options": ipv6(58, b"\x86" + bytes(15), headers=OPTIONS, first=60),
+    "first fragment": ipv6(58, b"\x86" + bytes(7), headers=bytes([58, 0, 0, 1, 0, 0, 0, 1]), first=44),
+    "redirect": ipv6(58, b"\x89" + bytes(39)),
+    "redirect, IPv4": ipv4(1, b"\x05" + bytes(35)),
+    "router advertisement, IPv4": ipv4(1, b"\x09" + bytes(15)),
+    "DHCP": ipv4(17, struct.pack("!4H", 67, 68, 8, 0)),
+    "DHCP, IPv6": ipv6(17, struct.pack("!4H", 547, 546, 8, 0)),
 }
 HONEST = {
-    "router solicitation": six(58, b"\x85" + bytes(7)),
-    "neighbour solicitation": six(58, b"\x87" + bytes(23)),
-    "neighbour advertisement": six(58, b"\x88" + bytes(23)),
-    "echo, IPv6": six(58, b"\x80" + bytes(7)),
-    "too big": six(58, b"\x02" + bytes(47)),
-    "echo": four(1, b"\x08" + bytes(7)),
-    "unreachable": four(1, b"\x03" + bytes(35)),
-    "a DHCP client": four(17, struct.pack("!4H", 68, 67, 8, 0)),
-    "a DHCP client, IPv6": six(17, struct.pack("!4H", 546, 547, 8, 0)),
-    "TCP of such ports": four(6, struct.pack("!2H", 67, 68) + bytes(16)),
-    "IPv4 with that byte": four(17, b"\x86" + bytes(15)),
+    "router solicitation": ipv6(58, b"\x85" + bytes(7)),
+    "neighbour solicitation": ipv6(58, b"\x87" + bytes(23)),
+    "neighbour advertisement": ipv6(58, b"\x88" + bytes(23)),
+    "echo, IPv6": ipv6(58, b"\x80" + bytes(7)),
+    "too big": ipv6(58, b"\x02" + bytes(47)),
+    "echo": ipv4(1, b"\x08" + bytes(7)),
+    "unreachable": ipv4(1, b"\x03" + bytes(35)),
+    "a DHCP client": ipv4(17, struct.pack("!4H", 68, 67, 8, 0)),
+    "a DHCP client, IPv6": ipv6(17, struct.pack("!4H", 546, 547, 8, 0)),
+    "TCP of such ports": ipv4(6, struct.pack("!2H", 67, 68) + bytes(16)),
+    "IPv4 with that byte": ipv4(17, b"\x86" + bytes(15)),
 }
 
 
 @pytest.mark.parametrize("kind", FORGED)
-def test_what_routers_and_dhcp_servers_send_is_dropped(links: Links, kind: str) -> None:
+def test_packets_of_routers_and_dhcp_servers_are_dropped(links: KernelLinks, kind: str) -> None:
     assert arrives(LINK, "odc0", FORGED[kind])
     links.guard(LINK)
     assert not arrives(LINK, "odc0", FORGED[kind])
     assert arrives(OTHER, "odc1", FORGED[kind])
 
 
-def test_what_a_marked_router_sends_arrives(links: Links) -> None:
+def test_packets_of_a_marked_router_arrive(links: KernelLinks) -> None:
     links.guard(LINK)
     for frame in FORGED.values():
         marked = frame[:6] + bytes.fromhex(ROUTER.replace(":", "")) + frame[12:]
@@ -128,24 +130,24 @@ def test_what_a_marked_router_sends_arrives(links: Links) -> None:
 
 
 @pytest.mark.parametrize("kind", HONEST)
-def test_everything_else_arrives(links: Links, kind: str) -> None:
+def test_other_packets_arrive(links: KernelLinks, kind: str) -> None:
     links.guard(LINK)
     assert arrives(LINK, "odc0", HONEST[kind])
 
 
-def test_the_guard_is_restored_and_its_rules_renewed(links: Links) -> None:
+def test_the_guard_is_restored_and_its_rules_renewed(links: KernelLinks) -> None:
     links.guard(LINK)
     whole = rules()
     nft("flush", "ruleset")
     links.restore_guard([LINK, OTHER, "odhgone"])
     assert guarded() == {LINK, OTHER}
     nft("flush", "chain", "netdev", "ovn-docker", "routers")
-    Links().restore_guard([LINK])  # a driver that starts
+    KernelLinks().restore_guard([LINK])  # as at the driver's start
     assert guarded() == {LINK, OTHER}
     assert rules() == whole
 
 
-def test_links_that_are_gone_are_forgotten_and_new_ones_kept(links: Links) -> None:
+def test_chains_of_deleted_links_are_deleted_and_those_of_new_links_stay(links: KernelLinks) -> None:
     for link in (LINK, OTHER):
         links.guard(link)
     links.delete(OTHER)
@@ -154,7 +156,8 @@ def test_links_that_are_gone_are_forgotten_and_new_ones_kept(links: Links) -> No
     assert f"chain {OTHER}" not in nft("list", "ruleset")
 
 
-def test_many_links_that_are_gone_are_forgotten(links: Links) -> None:
+@pytest.mark.slow
+def test_chains_of_many_deleted_links_are_deleted(links: KernelLinks) -> None:
     for number in range(120):
         link = f"odh{number:012x}"
         links.create_veth(link, f"odc-{number}", mac=MAC, mtu=1400, tx_checksums=True)
@@ -164,7 +167,7 @@ def test_many_links_that_are_gone_are_forgotten(links: Links) -> None:
     assert guarded() == set()
 
 
-def test_the_table_goes_with_the_last_link(links: Links) -> None:
+def test_table_is_deleted_with_the_last_link(links: KernelLinks) -> None:
     links.guard(LINK)
     assert not remove_unused()
     assert "netdev" in nft("list", "tables")
@@ -175,7 +178,7 @@ def test_the_table_goes_with_the_last_link(links: Links) -> None:
     assert not remove_unused()
 
 
-def test_other_rules_stay(links: Links) -> None:
+def test_other_rules_stay(links: KernelLinks) -> None:
     nft("add", "table", "netdev", "mine")
     nft("add", "chain", "netdev", "mine", LINK)
     links.guard(LINK)
@@ -183,9 +186,11 @@ def test_other_rules_stay(links: Links) -> None:
     assert f"table netdev mine {{\n\tchain {LINK}" in nft("list", "ruleset")
 
 
-def test_a_kernel_that_cannot_is_reported_once(links: Links, caplog: pytest.LogCaptureFixture) -> None:
+def test_kernel_without_the_hook_is_reported_once(
+    links: KernelLinks, caplog: pytest.LogCaptureFixture
+) -> None:
     nft("add", "table", "netdev", "ovn-docker")
-    nft("add", "chain", "netdev", "ovn-docker", LINK)  # in the way of a chain with a hook
+    nft("add", "chain", "netdev", "ovn-docker", LINK)  # makes the creation of a chain with a hook fail
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             links.guard(LINK)
@@ -193,7 +198,7 @@ def test_a_kernel_that_cannot_is_reported_once(links: Links, caplog: pytest.LogC
     assert "may believe forged router advertisements" in record.message
 
 
-def test_a_container_is_guarded_unless_its_network_takes_any_router(host: Host) -> None:
+def test_container_is_guarded_unless_its_network_allows_any_router(host: Host) -> None:
     open_network = replace(
         NETWORK,
         id=NetworkId("a" * 64),
@@ -206,11 +211,11 @@ def test_a_container_is_guarded_unless_its_network_takes_any_router(host: Host) 
     host.driver().create_endpoint(endpoint(C2, "192.168.9.2/24", network=open_network.id))
     assert guarded() == {host_link(C1)}
     nft("flush", "ruleset")
-    host.reconciler()._turn(store_too=False)
+    host.reconciler()._sweep(store_too=False)
     assert guarded() == {host_link(C1)}
 
 
-def test_a_router_has_a_mac_that_no_other_has(host: Host) -> None:
+def test_router_has_a_mac_that_other_containers_cannot_have(host: Host) -> None:
     host.driver().create_network(NETWORK)
     made = host.driver().create_endpoint(replace(endpoint(C1), router=True))
     assert made.mac == "0e:42:c0:a8:01:02"

@@ -1,4 +1,4 @@
-"""Secrets stay where they are: a driver at its most talkative, with a password that nobody else may see."""
+"""A driver with the most detailed log keeps its secrets: the cloud's password and the certificate's key."""
 
 import http.server
 import json
@@ -35,7 +35,7 @@ EVERYTHING = ("-vconsole:dbg", "-vfile:dbg", "--log-file")
 
 
 class Cloud(http.server.BaseHTTPRequestHandler):
-    """A Keystone that takes the password, and a Neutron that knows the VM's port and fails at all else."""
+    """A Keystone that accepts the password, and a Neutron that has the VM's port and fails otherwise."""
 
     tokens: list[str]
 
@@ -70,7 +70,7 @@ class Cloud(http.server.BaseHTTPRequestHandler):
         self._answer(201, {"token": token}, {"X-Subject-Token": TOKEN})
 
     def log_message(self, *args: object) -> None:
-        """To nobody."""
+        """Drop the message."""
 
     def _answer(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
         text = json.dumps(body).encode()
@@ -83,7 +83,7 @@ class Cloud(http.server.BaseHTTPRequestHandler):
 
 
 class Openstack(NamedTuple):
-    """The variables of an openrc.sh, and the tokens that Neutron has been shown."""
+    """The variables of an openrc.sh, and the tokens that Neutron has received."""
 
     variables: dict[str, str]
     tokens: list[str]
@@ -131,7 +131,7 @@ def underlay(tmp_path: Path, settings: OpenVswitch, openstack: Openstack) -> Ite
 
 
 def readable_by_all(pid: int) -> bytes:
-    """Return what every user may see of a process and its children."""
+    """Return everything that any user may read of a process and its children."""
     found = b""
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -155,7 +155,7 @@ def assert_no_secret(said: bytes | str, *secrets: str) -> None:
         assert secret.encode() not in text
 
 
-def test_the_login_is_in_no_log_command_line_answer_or_file(underlay: Driver, openstack: Openstack) -> None:
+def test_login_is_in_no_log_command_line_answer_or_file(underlay: Driver, openstack: Openstack) -> None:
     process = underlay.start(*EVERYTHING, "--pidfile", "--request-timeout=3")
     answers = [call(underlay.socket, "NetworkDriver.CreateNetwork", NetworkID="a" * 64)]
     pool = {"AddressSpace": "ovn-docker-local", "Pool": "10.1.0.0/24"}
@@ -181,7 +181,7 @@ def test_the_login_is_in_no_log_command_line_answer_or_file(underlay: Driver, op
     assert_no_secret(files_below(underlay.directory))
 
 
-def test_an_error_that_nobody_expects_does_not_show_the_login(underlay: Driver) -> None:
+def test_unexpected_error_does_not_show_the_login(underlay: Driver) -> None:
     """A traceback has lines of code and no values."""
     underlay.environment["HTTP_PROXY"] = "http://[not-an-address"
     process = underlay.start(*EVERYTHING)
@@ -205,8 +205,8 @@ def test_no_command_shows_the_login(underlay: Driver, openstack: Openstack, comm
 
 
 @pytest.mark.parametrize("which", ["driver", "underlay"])
-def test_a_driver_that_is_killed_leaves_no_core_file(request: pytest.FixtureRequest, which: str) -> None:
-    """It would have the password, or the key of the host's certificate."""
+def test_killed_driver_leaves_no_core_file(request: pytest.FixtureRequest, which: str) -> None:
+    """The file would contain the password, or the key of the host's certificate."""
     running: Driver = request.getfixturevalue(which)
     before = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
@@ -223,9 +223,7 @@ def test_a_driver_that_is_killed_leaves_no_core_file(request: pytest.FixtureRequ
     assert not [path for path in running.directory.iterdir() if path.name.startswith("core")]
 
 
-def test_the_key_of_the_certificate_is_in_no_log(
-    driver: Driver, settings: OpenVswitch, tmp_path: Path
-) -> None:
+def test_certificate_key_is_in_no_log(driver: Driver, settings: OpenVswitch, tmp_path: Path) -> None:
     pki = tmp_path / "pki"
     for command in (("init",), ("central", "db1", "--address=127.0.0.1"), ("host", "host1")):
         subprocess.run([OVN_DOCKER, "pki", *command, f"--directory={pki}"], check=True, capture_output=True)
@@ -257,7 +255,7 @@ def test_the_key_of_the_certificate_is_in_no_log(
 
 
 @pytest.mark.parametrize("which", ["driver", "underlay"])
-def test_files_are_for_the_owner_to_write_whatever_the_umask(
+def test_files_are_writable_by_the_owner_alone_with_any_umask(
     request: pytest.FixtureRequest, which: str, tmp_path: Path
 ) -> None:
     running: Driver = request.getfixturevalue(which)
@@ -279,7 +277,7 @@ def test_files_are_for_the_owner_to_write_whatever_the_umask(
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_keys_are_for_the_owner_to_read_whatever_the_umask(umask: int, tmp_path: Path) -> None:
+def test_keys_are_readable_by_the_owner_alone_with_any_umask(umask: int, tmp_path: Path) -> None:
     pki = tmp_path / "pki"
     before = os.umask(umask)
     try:
@@ -303,7 +301,7 @@ ATTACKED = ["a link to a file", "a link to nothing", "a link to a socket", "a fi
 
 
 @pytest.mark.parametrize("kind", ATTACKED)
-def test_whatever_is_at_the_sockets_path_is_left_alone(driver: Driver, kind: str, tmp_path: Path) -> None:
+def test_file_at_the_path_of_the_socket_is_kept(driver: Driver, kind: str, tmp_path: Path) -> None:
     driver.socket.parent.mkdir(parents=True)
     target = tmp_path / "target"
     if kind == "a link to a socket":
@@ -327,8 +325,8 @@ def test_whatever_is_at_the_sockets_path_is_left_alone(driver: Driver, kind: str
         assert target.read_text() == "precious"
 
 
-def test_the_database_hears_no_secret(underlay: Driver, settings: OpenVswitch) -> None:
-    """Everybody on the host who may read Open vSwitch's database would see it."""
+def test_database_gets_no_secret(underlay: Driver, settings: OpenVswitch) -> None:
+    """Every user who may read Open vSwitch's database would see it."""
     process = underlay.start()
     call(underlay.socket, "NetworkDriver.CreateNetwork", NetworkID="a" * 64)
     process.terminate()

@@ -1,4 +1,4 @@
-"""What `make install` puts in place, above all the systemd units; and a machine that boots with them."""
+"""The files of `make install`, above all the systemd units, and a machine that boots with them."""
 
 import configparser
 import json
@@ -18,11 +18,13 @@ import pytest
 
 from functional import test_install
 from functional.machine import OVN_DOCKER, PID, STATE, Machine
+from ovn_docker.doctor.checks import ACTIVE
 from ovn_docker.settings import Settings
 
 SOURCE = Path(__file__).parents[2]
 UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
 UNDERLAY = ("ovn-docker-underlay.socket", "ovn-docker-underlay.service")
+LIVE = "ovn-docker-live.service"
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,10 +35,17 @@ pytestmark = [
 
 
 def make(*argv: str) -> None:
-    """Runs make, as a user who has no virtual environment active would."""
+    """Run make without a virtual environment and with umask 077."""
     outside = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "VIRTUAL_ENV")}
     done = subprocess.run(
-        ["make", *argv], cwd=SOURCE, env=outside, capture_output=True, text=True, timeout=300, check=False
+        ["make", *argv],
+        cwd=SOURCE,
+        env=outside,
+        umask=0o077,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -44,13 +53,13 @@ def make(*argv: str) -> None:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory into which ovn-docker is installed as into /."""
-    tree = tmp_path_factory.mktemp("tree")
-    make("install", f"DESTDIR={tree}", "MODE=underlay")
-    return tree
+    return test_install.made_once(
+        tmp_path_factory, "tree", lambda tree: make("install", f"DESTDIR={tree}", "MODE=underlay")
+    )
 
 
 def installed(tree: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a shell command on a machine where the tree's parts are where they belong."""
+    """Run a shell command on a machine on which the parts of the tree are mounted at their places."""
     mounts = (
         "set -e; mount -t tmpfs none /opt; mkdir /opt/ovn-docker; "
         f"mount --bind {tree}/opt/ovn-docker /opt/ovn-docker; "
@@ -74,24 +83,24 @@ def unit(tree: Path, name: str) -> configparser.ConfigParser:
     return parser
 
 
-def test_modes_are_those_of_a_system(tree):
+def test_installed_files_have_the_modes_of_system_files(tree):
     assert test_install.modes(tree) == test_install.MODES
 
 
-@pytest.mark.parametrize("units", [UNITS, UNDERLAY], ids=["overlay", "underlay"])
-def test_systemd_has_nothing_to_say_against_the_units(tree, units):
+@pytest.mark.parametrize("units", [UNITS, UNDERLAY, (LIVE,)], ids=["overlay", "underlay", "live"])
+def test_systemd_accepts_the_units_without_a_warning(tree, units):
     done = installed(tree, f"systemd-analyze verify --man=no {' '.join(units)}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("service", [UNITS[1], UNDERLAY[1]])
-def test_the_service_is_well_confined(tree, service):
+@pytest.mark.parametrize("service", [UNITS[1], UNDERLAY[1], LIVE])
+def test_service_has_a_bounded_exposure(tree, service):
     done = installed(tree, f"systemd-analyze security --offline=yes --threshold=19 --no-pager {service}")
     assert done.returncode == 0, done.stdout + done.stderr  # 1.9 of 10 points of exposure, or less
 
 
 @pytest.mark.parametrize("name", [UNITS[0], UNDERLAY[0]])
-def test_the_socket_is_where_docker_and_the_driver_look(tree, name):
+def test_socket_is_at_the_path_that_docker_and_the_driver_expect(tree, name):
     (default,) = (field.default for field in fields(Settings) if field.name == "socket")
     socket = unit(tree, name)
     assert socket["Socket"]["ListenStream"] == str(default) == "/run/docker/plugins/openvswitch.sock"
@@ -99,7 +108,7 @@ def test_the_socket_is_where_docker_and_the_driver_look(tree, name):
     assert socket["Unit"]["Before"] == "docker.service"
 
 
-def test_installed_programs_run_and_do_not_remember_where_they_were_built(tree):
+def test_installed_programs_run_and_contain_no_path_of_the_build(tree):
     for program in ("ovn-docker", "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"):
         done = installed(tree, f"/usr/local/bin/{program} --version")
         assert done.returncode == 0, done.stderr
@@ -129,6 +138,9 @@ mkdir upper work root
 mount -t overlay none -o lowerdir=/,upperdir=upper,workdir=work root
 cd root
 rm -rf etc/systemd/system/* etc/default/ovn-docker
+for d in nb sb; do  # ovn-northd comes after these: to stop it stops databases that run, too
+    ln -s /lib/systemd/system/ovn-ovsdb-server-$d.service etc/systemd/system/ovn-$d-ovsdb.service
+done
 for d in {STATE}; do rm -rf .$d; mkdir -p .$d; done
 : > etc/fstab
 cp -a $TREE/etc $TREE/usr .
@@ -171,7 +183,7 @@ def booted(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mac
         group.mkdir()
     except OSError as error:
         pytest.skip(f"systemd cannot run here: no control group for it: {error}")
-    # What the machine must see of this one even if it is on another disk: ourselves.
+    # The machine must see the directories of this source and Python, even if they are on another disk.
     shared = [path for path in (SOURCE, sys.prefix, sys.base_prefix) if path != "/usr"]
     places = f"TOP={tmp_path_factory.mktemp('machine')} TREE={tree} GROUP={group}"
     machine = Machine(f"export {places} SHARED='{' '.join(map(str, shared))}'\n{BOOT}")
@@ -190,7 +202,7 @@ def booted(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mac
 
 
 def wait_until(true, seconds: float = 60) -> None:
-    """Waits for something that must become true."""
+    """Wait until *true* returns a true value; fail after *seconds*."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} seconds"
@@ -208,31 +220,31 @@ print(connection.getresponse().read().decode())
 
 
 def call(machine: Machine, method: str, **request: Any) -> dict[str, Any]:
-    """The driver's answer to a call, made as Docker makes it."""
+    """Return the driver's answer to a call that is made as Docker makes it."""
     return json.loads(machine.out(sys.executable, "-c", CALL, f"/{method}", json.dumps(request)))
 
 
 SETUP = ("host", "setup", "--central=127.0.0.1", "--encap-ip=127.0.0.1", "--encap-type=geneve")
 
 
-def test_the_machine_boots_and_docker_would_find_the_driver(booted):
+def test_machine_boots_with_the_driver_where_docker_looks(booted):
     assert booted.out("systemctl", "is-active", *UNITS) == "active\nactive"
     assert booted.out("systemctl", "--failed", "--plain", "--no-legend") == ""
     assert booted.out("stat", "-c", "%a %U", "/run/docker/plugins/openvswitch.sock") == "600 root"
     assert "NetworkDriver" in call(booted, "Plugin.Activate")["Implements"]
-    for name in UNITS:  # Docker finds the socket, and does not wait for the driver
+    for name in UNITS:  # Docker finds the socket and does not wait for the driver
         assert "docker.service" in booted.out("systemctl", "show", "--property=Before", name)
 
 
-def test_the_confined_driver_does_its_work(booted):
-    said = booted.changes("central", "start", "--address=127.0.0.1")
+def test_confined_driver_creates_and_deletes_a_network_and_an_endpoint(booted):
+    said = booted.apply("central", "start", "--address=127.0.0.1")
     assert "let the northbound database listen: (nowhere) -> ptcp:6641:127.0.0.1" in said
     booted.out("ovn-nbctl", "--db=tcp:127.0.0.1:6641", "set-connection", "ptcp:16641")
     booted.out("systemctl", "restart", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
     wait_until(lambda: booted.listening() >= {"127.0.0.1:6641", "127.0.0.1:6642"})
     assert "0.0.0.0:16641" not in booted.listening()
-    booted.changes(*SETUP)
-    assert booted.changes("host", "start") == "nothing to change\n"  # systemd has started it all
+    booted.apply(*SETUP)
+    assert booted.apply("host", "start") == "nothing to change\n"  # systemd has started every daemon
     wait_until(lambda: booted.ovn_docker("host", "status").returncode == 0)
 
     network = {"NetworkID": "a" * 64}
@@ -251,7 +263,7 @@ def test_the_confined_driver_does_its_work(booted):
     link = json.loads(booted.out("ip", "-json", "-details", "link", "show", "odhbbbbbbbbbbbb"))[0]
     assert link["inet6_addr_gen_mode"] == "none"
     assert booted.out("cat", "/proc/sys/net/ipv4/conf/odhbbbbbbbbbbbb/arp_ignore") == "8"
-    wait_until(lambda: booted.out("ovn-nbctl", "lsp-get-up", "b" * 64) == "up")  # northd notes it there
+    wait_until(lambda: booted.out("ovn-nbctl", "lsp-get-up", "b" * 64) == "up")  # ovn-northd writes it there
     assert call(booted, "NetworkDriver.Leave", **endpoint) == {}
     assert call(booted, "NetworkDriver.DeleteEndpoint", **endpoint) == {}
     assert call(booted, "NetworkDriver.DeleteNetwork", **network) == {}
@@ -259,14 +271,14 @@ def test_the_confined_driver_does_its_work(booted):
 
 
 def tables(machine: Machine) -> set[str]:
-    """The barrier's tables in nftables."""
+    """Return the barrier's tables in nftables."""
     return {line for line in machine.out("nft", "list", "tables").splitlines() if "ovn-docker" in line}
 
 
 BARRIER = {"table inet ovn-docker", "table arp ovn-docker"}
 
 
-def test_the_confined_driver_keeps_up_the_barrier(booted):
+def test_confined_driver_restores_the_barrier(booted):
     pid = booted.out("systemctl", "show", "--property=MainPID", "--value", UNITS[1])
     control = f"/run/openvswitch/ovn-docker-overlay-driver.{pid}.ctl"
     wait_until(lambda: booted.out("ovs-appctl", "-t", control, "barrier") == "up")
@@ -276,40 +288,76 @@ def test_the_confined_driver_keeps_up_the_barrier(booted):
     assert tables(booted) == BARRIER
 
 
-def test_the_barrier_goes_with_the_last_who_needs_it(booted):
-    booted.changes("central", "start", "--address=127.0.0.1")
-    booted.changes(*SETUP)
-    booted.changes("host", "start")
-    booted.changes("host", "stop")
+ASK = """
+import sys, urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:8080" + sys.argv[1], timeout=30).read().decode())
+"""
+
+
+def test_confined_live_page_shows_this_host(booted):
+    assert booted.run("systemctl", "is-enabled", LIVE).stdout == "disabled\n"
+    booted.output("central", "start", "--address=127.0.0.1")
+    booted.output(*SETUP)
+    booted.output("host", "start")
+    wait_until(lambda: booted.ovn_docker("host", "status").returncode == 0)
+    booted.out("systemctl", "start", LIVE)
+    state: dict[str, Any] = {}
+
+    def is_read() -> bool:
+        done = booted.run(sys.executable, "-c", ASK, "/state.json")
+        state.update(json.loads(done.stdout) if done.returncode == 0 else {})
+        return bool(state and state["cluster"] and state["cluster"]["hosts"] and state["doctor"])
+
+    wait_until(is_read)
+    assert [host["here"] for host in state["cluster"]["hosts"]] == [True]
+    assert [line for line in state["cluster"]["problems"] if not line.startswith("docker: ")] == []
+    assert state["doctor"]["problem"] == ""
+    unconfined = json.loads(booted.ovn_docker("doctor", "--json").stdout)
+    assert {one["check"] for one in state["doctor"]["findings"]} == {
+        one["name"] for one in unconfined if one["findings"] and one["name"] not in ACTIVE
+    }
+    pid = booted.out("systemctl", "show", "--property=MainPID", "--value", LIVE)
+    assert "CapEff:\t0000000000000000\n" in booted.out("cat", f"/proc/{pid}/status")
+    booted.out("systemctl", "stop", LIVE)
+    assert booted.out("systemctl", "show", "--property=Result", "--value", LIVE) == "success"
+
+
+def test_barrier_is_removed_with_the_last_part_that_needs_it(booted):
+    booted.apply("central", "start", "--address=127.0.0.1")
+    booted.apply(*SETUP)
+    booted.apply("host", "start")
+    assert f"$ systemctl stop {' '.join(UNITS)}\n" in booted.apply("host", "stop")
     assert tables(booted) == BARRIER  # for the databases
-    assert "remove the barrier" in booted.changes("central", "stop")
+    assert "remove the barrier" in booted.apply("central", "stop")
     assert tables(booted) == set()
-    assert "keep containers from" in booted.changes("central", "start", "--address=127.0.0.1")
+    assert "keep containers from" in booted.apply("central", "start", "--address=127.0.0.1")
     assert tables(booted) == BARRIER
-    booted.changes("host", "start")
-    booted.changes("central", "stop")
+    booted.apply("host", "start")
+    booted.apply("central", "stop")
     assert tables(booted) == BARRIER  # for the driver
-    assert "remove the barrier" in booted.changes("host", "stop")
+    assert "remove the barrier" in booted.apply("host", "stop")
     assert tables(booted) == set()
-    booted.changes("host", "start")
+    assert f"$ systemctl start {' '.join(UNITS)}\n" in booted.apply("host", "start")
 
 
 def restart(booted, *units: str) -> None:
-    """Restart units, however often the tests before have started them within systemd's ten seconds."""
+    """Restart units, also if they were started more often than systemd allows within ten seconds."""
     booted.out("systemctl", "reset-failed", UNITS[1])
     booted.out("systemctl", "restart", *units)
 
 
-def test_a_call_waits_for_a_driver_that_is_down(booted):
+def test_call_waits_for_a_driver_that_is_down(booted):
     booted.out("systemctl", "stop", UNITS[1])
-    assert "NetworkDriver" in call(booted, "Plugin.Activate")["Implements"]  # the socket has started it
+    assert (
+        "NetworkDriver" in call(booted, "Plugin.Activate")["Implements"]
+    )  # the socket unit has started the driver
     booted.out("systemctl", "kill", "--signal=KILL", UNITS[1])
     assert "NetworkDriver" in call(booted, "Plugin.Activate")["Implements"]
     restart(booted, UNITS[1])
     assert booted.out("systemctl", "is-active", *UNITS) == "active\nactive"
 
 
-def test_the_tool_finds_the_socket_that_systemd_hands_over_whatever_the_setting_is(booted):
+def test_tool_finds_the_socket_of_systemd_whatever_the_setting_is(booted):
     booted.out("sh", "-c", "echo OVN_DOCKER_SOCKET=/run/docker/plugins/other.sock >/etc/default/ovn-docker")
     restart(booted, *UNITS)
     found = json.loads(booted.ovn_docker("host", "status", "--json").stdout)[-1]
@@ -320,20 +368,20 @@ def test_the_tool_finds_the_socket_that_systemd_hands_over_whatever_the_setting_
     restart(booted, *UNITS)
 
 
-def test_a_driver_that_is_stopped_leaves_no_socket_behind(booted):
-    booted.changes("central", "start", "--address=127.0.0.1")  # another worker may have had the tests before
-    booted.changes(*SETUP)
-    said = booted.changes("host", "stop")
+def test_stopped_driver_leaves_no_socket_file(booted):
+    booted.apply("central", "start", "--address=127.0.0.1")  # the tests before may have run in another worker
+    booted.apply(*SETUP)
+    said = booted.apply("host", "stop")
     assert f"$ systemctl stop {' '.join(UNITS)}" in said
     assert "$ systemctl stop ovn-host ovn-controller" in said
     assert booted.run("test", "-e", "/run/docker/plugins/openvswitch.sock").returncode == 1
     assert booted.ovn_docker("host", "status").returncode == 3
-    assert f"$ systemctl start {' '.join(UNITS)}" in booted.changes("host", "start")
-    assert "$ systemctl stop ovn-central" in booted.changes("central", "stop")
+    assert f"$ systemctl start {' '.join(UNITS)}" in booted.apply("host", "start")
+    assert "$ systemctl stop ovn-central" in booted.apply("central", "stop")
 
 
-def test_in_a_vm_the_confined_underlay_driver_takes_the_place_of_the_overlays(booted):
-    """Keystone is not there yet, as at boot it may be."""
+def test_confined_underlay_driver_replaces_that_of_the_overlay(booted):
+    """Keystone is unreachable, as it may be at boot."""
     login = {
         "OS_AUTH_URL": "http://127.0.0.1:9/v2.0",
         "OS_TENANT_ID": "p",
@@ -351,7 +399,7 @@ def test_in_a_vm_the_confined_underlay_driver_takes_the_place_of_the_overlays(bo
     booted.out("systemctl", "stop", *UNDERLAY)
 
 
-def test_a_login_that_is_missing_is_not_tried_again_and_again(booted):
+def test_missing_login_is_not_retried(booted):
     booted.run("systemctl", "start", UNDERLAY[1])
     wait_until(lambda: booted.run("systemctl", "is-active", UNDERLAY[1]).stdout == "failed\n")
     shown = booted.out("systemctl", "show", "--property=ExecMainStatus,NRestarts", UNDERLAY[1])
@@ -359,18 +407,18 @@ def test_a_login_that_is_missing_is_not_tried_again_and_again(booted):
     journal = ("journalctl", "--no-pager", "--unit", UNDERLAY[1])
     wait_until(lambda: "OS_VIF_ID is not set" in booted.out(*journal))
     booted.out("systemctl", "stop", *UNDERLAY)
-    booted.out("systemctl", "reset-failed", UNITS[1])  # it was started too often for systemd
+    booted.out("systemctl", "reset-failed", UNITS[1])  # more starts than systemd allows
     booted.out("systemctl", "start", *UNITS)
 
 
-def test_uninstall_leaves_nothing(tree, tmp_path):
+def test_uninstall_removes_every_file(tree, tmp_path):
     copy = shutil.copytree(tree, tmp_path / "tree", symlinks=True)
     make("uninstall", f"DESTDIR={copy}")
     assert [path for path in copy.rglob("*") if not path.is_dir()] == []
 
 
-def test_the_guard_of_an_interface_outlives_the_login_session(booted):
-    """logind may end all processes of a session; what puts the network back is not one of them."""
+def test_guard_of_an_interface_survives_the_end_of_the_login_session(booted):
+    """logind may end all processes of a session; the process that restores the network is outside of it."""
     booted.out("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "cable")
     booted.out("ip", "address", "add", "10.7.0.5/24", "dev", "eth0")
     booted.out("ip", "link", "set", "eth0", "up")
@@ -380,7 +428,7 @@ def test_the_guard_of_an_interface_outlives_the_login_session(booted):
     with moving.stdout as said:
         lines = iter(said.readline, "")
         heard = list(takewhile(lambda line: "--confirm" not in line, lines))
-        assert "nobody answered on eth0 before" in heard[-1], heard
+        assert "no host answered on eth0 before" in heard[-1], heard
         groups = booted.out("sh", "-c", 'cat /proc/$(pgrep -f "[u]nderlay guard")/cgroup')
         assert groups.endswith(".scope")
         booted.out("sh", "-c", 'kill -9 $(pgrep -f "[u]nderlay bridge")')
@@ -389,13 +437,13 @@ def test_the_guard_of_an_interface_outlives_the_login_session(booted):
     assert "10.7.0.5/24" in booted.out("ip", "address", "show", "dev", "eth0")
 
 
-def test_a_member_of_a_cluster_comes_back_with_systemd(booted):
-    """Debian's units take from their file of options what makes it a member."""
+def test_member_of_a_cluster_is_started_again_by_systemd(booted):
+    """Debian's units read the options of a member from their file."""
     pki = ("--directory=/run/pki",)
-    booted.changes("pki", "init", *pki)
-    booted.changes("pki", "central", "db1", "--address=127.0.0.1", *pki)
+    booted.apply("pki", "init", *pki)
+    booted.apply("pki", "central", "db1", "--address=127.0.0.1", *pki)
     cluster = ("central", "start", "--cluster=127.0.0.1", "--tls=/run/pki/db1", "--rbac")
-    said = booted.changes(*cluster, "--create")
+    said = booted.apply(*cluster, "--create")
     assert "$ systemctl start ovn-central" in said
     booted.out("systemctl", "restart", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
     wait_until(lambda: booted.ovn_docker("central", "status").returncode == 0)

@@ -1,4 +1,4 @@
-"""The underlay driver as a process: what it needs before it serves, and how it asks for the password."""
+"""The underlay driver as a process: its settings, and its prompt for the password."""
 
 import http.server
 import json
@@ -30,7 +30,7 @@ OPENRC = {
     "OS_USERNAME": "demo",
     "OS_VIF_ID": VIF,
 }
-"""The guide's openrc.sh; nobody listens at this address."""
+"""The guide's openrc.sh, with an address at which no server listens."""
 
 
 class Underlay(Driver):
@@ -46,7 +46,7 @@ def driver(tmp_path: Path, settings: OpenVswitch, monkeypatch: pytest.MonkeyPatc
     driver.end()
 
 
-def test_help_names_its_options_and_none_of_the_overlays(driver: Underlay) -> None:
+def test_help_shows_options_of_the_underlay_and_not_of_the_overlay(driver: Underlay) -> None:
     said = driver.run("--help").stdout
     for option in ("--bridge", "--parent", "--socket", "--detach", "--pidfile", "--log-file", "--verbose"):
         assert option in said
@@ -54,6 +54,7 @@ def test_help_names_its_options_and_none_of_the_overlays(driver: Underlay) -> No
         assert option not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -62,7 +63,7 @@ def test_help_names_its_options_and_none_of_the_overlays(driver: Underlay) -> No
         ({"OVN_DOCKER_PARENT": "vlan"}, "OVN_DOCKER_PARENT='vlan' is not valid: give one of trunk, profile"),
     ],
 )
-def test_what_is_missing_is_one_line_and_leaves_nothing(
+def test_a_missing_or_invalid_setting_is_one_line_and_leaves_no_files(
     driver: Underlay, environment: dict[str, str], message: str
 ) -> None:
     ended = driver.run("--detach", **OPENRC | environment)
@@ -72,14 +73,15 @@ def test_what_is_missing_is_one_line_and_leaves_nothing(
     assert driver.files() == set()
 
 
-def test_without_openstack_it_serves_and_docker_hears_what_is_wrong(driver: Underlay) -> None:
-    """At boot Keystone may come later than Docker."""
+@pytest.mark.slow
+def test_a_driver_without_openstack_serves_and_answers_with_the_error(driver: Underlay) -> None:
+    """Keystone may start later than Docker at boot."""
     driver.environment |= OPENRC | {"OS_PASSWORD": "secret"}
     process = driver.start()
     answer = call(driver.socket, "NetworkDriver.CreateNetwork", NetworkID="a" * 64)
     assert answer["Err"] == (
-        "cannot reach OpenStack (Keystone at http://127.0.0.1:9): Connection refused; is OS_AUTH_URL right, "
-        "and is the way open?"
+        "cannot reach OpenStack (Keystone at http://127.0.0.1:9): Connection refused; check OS_AUTH_URL, "
+        "and that this machine has a route to it"
     )
     process.terminate()
     _, log = process.communicate(timeout=20)
@@ -87,7 +89,7 @@ def test_without_openstack_it_serves_and_docker_hears_what_is_wrong(driver: Unde
     assert "secret" not in log
 
 
-def test_an_option_of_the_overlay_is_refused_by_name(driver: Underlay) -> None:
+def test_an_unknown_option_is_refused_with_a_suggestion(driver: Underlay) -> None:
     driver.environment |= OPENRC | {"OS_PASSWORD": "secret"}
     driver.start()
     generic: dict[str, Any] = {"com.docker.network.generic": {"ovn.swich": "x"}}
@@ -96,7 +98,7 @@ def test_an_option_of_the_overlay_is_refused_by_name(driver: Underlay) -> None:
 
 
 class Keystone(http.server.BaseHTTPRequestHandler):
-    """Keeps the logins that it gets, and refuses them."""
+    """A Keystone that records logins and refuses them."""
 
     logins: list[dict[str, Any]]
 
@@ -110,7 +112,7 @@ class Keystone(http.server.BaseHTTPRequestHandler):
         self._answer(401, {"error": {"code": 401, "message": "no", "title": "Unauthorized"}})
 
     def log_message(self, *args: object) -> None:
-        """To nobody."""
+        """Discard the message."""
 
     def _answer(self, status: int, body: object) -> None:
         text = json.dumps(body).encode()
@@ -123,7 +125,7 @@ class Keystone(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def keystone() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A Keystone's address, and the logins that it has refused."""
+    """The address of a Keystone, and the logins that it refused."""
     logins: list[dict[str, Any]] = []
     handler = type("Handler", (Keystone,), {"logins": logins})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -134,10 +136,11 @@ def keystone() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         thread.join()
 
 
-def test_the_password_is_asked_for_at_the_terminal_before_it_detaches(
+@pytest.mark.slow
+def test_the_driver_asks_for_the_password_at_the_terminal_before_it_detaches(
     driver: Underlay, keystone: tuple[str, list[dict[str, Any]]]
 ) -> None:
-    """And a login that is refused ends it there, before it detaches."""
+    """A login that Keystone refuses ends the driver before it detaches."""
     address, logins = keystone
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -159,7 +162,7 @@ def test_the_password_is_asked_for_at_the_terminal_before_it_detaches(
             break
     assert process.wait(10) == 2
     os.close(ours)
-    assert b"does not accept the login: is the password right" in said
+    assert b"rejects the login: check the password" in said
     (login,) = logins
     assert login["auth"]["identity"]["password"]["user"]["password"] == "s3cret-word"
     assert login["auth"]["identity"]["password"]["user"]["domain"] == {"id": "default"}

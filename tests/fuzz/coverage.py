@@ -1,6 +1,6 @@
-"""Looks for inputs that reach new code, with libFuzzer, by atheris: ``python -m fuzz.coverage TARGET RUNS``.
+"""Search for inputs that reach new code, with libFuzzer by atheris: ``python -m fuzz.coverage TARGET RUNS``.
 
-What does harm is left in tests/fuzz/corpus/TARGET, for test_corpus.py to repeat.
+Inputs that cause failures are left in tests/fuzz/corpus/TARGET, for test_corpus.py to repeat.
 """
 
 import resource
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["ovn_docker", "waitress", "ovs", "ipaddress"]):
+with atheris.instrument_imports(include=["ovn_docker", "http", "ovs", "ipaddress"]):
     from fuzz import targets
 
 CORPUS = Path(__file__).with_name("corpus")
 GROWTH = 64
-"""MiB that a process may grow by, from one tenth of the way to the end: what is new code to it, it keeps."""
+"""Allowed growth in MiB after a tenth of the run: libFuzzer keeps inputs that reach new code."""
 
 
 def memory() -> int:
-    """MiB that this process had at most."""
+    """Return the largest memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

@@ -1,14 +1,14 @@
-"""What is fuzzed: each target takes bytes, as hostile as they come, and raises if an answer is a wrong one.
+"""Targets of fuzzing: each takes hostile bytes, and raises if an answer is wrong.
 
-`coverage.py` looks for bytes that reach new code, `test_corpus.py` repeats those that once did harm.
+`coverage.py` searches for bytes that reach new code; `test_corpus.py` repeats those that caused failures.
 """
 
 import argparse
 import json
 import logging
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,26 +18,28 @@ import ovs.jsonrpc
 
 import recordings.requests as recordings
 from ovn_docker import definition, options, settings
-from ovn_docker.backends import reports
-from ovn_docker.backends.northbound import HOST
+from ovn_docker.backends.ovn.rows import HOST
+from ovn_docker.backends.ovn.shared import reports, shared_networks
 from ovn_docker.cli import arguments
+from ovn_docker.docker import wire
+from ovn_docker.docker.calls import Calls
+from ovn_docker.docker.server import _Conversation, _PluginConnection
 from ovn_docker.errors import BadRequest, Conflict, OvnDockerError
 from ovn_docker.host import ovsdb
-from ovn_docker.host.parser import Parser
+from ovn_docker.host.ovsdb.parser import Parser
 from ovn_docker.model import PoolId
-from ovn_docker.plugin import server, sockets, wire
 from recordings.requests import REQUESTS
 from unit.test_wire import Ledger
 
-STATUSES = {200, 400, 404, 405, 413, 431, 501}
-"""Of answers: fine or refused, malformed, no such method, wrong verb, too large, no such coding."""
+STATUSES = {200, 400, 404, 405, 411, 413, 414, 431, 501, 505}
+"""Statuses of calls, and those with which http.server refuses requests that are not HTTP."""
 
 
-_LOGS = ("ovn_docker", "waitress")
+_LOGS = ("ovn_docker",)
 
 
 class _Alarm(logging.Handler):
-    """A traceback in the log is a defect, while this is in force; nothing else is said meanwhile."""
+    """A log handler that raises for a traceback, which is a defect, and drops all other messages."""
 
     def __enter__(self) -> None:
         self._before = [(log, log.propagate, log.handlers) for log in map(logging.getLogger, _LOGS)]
@@ -54,47 +56,35 @@ class _Alarm(logging.Handler):
             raise AssertionError(f"{record.getMessage()}: {error!r}") from error
 
 
-class _Socket:
-    """The plugin's server on its socket, in steps: one thread hears and answers."""
+def _answers(sent: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield status and body of each answer to the bytes that one client sends before it closes its end."""
+    ledger = Ledger()
+    calls = Calls(wire.Plugin(ledger, ledger))
+    client, served = socket.socketpair()
 
-    def __init__(self) -> None:
-        ledger = Ledger()
-        self._path = Path(tempfile.mkdtemp()) / "plugin.sock"
-        self._server = server.Server(
-            server.application(wire.Plugin(ledger, ledger)), sockets.listen(self._path)
-        )
+    def send() -> None:
+        with suppress(OSError):
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
 
-    def answers(self, sent: bytes) -> Iterator[tuple[int, bytes]]:
-        """Status and body of each answer to what one client sends before it falls silent."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(self._path))
-            client.setblocking(False)
-            heard = b""
-            while sent or self._server._calls or not heard:
-                if sent:
-                    with suppress(BlockingIOError):
-                        try:
-                            sent = sent[client.send(sent) :]
-                        except (BrokenPipeError, ConnectionResetError):
-                            sent = b""
-                for _ in range(3):
-                    self._server._look(seconds=0)
-                while self._server._calls:
-                    self._server._calls.popleft().service()
-                self._server._look(seconds=0)
-                before = heard
-                with suppress(BlockingIOError, ConnectionResetError):
-                    while data := client.recv(1 << 16):
-                        heard += data
-                if heard == before and not sent:
-                    break
-        self._server._look(seconds=0)
-        yield from _split(heard)
+    def receive() -> bytes:
+        received = b""
+        with suppress(OSError):
+            while data := client.recv(1 << 16):
+                received += data
+        return received
+
+    with client, ThreadPoolExecutor(2) as pool:
+        pool.submit(send)
+        received = pool.submit(receive)
+        with served, suppress(OSError):
+            _Conversation(_PluginConnection(served), calls.answer)
+        yield from _split(received.result())
 
 
-def _split(heard: bytes) -> Iterator[tuple[int, bytes]]:
-    while heard:
-        head, blank, heard = heard.partition(b"\r\n\r\n")
+def _split(received: bytes) -> Iterator[tuple[int, bytes]]:
+    while received:
+        head, blank, received = received.partition(b"\r\n\r\n")
         assert blank, f"half an answer: {head!r}"
         first, *lines = head.decode("ascii").split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines)
@@ -103,8 +93,8 @@ def _split(heard: bytes) -> Iterator[tuple[int, bytes]]:
             continue
         assert headers["content-type"] == "application/json", head
         length = int(headers["content-length"])
-        yield status, heard[:length]
-        heard = heard[length:]
+        yield status, received[:length]
+        received = received[length:]
 
 
 def _proper(status: int, body: bytes) -> None:
@@ -122,25 +112,18 @@ def _one_line(said: str) -> None:
     assert said.isprintable(), said
 
 
-_socket: list[_Socket] = []
-
-
 def http(data: bytes) -> None:
-    """Whatever bytes on the socket: each answer is JSON, and afterwards the next client gets his."""
-    if not _socket:
-        _socket.append(_Socket())
+    """Send bytes to the socket: each answer is JSON."""
     with _Alarm():
-        for status, body in _socket[0].answers(data):
+        for status, body in _answers(data):
             _proper(status, body)
-        call = b"POST /Plugin.Activate HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n"
-        assert list(_socket[0].answers(call)) == [(200, b'{"Implements":["NetworkDriver","IpamDriver"]}')]
 
 
 PATHS = sorted(wire.METHODS)
 
 
 def call(data: bytes) -> None:
-    """A call of each method, by the first byte, with whatever body."""
+    """Make a call of the method that the first byte selects, with the rest as its body."""
     path = PATHS[data[0] % len(PATHS)] if data else PATHS[0]
     plugin = wire.Plugin(Ledger(), Ledger())
     try:
@@ -151,7 +134,7 @@ def call(data: bytes) -> None:
 
 
 def words(data: bytes) -> None:
-    """Options of a network, settings of the driver, and addresses on the command line: KEY=VALUE lines."""
+    """Parse lines of KEY=VALUE: network options, settings of the driver, addresses of a command line."""
     given = dict(line.partition("=")[::2] for line in data.decode(errors="replace").split("\n"))
     variables = {f"OVN_DOCKER_{key.upper()}": value for key, value in given.items()}
     for table in (options.OPTIONS, options.UNDERLAY):
@@ -171,13 +154,13 @@ def _refused(how: type[Exception], parse: Callable[[], object]) -> None:
 
 
 def row(data: bytes) -> None:
-    """The description of a network or a pool in a row of the northbound database: lines of KEY=VALUE."""
+    """Read the row of a network or a pool in the northbound database, from lines of KEY=VALUE."""
     ids = dict(line.partition("=")[::2] for line in data.decode(errors="replace").split("\n"))
     text, name = ids.get("ovn-docker:definition", ""), ids.get("ovn-docker:name", "")
     with suppress(definition.Refused):
         with _refusal():
-            parsed = definition.stored(definition.switch_row(name), ids, text)
-        assert definition.stored(definition.switch_row(name), ids, parsed.text) == parsed
+            parsed = shared_networks.read_definition(definition.switch_row(name), ids, text)
+        assert shared_networks.read_definition(definition.switch_row(name), ids, parsed.text) == parsed
         assert parsed.request["Driver"] == "openvswitch"
         assert parsed.request["Name"] == name
     (report,) = reports.read([{"_uuid": reports.report_row(ids.get(HOST, "")), "external_ids": ids}])
@@ -199,7 +182,7 @@ def _refusal() -> Iterator[None]:
 
 
 def database(data: bytes) -> None:
-    """What a database server sends, in pieces of a size that the first byte says."""
+    """Parse a reply of a database server, in pieces whose size the first byte gives."""
     size, text = (data[0] + 1 if data else 1), data[1:].decode(errors="replace")
     parser = Parser()
     for start in range(0, len(text), size):
@@ -214,7 +197,9 @@ def database(data: bytes) -> None:
     message = ovs.jsonrpc.Message.from_json(value)
     if isinstance(message, ovs.jsonrpc.Message) and message.type == ovs.jsonrpc.Message.T_REPLY:
         with suppress(OvnDockerError):
-            results = ovsdb._results(message.result, "OVN_Northbound", 1)
+            results = ovsdb.results_of(
+                message.result, "OVN_Northbound", [ovsdb.select("Logical_Switch", columns=["name"])]
+            )
             assert isinstance(results, list)
 
 
@@ -246,7 +231,7 @@ _WORDS = (
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """Proper inputs to begin with."""
+    """Return valid inputs to begin with."""
     if target == "words":
         yield from (words.encode() for words in _WORDS)
     elif target == "row":

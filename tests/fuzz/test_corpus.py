@@ -1,4 +1,4 @@
-"""What once did harm, or nearly, does none any more; and the seeds that fuzzing begins with do none."""
+"""Inputs that once caused failures, and the seeds of fuzzing, cause no failure."""
 
 import json
 import socket
@@ -19,21 +19,21 @@ FILES = sorted(path.relative_to(CORPUS) for path in CORPUS.glob("*/*"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_file(file: Path) -> None:
+def test_inputs_that_once_caused_failures_cause_none(file: Path) -> None:
     targets.TARGETS[file.parent.name]((CORPUS / file).read_bytes())
 
 
 @pytest.mark.parametrize("target", targets.TARGETS)
-def test_seeds(target: str) -> None:
+def test_seed_causes_no_failure(target: str) -> None:
     for seed in targets.seeds(target):
         targets.TARGETS[target](seed)
 
 
-class Liar:
-    """A database server that says the same to everybody, whatever he asks; then it listens on."""
+class HostileServer:
+    """A database server that sends the same bytes to every client, whatever the request."""
 
     def __init__(self, path: Path) -> None:
-        self.says = b""
+        self.reply = b""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(path))
         self._socket.listen()
@@ -46,30 +46,30 @@ class Liar:
         with suppress(OSError):
             while True:
                 client, _ = self._socket.accept()
-                threading.Thread(target=self._lie, args=(client,), daemon=True).start()
+                threading.Thread(target=self._reply, args=(client,), daemon=True).start()
 
-    def _lie(self, client: socket.socket) -> None:
+    def _reply(self, client: socket.socket) -> None:
         with client, suppress(OSError, ValueError):
             while data := client.recv(1 << 16):
                 number = json.loads(data)["id"]
-                client.sendall(self.says.replace(b'"id": 1,', b'"id": %d,' % number))
+                client.sendall(self.reply.replace(b'"id": 1,', b'"id": %d,' % number))
 
 
 @pytest.fixture
-def liar(tmp_path: Path) -> Iterator[Liar]:
-    liar = Liar(tmp_path / "db.sock")
-    yield liar
-    liar.close()
+def hostile_server(tmp_path: Path) -> Iterator[HostileServer]:
+    hostile_server = HostileServer(tmp_path / "db.sock")
+    yield hostile_server
+    hostile_server.close()
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.parent.name == "database"], ids=str)
-def test_whatever_a_database_says_a_call_ends_with_an_error_and_the_next_works(
-    liar: Liar, tmp_path: Path, file: Path
+def test_invalid_reply_of_a_database_fails_one_call_and_the_next_succeeds(
+    hostile_server: HostileServer, tmp_path: Path, file: Path
 ) -> None:
     database = Database("OVN_Northbound", [f"unix:{tmp_path}/db.sock"])
-    liar.says = (CORPUS / file).read_bytes()[1:]
+    hostile_server.reply = (CORPUS / file).read_bytes()[1:]
     with pytest.raises(OvnDockerError):
         database.transact(*[select("T", columns=[])] * 3, deadline=Deadline(0.3))
-    liar.says = b'{"id": 1, "error": null, "result": [{"rows": []}]}'
+    hostile_server.reply = b'{"id": 1, "error": null, "result": [{"rows": []}]}'
     assert database.transact(select("T", columns=[]), deadline=Deadline(10)) == [[]]
     database.close()

@@ -1,4 +1,4 @@
-"""The driver as a process, with real databases behind it, takes whatever comes on its socket."""
+"""The driver as a process, with real databases, under hostile calls on its socket."""
 
 import json
 import os
@@ -12,39 +12,37 @@ from hypothesis import strategies as st
 from functional.overlay_host import NETWORK, OverlayHost, endpoint, ids
 from functional.ovsdb_servers import until
 from fuzz.targets import STATUSES
-from ovn_docker.host.links import Links
+from ovn_docker.host.kernel.links import KernelLinks
 from recordings.requests import almost_right, broken
 
 INPUTS = int(os.environ.get("FUZZ", "400"))
-"""How many; `make fuzz` wants more."""
+"""Number of inputs; `make fuzz` sets more."""
 
 ROUND = 1000
-"""After so many the host is emptied: of each network and container that was made."""
-
-ROOTS = ("Logical_Switch", "Logical_Router", "DHCP_Options", "DNS")
+"""Number of inputs after which the networks and containers that were made are deleted."""
 
 
 def memory(pid: int) -> int:
-    """MiB that a process has."""
+    """Return the memory of a process in MiB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
 def empty(host: OverlayHost) -> None:
-    """Without networks, ports and links of the driver's."""
-    host.northbound.transact(*({"op": "delete", "table": table, "where": []} for table in ROOTS))
+    """Delete the driver's networks, ports and links."""
+    host.northbound.clear_networks()
     (own,) = (row["_uuid"] for row in host.open_vswitch.rows("Port") if row["name"] == "br-int")
     host.open_vswitch.transact(
         {"op": "update", "table": "Bridge", "where": [], "row": {"ports": ["uuid", own]}}
     )
-    for link in Links().joined("odh"):
-        Links().delete(link)
+    for link in KernelLinks().joined("odh"):
+        KernelLinks().delete(link)
 
 
 @pytest.mark.slow
-def test_whatever_comes_is_answered_and_forgotten(overlay_host: OverlayHost) -> None:
+def test_hostile_calls_are_answered_and_leave_no_memory_behind(overlay_host: OverlayHost) -> None:
     host = overlay_host
     process = host.start("--sync=off", "--sweep-interval=3600")
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
     answers = dict.fromkeys(["fine", "refused", "malformed"], 0)
 
     def send(sent: tuple[str, Any]) -> None:
@@ -71,8 +69,8 @@ def test_whatever_comes_is_answered_and_forgotten(overlay_host: OverlayHost) -> 
     assert sizes[-1] <= max(sizes[: len(sizes) // 2 + 1]) + 8, sizes
     assert sizes[-1] < 100, sizes
     assert host.reports_no_defect()
-    host.do("NetworkDriver.CreateNetwork", NETWORK)
-    host.do("NetworkDriver.CreateEndpoint", endpoint(1))
-    host.do("NetworkDriver.Join", {**ids(1), "SandboxKey": "/var/run/docker/netns/0123456789ab"})
+    host.succeed("NetworkDriver.CreateNetwork", NETWORK)
+    host.succeed("NetworkDriver.CreateEndpoint", endpoint(1))
+    host.succeed("NetworkDriver.Join", {**ids(1), "SandboxKey": "/var/run/docker/netns/0123456789ab"})
     until(lambda: host.open_vswitch.ports() != {})
     print(answers, sizes)

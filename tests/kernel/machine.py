@@ -9,51 +9,58 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.lab.command import LabError, run
+from e2e.lab.command import TIMEOUT_FACTOR, LabError, run
 from e2e.lab.images import REPOSITORY, built_once
 
 HERE = Path(__file__).parent
 PROGRAMS = ("git", "mke2fs", "mmdebstrap", "qemu-system-x86_64", "setpriv", "ssh", "ssh-keygen")
 TREE = "/root/ovn-docker"
-"""Where the machine has the repository."""
+"""Directory of the repository in the machine."""
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+LINKS = ("eth0", "eth1", "eth2", "eth3")
+"""The machine's interfaces, each on a network of its own with a router that is a DHCP server; eth0 is up."""
 
 
 def missing() -> list[str]:
-    """Why there can be no machine here; empty if there can."""
+    """Return the reasons why this machine cannot run a virtual machine; empty if it can."""
     reasons = [] if os.geteuid() == 0 else ["not root"]
     return reasons + [f"no {name}" for name in PROGRAMS if not shutil.which(name)]
 
 
-def image(suite: str) -> Path:
-    """The directory with the disk of a machine; building one takes five to ten minutes.
+def image(release: str) -> Path:
+    """Return the directory with the disk of a machine; building it takes five to ten minutes.
 
-    It is built anew when what is installed there changes.
+    The disk is built anew when the list of installed packages changes.
     """
     contents = [HERE / "build.sh", HERE / "settings.sh", REPOSITORY / "scripts/debian-packages"]
     contents.append(REPOSITORY / "pyproject.toml")
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in contents)).hexdigest()[:12]
 
     def build(path: Path) -> None:
-        command = (str(HERE / "build.sh"), suite, str(path), str(REPOSITORY))
-        run("image", [], command, timeout=3600, env=dict(os.environ))
+        # Mounts and processes in the new file system end with this process, however that ends.
+        alone = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        command = (str(HERE / "build.sh"), release, str(path), str(REPOSITORY))
+        run("image", alone, command, timeout=3600, env=dict(os.environ))
 
-    return built_once(f"machine-{suite}-{digest}", build)
+    return built_once(f"machine-{release}-{digest}", build)
 
 
 class Machine:
-    """A virtual machine on a disk that it does not change, and which ends with this process.
+    """A virtual machine that ends with this process and does not change its disk.
 
-    *accelerator* is QEMU's: "kvm" or "tcg". "tcg" works everywhere, at a tenth of the speed or less: the
-    time-outs of what runs inside are to be multiplied by `patience`.
+    *accelerator* is that of QEMU: "kvm" or "tcg". "tcg" works everywhere, at a tenth of the speed or less:
+    time limits inside the machine must be multiplied by `timeout_factor`, which includes TIMEOUT_FACTOR.
     """
 
     def __init__(self, directory: Path, console: Path, *, accelerator: str, memory: int = 6144) -> None:
         self.console = console
-        self.patience = 5 if accelerator == "tcg" else 1
+        self.timeout_factor = TIMEOUT_FACTOR * (5 if accelerator == "tcg" else 1)
         self._key = directory / "key"
-        self._port = _free_port()
+        self._ports = {link: _free_port() for link in LINKS}
         options = ",thread=multi,tb-size=512" if accelerator == "tcg" else ""
-        # Where this machine is a virtual one itself, its KVM may refuse to set that feature's MSR.
+        # If this machine is a virtual one itself, its KVM may refuse to set the MSR of this feature.
         processor = "max" if accelerator == "tcg" else "host,-arch-capabilities"
         self._qemu = subprocess.Popen(
             [
@@ -62,40 +69,51 @@ class Machine:
                 *("-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initrd.img")),
                 *("-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0"),
                 *("-snapshot", "-drive", f"file={directory / 'disk'},if=virtio,format=raw,cache=unsafe"),
-                *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self._port}-:22"),
-                *("-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
-                *("-serial", f"file:{console}"),
+                *(word for link in LINKS for word in self._interface(link)),
+                *("-device", "virtio-rng-pci", "-serial", f"file:{console}"),
             ],
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the tests, which then end it
+            start_new_session=True,  # Ctrl-C goes to the tests only, which then end QEMU
         )
 
-    def await_boot(self, seconds: float) -> None:
-        """Return when it is up; raises LabError when it is not in time."""
+    def await_boot(self, seconds: float, earlier: str = "") -> None:
+        """Return when the machine is up, in another boot than *earlier*. Raises LabError if it is late."""
+        seconds *= TIMEOUT_FACTOR
         deadline = time.monotonic() + seconds
+        is_up = f"systemctl is-system-running --wait; test $(cat {BOOT_ID}) != '{earlier}'"
         while time.monotonic() < deadline:
             if self._qemu.poll() is not None:
-                raise LabError(f"QEMU has ended, see above; the console said:\n{self._tail()}")
-            if self._ssh("systemctl is-system-running --wait; true", quiet=True) == 0:
+                raise LabError(f"QEMU has ended, see above; last lines of the console:\n{self._tail()}")
+            if self._ssh(is_up, quiet=True) == 0:
                 return
             time.sleep(1)
-        raise LabError(f"no machine after {seconds:g} s; the console said:\n{self._tail()}")
+        raise LabError(f"no machine after {seconds:g} s; last lines of the console:\n{self._tail()}")
 
-    def run(self, command: str, seconds: float = 600) -> None:
-        """Run a shell command in the repository, its output on ours. Raises LabError if it fails."""
+    def run(self, command: str, seconds: float = 600, link: str = "eth0") -> None:
+        """Run a shell command in the repository and show its output. Raises LabError if it fails.
+
+        The command comes in by SSH through an interface, *link*.
+        """
+        seconds *= TIMEOUT_FACTOR
         print(f"\n[machine] $ {command}", flush=True)
-        status = self._ssh(f"cd {TREE} && timeout {seconds:g} sh -ec {_quoted(command)}")
+        status = self._ssh(f"cd {TREE} && timeout {seconds:g} sh -ec {_quoted(command)}", link=link)
         if status:
             raise LabError(f"exit status {status} (124: not within {seconds:g} s), see above: {command}")
 
-    def read(self, command: str) -> str:
-        """The output of a shell command, errors included, for any exit status."""
-        done = subprocess.run(self._enter(command), capture_output=True, text=True, check=False, timeout=120)
+    def read(self, command: str, link: str = "eth0") -> str:
+        """Return the output of a shell command, including standard error, for any exit status."""
+        done = subprocess.run(
+            self._enter(command, link),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120 * TIMEOUT_FACTOR,
+        )
         return done.stdout + done.stderr
 
     def put_tree(self) -> None:
-        """Give it what is committed here, instead of the tree that it was built with."""
-        # The virtual environment stays; a file that was removed since must not.
+        """Replace the source in the machine by the committed source (`HEAD`)."""
+        # The virtual environment stays; files that were removed since the build must not.
         clear = "find . -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +"
         unpack = f"cd {TREE} && {clear} && tar xmf - && touch .venv/.installed"
         archive = ["git", "-C", str(REPOSITORY), "archive", "HEAD"]
@@ -105,31 +123,36 @@ class Machine:
             raise LabError("git archive failed, see above")
 
     def reboot(self, seconds: float, how: str = "") -> None:
-        """Restart it in good order, or with other options of systemctl(1); returns when it is up."""
-        before = self.read("cat /proc/sys/kernel/random/boot_id")
-        self._ssh(f"systemctl reboot {how}", quiet=True)
-        deadline = time.monotonic() + seconds
-        while self.read("cat /proc/sys/kernel/random/boot_id") == before and time.monotonic() < deadline:
-            time.sleep(1)
-        self.await_boot(deadline - time.monotonic())
+        """Reboot the machine, with further options of systemctl(1); return when it is up."""
+        earlier = self.read(f"cat {BOOT_ID}").strip()
+        self._ssh(
+            f"systemd-run --quiet --no-block systemctl reboot {how}"
+        )  # the connection ends before the system
+        self.await_boot(seconds, earlier)
 
     def close(self) -> None:
         """Cut the power."""
         self._qemu.kill()
         self._qemu.wait()
 
-    def _enter(self, command: str) -> Sequence[str]:
+    def _interface(self, link: str) -> Sequence[str]:
+        """Return the options of QEMU for an interface, which the machine names in the order of LINKS."""
+        network = f"user,id={link},net={network_of(link)},hostfwd=tcp:127.0.0.1:{self._ports[link]}-:22"
+        return "-netdev", network, "-device", f"virtio-net-pci,netdev={link}"
+
+    def _enter(self, command: str, link: str = "eth0") -> Sequence[str]:
         return (
-            *("ssh", "-q", "-i", str(self._key), "-p", str(self._port)),
+            *("ssh", "-q", "-i", str(self._key), "-p", str(self._ports[link])),
             *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"),
-            *("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=30", "-o", "ServerAliveCountMax=10"),
+            *("-o", f"ConnectTimeout={30 * TIMEOUT_FACTOR:g}", "-o", "ServerAliveInterval=30"),
+            *("-o", "ServerAliveCountMax=10"),
             *("root@127.0.0.1", command),
         )
 
-    def _ssh(self, command: str, *, quiet: bool = False) -> int:
+    def _ssh(self, command: str, *, quiet: bool = False, link: str = "eth0") -> int:
         output = subprocess.DEVNULL if quiet else None
         done = subprocess.run(
-            self._enter(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+            self._enter(command, link), stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
         )
         return done.returncode
 
@@ -138,6 +161,11 @@ class Machine:
             return "\n".join(self.console.read_text(errors="replace").splitlines()[-20:])
         except FileNotFoundError:
             return ""
+
+
+def network_of(link: str) -> str:
+    """Return the prefix of an interface's network."""
+    return f"10.0.{2 + LINKS.index(link)}.0/24"
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What Docker sends, as recorded, and what comes of it when something happens to it on the way."""
+"""Recorded requests of Docker, and strategies that alter them."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ovn_docker.plugin.wire import METHODS
+from ovn_docker.docker.wire import METHODS
 
 NET = "ad6eb94616091677ad829254572c28d676689175d908cf299d17bb2c0d39f396"
 EP = "53d0798b26e2fbe8d543504c4c4df763c5a2bfef10df9ba4646a1e899e32e438"
@@ -18,7 +18,7 @@ GENERIC = DOCKER + "generic"
 
 
 POOL = "6f766e2d-646f-436b-8572-706f6f6c0000"
-"""Looks like a pool of ours; those that were recorded are the stub's."""
+"""ID in the format of our pools; the recorded IDs are those of a stub."""
 
 
 def with_pool(request: dict[str, Any], pool: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ REQUESTS["/NetworkDriver.DiscoverNew"] = [
 ]
 REQUESTS["/NetworkDriver.DiscoverDelete"] = REQUESTS["/NetworkDriver.DiscoverNew"]
 
-# The methods with most to go wrong come most often. Those that look at no request have none here.
+# Methods with more kinds of errors come more often. Methods that do not read their request are left out.
 PATHS = [
     path for path in METHODS for _ in range(9 if re.search("Create|Request", path) else 3) if REQUESTS[path]
 ]

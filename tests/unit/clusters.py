@@ -2,27 +2,27 @@
 
 import random
 
-from ovn_docker.host.links import Link
-from ovn_docker.view import ml2_ovn
-from ovn_docker.view.cloud import Cloud, CloudNetwork, CloudPort, Group, Rule, VirtualMachine
-from ovn_docker.view.cluster import Cluster
-from ovn_docker.view.snapshot import (
+from ovn_docker.host.kernel.links import Link
+from ovn_docker.inspect import ml2_ovn
+from ovn_docker.inspect.cloud import Cloud, CloudNetwork, CloudPort, Group, Rule, VirtualMachine
+from ovn_docker.inspect.cluster import ClusterView
+from ovn_docker.inspect.snapshot import (
     BindingRow,
     Bridge,
     ChassisRow,
     DockerEndpoint,
     DockerNetwork,
+    DockerState,
     Encap,
-    Engine,
     Interface,
-    Northbound,
-    Note,
+    NorthboundRows,
+    NoteRow,
     PortRow,
     Scope,
     Snapshot,
-    Southbound,
+    SouthboundRows,
     SwitchRow,
-    Vswitch,
+    VswitchRows,
 )
 
 OURS = {"ovn-docker:owner": "overlay"}
@@ -31,11 +31,13 @@ WORDS = (
     *("cron", "metrics", "logs", "proxy", "vault", "blog", "registry"),
 )
 NETWORKS = (("shop", True), ("backend", True), ("telemetry", True), ("build", False), ("lab", False))
-"""Name, and whether all hosts have it."""
+"""Network name to True if all hosts have the network."""
 
 
-def cluster(hosts: int, containers: int, *, faults: bool = False, names: tuple[str, ...] = WORDS) -> Cluster:
-    """As seen from host1. With *faults* the last tunnel is down and some ports are claimed by nobody."""
+def cluster(
+    hosts: int, containers: int, *, faults: bool = False, names: tuple[str, ...] = WORDS
+) -> ClusterView:
+    """Return a cluster as seen from host1. *faults*: the last tunnel is down, some ports are unclaimed."""
     chance = random.Random(hosts * 1000 + containers)
     system_ids = [f"host{number}" for number in range(1, hosts + 1)]
     networks = [f"{number:064x}" for number in range(len(NETWORKS))]
@@ -70,14 +72,14 @@ def cluster(hosts: int, containers: int, *, faults: bool = False, names: tuple[s
         switches.append(
             SwitchRow(f"switch{n}", name, {**ids, **({"ovn-docker:name": name} if shared else {})})
         )
-    return Cluster(
+    return ClusterView(
         Snapshot(
             taken=1.76e9,
             host="host1",
             scope=Scope.CLUSTER,
-            processes=(),
+            daemons=(),
             links=tuple(links),
-            engine=Engine(
+            engine=DockerState(
                 "26.1.5", False,
                 tuple(
                     DockerNetwork(networks[n], name, (f"10.10.{n}.0/24",))
@@ -85,15 +87,15 @@ def cluster(hosts: int, containers: int, *, faults: bool = False, names: tuple[s
                 ),
                 tuple(docker),
             ),
-            vswitch=Vswitch("3.1.0", {"system-id": "host1"}, (Bridge("br-int", "system", "secure"),),
+            vswitch=VswitchRows("3.1.0", {"system-id": "host1"}, (Bridge("br-int", "system", "secure"),),
                             tuple(interfaces)),
-            northbound=Northbound(
+            northbound=NorthboundRows(
                 "tcp:10.0.0.1:6641", 7, tuple(switches), tuple(ports),
-                tuple(Note(networks[n], f"switch{n}", host)
+                tuple(NoteRow(networks[n], f"switch{n}", host)
                       for n, (_, shared) in enumerate(NETWORKS) if shared for host in system_ids),
                 known,
             ),
-            southbound=Southbound(
+            southbound=SouthboundRows(
                 "tcp:10.0.0.1:6642", 7,
                 tuple(ChassisRow(name, name, (Encap("geneve", f"10.0.0.{n}"),), 7)
                       for n, name in enumerate(system_ids, start=1)),
@@ -109,8 +111,8 @@ DEFAULT = Group(
 )  # fmt: skip
 
 
-def cloud(vms: int, containers: int, *, faults: bool = False) -> Cluster:
-    """In virtual machines, as seen from vm1, which has Docker and the port of every fourth container.
+def cloud(vms: int, containers: int, *, faults: bool = False) -> ClusterView:
+    """Return virtual machines as seen from vm1, which has Docker and the port of every fourth container.
 
     With *faults* the last VM is down, and some containers are no subports.
     """
@@ -144,19 +146,19 @@ def cloud(vms: int, containers: int, *, faults: bool = False) -> Cluster:
     seen = Cloud("vif1", "", "fa:16:3e:ff:ff:01", "ACTIVE", True, tuple(ports), 7, 500, networks, machines,
                  {DEFAULT.id: DEFAULT})  # fmt: skip
     ids = [f"{n:048x}{n:016x}" for n in range(len(networks))]
-    return Cluster(
+    return ClusterView(
         Snapshot(
             taken=1.76e9,
             host="vm1",
             scope=Scope.CLUSTER,
-            processes=(),
+            daemons=(),
             links=tuple(links),
-            engine=Engine(
+            engine=DockerState(
                 "26.1.5", False,
                 tuple(DockerNetwork(id_, NETWORKS[n][0], (f"10.10.{n}.0/24",)) for n, id_ in enumerate(ids)),
                 tuple(docker),
             ),
-            vswitch=Vswitch("3.1.0", {"system-id": "x"}, (Bridge("breth0", "system", ""),),
+            vswitch=VswitchRows("3.1.0", {"system-id": "x"}, (Bridge("breth0", "system", ""),),
                             tuple(interfaces)),
             northbound=ml2_ovn.northbound(seen, ids),
             southbound=ml2_ovn.southbound(seen),

@@ -21,7 +21,7 @@ from ovn_docker.model import check_allowed
         ("FD01::/112", "fd01::/112"),
     ],
 )
-def test_addresses_have_one_form(text: str, same: str) -> None:
+def test_equal_allowed_addresses_have_the_same_form(text: str, same: str) -> None:
     assert allowed.join(allowed.parse(text)) == same
     assert allowed.join(allowed.parse(same)) == same
 
@@ -36,7 +36,7 @@ def test_addresses_have_one_form(text: str, same: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("parse", [options.parse, options.parse_endpoint])
-def test_what_is_no_such_address_is_refused_with_what_to_give(parse: object, text: str) -> None:
+def test_invalid_address_is_refused_with_the_valid_values(parse: object, text: str) -> None:
     with pytest.raises(BadRequest, match=r"option ovn\.allowed-addresses=.* is not valid: give .*"):
         parse({"ovn.allowed-addresses": text})  # type: ignore[operator]
 
@@ -44,14 +44,14 @@ def test_what_is_no_such_address_is_refused_with_what_to_give(parse: object, tex
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("169.254.53.1", "where containers ask for names"),
-        ("169.254.53.0/24", "where containers ask for names"),
-        ("169.254.0.0/16", "where containers ask for names"),
+        ("169.254.53.1", "the address of a name server"),
+        ("169.254.53.0/24", "the address of a name server"),
+        ("169.254.0.0/16", "the address of a name server"),
         ("10.1.0.0/30", "the gateway of the network"),
         ("fd01::1", "the gateway of the network"),
         ("0e:42:0a:01:00:02/10.1.0.100", "is a router's"),
     ],
 )
-def test_a_container_may_not_pass_for_a_part_of_the_network(text: str, why: str) -> None:
+def test_addresses_of_gateways_and_routers_are_refused(text: str, why: str) -> None:
     with pytest.raises(BadRequest, match=why):
         check_allowed(allowed.parse(text), [ip_address("10.1.0.1"), ip_address("fd01::1")])

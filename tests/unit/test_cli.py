@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ovn_docker.cli import arguments, central, listeners, main, setup, steps, tcpdump
+from ovn_docker.cli import arguments, central, main, tcpdump
 from ovn_docker.errors import BadRequest, OvnDockerError, Unavailable
+from ovn_docker.host.run import StepFailed, run
+from ovn_docker.inspect.capture import at_link
+from ovn_docker.setup import steps
+from ovn_docker.setup.central import listeners
+from ovn_docker.setup.hosts import host_setup
+from ovn_docker.setup.tls_files import TLS_DIRECTORY, TlsFiles
 
 COMMANDS = [
     ("central", "start"),
@@ -25,7 +31,7 @@ COMMANDS = [
 
 
 def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one call."""
+    """Return exit code, stdout and stderr of one call."""
     try:
         code = main.main(argv)
     except SystemExit as end:
@@ -49,7 +55,7 @@ def test_every_command_has_an_example_and_a_dry_run(capsys, command):
 
 
 @pytest.mark.parametrize("command", ["status", "ls", "inspect", "doctor", "trace", "tcpdump"])
-def test_every_command_that_looks_has_examples_exit_codes_and_json(capsys, command):
+def test_every_command_that_shows_something_has_examples_exit_codes_and_json(capsys, command):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0
     assert f"ovn-docker {command}" in out.split("example")[1]
@@ -76,7 +82,7 @@ def test_every_command_that_looks_has_examples_exit_codes_and_json(capsys, comma
         (("host", "setup", "--central", "1.2.3"), ["'1.2.3' is not an IP address"]),
         (("host", "setup", "--central", "1.2.3.4,"), ["'' is not an IP address"]),
         (("host", "setup", "--encap-type", "gre"), ["'gre'", "geneve", "vxlan", "stt"]),
-        (("tcpdump", "--count", "0", "web"), ["--count: '0' is no number of packets: give one from 1 on"]),
+        (("tcpdump", "--count", "0", "web"), ["--count: '0' is not a number of packets: give 1 or more"]),
         (("tcpdump",), ["required: CONTAINER (see", "ovn-docker tcpdump --help"]),
         (("tcpdump", "web", "--count", "x", "icmp"), ["--count: 'x' is no", "ovn-docker tcpdump --help"]),
     ],
@@ -98,11 +104,11 @@ def test_wrong_usage_is_one_line_and_exit_code_2(capsys, argv, words):
         ("web --network foo -s 96 --count=3 tcp", "-c 3 -l -e -s 96 tcp"),
     ],
 )
-def test_what_stands_behind_the_container_is_tcpdumps_but_for_our_long_options(typed, run):
+def test_words_behind_the_container_are_arguments_of_tcpdump_except_our_long_options(typed, run):
     args = main.make_parser(["tcpdump"]).parse_args(["tcpdump", *typed.split()])
     assert args.container == "web"
     assert args.network == ("foo" if "foo" in typed else "")
-    assert tcpdump.command(args, "odh1") == ["tcpdump", "-n", "-i", "odh1", *run.split()]
+    assert at_link(tcpdump.capture_of(args), "odh1") == ["tcpdump", "-n", "-i", "odh1", *run.split()]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ sys.exit(main.main(["ls"]))
 """
 
 
-def test_output_that_nobody_reads_any_more_is_no_error():
+def test_a_closed_pipe_ends_the_command_without_an_error():
     read, write = os.pipe()
     os.close(read)
     for argv in (("-m", "ovn_docker.cli.main", "--help"), ("-c", PRINTS)):
@@ -133,7 +139,7 @@ def test_output_that_nobody_reads_any_more_is_no_error():
     os.close(write)
 
 
-def test_a_full_disk_is_one_line():
+def test_a_full_disk_is_an_error_of_one_line():
     argv = [sys.executable, "-c", PRINTS]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, check=False)
@@ -141,7 +147,7 @@ def test_a_full_disk_is_one_line():
     assert (done.returncode, done.stderr) == (1, line)
 
 
-def test_a_locale_without_the_letters_of_a_name_gets_their_numbers():
+def test_letters_that_the_locale_lacks_are_escaped():
     done = subprocess.run(
         [sys.executable, "-c", PRINTS],
         env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True, text=True, check=False,
@@ -159,8 +165,9 @@ def test_help_imports_no_command_and_no_third_party_package():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
     ours = {name for name in loaded if name.startswith("ovn_docker")}
-    needed = ("cli", "cli.main", "cli.output", "errors", "printable", "programs", "spelling")
-    assert ours == {"ovn_docker", *(f"ovn_docker.{name}" for name in needed)}
+    needed = ("cli", "cli.main", "errors", "host", "host.own_process", "text")
+    text = (f"text.{name}" for name in ("command_line", "output", "printable", "spelling"))
+    assert ours == {"ovn_docker", *(f"ovn_docker.{name}" for name in (*needed, *text))}
     assert not loaded & {"msgspec", "ovs", "waitress", "subprocess"}
 
 
@@ -177,13 +184,13 @@ def test_help_imports_no_command_and_no_third_party_package():
         ("ptcp:6641:10.0.0.1", "0.0.0.0", False, "ptcp:6641:0.0.0.0"),
     ],
 )
-def test_what_a_database_listens_on(old, ip, tls, new):
+def test_wanted_target_keeps_settings_that_are_not_given(old, ip, tls, new):
     assert listeners.wanted_target(6641, old, ip and ip_address(ip), tls=tls) == new
 
 
-def test_addresses_in_connection_methods():
+def test_remotes_have_ipv6_addresses_in_brackets():
     given = arguments.addresses("10.0.0.1, fd00::1,[fd00::2]")
-    assert setup.remotes("ssl", given, 6642) == "ssl:10.0.0.1:6642,ssl:[fd00::1]:6642,ssl:[fd00::2]:6642"
+    assert host_setup.remotes("ssl", given, 6642) == "ssl:10.0.0.1:6642,ssl:[fd00::1]:6642,ssl:[fd00::2]:6642"
 
 
 def test_tls_needs_all_three_files(tmp_path):
@@ -191,7 +198,7 @@ def test_tls_needs_all_three_files(tmp_path):
     pem.touch(mode=0o600)
 
     def files(**given):
-        names = dict.fromkeys((*arguments.TlsFiles._fields, "tls")) | given
+        names = dict.fromkeys((*TlsFiles._fields, "tls")) | given
         return arguments.tls_files(argparse.Namespace(**names))
 
     assert files() is None
@@ -203,38 +210,38 @@ def test_tls_needs_all_three_files(tmp_path):
         files(private_key=str(pem), tls=str(tmp_path))
     with pytest.raises(BadRequest, match=r"--tls /.*/key\.pem is not a readable file"):
         files(tls=str(tmp_path))
-    for name in arguments.TLS_DIRECTORY:
+    for name in TLS_DIRECTORY:
         pem.with_name(name).touch(mode=0o600)
-    assert files(tls=str(tmp_path)) == tuple(str(tmp_path / name) for name in arguments.TLS_DIRECTORY)
+    assert files(tls=str(tmp_path)) == tuple(str(tmp_path / name) for name in TLS_DIRECTORY)
     (tmp_path / "key.pem").chmod(0o644)
-    with pytest.raises(BadRequest, match="has mode 0644, others can get at it"):
+    with pytest.raises(BadRequest, match="is accessible to others \\(mode 0644\\)"):
         files(tls=str(tmp_path))
     assert files(private_key=str(pem), certificate=str(pem), ca_cert=str(pem)) == (str(pem),) * 3
 
 
-def test_a_failed_step_says_command_code_and_last_line():
-    with pytest.raises(steps.StepFailed, match=r"`ls /nosuch` failed with exit code 2: ls: cannot access"):
-        steps.run(("ls", "/nosuch"))
+def test_the_error_of_a_failed_step_has_command_code_and_last_line():
+    with pytest.raises(StepFailed, match=r"`ls /nosuch` failed with exit code 2: ls: cannot access"):
+        run(("ls", "/nosuch"))
 
 
-def test_a_command_that_may_not_be_run_is_told(tmp_path):
+def test_the_error_for_a_program_without_permission_names_it(tmp_path):
     (tmp_path / "ovs-vsctl").touch(mode=0o644)
     tool = str(tmp_path / "ovs-vsctl")
     with pytest.raises(Unavailable, match=f"cannot run {tool}: Permission denied"):
-        steps.run((tool, "show"))
+        run((tool, "show"))
 
 
-def test_a_missing_program_is_named_with_its_package():
+def test_the_error_for_a_missing_program_names_its_package():
     for tool, package in {
         "ovs-nosuch": "openvswitch-switch",
         "/usr/share/ovn/scripts/ovn-nosuch": "ovn-host",
         "nosuch": "nosuch",
     }.items():
         with pytest.raises(Unavailable, match=rf"is not installed; run `apt install {package}`"):
-            steps.run((tool,))
+            run((tool,))
 
 
-def test_a_dry_run_runs_nothing(capsys, tmp_path):
+def test_a_dry_run_runs_no_command(capsys, tmp_path):
     step = steps.Steps(dry_run=True)
     step.change("make a file", "touch", str(tmp_path / "file"))
     step.wait("never", lambda: False, seconds=0, hint="")

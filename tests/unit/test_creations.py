@@ -1,8 +1,8 @@
-"""Two requests of Docker's for one network of the cluster, on one host at one moment."""
+"""Two requests at the same time, on one host, to create one shared network."""
 
 import pytest
 
-from ovn_docker.creations import Creations
+from ovn_docker.core.creations import Creations
 from ovn_docker.errors import Conflict
 from ovn_docker.model import NetworkId
 
@@ -22,8 +22,8 @@ def test_the_second_network_of_a_name_is_refused_until_the_first_is_listed() -> 
     creations.begin("foo", FOLLOWERS)
 
 
-def test_a_network_that_docker_never_lists_gives_its_name_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_that_docker_never_lists_releases_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     creations = Creations()
     creations.begin("foo", USERS)
-    monkeypatch.setattr("ovn_docker.creations._LISTED", 0)
+    monkeypatch.setattr("ovn_docker.core.creations._LISTED", 0)
     creations.begin("foo", FOLLOWERS)

@@ -1,4 +1,4 @@
-"""What the doctor tells to type does what it says when it is typed."""
+"""The commands of the doctor's cures work, and findings name their subjects."""
 
 import argparse
 import shlex
@@ -11,20 +11,22 @@ import pytest
 from ovn_docker.cli import ls
 from ovn_docker.cli.main import make_parser
 from ovn_docker.definition import switch_row
-from ovn_docker.host.links import Link
+from ovn_docker.doctor import check_cluster, check_endpoints, check_host
+from ovn_docker.doctor.diagnosis import Facts, Finding, Severity
+from ovn_docker.host.kernel.links import Link
+from ovn_docker.inspect.cluster import ClusterView
+from ovn_docker.inspect.echoes import HostPath, Pair
+from ovn_docker.inspect.machine import CertificateFile, read_machine
+from ovn_docker.inspect.probes import Probes
+from ovn_docker.inspect.snapshot import DockerNetwork, Encap, SharedRow, Snapshot, SwitchRow
+from ovn_docker.inspect.sync import Sync
 from ovn_docker.model import Obstacle, Occupied, Problem, Report, SharedNetwork
-from ovn_docker.view import check_cluster, check_endpoints, check_host
-from ovn_docker.view.cluster import Cluster
-from ovn_docker.view.health import Facts, Finding
-from ovn_docker.view.machine import Certificate, look
-from ovn_docker.view.probes import HostPath, Pair, Probes, Sync
-from ovn_docker.view.snapshot import DockerNetwork, Encap, SharedRow, Snapshot, SwitchRow
 from unit.clusters import cluster
 
 
-def facts(seen: Cluster, probes: Probes | None = None, **changed: object) -> Facts:
+def facts(seen: ClusterView, probes: Probes | None = None, **changed: object) -> Facts:
     snapshot: Snapshot = replace(seen.snapshot, **changed)  # type: ignore[arg-type]
-    return Facts(Cluster(snapshot), probes or Probes())
+    return Facts(ClusterView(snapshot), probes or Probes())
 
 
 def parsed(command: tuple[str, ...]) -> argparse.Namespace:
@@ -33,7 +35,7 @@ def parsed(command: tuple[str, ...]) -> argparse.Namespace:
     return make_parser(argv[:1]).parse_args(argv)
 
 
-def test_an_interface_is_moved_into_a_bridge_with_its_addresses() -> None:
+def test_cure_moves_an_interface_into_a_bridge_with_its_addresses() -> None:
     seen = cluster(2, 0)
     assert seen.snapshot.vswitch
     ids = {"system-id": "host1", "ovn-bridge-datapath-type": "netdev", "ovn-encap-ip": "10.0.0.1"}
@@ -49,7 +51,7 @@ def test_an_interface_is_moved_into_a_bridge_with_its_addresses() -> None:
     assert (args.interface, args.bridge, args.datapath) == ("eth0", "breth0", "netdev")
 
 
-def test_a_machine_with_apparmor_and_without_its_parser_is_told_the_package(tmp_path: Path) -> None:
+def test_missing_apparmor_parser_names_its_package(tmp_path: Path) -> None:
     enabled = tmp_path / "sys/module/apparmor/parameters/enabled"
     profiles = tmp_path / "sys/kernel/security/apparmor/profiles"
     parser = tmp_path / "usr/sbin/apparmor_parser"
@@ -57,7 +59,7 @@ def test_a_machine_with_apparmor_and_without_its_parser_is_told_the_package(tmp_
         file.parent.mkdir(parents=True)
 
     def found() -> list[Finding]:
-        return list(check_host.docker_apparmor(facts(cluster(1, 0), Probes(machine=look(tmp_path)))))
+        return list(check_host.docker_apparmor(facts(cluster(1, 0), Probes(machine=read_machine(tmp_path)))))
 
     assert found() == []
     enabled.write_text("N\n")
@@ -72,7 +74,7 @@ def test_a_machine_with_apparmor_and_without_its_parser_is_told_the_package(tmp_
     assert found() == []
 
 
-def test_ports_that_a_wrong_clock_has_made_name_their_host() -> None:
+def test_ports_with_times_in_the_future_name_their_host() -> None:
     seen = cluster(2, 20)
     ports = seen.snapshot.northbound.ports if seen.snapshot.northbound else ()
     assert {port.host for port in ports} == {"host1", "host2"}
@@ -83,16 +85,43 @@ def test_ports_that_a_wrong_clock_has_made_name_their_host() -> None:
             for port, ahead in zip(ports, (0, 3, 3600, 60, *[0] * len(ports)), strict=False)
         ),
     )
-    changed = Cluster(replace(seen.snapshot, northbound=northbound))
+    changed = ClusterView(replace(seen.snapshot, northbound=northbound))
     late = {port.host for port in changed.ports.values() if (port.created or 0) > seen.snapshot.taken + 5}
     found = list(check_cluster.clock(facts(changed, Probes(sync=Sync(northd=True, ahead={}, seen={})))))
     assert {one.subject for one in found} == late != set()
-    assert any("up to 3600 s from now" in one.evidence for one in found)
+    assert any("up to 3600 s in the future" in one.evidence for one in found)
     assert list(check_cluster.clock(facts(seen, Probes(sync=Sync(northd=True, ahead={}, seen={}))))) == []
 
 
-def test_a_tunnel_address_is_proposed_though_another_host_has_none() -> None:
-    """ovn-controller writes down whatever ovn-encap-ip says on its host."""
+def test_ports_are_too_many_for_an_ovn_northd_that_computes_all_of_them_anew() -> None:
+    seen = cluster(2, 20)
+    assert seen.snapshot.northbound
+
+    def found(version: str, ports: int) -> list[Finding]:
+        northbound = replace(seen.snapshot.northbound, northd=version)  # type: ignore[type-var]
+        changed = ClusterView(replace(seen.snapshot, northbound=northbound))
+        return list(check_cluster.northd_version(facts(changed, Probes(ports=ports))))
+
+    (finding,) = found("23.03.1-20.27.0-70.6", 2001)
+    assert finding.evidence.startswith("the cluster has 2001 ports, and ovn-northd 23.03 computes")
+    assert finding.cure.startswith("install OVN 23.09 or later")
+    assert finding.severity is Severity.WARN
+    assert found("23.03.1-20.27.0-70.6", 2000) == []
+    for version in ("23.09.0-20.27.4-72.6", "25.03.0-20.41.0-77.6", "26.03.1-21.8.0-82.14"):
+        assert found(version, 100_000) == []
+
+
+@pytest.mark.parametrize("version", ["", "23", "23.03", "a.b.c", "-1.03.1", "0.9", "²³.03.1", "23.03\n.1"])
+def test_version_that_ovn_northd_does_not_write_is_ignored(version: str) -> None:
+    """Any host can write NB_Global."""
+    seen = cluster(2, 20)
+    northbound = replace(seen.snapshot.northbound, northd=version)  # type: ignore[type-var]
+    changed = ClusterView(replace(seen.snapshot, northbound=northbound))
+    assert list(check_cluster.northd_version(facts(changed, Probes(ports=100_000)))) == []
+
+
+def test_tunnel_address_is_proposed_despite_an_invalid_one_elsewhere() -> None:
+    """ovn-controller writes any value of ovn-encap-ip into its row."""
     seen = cluster(3, 0)
     assert seen.snapshot.vswitch
     assert seen.snapshot.southbound
@@ -110,7 +139,7 @@ def test_a_tunnel_address_is_proposed_though_another_host_has_none() -> None:
     assert found.commands == (check_host.set_external_id("ovn-encap-ip", "10.0.0.1"),)
 
 
-def test_a_rule_of_the_firewall_is_deleted_as_it_is() -> None:
+def test_cure_deletes_the_exact_firewall_rule() -> None:
     rule = '-A INPUT -p udp -m udp --dport 6081 -m comment --comment "no tunnels here" -j DROP'
     probes = Probes(
         paths={"host2": HostPath(small=True, full=True, size=1500)},
@@ -124,7 +153,7 @@ def test_a_rule_of_the_firewall_is_deleted_as_it_is() -> None:
     )
 
 
-def test_a_container_that_nobody_knows_the_name_of_is_not_restarted_by_another_id() -> None:
+def test_container_with_an_unknown_name_has_no_restart_command() -> None:
     seen = cluster(2, 14)
     northbound = seen.snapshot.northbound
     assert northbound
@@ -140,7 +169,7 @@ def test_a_container_that_nobody_knows_the_name_of_is_not_restarted_by_another_i
         assert found.commands == commands
 
 
-def test_a_network_that_is_called_like_an_option_is_removed_by_its_id() -> None:
+def test_network_named_like_an_option_is_removed_by_id() -> None:
     engine = cluster(1, 0).snapshot.engine
     assert engine
     lost = DockerNetwork("a1" * 32, "-f", ())
@@ -148,20 +177,20 @@ def test_a_network_that_is_called_like_an_option_is_removed_by_its_id() -> None:
     assert found.commands == (("docker", "network", "rm", "a1" * 6),)
 
 
-def test_a_certificate_has_the_days_that_pki_list_says() -> None:
+def test_certificate_expires_in_as_many_days_as_pki_list_shows() -> None:
     seen = cluster(1, 0)
     assert seen.snapshot.vswitch
     switch = replace(
         seen.snapshot.vswitch, ids={"ovn-nb": "ssl:10.0.0.1:6641"}, tls=("key.pem", "cert.pem", "ca.pem")
     )
     ends = seen.snapshot.taken + 29.7 * 86400
-    probes = Probes(certificates=(Certificate("certificate", "cert.pem", ends),))
+    probes = Probes(certificates=(CertificateFile("certificate", "cert.pem", ends),))
     (found,) = check_host.tls(facts(seen, probes, vswitch=switch))
     assert found.evidence == "the certificate cert.pem expires in 29 days"
 
 
-def reporting(seen: Cluster, *reports: Report) -> Facts:
-    """The cluster with a network foo, of which hosts say something."""
+def reporting(seen: ClusterView, *reports: Report) -> Facts:
+    """Return the cluster with a shared network foo and reports of hosts about it."""
     northbound = seen.snapshot.northbound
     assert northbound
     foo = SharedRow(switch_row("foo"), SharedNetwork("foo", None, removed=False))
@@ -171,7 +200,7 @@ def reporting(seen: Cluster, *reports: Report) -> Facts:
 
 
 @pytest.mark.parametrize("obstacle", Obstacle)
-def test_a_network_that_a_host_cannot_have_or_use_is_said_on_every_host(obstacle: Obstacle) -> None:
+def test_network_that_a_host_cannot_use_is_found_on_every_host(obstacle: Obstacle) -> None:
     problem = Problem("foo", obstacle, "because")
     found = reporting(cluster(3, 0), Report("host2", (), (problem,)), Report("nobody", (), (problem,)))
     (finding,) = check_endpoints.cluster_networks(found)
@@ -185,7 +214,7 @@ def test_a_network_that_a_host_cannot_have_or_use_is_said_on_every_host(obstacle
     assert not [one for one in check_endpoints.networks_stored(found) if "foo" in one.evidence]
 
 
-def test_what_keeps_a_network_from_many_hosts_is_one_finding() -> None:
+def test_same_obstacle_on_many_hosts_is_one_finding() -> None:
     problem = Problem("foo", Obstacle.SUBNET, "because")
     reports = [Report(f"host{number}", (), (problem,)) for number in range(1, 7)]
     (finding,) = check_endpoints.cluster_networks(reporting(cluster(6, 0), *reports))
@@ -195,7 +224,7 @@ def test_what_keeps_a_network_from_many_hosts_is_one_finding() -> None:
     assert finding.where == ""
 
 
-def test_a_docker_gwbridge_that_overlaps_gets_a_subnet_that_is_free() -> None:
+def test_overlapping_docker_gwbridge_gets_a_free_subnet() -> None:
     taken = [Occupied(ip_network(text), "eth0") for text in ("192.168.0.0/20", "192.168.20.0/24")]
     bridge = Occupied(ip_network("10.0.0.0/8"), "docker_gwbridge")
     seen = cluster(2, 0)
@@ -214,4 +243,4 @@ def test_a_docker_gwbridge_that_overlaps_gets_a_subnet_that_is_free() -> None:
     assert remove == ("docker", "network", "rm", "docker_gwbridge")
     assert create[:4] == ("docker", "network", "create", "--subnet=192.168.48.0/20")
     assert create[-1] == "docker_gwbridge"
-    assert list(check_endpoints.cluster_networks(found)) == []  # this host's own is said once
+    assert list(check_endpoints.cluster_networks(found)) == []  # that of this host is reported once

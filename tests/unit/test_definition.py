@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ovn_docker import definition
+from ovn_docker.backends.ovn.shared.shared_networks import read_definition
 from ovn_docker.definition import Refused, check_subnets, of_docker
 from ovn_docker.model import AddressPool, Definition, Occupied, row_uuid
 
@@ -16,7 +17,7 @@ IDS = {"ovn-docker:name": "foo", "subnet": "10.1.0.0/16", "gateway_ip": "10.1.0.
 
 
 def good(**changes: Any) -> dict[str, Any]:
-    """A definition as hosts store it, but for some changes; a change to None leaves the key out."""
+    """Return a definition as hosts store it, with some changes; the value None removes a key."""
     made = {
         "Name": "foo",
         "Driver": "openvswitch",
@@ -36,7 +37,7 @@ def pool(**changes: Any) -> dict[str, Any]:
 
 
 def read(given: object, **ids: str) -> Definition:
-    return definition.stored(ROW, IDS | ids, given if isinstance(given, str) else json.dumps(given))
+    return read_definition(ROW, IDS | ids, given if isinstance(given, str) else json.dumps(given))
 
 
 def test_the_request_is_built_from_the_parsed_values() -> None:
@@ -160,7 +161,7 @@ HOSTILE: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_anything_else_is_refused_in_one_printable_line(what: str) -> None:
+def test_other_definitions_are_refused_in_one_printable_line(what: str) -> None:
     given, why = HOSTILE[what]
     with pytest.raises(Refused, match=why) as refused:
         read(given)
@@ -169,14 +170,14 @@ def test_anything_else_is_refused_in_one_printable_line(what: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "bar", "foo\n", "../foo", "f" * 65, "-o", "\u202efoo"])
-def test_a_row_is_believed_only_under_the_name_that_it_follows_from(name: str) -> None:
+def test_row_is_valid_only_under_the_name_it_follows_from(name: str) -> None:
     with pytest.raises(Refused) as refused:
-        definition.stored(ROW, IDS | {"ovn-docker:name": name}, json.dumps(good(Name=name)))
+        read_definition(ROW, IDS | {"ovn-docker:name": name}, json.dumps(good(Name=name)))
     assert refused.value.refusal.part == "name"
     assert str(refused.value).isprintable()
 
 
-def test_of_each_ip_version_the_row_has_the_subnet_and_the_gateway() -> None:
+def test_row_has_subnet_and_gateway_of_each_ip_version() -> None:
     given = good(
         EnableIPv6=True,
         IPAM={
@@ -196,7 +197,7 @@ def test_of_each_ip_version_the_row_has_the_subnet_and_the_gateway() -> None:
 
 def test_a_network_without_addresses_has_none_in_its_row() -> None:
     given = good(IPAM={"Driver": "null", "Config": [{"Subnet": "0.0.0.0/0"}]})
-    assert definition.stored(ROW, {"ovn-docker:name": "foo"}, json.dumps(given)).pools == ()
+    assert read_definition(ROW, {"ovn-docker:name": "foo"}, json.dumps(given)).pools == ()
     with pytest.raises(Refused, match="subnet"):
         read(given)
 
@@ -216,22 +217,20 @@ def linked(network: str) -> Occupied:
         ([], ["10.0.0.0/8"], "overlaps 10.0.0.0/8"),
     ],
 )
-def test_a_subnet_with_what_this_host_has_already_is_refused(
-    addresses: list[str], networks: list[str], why: str
-) -> None:
+def test_subnet_in_use_on_this_host_is_refused(addresses: list[str], networks: list[str], why: str) -> None:
     with pytest.raises(Refused, match=why) as refused:
         check_subnets(SUBNETS, map(ip_address, addresses), [linked(network) for network in networks])
     assert refused.value.refusal.part == "subnet"
 
 
-def test_a_subnet_that_this_host_does_not_have_is_fine() -> None:
+def test_unused_subnet_is_accepted() -> None:
     addresses = [ip_address("172.31.0.1"), ip_address("fd31::1")]
     behind_a_router = Occupied(SUBNETS[0], "eth0")
     check_subnets(SUBNETS, addresses, [linked("172.31.0.0/24"), linked("fd31::/64"), behind_a_router])
 
 
-def test_the_gateway_that_docker_writes_with_a_prefix_length_is_given_without() -> None:
-    """Docker 20.10 does so of IPv6 where the user gave no subnet, and does not take it."""
+def test_prefix_length_of_dockers_gateway_is_removed() -> None:
+    """Docker 20.10 writes IPv6 gateways so if the user gave no subnet, and refuses them in a request."""
     given = {"Subnet": "fd6f:766e::/64", "Gateway": "fd6f:766e::1/64"}
     network = {"Driver": "openvswitch", "Options": {"ovn.network": "foo"}, "EnableIPv6": True}
     (pool,) = of_docker({**network, "IPAM": {"Driver": "openvswitch", "Config": [given]}}, "foo").pools
@@ -239,7 +238,7 @@ def test_the_gateway_that_docker_writes_with_a_prefix_length_is_given_without() 
 
 
 RECORDED = json.loads((Path(__file__).parents[1] / "recordings/definitions.json").read_text())
-"""Rows that the version wrote that stored Docker's own words (0.1.0)."""
+"""Rows as version 0.1.0 wrote them, with Docker's own keys and values."""
 
 
 @pytest.mark.parametrize(
@@ -247,7 +246,7 @@ RECORDED = json.loads((Path(__file__).parents[1] / "recordings/definitions.json"
 )
 def test_a_definition_of_the_first_version_is_read(ids: dict[str, str]) -> None:
     name, text = ids["ovn-docker:name"], ids["ovn-docker:definition"]
-    parsed = definition.stored(row_uuid("shared network", name), ids, text)
+    parsed = read_definition(row_uuid("shared network", name), ids, text)
     former = json.loads(text)
     pools = former["IPAM"].pop("Config"), parsed.request["IPAM"].pop("Config")  # type: ignore[attr-defined]
     assert [pool["Subnet"] for pool in pools[1]] == [

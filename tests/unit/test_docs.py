@@ -1,4 +1,4 @@
-"""The README says what the code says."""
+"""README and docs agree with the code."""
 
 import re
 from dataclasses import fields
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ovn_docker import settings
+from ovn_docker.doctor import checks
+from ovn_docker.doctor.checks import CHECKS
 from ovn_docker.options import OPTIONS, UNDERLAY, Option
-from ovn_docker.view.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -34,7 +35,7 @@ def test_settings_in_the_readme_exist() -> None:
 
 
 def test_claims_of_the_security_page_name_tests_that_exist() -> None:
-    """Every test in brackets is a module, and every attack is named."""
+    """The page names only modules of tests that exist, and all attacks."""
     named = set(re.findall(r"\[((?:attacks|e2e|functional|unit)/test_\w+)\]", SECURITY))
     attacks = {f"attacks/{path.stem}" for path in (ROOT / "tests/e2e/attacks").glob("test_*.py")}
     assert attacks <= named
@@ -52,8 +53,15 @@ def test_tests_of_values_that_are_read_exist() -> None:
 
 
 @pytest.mark.parametrize("page", ["architecture", "operations", "troubleshooting"])
-def test_the_number_of_checks_is_the_doctors(page: str) -> None:
+def test_number_of_checks_is_that_of_the_table(page: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     assert set(re.findall(r"(\d+) checks\b", text)) == {str(len(CHECKS))}
     for total, rest in re.findall(r"(\d+) checks: (.+)", text):
         assert sum(map(int, re.findall(r"\d+", rest))) == int(total)
+
+
+def test_the_page_has_a_row_for_every_check() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    for check in (*CHECKS, *checks.UNDERLAY):
+        depends_on = ", ".join(check.depends_on) or "-"
+        assert f"| `{check.name}` | {check.about.rstrip('.')} | {depends_on} |\n" in text

@@ -1,4 +1,4 @@
-"""What dockerd is set to, by what it was started with: a cluster store, name servers."""
+"""Settings of dockerd from its arguments and configuration file, and answers of Docker's API."""
 
 import json
 import socket
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from ovn_docker.docker.engine import DockerEngine, dockerd_setting, has_cluster_store
 from ovn_docker.errors import Unavailable
-from ovn_docker.host.engine import Engine, dockerd_setting, has_cluster_store
 from ovn_docker.model import Endpoint, EndpointId, Network, NetworkId, Subnet
 from ovn_docker.options import NetworkOptions
 
@@ -44,28 +44,28 @@ NONE = Path("/nowhere/daemon.json")
 @pytest.mark.parametrize(
     "arguments", [["--cluster-store=etcd://10.0.0.9:2379"], ["--debug", "--cluster-store", "etcd://10.0.0.9"]]
 )
-def test_it_has_one_if_it_was_started_with_one(proc: Path, arguments: list[str]) -> None:
+def test_cluster_store_is_found_in_the_arguments(proc: Path, arguments: list[str]) -> None:
     process(proc, 700, "dockerd", "/usr/bin/dockerd", *arguments)
     assert has_cluster_store(proc, NONE)
 
 
 @pytest.mark.parametrize("arguments", [[], ["-H", "fd://"], ["--cluster-advertise=eth0:2376"]])
-def test_it_has_none_if_it_was_started_without(proc: Path, arguments: list[str]) -> None:
+def test_dockerd_without_the_argument_has_no_cluster_store(proc: Path, arguments: list[str]) -> None:
     process(proc, 700, "dockerd", "/usr/bin/dockerd", *arguments)
     assert not has_cluster_store(proc, NONE)
 
 
-def test_there_is_none_while_dockerd_does_not_run(proc: Path) -> None:
+def test_cluster_store_is_absent_while_dockerd_does_not_run(proc: Path) -> None:
     assert not has_cluster_store(proc, NONE)
 
 
-def test_its_configuration_may_say_so(proc: Path) -> None:
+def test_cluster_store_is_found_in_the_configuration(proc: Path) -> None:
     process(proc, 700, "dockerd", "/usr/bin/dockerd")
     assert has_cluster_store(proc, config(proc, '{"cluster-store": "etcd://10.0.0.9:2379"}'))
 
 
 @pytest.mark.parametrize("how", ["--config-file={}", "--config-file {}"])
-def test_its_configuration_may_be_elsewhere(proc: Path, how: str) -> None:
+def test_configuration_file_of_the_arguments_is_read(proc: Path, how: str) -> None:
     path = config(proc, '{"cluster-store": "etcd://10.0.0.9:2379"}')
     process(proc, 700, "dockerd", "/usr/bin/dockerd", *how.format(path).split())
     assert has_cluster_store(proc, NONE)
@@ -79,23 +79,23 @@ def test_its_configuration_may_be_elsewhere(proc: Path, how: str) -> None:
     ],
     ids=lambda text: text[:24],
 )
-def test_a_configuration_that_says_nothing_of_it_or_cannot_be_read_is_none(proc: Path, text: str) -> None:
+def test_configuration_without_cluster_store_or_invalid_has_none(proc: Path, text: str) -> None:
     process(proc, 700, "dockerd", "/usr/bin/dockerd")
     assert not has_cluster_store(proc, config(proc, text))
 
 
-def test_a_configuration_that_is_no_text_is_none(proc: Path) -> None:
+def test_configuration_that_is_not_utf_8_has_no_cluster_store(proc: Path) -> None:
     path = config(proc, "")
     path.write_bytes(b"\xff\xfe")
     assert not has_cluster_store(proc, path)
 
 
-def test_a_setting_may_be_given_several_times(proc: Path) -> None:
+def test_setting_may_be_given_several_times(proc: Path) -> None:
     process(proc, 700, "dockerd", "/usr/bin/dockerd", "--dns=169.254.53.1", "--dns", "10.0.0.53")
     assert dockerd_setting("dns", proc, NONE) == ["169.254.53.1", "10.0.0.53"]
 
 
-def test_a_setting_may_be_a_list_in_the_configuration(proc: Path) -> None:
+def test_setting_may_be_a_list_in_the_configuration(proc: Path) -> None:
     process(proc, 700, "dockerd", "/usr/bin/dockerd")
     path = config(proc, '{"dns": ["169.254.53.1", "10.0.0.53"]}')
     assert dockerd_setting("dns", proc, path) == ["169.254.53.1", "10.0.0.53"]
@@ -103,21 +103,21 @@ def test_a_setting_may_be_a_list_in_the_configuration(proc: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"dns": null}', '{"dns": 5}'])
-def test_a_configuration_that_makes_no_sense_is_dockerds_to_refuse(proc: Path, text: str) -> None:
+def test_invalid_configuration_raises_no_error(proc: Path, text: str) -> None:
     assert all(isinstance(server, str) for server in dockerd_setting("dns", proc, config(proc, text)))
 
 
-Answers = Callable[..., Engine]
+Answers = Callable[..., DockerEngine]
 
 
 @pytest.fixture
 def answers(tmp_path: Path) -> Iterator[Answers]:
-    """Makes an engine that answers the one question after the other."""
+    """Return a function that makes an engine with the given answers, in this order."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "docker.sock"))
     listener.listen()
 
-    def make(*given: Any) -> Engine:
+    def make(*given: Any) -> DockerEngine:
         def serve() -> None:
             for answer in given:
                 connection, _ = listener.accept()
@@ -128,7 +128,7 @@ def answers(tmp_path: Path) -> Iterator[Answers]:
                     connection.sendall(head.encode() + body)
 
         threading.Thread(target=serve, daemon=True).start()
-        return Engine(tmp_path / "docker.sock")
+        return DockerEngine(tmp_path / "docker.sock")
 
     yield make
     listener.close()
@@ -141,15 +141,15 @@ def container(**networks: dict[str, str]) -> dict[str, Any]:
     return {"Id": "c0", "NetworkSettings": {"Networks": networks}}
 
 
-def test_what_it_has_are_endpoints_of_containers_that_run_and_all_networks(answers: Answers) -> None:
+def test_inventory_has_endpoints_of_running_containers_and_all_networks(answers: Answers) -> None:
     starting = container(foo={"EndpointID": "", "NetworkID": "f0"})
     running = container(bar={"EndpointID": "e1", "NetworkID": "f1"})
     engine = answers([starting, running, {"Id": "c2"}], [*BUILT_IN, {"Id": "f2", "Name": "baz"}])
     assert engine.inventory() == ({"e1": "c0"}, {"f0", "f1", "f2", "b0", "a0", "90"})
 
 
-def test_networks_and_endpoints_are_described_as_far_as_docker_says(answers: Answers) -> None:
-    """20.10 does not say which gateway IPAM has chosen."""
+def test_networks_and_endpoints_are_described_from_dockers_data(answers: Answers) -> None:
+    """Docker 20.10 does not list the gateway that IPAM chose: the first address is assumed."""
     pools = [{"Subnet": "10.1.0.0/24"}, {"Subnet": "fd00::/64", "Gateway": "fd00::5/64"}]
     options = {"ovn.network": "foo", "com.docker.network.bridge.name": "br9"}
     foo = {
@@ -198,11 +198,11 @@ def test_networks_and_endpoints_are_described_as_far_as_docker_says(answers: Ans
 @pytest.mark.parametrize(
     "networks", [[], BUILT_IN[:1], None, {"message": "no"}, [{"Id": "f0"}, *BUILT_IN], ["x"]]
 )
-def test_a_list_of_networks_that_is_not_whole_is_none(answers: Answers, networks: Any) -> None:
-    with pytest.raises(Unavailable, match=r"docker\.sock does not"):
+def test_incomplete_list_of_networks_is_refused(answers: Answers, networks: Any) -> None:
+    with pytest.raises(Unavailable, match=r"docker\.sock (does not|sent an invalid list)"):
         answers([], networks).inventory()
 
 
-def test_without_it_nothing_is_known(tmp_path: Path) -> None:
+def test_missing_docker_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="Docker does not answer"):
-        Engine(tmp_path / "nothing.sock").inventory()
+        DockerEngine(tmp_path / "nothing.sock").inventory()

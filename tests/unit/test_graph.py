@@ -1,4 +1,4 @@
-"""Pictures of clusters: everything is in its place, nothing on top of something else, names are text."""
+"""Pictures of clusters: layout, marks of differences, escaped names, formats."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovn_docker.cli.graph import format_of, write
+from ovn_docker.draw.dot import dot
+from ovn_docker.draw.layout import Box, Picture, TileState, picture
+from ovn_docker.draw.page import page
+from ovn_docker.draw.svg import Shortener, svg
 from ovn_docker.errors import BadRequest, OvnDockerError
-from ovn_docker.view.cluster import Cluster
-from ovn_docker.view.dot import dot
-from ovn_docker.view.graph import Box, Picture, State, picture
-from ovn_docker.view.page import page
-from ovn_docker.view.svg import Shortener, svg
+from ovn_docker.inspect.cluster import ClusterView
 from unit.clusters import NETWORKS, cloud, cluster
 
 SIZES = [(1, 0), (1, 4), (3, 3), (3, 14), (4, 30), (3, 300), (10, 300), (24, 120)]
@@ -43,7 +43,7 @@ def overlap(one: Box, other: Box) -> bool:
 
 
 @pytest.mark.parametrize(("hosts", "containers"), SIZES)
-def test_every_container_is_drawn_once_on_its_host_and_its_network(hosts: int, containers: int) -> None:
+def test_every_container_is_drawn_once_on_its_host_and_network(hosts: int, containers: int) -> None:
     seen = cluster(hosts, containers)
     drawn = picture(seen)
     assert sorted(tile.endpoint.id for tile in drawn.tiles) == sorted(e.id for e in seen.endpoints)
@@ -57,7 +57,7 @@ def test_every_container_is_drawn_once_on_its_host_and_its_network(hosts: int, c
 
 
 @pytest.mark.parametrize(("hosts", "containers"), SIZES)
-def test_nothing_is_on_top_of_something_else_or_off_the_page(hosts: int, containers: int) -> None:
+def test_boxes_do_not_overlap_and_are_on_the_page(hosts: int, containers: int) -> None:
     drawn = picture(cluster(hosts, containers, faults=True))
     whole = Box(0, 0, drawn.width, drawn.height)
     for boxes in (
@@ -69,7 +69,7 @@ def test_nothing_is_on_top_of_something_else_or_off_the_page(hosts: int, contain
         assert not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
 
 
-def test_a_shared_network_is_one_lane_across_the_hosts_and_a_hosts_own_is_in_its_card() -> None:
+def test_shared_network_is_a_lane_and_own_network_is_in_its_card() -> None:
     drawn = picture(cluster(3, 30))
     assert sorted(lane.network.name for lane in drawn.lanes) == ["backend", "shop", "telemetry"]
     for lane in drawn.lanes:
@@ -78,11 +78,11 @@ def test_a_shared_network_is_one_lane_across_the_hosts_and_a_hosts_own_is_in_its
     assert sorted(cell.network.name for cell in drawn.cells if cell.heading) == ["build", "lab"]
 
 
-def test_hosts_of_one_name_are_told_apart() -> None:
+def test_hosts_with_the_same_name_are_drawn_by_system_id() -> None:
     seen = cluster(3, 14)
     assert seen.snapshot.southbound
     chassis = tuple(replace(row, hostname="debian") for row in seen.snapshot.southbound.chassis)
-    same = Cluster(replace(seen.snapshot, southbound=replace(seen.snapshot.southbound, chassis=chassis)))
+    same = ClusterView(replace(seen.snapshot, southbound=replace(seen.snapshot.southbound, chassis=chassis)))
     drawn = picture(same)
     assert [card.host.name for card in drawn.cards] == ["host1", "host2", "host3"]
     assert [card.host.here for card in drawn.cards] == [True, False, False]
@@ -90,21 +90,21 @@ def test_hosts_of_one_name_are_told_apart() -> None:
     assert dot(drawn).count("subgraph cluster_") == 3
 
 
-def test_few_hosts_stand_side_by_side_and_many_fill_a_screen() -> None:
+def test_few_hosts_are_in_one_row_and_many_fill_a_screen() -> None:
     assert len(picture(cluster(3, 14)).rails) == 1
     many = picture(cluster(24, 300))
     assert len(many.rails) > 1
     assert 1 < many.width / many.height < 2.5
 
 
-def test_what_does_not_fit_is_marked_where_it_is_and_said_below() -> None:
+def test_differences_are_marked_and_listed() -> None:
     healthy, ill = picture(cluster(3, 60)), picture(cluster(3, 60, faults=True))
     assert healthy.faults == ()
-    assert "all sides agree" in svg(healthy)
+    assert "no differences" in svg(healthy)
     marked = {tile.fault: tile for tile in ill.tiles if tile.fault}
     assert len(marked) == 2
     for number, tile in marked.items():
-        assert tile.state is State.FAULT
+        assert tile.state is TileState.FAULT
         assert ill.faults[number - 1].startswith(f"{tile.endpoint.container} on {tile.endpoint.host}")
         assert "no host has claimed it" in ill.faults[number - 1]
     assert ill.faults[0] == "tunnel to host3 (10.0.0.3): BFD down"
@@ -112,20 +112,20 @@ def test_what_does_not_fit_is_marked_where_it_is_and_said_below() -> None:
 
 
 @pytest.mark.parametrize(("vms", "containers"), [(1, 3), (3, 30), (8, 300)])
-def test_in_a_cloud_virtual_machines_hang_on_their_trunks(vms: int, containers: int) -> None:
+def test_virtual_machines_have_their_trunks(vms: int, containers: int) -> None:
     drawn = picture(cloud(vms, containers))
     assert [card.host.name for card in drawn.cards] == [f"vm{n}" for n in range(1, vms + 1)]
     assert len(drawn.tiles) == containers
-    assert {tile.state for tile in drawn.tiles} == {State.UP}
+    assert {tile.state for tile in drawn.tiles} == {TileState.UP}
     said = texts(svg(drawn))
     assert sum("is ACTIVE" in text for text in said) == vms
-    assert "all sides agree" in said
+    assert "no differences" in said
     assert not any(word in text for text in said for word in ("tunnel", "OVN", "northbound"))
     if vms > 1:
         ill = picture(cloud(vms, containers, faults=True))
         assert "port vif" + f"{vms} is DOWN" in texts(svg(ill))
         assert ill.faults[0] == f"VM vm{vms}: its port vif{vms} is DOWN in Neutron"
-        assert any("is no subport of the trunk of vm" in fault for fault in ill.faults)
+        assert any("is not a subport of the trunk of vm" in fault for fault in ill.faults)
 
 
 def texts(file: str) -> list[str]:
@@ -133,7 +133,7 @@ def texts(file: str) -> list[str]:
     return ["".join(element.itertext()) for element in root.iter(f"{NAMESPACE}text")]
 
 
-def test_names_are_text_whatever_they_are() -> None:
+def test_names_are_escaped() -> None:
     evil = ('</text><script>alert("x")</script>', "a&b", "\x00\x1b[31m", "]]>", "x" * 300, "&#0;")
     file = svg(picture(cluster(2, 6, names=evil)))
     root = ET.fromstring(file)
@@ -148,13 +148,13 @@ def test_names_are_text_whatever_they_are() -> None:
 
 
 @pytest.mark.parametrize("make", [svg, page])
-def test_a_file_needs_nothing_else(make: object) -> None:
+def test_file_refers_to_no_other_file(make: object) -> None:
     file = make(picture(cluster(3, 14)))  # type: ignore[operator]
     assert set(re.findall(r"https?://[^\"'< ]+", file)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"@import|url\(|<link|src=", file)
 
 
-def test_a_picture_without_anything_to_show_says_why(pytestconfig: pytest.Config) -> None:
+def test_empty_picture_has_the_reasons(pytestconfig: pytest.Config) -> None:
     nothing = cluster(1, 0)
     object.__setattr__(nothing.snapshot, "northbound", None)
     object.__setattr__(nothing.snapshot, "southbound", None)
@@ -185,19 +185,20 @@ def test_dot_has_hosts_networks_and_containers() -> None:
         (None, "a", "svg"),
     ],
 )
-def test_format(given: str | None, name: str | None, means: str, tmp_path) -> None:
+def test_format_follows_option_or_suffix(given: str | None, name: str | None, means: str, tmp_path) -> None:
     assert format_of(given, tmp_path / name if name else None) == means
 
 
-def test_a_picture_that_we_do_not_draw_is_refused(tmp_path) -> None:
+def test_unsupported_format_is_refused(tmp_path) -> None:
     with pytest.raises(
-        BadRequest, match=r"a\.PNG would be no png, .*: ovn-docker graph --format dot \| dot -Tpng"
+        BadRequest,
+        match=r"a\.PNG: png is not one of .*: ovn-docker graph --format dot \| dot -Tpng",
     ):
         format_of(None, tmp_path / "a.PNG")
     assert format_of("svg", tmp_path / "a.png") == "svg"
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path) -> None:
+def test_file_is_written_whole_or_not_at_all(tmp_path) -> None:
     write("picture", tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_text() == "picture"
     with pytest.raises(OvnDockerError, match=r"cannot write .*/none/a.svg: No such file or directory; name"):
@@ -205,7 +206,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.svg"]
 
 
-def test_a_device_and_a_link_are_written_to_and_stay_what_they_are(tmp_path) -> None:
+def test_device_and_symbolic_link_are_kept(tmp_path) -> None:
     pipe, link = tmp_path / "pipe", tmp_path / "link.svg"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
@@ -219,13 +220,13 @@ def test_a_device_and_a_link_are_written_to_and_stay_what_they_are(tmp_path) -> 
     assert link.is_symlink()
 
 
-def test_layouts_are_the_same_for_the_same_cluster() -> None:
+def test_layout_is_deterministic() -> None:
     one, other = (picture(cluster(5, 40)) for _ in range(2))
     assert isinstance(one, Picture)
     assert svg(one) == svg(other)
 
 
-def test_names_that_differ_still_do_when_they_are_shortened() -> None:
+def test_different_names_stay_different_when_shortened() -> None:
     names = [
         *(f"shop-production-frontend-{number}" for number in range(1, 30)),
         *(f"shop-production-{part}-of-the-application-1" for part in ("database", "frontend", "queue")),

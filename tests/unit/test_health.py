@@ -1,4 +1,4 @@
-"""From findings to a diagnosis: causes hide their consequences, of the same subject only."""
+"""The diagnosis that follows from findings: causes hide their consequences for the same subject."""
 
 import re
 import time
@@ -8,30 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from ovn_docker.host.links import Held
-from ovn_docker.view import trace
-from ovn_docker.view.check_endpoints import port_security
-from ovn_docker.view.check_host import docker_dns
-from ovn_docker.view.checks import CHECKS, UNDERLAY
-from ovn_docker.view.cluster import Cluster
-from ovn_docker.view.graph import picture
-from ovn_docker.view.health import Check, Facts, Finding, NotChecked, Severity, examine
-from ovn_docker.view.machine import Machine
-from ovn_docker.view.probes import Probes
-from ovn_docker.view.snapshot import Encap, Scope, Snapshot
-from ovn_docker.view.svg import svg
+from ovn_docker.doctor.check_endpoints import port_security
+from ovn_docker.doctor.check_host import docker_dns
+from ovn_docker.doctor.checks import CHECKS, UNDERLAY
+from ovn_docker.doctor.diagnosis import Check, Facts, Finding, NotChecked, Severity, examine
+from ovn_docker.draw.layout import picture
+from ovn_docker.draw.svg import svg
+from ovn_docker.host.kernel.links import Held
+from ovn_docker.inspect.cluster import ClusterView
+from ovn_docker.inspect.machine import Machine
+from ovn_docker.inspect.probes import Probes
+from ovn_docker.inspect.snapshot import Encap, Scope, Snapshot
+from ovn_docker.trace import packet_path
 from unit.clusters import cluster
 
-FACTS = Facts(Cluster(Snapshot(time.time(), "host1", Scope.NETWORKS, (), ())), Probes())
+FACTS = Facts(ClusterView(Snapshot(time.time(), "host1", Scope.NETWORKS, (), ())), Probes())
 
 
 def check(name: str, *depends_on: str, finds: Iterable[Finding] = (), fails: str = "") -> Check:
-    def look(_: Facts) -> Iterable[Finding]:
+    def run(_: Facts) -> Iterable[Finding]:
         if fails:
             raise NotChecked(fails)
         return finds
 
-    return Check(name, "", depends_on, look)
+    return Check(name, "", depends_on, run)
 
 
 def finding(subject: str = "", severity: Severity = Severity.FAIL) -> Finding:
@@ -43,7 +43,7 @@ def outcome(*checks: Check) -> dict[str, tuple[str, list[str]]]:
     return {r.check.name: (r.status, [f.subject for f in r.findings] or r.because.split()) for r in results}
 
 
-def test_a_consequence_is_not_looked_at_and_names_the_first_cause() -> None:
+def test_consequence_is_skipped_and_names_the_first_cause() -> None:
     assert outcome(
         check("a", finds=[finding()]),
         check("b", "a", finds=[finding()]),
@@ -52,7 +52,7 @@ def test_a_consequence_is_not_looked_at_and_names_the_first_cause() -> None:
     ) == {"a": ("fail", [""]), "b": ("skipped", ["a"]), "c": ("skipped", ["a"]), "d": ("ok", [])}
 
 
-def test_what_is_wrong_with_one_host_hides_only_what_is_about_it() -> None:
+def test_finding_about_a_host_hides_only_findings_about_that_host() -> None:
     assert outcome(
         check("a", finds=[finding("host2")]),
         check("b", "a", finds=[finding("host2"), finding("host3")]),
@@ -60,19 +60,19 @@ def test_what_is_wrong_with_one_host_hides_only_what_is_about_it() -> None:
     ) == {"a": ("fail", ["host2"]), "b": ("fail", ["host3"]), "c": ("fail", ["host4"])}
 
 
-def test_a_warning_hides_nothing() -> None:
+def test_warning_does_not_hide_other_findings() -> None:
     assert outcome(
         check("a", finds=[finding(severity=Severity.WARN), finding("x", Severity.WARN)]),
         check("b", "a", finds=[finding("x")]),
     ) == {"a": ("warn", ["", "x"]), "b": ("fail", ["x"])}
 
 
-def test_a_check_that_cannot_be_made_says_why() -> None:
+def test_unknown_check_has_its_reason() -> None:
     assert outcome(check("a", fails="nobody knows")) == {"a": ("unknown", ["nobody", "knows"])}
 
 
 @pytest.mark.parametrize("table", [CHECKS, UNDERLAY], ids=["overlay", "underlay"])
-def test_the_table_is_in_order_and_each_check_says_what_it_is_about(table: Sequence[Check]) -> None:
+def test_checks_depend_on_earlier_ones_and_are_described(table: Sequence[Check]) -> None:
     names = [one.name for one in table]
     assert len(set(names)) == len(names)
     for number, one in enumerate(table):
@@ -81,11 +81,11 @@ def test_the_table_is_in_order_and_each_check_says_what_it_is_about(table: Seque
         assert re.fullmatch(r"([A-Z]|ov[ns]-).*\.", one.about), one.name
 
 
-def test_with_nothing_there_the_causes_are_few() -> None:
-    """A machine on which nothing runs: no check raises, and what follows is not reported."""
+def test_empty_machine_has_few_findings() -> None:
+    """Checks on a machine without running daemons raise no exception and report only causes."""
     why = dict.fromkeys(("docker", "driver", "vswitch", "northbound", "southbound"), "it is not there")
     empty = Snapshot(time.time(), "host1", Scope.NETWORKS, (), (), missing=why)
-    results = examine(Facts(Cluster(empty), Probes()), CHECKS)
+    results = examine(Facts(ClusterView(empty), Probes()), CHECKS)
     found = [result.check.name for result in results if result.findings]
     assert found == ["docker", "driver", "vswitch"]
 
@@ -98,12 +98,12 @@ def test_with_nothing_there_the_causes_are_few() -> None:
         (("169.254.53.1", "169.254.53.2", "10.0.0.53"), False),
     ],
 )
-def test_dockers_name_servers_are_not_ours_alone(dns: tuple[str, ...], *, warns: bool) -> None:
+def test_dns_of_docker_needs_another_server_than_ovns(dns: tuple[str, ...], *, warns: bool) -> None:
     findings = list(docker_dns(Facts(FACTS.cluster, Probes(machine=Machine(dns=dns)))))
     assert [finding.severity for finding in findings] == [Severity.WARN] * warns
 
 
-def test_every_check_is_in_the_guide() -> None:
+def test_every_check_is_in_the_documentation() -> None:
     guide = Path(__file__).parents[2].joinpath("docs/troubleshooting.md").read_text()
     rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \| (.*) \|$", guide, re.MULTILINE)
     assert rows == [
@@ -112,8 +112,8 @@ def test_every_check_is_in_the_guide() -> None:
 
 
 @pytest.mark.parametrize("word", ["", " ", "\u00b2", "\u0663", "9" * 5000, "dynamic", "/", "::/\u00b2"])
-def test_nothing_that_another_host_wrote_raises(word: str) -> None:
-    """Every host may write to OVN's databases what it likes. A superscript is a digit to Python."""
+def test_rows_of_other_hosts_never_raise(word: str) -> None:
+    """Every host can write any text into OVN's databases. A superscript is a digit for Python."""
     seen = cluster(3, 20).snapshot
     assert seen.northbound
     assert seen.southbound
@@ -127,7 +127,7 @@ def test_nothing_that_another_host_wrote_raises(word: str) -> None:
     here, *others = seen.southbound.chassis
     chassis = [here, *(replace(row, encaps=(Encap(word, word),)) for row in others)]
     chassis[1] = replace(chassis[1], hostname=word)
-    found = Cluster(
+    found = ClusterView(
         replace(
             seen,
             northbound=replace(seen.northbound, ports=tuple(ports), switches=tuple(switches)),
@@ -137,16 +137,16 @@ def test_nothing_that_another_host_wrote_raises(word: str) -> None:
     assert len(examine(Facts(found, Probes()), CHECKS)) == len(CHECKS)
     assert svg(picture(found)).count('class="container"') == len(found.endpoints)
     for one in filter(lambda one: one.addresses, found.endpoints):
-        assert trace.way(found, one, one, "icmp", None, None).hops
+        assert packet_path.follow(found, one, one, "icmp", None, None).hops
 
 
-def test_an_address_that_port_security_drops_is_found_with_the_option_that_allows_it() -> None:
+def test_dropped_address_is_found_with_the_option_that_allows_it() -> None:
     seen = cluster(1, 20)
     one, other = list(seen.docker.values())[:2]
     northbound = seen.snapshot.northbound
     assert northbound
     ports = tuple(replace(port, port_security=port.addresses) for port in northbound.ports)
-    seen = Cluster(replace(seen.snapshot, northbound=replace(northbound, ports=ports)))
+    seen = ClusterView(replace(seen.snapshot, northbound=replace(northbound, ports=ports)))
     held = {
         one.id: (Held("eth0", one.mac, (*one.addresses, "10.10.0.100", "fe80::1")),
                  Held("vrrp", "00:00:5e:00:01:0a", ("10.10.0.101",)), Held("quiet", "02:00:00:00:00:01", ())),
@@ -154,7 +154,7 @@ def test_an_address_that_port_security_drops_is_found_with_the_option_that_allow
     }  # fmt: skip
     own, virtual = port_security(Facts(seen, Probes(held=held)))
     assert (own.subject, virtual.subject) == (one.id, one.id)
-    assert f"has 10.10.0.100 with MAC {one.mac} on its eth0, and port security allows" in own.evidence
+    assert f"has 10.10.0.100 with MAC {one.mac} on its eth0, but port security allows" in own.evidence
     assert ",driver-opt=ovn.allowed-addresses=10.10.0.100, or create the network with" in own.cure
     assert "ovn.allowed-addresses=00:00:5e:00:01:0a/10.10.0.101" in virtual.cure
     assert list(port_security(Facts(cluster(1, 20), Probes(held=held)))) == []  # port security is off

@@ -1,4 +1,4 @@
-"""Which names of containers other hosts may find."""
+"""The names of containers that are registered for other hosts."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from ovn_docker.hostnames import fitting
 
 
 @pytest.mark.parametrize("name", ["web", "WEB", "web.foo", "Web.Foo"])
-def test_a_word_is_registered_alone_and_below_its_network(name: str) -> None:
+def test_label_is_registered_alone_and_below_its_network(name: str) -> None:
     assert list(fitting([name], "Foo")) == ["web"]
 
 
 @pytest.mark.parametrize("name", ["a", "proj_db_1", "x-1", "6f", "a" * 63, "c8bdc9953b88", "123456789012"])
-def test_names_that_docker_makes_are_registered(name: str) -> None:
+def test_names_that_docker_generates_are_registered(name: str) -> None:
     assert list(fitting([name], "foo")) == [name]
 
 
@@ -35,7 +35,7 @@ def test_names_that_docker_makes_are_registered(name: str) -> None:
         ),
     ],
 )
-def test_names_that_have_a_meaning_elsewhere_or_are_none_are_not(name: str) -> None:
+def test_invalid_names_and_names_with_another_meaning_are_not_registered(name: str) -> None:
     assert list(fitting([name], "foo")) == []
 
 
@@ -43,5 +43,5 @@ def test_names_that_have_a_meaning_elsewhere_or_are_none_are_not(name: str) -> N
     ("name", "network"),
     [("host", "docker.internal"), ("1", "1.10.in-addr.arpa"), ("web", "localhost"), ("10", "0.0.5")],
 )
-def test_the_name_of_a_network_makes_no_other_name(name: str, network: str) -> None:
+def test_name_that_the_networks_suffix_makes_ambiguous_is_not_registered(name: str, network: str) -> None:
     assert list(fitting([name], network)) == []

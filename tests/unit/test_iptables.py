@@ -1,10 +1,10 @@
-"""Docker's rules in what iptables-save(8) prints."""
+"""Docker's rules in the output of iptables-save(8)."""
 
 from ipaddress import ip_address
 
 import pytest
 
-from ovn_docker.view import iptables
+from ovn_docker.trace import iptables
 
 SAVED = """\
 *nat
@@ -35,13 +35,13 @@ SAVED6 = "-A DOCKER ! -i docker_gwbridge -p tcp --dport 80 -j DNAT --to-destinat
         ("10.7.0.2", "eth0", "! -s 10.8.0.0/13"),
     ],
 )
-def test_the_rule_that_masquerades_is_found(source: str, out: str, rule: str) -> None:
+def test_masquerade_rule_is_found(source: str, out: str, rule: str) -> None:
     found = iptables.masquerade(SAVED, ip_address(source), ip_address("8.8.8.8"), out)
     assert rule in found
     assert bool(found) is bool(rule)
 
 
-def test_the_rule_of_a_published_port_is_found() -> None:
+def test_rule_of_a_published_port_is_found() -> None:
     at = ip_address("192.0.2.1")
     rule, address, port = iptables.published(SAVED, "tcp", 8080, at)
     assert rule.endswith("--to-destination 172.18.0.2:5432")

@@ -1,177 +1,83 @@
-"""Calls go down only, and each third-party package is known to few modules."""
+"""Rules for the folders of the package: directions of imports, and unique names."""
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import ovn_docker
 
 ROOT = Path(ovn_docker.__file__).parent
 
-LAYERS = {
-    "ground": {
-        "",
-        "allowed",
-        "deadline",
-        "definition",
-        "directory",
-        "errors",
-        "hostnames",
-        "metrics",
-        "model",
-        "options",
-        "printable",
-        "programs",
-        "settings",
-        "spelling",
-        "supply",
-        "threads",
-    },
-    "decisions": {"cluster", "creations", "driver", "ipam", "names", "reconcile"},
-    "plugin": {
-        "plugin",
-        "plugin.connections",
-        "plugin.exposition",
-        "plugin.server",
-        "plugin.sockets",
-        "plugin.wire",
-    },
-    "host": {
-        "host",
-        "host.announcement",
-        "host.clock",
-        "host.barrier",
-        "host.controller",
-        "host.driver",
-        "host.engine",
-        "host.environment",
-        "host.links",
-        "host.nameservers",
-        "host.netlink",
-        "host.ovsdb",
-        "host.parser",
-        "host.ping",
-        "host.places",
-        "host.processes",
-        "host.router_guard",
-        "host.statistics",
-        "host.tls",
-        "host.vswitch",
-    },
-    "backends": {
-        "backends",
-        "backends.addresses",
-        "backends.allowed_claims",
-        "backends.displaced",
-        "backends.dns",
-        "backends.forget",
-        "backends.leases",
-        "backends.leftovers",
-        "backends.networks",
-        "backends.neutron",
-        "backends.northbound",
-        "backends.openrc",
-        "backends.overlay",
-        "backends.records",
-        "backends.remake",
-        "backends.reports",
-        "backends.shared",
-        "backends.trunk",
-        "backends.underlay",
-    },
-    "view": {
-        "view",
-        "view.check_cloud",
-        "view.check_cluster",
-        "view.check_endpoints",
-        "view.check_host",
-        "view.checks",
-        "view.cloud",
-        "view.cluster",
-        "view.dot",
-        "view.gather",
-        "view.graph",
-        "view.health",
-        "view.machine",
-        "view.iptables",
-        "view.ml2_ovn",
-        "view.page",
-        "view.probes",
-        "view.snapshot",
-        "view.svg",
-        "view.trace",
-        "view.trace_cloud",
-    },
-    "cli": {
-        "cli",
-        "cli.access",
-        "cli.arguments",
-        "cli.backup",
-        "cli.barrier",
-        "cli.beyond",
-        "cli.bridge",
-        "cli.central",
-        "cli.clients",
-        "cli.completion",
-        "cli.control",
-        "cli.copies",
-        "cli.daemon",
-        "cli.databases",
-        "cli.defaults",
-        "cli.doctor",
-        "cli.forget",
-        "cli.gc",
-        "cli.graph",
-        "cli.guard",
-        "cli.host",
-        "cli.inspect",
-        "cli.listeners",
-        "cli.login",
-        "cli.logs",
-        "cli.ls",
-        "cli.main",
-        "cli.members",
-        "cli.nameservers",
-        "cli.network",
-        "cli.output",
-        "cli.reach",
-        "cli.reference",
-        "cli.persistence",
-        "cli.pki",
-        "cli.setup",
-        "cli.status",
-        "cli.steps",
-        "cli.tcpdump",
-        "cli.trace",
-        "cli.underlay",
-        "cli.usage",
-        "cli.uplink",
-    },
-}
-"""Every module of ours, without the leading ``ovn_docker.``: a new one needs a place here."""
+_HOST = {"host", "host.kernel", "host.ovsdb"}
+_OVN = {"backends.ovn", "backends.ovn.networks", "backends.ovn.repair", "backends.ovn.shared"}
+_BACKENDS = {*_OVN, "backends.neutron"}
+_SETUP = {"setup", "setup.central", "setup.hosts"}
 
 BELOW = {
-    "ground": set(),
-    "decisions": {"ground"},
-    "plugin": {"ground", "decisions"},
-    "host": {"ground"},
-    "backends": {"ground", "host"},
-    "view": {"ground", "host", "backends"},
-    "cli": LAYERS.keys(),
+    "text": set(),
+    "": {"text"},
+    "core": {"", "text"},
+    "docker": {"", "text"},
+    "host": {"", "text", "docker", "host.kernel", "host.ovsdb"},
+    "host.kernel": {"", "text"},
+    "host.ovsdb": {""},
+    "backends": set(),
+    "backends.ovn": {"", "host", "host.ovsdb"},
+    "backends.ovn.shared": {"", "text", "host", "host.ovsdb", "backends.ovn"},
+    "backends.ovn.networks": {"", "host", "host.ovsdb", "backends.ovn", "backends.ovn.shared"},
+    "backends.ovn.repair": {"", "host", "host.ovsdb", *(_OVN - {"backends.ovn.repair"})},
+    "backends.neutron": {""},
+    "web": {"", "text", "docker"},
+    "daemon": {"", "text", "core", "docker", *_HOST, *_BACKENDS, "web"},
+    "setup": {"", "text", "docker", *_HOST},
+    "setup.central": {"", "text", "host", "host.ovsdb", "backends.ovn.shared", "setup"},
+    "setup.hosts": {"", "text", "docker", "host", "host.ovsdb", *_OVN, "setup", "setup.central"},
+    "uplink": {"", "text", "host", "host.kernel", "setup", "setup.hosts"},
+    "inspect": {"", "text", "docker", *_HOST, *_BACKENDS},
+    "trace": {"", "text", *_HOST, "inspect"},
+    "doctor": {"", "text", "core", "docker", *_HOST, *_BACKENDS, "inspect"},
+    "draw": {"", "text", "inspect"},
+    "live": {"", "text", "host", "inspect", "trace", "doctor", "draw", "web"},
+    "cli": {
+        "",
+        "text",
+        "core",
+        "docker",
+        *_HOST,
+        *_BACKENDS,
+        *_SETUP,
+        "uplink",
+        "inspect",
+        "trace",
+        "doctor",
+        "draw",
+        "live",
+        "web",
+    },
 }
-"""The layers that each may import, besides its own."""
+"""The folders that the modules of each may import from, besides its own. The package itself is ""."""
 
 THIRD_PARTY = {
-    "keystoneauth1": {"backends.neutron"},
-    "msgspec": {"plugin.wire"},
-    "openstack": {"backends.neutron"},
-    "ovs": {"cli.control", "cli.daemon", "cli.logs", "host.ovsdb", "host.parser", "host.tls"},
-    "prometheus_client": {"plugin.exposition"},
-    "waitress": {"plugin.connections", "plugin.exposition", "plugin.server"},
+    "keystoneauth1": {"backends.neutron.api"},
+    "msgspec": {"backends.neutron.resources", "docker.wire", "live.peers"},
+    "openstack": {"backends.neutron.api"},
+    "ovs": {
+        "daemon.control",
+        "daemon.driver_options",
+        "daemon.startup",
+        "daemon.logs",
+        "host.ovsdb.connection",
+        "host.ovsdb.parser",
+        "host.ovsdb.tls",
+    },
+    "prometheus_client": {"daemon.exposition"},
+    "waitress": {"web.bounded_server"},
 }
-"""The modules that may import each package from elsewhere."""
+"""For each third-party package the modules that may import it."""
 
 
 def modules() -> dict[str, Path]:
@@ -182,14 +88,15 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def layer_of(module: str) -> str:
-    (layer,) = (layer for layer, members in LAYERS.items() if module in members)
-    return layer
+def folder_of(module: str) -> str:
+    """The folder of a module; a folder is its own."""
+    is_folder = MODULES[module].name == "__init__.py"
+    return module if is_folder else module.rpartition(".")[0]
 
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Full names of the modules that ours imports, at the top or anywhere within."""
+    """Full names of the modules that *module* imports, at the top or anywhere within."""
     return frozenset(_imports(MODULES[module]))
 
 
@@ -204,21 +111,29 @@ def _imports(path: Path) -> Iterator[str]:
                 yield inner if inner.removeprefix("ovn_docker.") in MODULES else str(node.module)
 
 
-def test_every_module_has_its_place() -> None:
-    placed = [module for members in LAYERS.values() for module in members]
-    assert sorted(placed) == sorted(MODULES), "name the new module in LAYERS; each in one layer only"
+def test_every_folder_is_in_the_table() -> None:
+    folders = {folder_of(module) for module in MODULES}
+    assert folders == BELOW.keys(), "name the folder in BELOW"
 
 
 def test_no_module_imports_from_above() -> None:
     wrong = []
     for module in sorted(MODULES):
-        layer = layer_of(module)
+        folder = folder_of(module)
         for name in sorted(imports(module)):
             if name == "ovn_docker" or name.startswith("ovn_docker."):
-                imported = layer_of(name.removeprefix("ovn_docker").lstrip("."))
-                if imported not in BELOW[layer] | {layer}:
-                    wrong.append(f"{module} ({layer}) imports {name} ({imported})")
+                imported = folder_of(name.removeprefix("ovn_docker").lstrip("."))
+                if imported not in BELOW[folder] | {folder}:
+                    wrong.append(f"{module} imports {name}: {folder or 'the package'} lies below {imported}")
     assert wrong == []
+
+
+def test_each_folder_has_its_job_in_one_line() -> None:
+    for module, path in MODULES.items():
+        if path.name == "__init__.py":
+            summary = ast.get_docstring(ast.parse(path.read_text()))
+            assert summary, module
+            assert "\n" not in summary, module
 
 
 def test_third_party_packages_stay_where_they_belong() -> None:
@@ -232,11 +147,43 @@ def test_third_party_packages_stay_where_they_belong() -> None:
     assert wrong == []
 
 
-def test_the_tables_themselves_are_not_stale() -> None:
-    assert BELOW.keys() == LAYERS.keys()
+def test_the_table_of_third_party_packages_is_not_stale() -> None:
     assert set().union(*THIRD_PARTY.values()) <= MODULES.keys()
     for package, allowed in THIRD_PARTY.items():
         users = {
             module for module in MODULES if package in {name.partition(".")[0] for name in imports(module)}
         }
         assert users == allowed, f"of those, some do not import {package}"
+
+
+SAME_FILE_NAME: dict[str, str] = {}
+"""File names that two folders have, and why."""
+
+
+def test_file_names_are_unique() -> None:
+    paths = [path for path in MODULES.values() if path.name != "__init__.py"]
+    names = Counter(path.name for path in paths)
+    assert {name for name, count in names.items() if count > 1} == SAME_FILE_NAME.keys()
+
+
+def test_class_names_are_unique() -> None:
+    names = Counter(
+        node.name
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+FLAT = {"cli", "host", "inspect"}
+"""Folders with more than twelve modules; docs/architecture.md says why."""
+
+
+def test_folders_have_at_most_twelve_modules() -> None:
+    sizes = Counter(folder_of(module) for module in MODULES if MODULES[module].name != "__init__.py")
+    assert {folder for folder, size in sizes.items() if size > 12} == FLAT
+
+
+def test_folders_do_not_import_from_each_other() -> None:
+    TopologicalSorter(BELOW).prepare()  # raises CycleError

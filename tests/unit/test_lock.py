@@ -1,4 +1,4 @@
-"""What a release is installed with is pinned: every package that we ask for, each with its hashes."""
+"""The packages of a release are pinned: every dependency has hashes."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def name(requirement: str) -> str:
-    """The package, spelled as indexes do (PEP 503)."""
+    """Return the name of a package, normalized (PEP 503)."""
     found = re.match(r"[A-Za-z0-9._-]+", requirement)
     assert found
     return re.sub(r"[-_.]+", "-", found[0]).lower()

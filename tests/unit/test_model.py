@@ -1,11 +1,12 @@
-"""What follows from Docker's IDs and addresses, the same on every host and in every version of ours."""
+"""UUIDs, MACs and names that follow from Docker's IDs; all hosts and versions must agree on them."""
 
 import re
 from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from ovn_docker.backends.trunk import vlan_of
+from ovn_docker.backends.neutron.resources import NeutronPort
+from ovn_docker.backends.neutron.trunk import vlan_of
 from ovn_docker.model import (
     Endpoint,
     EndpointId,
@@ -26,7 +27,7 @@ def endpoint(*addresses: str, id: EndpointId = ENDPOINT) -> Endpoint:  # noqa: A
     return Endpoint(id, NETWORK, tuple(ip_interface(address) for address in addresses))
 
 
-def test_row_uuids_are_the_same_for_ever() -> None:
+def test_row_uuids_never_change() -> None:
     assert row_uuid("network", "n1") == "9d4c3c3b-2e9a-50f5-a5ce-609b12f8ce56"
 
 
@@ -45,7 +46,7 @@ def test_mac_of_an_address_does_not_depend_on_the_endpoint() -> None:
     assert choose_mac(endpoint("fd00::2/64")) != choose_mac(endpoint("fd00::3/64"))
 
 
-def test_mac_without_an_address_is_the_endpoint_s_own() -> None:
+def test_mac_of_an_endpoint_without_addresses_follows_from_its_id() -> None:
     assert choose_mac(endpoint()) == choose_mac(endpoint())
     assert choose_mac(endpoint()) != choose_mac(endpoint(id=EndpointId("x")))
 
@@ -89,5 +90,7 @@ def test_an_endpoint_without_a_container_is_dead_unless_it_is_young(
     assert StoredEndpoint(ENDPOINT, NETWORK, "host-1", age).dead(joined, grace=60) is dead
 
 
-def test_a_vlan_that_somebody_wrote_on_a_port_is_a_number_or_none() -> None:
-    assert [vlan_of({"device_owner": f"docker:vlan-{text}"}) for text in ("7", "²", "")] == [7, 0, 0]
+@pytest.mark.parametrize(("text", "vlan"), [("7", 7), ("²", 0), ("", 0)])
+def test_the_vlan_in_a_device_owner_is_a_number_or_absent(text: str, vlan: int) -> None:
+    port = NeutronPort(id="", network_id="", mac_address="", status="", device_owner=f"docker:vlan-{text}")
+    assert vlan_of(port) == vlan

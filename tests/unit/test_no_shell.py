@@ -1,4 +1,4 @@
-"""No shell reads what we run, and nothing that comes from outside is run as Python."""
+"""Programs are run without a shell, and foreign text is never run as Python."""
 
 import ast
 from collections.abc import Iterator
@@ -39,8 +39,8 @@ def offences(source: str) -> Iterator[str]:
             yield f"line {node.lineno}: a command that is a string"
 
 
-EXCEPTED = {"central.py": "a shell's -c"}
-"""By file: /etc/default/ovn-central, which ovn-ctl(8) needs, is a shell script; no word is variable."""
+EXCEPTED = {"central_services.py": "a shell's -c"}
+"""Exceptions by file: /etc/default/ovn-central, for ovn-ctl(8), is a shell script; its text is constant."""
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
@@ -61,5 +61,5 @@ def test_programs_are_called_with_lists_of_arguments(path: Path) -> None:
         "pickle.loads(data)",
     ],
 )
-def test_an_offence_would_be_found(offence: str) -> None:
+def test_calls_of_an_interpreter_are_found(offence: str) -> None:
     assert list(offences(offence))

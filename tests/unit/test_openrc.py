@@ -1,8 +1,8 @@
-"""Logins of every generation of openrc.sh, as openstacksdk understands them."""
+"""Variables of each generation of openrc.sh become a login for openstacksdk."""
 
 import pytest
 
-from ovn_docker.backends import openrc
+from ovn_docker.backends.neutron import openrc
 from ovn_docker.errors import BadRequest
 
 GUIDE = {
@@ -12,10 +12,10 @@ GUIDE = {
     "OS_USERNAME": "demo",
     "OS_VIF_ID": "e798c371-85f4-4f2d-ad65-d09dd1d3c1c9",
 }
-"""The file of the guide, which is older than Keystone v3."""
+"""The guide's file, which is older than Keystone v3."""
 
 
-def test_the_guides_file_logs_in_at_a_keystone_of_today() -> None:
+def test_login_of_the_guides_file_is_one_of_keystone_v3() -> None:
     assert openrc.login(GUIDE) == {
         "auth_url": "http://10.33.75.122:5000",
         "auth_type": "password",
@@ -37,20 +37,20 @@ def test_the_guides_file_logs_in_at_a_keystone_of_today() -> None:
         ("http://k:5000", "http://k:5000"),
     ],
 )
-def test_the_address_of_keystone_v2_becomes_one_without_a_version(url: str, base: str) -> None:
+def test_the_version_2_is_removed_from_keystones_address(url: str, base: str) -> None:
     assert openrc.login(GUIDE | {"OS_AUTH_URL": url})["auth_url"] == base
 
 
-def test_version_2_is_not_insisted_on() -> None:
+def test_the_variable_with_api_version_2_is_ignored() -> None:
     assert "identity_api_version" not in openrc.login(GUIDE | {"OS_IDENTITY_API_VERSION": "2.0"})
     assert openrc.login(GUIDE | {"OS_IDENTITY_API_VERSION": "3"})["identity_api_version"] == "3"
 
 
-def test_a_project_comes_before_the_tenant_of_old() -> None:
+def test_a_project_has_precedence_over_a_tenant() -> None:
     assert openrc.login(GUIDE | {"OS_PROJECT_ID": "p"})["project_id"] == "p"
 
 
-def test_what_says_domains_is_left_alone() -> None:
+def test_a_login_with_domains_is_unchanged() -> None:
     horizon = {
         "OS_AUTH_URL": "https://k:5000",
         "OS_PROJECT_ID": "p",
@@ -78,7 +78,7 @@ def test_what_says_domains_is_left_alone() -> None:
     }
 
 
-def test_one_domain_stands_for_both() -> None:
+def test_the_domain_of_the_user_or_the_project_is_used_for_both() -> None:
     login = openrc.login(GUIDE | {"OS_USER_DOMAIN_NAME": "Corp"})
     assert login["project_domain_name"] == "Corp"
     assert "default_domain_id" not in login
@@ -97,36 +97,36 @@ def test_an_application_credential_needs_no_project() -> None:
         "application_credential_id": "id",
         "application_credential_secret": "secret",
     }
-    assert openrc.asks_for_password(login) is None
+    assert openrc.user_without_password(login) is None
 
 
 @pytest.mark.parametrize("name", ["OS_TOKEN", "OS_AUTH_TOKEN"])
-def test_a_token_is_enough(name: str) -> None:
+def test_a_token_needs_no_user(name: str) -> None:
     login = openrc.login({"OS_AUTH_URL": "http://k:5000", "OS_PROJECT_ID": "p", name: "gAAA"})
     assert (login["auth_type"], login["token"]) == ("token", "gAAA")
-    assert openrc.asks_for_password(login) is None
+    assert openrc.user_without_password(login) is None
 
 
-def test_a_cloud_of_clouds_yaml_is_left_to_openstacksdk() -> None:
+def test_a_cloud_of_clouds_yaml_is_passed_to_openstacksdk() -> None:
     login = openrc.login({"OS_CLOUD": "mine", "OS_USERNAME": "ignored"})
     assert login == {"cloud": "mine"}
-    assert openrc.asks_for_password(login) is None
+    assert openrc.user_without_password(login) is None
 
 
-def test_a_password_is_asked_for_when_there_is_none() -> None:
-    assert openrc.asks_for_password(openrc.login(GUIDE)) == "demo"
-    assert openrc.asks_for_password(openrc.login(GUIDE | {"OS_PASSWORD": ""})) == "demo"
-    assert openrc.asks_for_password(openrc.login(GUIDE | {"OS_PASSWORD": "x"})) is None
+def test_a_missing_password_is_reported_with_its_user() -> None:
+    assert openrc.user_without_password(openrc.login(GUIDE)) == "demo"
+    assert openrc.user_without_password(openrc.login(GUIDE | {"OS_PASSWORD": ""})) == "demo"
+    assert openrc.user_without_password(openrc.login(GUIDE | {"OS_PASSWORD": "x"})) is None
 
 
 @pytest.mark.parametrize("missing", ["OS_AUTH_URL", "OS_USERNAME"])
-def test_what_is_missing_is_named(missing: str) -> None:
+def test_a_missing_variable_is_named(missing: str) -> None:
     given = {key: value for key, value in GUIDE.items() if key != missing}
     with pytest.raises(BadRequest, match=rf"{missing} is not set: source the openrc\.sh"):
         openrc.login(given)
 
 
-def test_without_a_project_all_its_names_are_told() -> None:
+def test_a_missing_project_is_reported_with_all_its_variables() -> None:
     given = {key: value for key, value in GUIDE.items() if "TENANT" not in key}
     with pytest.raises(BadRequest, match="neither OS_PROJECT_ID nor OS_PROJECT_NAME"):
         openrc.login(given)
@@ -134,15 +134,15 @@ def test_without_a_project_all_its_names_are_told() -> None:
 
 @pytest.mark.parametrize(
     ("vif", "what"),
-    [("", "is not set"), ("eth0", "'eth0' is no UUID"), ("e798c371", "'e798c371' is no UUID")],
+    [("", "is not set"), ("eth0", "'eth0' is not a UUID"), ("e798c371", "'e798c371' is not a UUID")],
 )
-def test_without_the_vms_port_it_is_told_where_to_find_it(vif: str, what: str) -> None:
+def test_a_missing_or_invalid_vm_port_is_reported_with_where_to_find_it(vif: str, what: str) -> None:
     with pytest.raises(BadRequest, match=rf"^OS_VIF_ID {what}: .*openstack port list --mac-address"):
         openrc.vif(GUIDE | {"OS_VIF_ID": vif})
 
 
-def test_what_an_openrc_sourced_before_has_set_does_not_disturb() -> None:
-    """keystoneauth fails if a token or an application credential is given what says who the user is."""
+def test_variables_of_another_openrc_are_ignored() -> None:
+    """keystoneauth refuses a token or an application credential together with a user."""
     sourced = GUIDE | {"OS_USER_DOMAIN_NAME": "Default", "OS_PROJECT_DOMAIN_ID": "default"}
     token = openrc.login(sourced | {"OS_TOKEN": "t"})
     assert token["auth_type"] == "token"

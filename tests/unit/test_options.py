@@ -9,12 +9,12 @@ from ovn_docker.options import NetworkOptions
 MTU = "com.docker.network.driver.mtu"
 
 
-def test_nothing_given_leaves_everything_to_us() -> None:
+def test_options_have_their_defaults() -> None:
     assert options.parse({}) == NetworkOptions(mtu=None, switch=None)
 
 
 @pytest.mark.parametrize("mtu", [68, 1442, 65535])
-def test_mtu(mtu: int) -> None:
+def test_mtu_is_a_number(mtu: int) -> None:
     assert options.parse({MTU: str(mtu)}).mtu == mtu
 
 
@@ -39,7 +39,7 @@ def test_switch_may_have_any_printable_name() -> None:
         [],
     ],
 )
-def test_bad_mtu_is_refused_with_what_to_give(bad: object) -> None:
+def test_invalid_mtu_is_refused_with_the_valid_values(bad: object) -> None:
     with pytest.raises(
         BadRequest, match=f"option {MTU}=.* is not valid: give a number of bytes from 68 to 65535"
     ):
@@ -47,7 +47,7 @@ def test_bad_mtu_is_refused_with_what_to_give(bad: object) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "a\nb", "\0"])
-def test_bad_switch_is_refused_with_where_to_look(bad: str) -> None:
+def test_invalid_switch_is_refused_with_the_command_that_lists_switches(bad: str) -> None:
     with pytest.raises(BadRequest, match="ovn-nbctl ls-list"):
         options.parse({"ovn.switch": bad})
 
@@ -82,17 +82,18 @@ def test_options_of_dockers_other_drivers_are_ignored(key: str, table: tuple[opt
     assert options.parse({key: "x", MTU: "1400"}, table) == options.parse({MTU: "1400"}, table)
 
 
-def test_known_and_foreign_options_are_not_of_others() -> None:
+def test_known_and_unknown_options_do_not_belong_to_other_drivers() -> None:
     assert not any(options.is_of_others(key) for key in (MTU, "ovn.network", "ovn.nonsense", "encrypted"))
 
 
-def test_an_option_like_no_other_names_them_all() -> None:
-    known = f"{MTU}, ovn.allowed-addresses, ovn.network, ovn.port-security, ovn.routers, ovn.switch"
+def test_error_for_an_option_without_a_similar_one_names_all_options() -> None:
+    keys = (MTU, *(f"ovn.{name}" for name in ("allowed-addresses", "multicast", "network", "port-security")))
+    known = ", ".join((*keys, "ovn.routers", "ovn.switch"))
     with pytest.raises(BadRequest, match=f"unknown option 'xyzzy': known options: {known}"):
         options.parse({"xyzzy": "x"})
 
 
-def test_one_unknown_option_spoils_the_rest() -> None:
+def test_one_unknown_option_makes_the_request_fail() -> None:
     with pytest.raises(BadRequest, match="'flag'"):
         options.parse({MTU: "1400", "flag": ""})
 
@@ -114,9 +115,27 @@ def test_every_option_is_documented_and_fills_a_field_of_its_own() -> None:
     assert fields == set(NetworkOptions.__slots__)
 
 
-def test_of_the_other_mode_are_refused_by_name() -> None:
+def test_options_of_the_other_mode_are_refused_by_name() -> None:
     with pytest.raises(BadRequest, match=r"ovn\.security-groups is for the underlay mode, and this driver"):
         options.parse({"ovn.security-groups": "web"})
+
+
+def test_multicast_is_snooped_only_if_asked_for() -> None:
+    assert not options.parse({"ovn.multicast": "flood"}).snoop
+    assert options.parse({"ovn.multicast": "snoop"}).snoop
+
+
+@pytest.mark.parametrize("bad", ["", "on", "SNOOP", "snoop "])
+def test_invalid_multicast_is_refused_with_the_valid_values(bad: str) -> None:
+    with pytest.raises(BadRequest, match=f"option ovn.multicast='{bad}' is not valid: give flood or snoop"):
+        options.parse({"ovn.multicast": bad})
+
+
+@pytest.mark.parametrize("other", [{"ovn.network": "foo"}, {"ovn.multicast": "snoop"}])
+def test_switch_of_the_user_excludes_options_that_change_the_switch(other: dict[str, str]) -> None:
+    (key,) = other
+    with pytest.raises(BadRequest, match=f"options {key} and ovn.switch exclude each other"):
+        options.parse({"ovn.switch": "mine", **other})
 
 
 def test_security_groups_are_a_list() -> None:
@@ -125,12 +144,12 @@ def test_security_groups_are_a_list() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", " , ", "a\0b"])
-def test_bad_security_groups_are_refused_with_where_to_look(bad: str) -> None:
+def test_invalid_security_groups_are_refused_with_the_command_that_lists_them(bad: str) -> None:
     with pytest.raises(BadRequest, match="openstack security group list"):
         options.parse({"ovn.security-groups": bad}, options.UNDERLAY)
 
 
-def test_a_neutron_network_may_have_any_printable_name() -> None:
+def test_neutron_network_may_have_any_printable_name() -> None:
     assert options.parse({"ovn.switch": "my network ü"}, options.UNDERLAY).switch == "my network ü"
     with pytest.raises(BadRequest, match="openstack network list"):
         options.parse({"ovn.switch": "x" * 256}, options.UNDERLAY)

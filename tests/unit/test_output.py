@@ -14,7 +14,7 @@ import pytest
 PRINTS = """
 import sys
 from ovn_docker.cli import ls, main
-from ovn_docker.cli.output import bad, good, print_json, print_table, say
+from ovn_docker.text.output import bad, good, print_json, print_table, say
 from ovn_docker.errors import NotFound
 
 def run(args):
@@ -35,7 +35,7 @@ sys.exit(main.main(["ls", *sys.argv[1:]]))
 
 
 def on_terminal(columns: int, **variables: str) -> str:
-    """Return what the program prints on a terminal of so many columns."""
+    """Return the program's output on a terminal with this number of columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "COLUMNS", "LINES"}}
@@ -47,7 +47,7 @@ def on_terminal(columns: int, **variables: str) -> str:
         try:
             while chunk := os.read(ours, 4096):
                 said += chunk
-        except OSError:  # EIO: the last one has closed it
+        except OSError:  # EIO: the program has closed the terminal
             pass
     os.close(ours)
     return said.decode().replace("\r\n", "\n")
@@ -69,7 +69,7 @@ def test_tables_fit_the_terminal_and_lose_nothing(columns: int) -> None:
     assert [line.split()[:2] for line in lines if "db" in line] == [["db", "down"]]
 
 
-def test_a_terminal_that_is_wide_enough_has_a_line_for_each_row() -> None:
+def test_a_wide_terminal_has_one_line_for_each_row() -> None:
     assert len(on_terminal(300, NO_COLOR="1").splitlines()) == 4
 
 
@@ -93,14 +93,14 @@ def test_a_pipe_has_whole_lines_without_colours() -> None:
     assert said.splitlines()[1].endswith("x" * 90)
 
 
-def test_errors_are_json_with_json() -> None:
+def test_errors_are_json_with_the_option_json() -> None:
     done = in_pipe("--json")
     assert json.loads(done.stdout) == {"a": "b"}
     said = {"error": "not_found", "message": "no such “thing”", "exit_code": 1}
     assert (json.loads(done.stderr), done.returncode, done.stderr.count("\n")) == (said, 1, 1)
 
 
-def test_wrong_usage_is_json_with_json() -> None:
+def test_wrong_usage_is_json_with_the_option_json() -> None:
     done = in_pipe("--json", "network")
     said = json.loads(done.stderr)
     assert (said["error"], said["exit_code"], done.returncode, done.stdout) == ("bad_request", 2, 2, "")

@@ -1,4 +1,4 @@
-"""Messages of a database arrive in pieces, and are the same however they are cut."""
+"""Parsing of OVSDB messages that arrive in pieces of any size."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovn_docker.host.parser import Parser
+from ovn_docker.host.ovsdb.parser import Parser
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('\\"{}[],:ab\u00e4\n', max_size=8),
@@ -20,7 +20,7 @@ MESSAGES = st.dictionaries(st.text('\\"{}ab', max_size=4), VALUES, max_size=4)
 
 
 def read(text: str, size: int) -> tuple[Any, int]:
-    """The first message in a text that comes in pieces, and how many characters it took."""
+    """Return the first message in a text that comes in pieces, and its number of characters."""
     parser, taken = Parser(), 0
     for start in range(0, len(text), size):
         piece = text[start : start + size]
@@ -35,7 +35,7 @@ def read(text: str, size: int) -> tuple[Any, int]:
 
 @settings(deadline=None)
 @given(MESSAGES, MESSAGES, st.integers(1, 9), st.booleans())
-def test_a_message_is_the_same_in_pieces_of_any_size(
+def test_message_is_the_same_in_pieces_of_any_size(
     message: dict[str, Any], following: dict[str, Any], size: int, ascii_only: bool
 ) -> None:
     text = json.dumps(message, ensure_ascii=ascii_only)
@@ -44,12 +44,12 @@ def test_a_message_is_the_same_in_pieces_of_any_size(
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 @pytest.mark.parametrize("text", ["nonsense", '{"a": nonsense}', '{"a" 1}', "[1, 2", '"text"'])
-def test_what_is_no_message_is_told(text: str, size: int) -> None:
+def test_invalid_message_is_an_error(text: str, size: int) -> None:
     said, _ = read(text, size)
     assert said is None or isinstance(said, str | list)
 
 
-def test_a_large_message_costs_what_it_is_long() -> None:
+def test_large_message_takes_linear_time() -> None:
     rows = [{"name": f"{number:064x}", "external_ids": ["map", [["a", 'b\\"}']]]} for number in range(20_000)]
     text = json.dumps({"id": 1, "result": [{"rows": rows}], "error": None})
     assert read(text, 4096)[0]["result"][0]["rows"] == rows

@@ -1,4 +1,4 @@
-"""Text that anybody may have written: on a terminal, in a log, in a command line to copy."""
+"""Foreign text on a terminal, in a log, and in a command line to copy."""
 
 import ast
 import json
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import ovn_docker
-from ovn_docker.cli import logs, output
-from ovn_docker.printable import command, one_line, printable
+from ovn_docker.daemon import logs
+from ovn_docker.text import output
+from ovn_docker.text.printable import command, one_line, printable
 
 ROOT = Path(ovn_docker.__file__).parent
 
@@ -44,7 +45,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_line_is_one_line_of_what_can_be_seen(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_escapes_characters_without_a_glyph(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     output.say(HOSTILE[what])
     said = capsys.readouterr().out
     assert said.count("\n") == 1
@@ -55,22 +56,22 @@ def test_a_line_is_one_line_of_what_can_be_seen(what: str, capsys: pytest.Captur
     assert said[: -len("\n")].replace("\n", "").isprintable()
 
 
-def test_letters_of_all_languages_stay_as_they_are() -> None:
+def test_one_line_keeps_letters_of_all_languages() -> None:
     for text in ("caf\u00e9", "\u7db2\u8def", "\u05e8\u05e9\u05ea", "\u0634\u0628\u0643\u0629", "\U0001f433"):
         assert one_line(text) == text
 
 
-def test_different_names_stay_different() -> None:
+def test_one_line_keeps_different_names_different() -> None:
     assert len({one_line(text) for text in ("a", "a\u200b", "a\u200c", "a\ufe0f", "a\x00")}) == 5
 
 
-def test_all_of_an_answer_can_be_shown() -> None:
+def test_printable_replaces_characters_in_nested_values() -> None:
     shown = printable({"a\x1b": ["b\n", {"c": "\u202e", "d": 1, "e": None}]})
     assert shown == {"a?": ["b?", {"c": "?", "d": 1, "e": None}]}
 
 
 @pytest.mark.parametrize("what", sorted(HOSTILE.keys() - {"half a surrogate"}))
-def test_a_copied_command_has_the_words_that_it_was_made_of(what: str) -> None:
+def test_a_copied_command_has_its_words_in_a_shell(what: str) -> None:
     line = command("printf", "%s|", HOSTILE[what], "end")
     assert one_line(line) == line
     done = subprocess.run(["bash", "-c", line], check=True, capture_output=True)
@@ -90,8 +91,8 @@ def test_the_log_has_one_line_for_a_record(what: str) -> None:
     assert said["message"] == f"network {HOSTILE[what]}"
 
 
-def test_nothing_is_printed_but_by_output() -> None:
-    """Nor is a command line put together but by printable.py."""
+def test_only_the_output_module_prints() -> None:
+    """Likewise only printable.py quotes command lines."""
     wrong = []
     for path in sorted(ROOT.rglob("*.py")):
         if path.name in {"output.py", "printable.py"}:

@@ -1,29 +1,26 @@
-"""When the names of containers are written, and what is said of those that are not."""
+"""The times at which the registrar writes names of containers, and log lines about missing names."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pytest
 
+from ovn_docker.core.registrar import Registrar
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest
 from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import Chassis, EndpointId
-from ovn_docker.names import Registrar
 
 ENDPOINT, CONTAINER = EndpointId("e" * 64), "c" * 64
 
 
 class Docker:
-    """A dockerd with one container on two networks, until it stops."""
+    """A dockerd with one container on two networks, which may stop."""
 
     link_local: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.runs = True
-
-    def changed(self) -> Iterator[str]:
-        yield CONTAINER
 
     def names(self, container: str, seconds: float) -> dict[EndpointId, ContainerNames]:
         assert container == CONTAINER
@@ -32,7 +29,7 @@ class Docker:
 
 
 class Database:
-    """A store that has some names of the first endpoint already."""
+    """A store in which some names of the first endpoint are registered already."""
 
     def __init__(self) -> None:
         self.missing = Unregistered()
@@ -65,7 +62,7 @@ def database() -> Database:
 
 @pytest.fixture
 def registrar(docker: Docker, database: Database) -> Registrar:
-    return Registrar(database, lambda _: Chassis("host1"), docker, lambda: None)
+    return Registrar(database, lambda _: Chassis("host1"), docker)
 
 
 def test_a_container_without_its_name_is_registered_again_soon(
@@ -82,7 +79,7 @@ def test_a_container_without_its_name_is_registered_again_soon(
     assert registrar.register(CONTAINER) is None
 
 
-def test_what_is_missing_is_said_once(
+def test_missing_names_are_logged_once(
     registrar: Registrar, database: Database, docker: Docker, caplog: pytest.LogCaptureFixture
 ) -> None:
     def said(missing: Unregistered = Unregistered()) -> list[str]:  # noqa: B008 - it is frozen

@@ -11,11 +11,11 @@ from ovn_docker.host.environment import environment
 from ovn_docker.settings import Settings
 
 
-def test_without_any_the_defaults_hold() -> None:
+def test_defaults_hold_without_settings() -> None:
     assert settings.read(Settings, {}, {}) == Settings()
 
 
-def test_the_command_line_comes_before_the_environment() -> None:
+def test_command_line_takes_precedence_over_the_environment() -> None:
     variables = {"OVN_DOCKER_LATE_FLOWS": "fail", "OVN_DOCKER_SCOPE": "global"}
     read = settings.read(Settings, {"late_flows": "warn", "scope": None}, variables)
     assert (read.late_flows, read.scope) == ("warn", "global")
@@ -28,11 +28,11 @@ def test_the_tool_knows_the_variables_of_the_drivers_unit(tmp_path: Path) -> Non
     assert environment({"OS_USERNAME": "me"}, tmp_path / "nosuch") == {"OS_USERNAME": "me"}
 
 
-def test_an_empty_variable_is_none() -> None:
+def test_empty_variable_is_ignored() -> None:
     assert settings.read(Settings, {}, {"OVN_DOCKER_SCOPE": ""}) == Settings()
 
 
-def test_each_has_an_option_and_a_variable_named_alike() -> None:
+def test_each_setting_has_an_option_and_a_variable_of_the_same_name() -> None:
     names = {(settings.option(field), settings.variable(field)) for field in fields(Settings)}
     assert ("--request-timeout", "OVN_DOCKER_REQUEST_TIMEOUT") in names
     assert len(names) == len(fields(Settings))
@@ -50,7 +50,7 @@ def test_each_has_an_option_and_a_variable_named_alike() -> None:
         ("ovn_rundir", "/var/run/other", Path("/var/run/other")),
     ],
 )
-def test_text_becomes_a_value(name: str, text: str, value: object) -> None:
+def test_text_of_a_setting_is_parsed(name: str, text: str, value: object) -> None:
     assert getattr(settings.read(Settings, {name: text}, {}), name) == value
 
 
@@ -67,7 +67,7 @@ def test_text_becomes_a_value(name: str, text: str, value: object) -> None:
         ("socket", "x.sock", "--socket='x.sock' is not valid: give a path that begins with /"),
     ],
 )
-def test_what_cannot_be_is_refused_with_what_can(name: str, text: str, message: str) -> None:
+def test_invalid_value_is_refused_with_the_valid_ones(name: str, text: str, message: str) -> None:
     with pytest.raises(BadRequest) as refused:
         settings.read(Settings, {name: text}, {})
     assert str(refused.value) == message
@@ -84,12 +84,12 @@ def test_metrics_are_at_an_address_and_a_port(text: str) -> None:
     )
 
 
-def test_of_a_bad_variable_the_name_is_told() -> None:
+def test_error_of_an_invalid_variable_has_its_name() -> None:
     with pytest.raises(BadRequest, match="OVN_DOCKER_SCOPE='swarm' is not valid"):
         settings.read(Settings, {}, {"OVN_DOCKER_SCOPE": "swarm"})
 
 
-def test_tls_takes_three_files_or_none() -> None:
+def test_tls_needs_all_three_files_or_none_of_them() -> None:
     files = {"private_key": "/k", "certificate": "/c", "ca_cert": "/a"}
     assert settings.read(Settings, files, {}).ca_cert == "/a"
     for name in files:

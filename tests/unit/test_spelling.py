@@ -1,11 +1,11 @@
-"""Hints for misspelt words: the word that was meant, and none where there is no such word."""
+"""Hints for misspelt words: the most similar known word, or an empty string."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ovn_docker.cli.main import COMMANDS
-from ovn_docker.spelling import hint, meant
+from ovn_docker.text.spelling import hint, meant
 
 CONTAINERS = ("web1", "web2", "db", "frontend", "Backend")
 
@@ -26,7 +26,7 @@ CONTAINERS = ("web1", "web2", "db", "frontend", "Backend")
         ("x" * 5000, ""),
     ],
 )
-def test_meant_names_a_command_that_is_near(word: str, wanted: str) -> None:
+def test_meant_names_a_similar_command(word: str, wanted: str) -> None:
     assert meant(word, COMMANDS) == wanted
 
 
@@ -45,7 +45,7 @@ def test_meant_does_not_take_one_container_for_another(word: str, wanted: str) -
     assert meant(word, CONTAINERS) == wanted
 
 
-def test_hint_is_a_question_or_nothing() -> None:
+def test_hint_is_a_question_or_empty() -> None:
     assert hint("staus", COMMANDS) == "did you mean status?"
     assert hint("nodes", COMMANDS) == ""
 

@@ -1,4 +1,4 @@
-"""Subnets for users who name none."""
+"""Choice of a subnet for a user who does not give one."""
 
 from ipaddress import ip_network
 from typing import Any
@@ -30,7 +30,7 @@ def subnets(base: str) -> Any:
     st.sampled_from(["10.192.0.0/24", "fd00::/120"]),
     st.integers(0, 6),
 )
-def test_picked_is_free_and_none_is_picked_only_if_none_is_free(taken: Any, base: str, more: int) -> None:
+def test_pick_finds_a_free_subnet_if_there_is_one(taken: Any, base: str, more: int) -> None:
     supply = Supply(ip_network(base), ip_network(base).prefixlen + more)
     free = {
         subnet
@@ -41,13 +41,13 @@ def test_picked_is_free_and_none_is_picked_only_if_none_is_free(taken: Any, base
     assert picked in free if free else picked is None
 
 
-def test_every_free_one_has_its_chance() -> None:
+def test_every_free_subnet_may_be_picked() -> None:
     supply = Supply(BASE, 27)
     picked = {str(supply.pick([ip_network("10.192.0.64/26")])) for _ in range(300)}
     assert picked == {f"10.192.0.{n}/27" for n in (0, 32, 128, 160, 192, 224)}
 
 
-def test_the_largest_supply_there_is() -> None:
+def test_largest_supply_is_usable() -> None:
     (supply,) = parse_supplies("::/0:126")
     picked = supply.pick([ip_network("8000::/1")])
     assert picked
@@ -58,7 +58,7 @@ def test_the_largest_supply_there_is() -> None:
 @pytest.mark.parametrize(
     "text", ["10.0.0.0/8:24", "10.0.0.0/24:24", "fd00::/48:64", "10.0.0.0/8:30, fd00::/8:126"]
 )
-def test_settings_take_supplies(text: str) -> None:
+def test_supplies_are_parsed_from_settings(text: str) -> None:
     supplies = read(Settings, {"address_pools": text}, {}).address_pools
     assert ",".join(map(str, supplies)) == text.replace(" ", "")
 
@@ -77,11 +77,11 @@ def test_settings_take_supplies(text: str) -> None:
         ("fd00::/64:127", "give a prefix length from 64 to 126"),
     ],
 )
-def test_what_is_no_supply_is_refused_in_words(text: str, words: str) -> None:
+def test_invalid_supply_is_refused(text: str, words: str) -> None:
     with pytest.raises(BadRequest) as caught:
         read(Settings, {"address_pools": text}, {})
     assert str(caught.value).startswith(f"--address-pools={text!r} is not valid: {words}")
 
 
-def test_there_are_supplies_of_both_versions_unless_told_otherwise() -> None:
+def test_default_supplies_have_subnets_of_both_ip_versions() -> None:
     assert {supply.base.version for supply in Settings().address_pools} == {4, 6}

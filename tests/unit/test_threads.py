@@ -1,9 +1,10 @@
-"""Threads that fail in every way that a thread can."""
+"""Threads that fail in all possible ways, and their restart."""
 
 import logging
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 from functional.ovsdb_servers import until
 from ovn_docker import threads
-from ovn_docker.threads import State, Threads
+from ovn_docker.threads import Threads, ThreadState
 
 
 def exits() -> None:
@@ -50,8 +51,10 @@ class Work:
     def __init__(self, fail: Callable[[], None], times: int) -> None:
         self._fail, self._left = fail, times
         self.works, self.stop = threading.Event(), threading.Event()
+        self.thread = 0
 
     def __call__(self) -> None:
+        self.thread = threading.get_ident()
         if self._left:
             self._left -= 1
             self._fail()
@@ -60,8 +63,8 @@ class Work:
         self.stop.wait()
 
 
-def started(work: Work, **options: bool) -> tuple[Threads, State]:
-    """After it has started again as often as it took."""
+def started(work: Work, **options: bool) -> tuple[Threads, ThreadState]:
+    """Start *work* in a thread; return the threads and its state once it works."""
     some = Threads()
     some.start("worker-3", "does the work of the test", work, **options)
     assert work.works.wait(10)
@@ -80,7 +83,7 @@ def started(work: Work, **options: bool) -> tuple[Threads, State]:
         (returns, "RuntimeError: it has returned"),
     ],
 )
-def test_a_thread_that_fails_starts_again_and_says_why(
+def test_failed_thread_starts_again_with_a_log_line(
     fail: Callable[[], None], error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     some, state = started(Work(fail, 2))
@@ -99,14 +102,14 @@ def test_a_thread_that_works_has_no_failures() -> None:
     assert some.failures() == {"worker": 0}
 
 
-def test_a_thread_may_end_that_need_not_last() -> None:
+def test_thread_with_lasts_false_may_end() -> None:
     some, _ = started(work := Work(returns, 0), lasts=False)
     work.stop.set()
     until(lambda: some.states() == [])
     assert some.failures() == {"worker": 0}
 
 
-def test_a_thread_that_waits_to_start_again_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_that_waits_for_its_restart_has_the_error_as_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_PAUSE", 30.0)
     some = Threads()
     some.start("worker", "does the work of the test", Work(is_wrong, 1))
@@ -117,11 +120,15 @@ def test_a_thread_that_waits_to_start_again_says_so(monkeypatch: pytest.MonkeyPa
 
 
 def test_pauses_grow_with_failures_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
+    pauses: dict[int, list[float]] = defaultdict(list)  # the thread of an earlier test may pause now, too
+
+    def pause(seconds: float) -> None:
+        pauses[threading.get_ident()].append(seconds)
+
     monkeypatch.setattr(threads, "_PAUSE", 1.0)
-    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append))
-    started(Work(is_wrong, 9))
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    started(work := Work(is_wrong, 9))
+    assert pauses[work.thread] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 @pytest.mark.parametrize(("essential", "stopped"), [(True, 1), (False, 0)])
@@ -136,7 +143,7 @@ def test_an_essential_thread_that_keeps_failing_has_the_process_stopped_once(
     assert (some.hopeless, len(stops)) == (essential, stopped)
 
 
-def test_nothing_that_a_failed_run_has_set_is_there_in_the_next() -> None:
+def test_context_of_a_failed_run_is_discarded() -> None:
     said: ContextVar[str] = ContextVar("said", default="nothing")
     seen = []
 
@@ -154,11 +161,11 @@ def test_the_kernel_knows_a_thread_by_its_name() -> None:
     names: list[str] = []
     done = threading.Event()
 
-    def look() -> None:
+    def read_name() -> None:
         with open(f"/proc/self/task/{threading.get_native_id()}/comm") as file:  # noqa: PTH123
             names.append(file.read().strip())
         done.set()
 
-    some.start("a name of more than 15 letters", "looks", look, lasts=False)
+    some.start("a name of more than 15 letters", "looks", read_name, lasts=False)
     assert done.wait(10)
     assert names == ["a name of more"]

@@ -1,7 +1,6 @@
-"""Docker's protocol through the WSGI application: what Docker sends, and what nobody should."""
+"""Docker's protocol from request to answer: requests that Docker sends, and malformed ones."""
 
 import base64
-import io
 import json
 import logging
 import re
@@ -14,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from ovn_docker.docker.calls import BODY_BYTES, Calls
+from ovn_docker.docker.wire import METHODS, Plugin, answer, decode
 from ovn_docker.errors import Conflict, OvnDockerError, TimedOut, Unavailable
 from ovn_docker.metrics import Tally, Unrecorded
 from ovn_docker.model import (
@@ -30,8 +31,6 @@ from ovn_docker.model import (
     choose_mac,
 )
 from ovn_docker.options import OPTIONS, NetworkOptions, is_of_others
-from ovn_docker.plugin import server
-from ovn_docker.plugin.wire import METHODS, Plugin, answer, decode
 from recordings.requests import DOCKER, EP, GENERIC, NET, POOL, RECORDINGS, almost_right, broken, with_pool
 
 ID = re.compile(r"[0-9A-Za-z]{1,64}")
@@ -39,7 +38,7 @@ MAC = re.compile("[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 
 
 class Ledger:
-    """Drivers that do nothing but write down, and insist that what they are given makes sense."""
+    """Drivers that record their calls and assert that the arguments are valid."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -75,19 +74,19 @@ class Ledger:
         self.note("create_endpoint", endpoint)
         return replace(endpoint, mac=endpoint.mac or choose_mac(endpoint))
 
-    def delete_endpoint(self, network: NetworkId, endpoint: EndpointId) -> None:
-        self.note("delete_endpoint", network, endpoint)
+    def delete_endpoint(self, endpoint: EndpointId) -> None:
+        self.note("delete_endpoint", endpoint)
 
     def join(self, network: NetworkId, endpoint: EndpointId, sandbox: str) -> Joined:
         assert sandbox.isprintable()
         self.note("join", network, endpoint, sandbox)
         return Joined("odc" + endpoint[:12])
 
-    def leave(self, network: NetworkId, endpoint: EndpointId) -> None:
-        self.note("leave", network, endpoint)
+    def leave(self, endpoint: EndpointId) -> None:
+        self.note("leave", endpoint)
 
-    def endpoint_info(self, network: NetworkId, endpoint: EndpointId) -> dict[str, str]:
-        self.note("endpoint_info", network, endpoint)
+    def endpoint_info(self, endpoint: EndpointId) -> dict[str, str]:
+        self.note("endpoint_info", endpoint)
         return {"port": endpoint}
 
     def request_pool(self, subnet: IpNetwork | None, part: IpNetwork | None, version: int) -> Pool:
@@ -105,7 +104,7 @@ class Ledger:
         self, pool_id: PoolId, wanted: IpAddress | None, *, gateway: bool, name: str = ""
     ) -> tuple[IpAddress, int]:
         assert UUID(pool_id)
-        assert "%" not in str(wanted), "the same address has many names"
+        assert "%" not in str(wanted), "an address with a zone would be a second name of that address"
         assert gateway in (True, False)
         assert re.fullmatch("([a-zA-Z0-9][a-zA-Z0-9_.-]*)?", name)
         self.note("request_address", pool_id, wanted, gateway)
@@ -118,24 +117,20 @@ class Ledger:
 
 
 class Docker:
-    """Calls the application as a WSGI server would."""
+    """Make calls as the server does."""
 
     def __init__(self, scope: Literal["local", "global"] = "local") -> None:
         self.driver = Ledger()
         self.tally = Tally(Unrecorded())
         self.suspected: list[None] = []
         plugin = Plugin(self.driver, self.driver, lambda: scope, suspect=lambda: self.suspected.append(None))
-        self._app = server.application(plugin, self.tally)
+        self._calls = Calls(plugin, self.tally)
 
     def raw(self, path: str, body: bytes, verb: str = "POST") -> tuple[int, dict[str, Any]]:
-        heard: list[Any] = []
-        environ = {"REQUEST_METHOD": verb, "PATH_INFO": path, "wsgi.input": io.BytesIO(body)}
-        answer = b"".join(self._app(environ, lambda *response: heard.append(response)))
-        ((status, headers),) = heard
-        assert dict(headers) == {"Content-Type": "application/json", "Content-Length": str(len(answer))}
+        status, answer = self._calls.answer(verb, path, body)
         value = json.loads(answer)
         assert isinstance(value, dict)
-        return int(status.split()[0]), value
+        return int(status), value
 
     def call(self, method: str, request: Any = None) -> tuple[int, dict[str, Any]]:
         body = b"" if request is None else json.dumps(request).encode()
@@ -148,7 +143,7 @@ class Docker:
         return answer
 
     def refused(self, method: str, request: Any, status: int = 200) -> str:
-        """The one line that the user reads; the driver has not been troubled."""
+        """Return the error of a refused request; the driver must not have been called."""
         before = len(self.driver.calls)
         assert self.call(method, request)[0] == status
         answer = self.call(method, request)[1]
@@ -164,7 +159,7 @@ def docker() -> Docker:
 
 
 class Away(Ledger):
-    """The database of an IPAM driver that cannot be reached."""
+    """Drivers whose database cannot be reached."""
 
     def release_pool(self, pool: PoolId) -> None:
         raise Unavailable("away")
@@ -182,8 +177,8 @@ class Away(Ledger):
 
 
 @pytest.mark.parametrize("method", ["ReleasePool", "ReleaseAddress", "RequestPool", "RequestAddress"])
-def test_what_nobody_knows_whether_it_is_there_is_looked_for_later(method: str) -> None:
-    """Docker does not give back again what it could not, nor at all what it did not get."""
+def test_release_or_request_that_timed_out_causes_a_sweep(method: str) -> None:
+    """Docker does not repeat a failed release, and does not release what it did not get."""
     suspected: list[None] = []
     plugin = Plugin(Away(), Away(), suspect=lambda: suspected.append(None))
     body = json.dumps({"PoolID": str(uuid4()), "Address": "10.3.0.2"}).encode()
@@ -193,15 +188,15 @@ def test_what_nobody_knows_whether_it_is_there_is_looked_for_later(method: str) 
     assert suspected == [None]
 
 
-# What real Docker engines sent
+# Requests of real Docker engines
 
 
 def why_refused(method: str, request: Any) -> str | None:
-    """Words that the answer to a recorded request must have, from the rules and not from our code."""
+    """Return the text that the answer to a recorded request must contain, found without the tested code."""
     if request is None:
         return None if re.search("Activate|GetCapabilities|GetDefault", method) else "empty request"
     if "PoolID" in request:
-        return f"PoolID '{request['PoolID']}' is none of ours"
+        return f"unknown PoolID '{request['PoolID']}'"
     given = request.get("Options", {})
     options = (given or {}).get(GENERIC, {})
     unknown = []
@@ -217,7 +212,7 @@ def why_refused(method: str, request: Any) -> str | None:
     return f"unknown option '{unknown[0]}'" if unknown else None
 
 
-def test_recordings_are_of_every_version_and_of_every_method() -> None:
+def test_recordings_have_every_version_and_every_method() -> None:
     assert {name.partition(":")[0] for name in RECORDINGS} == {
         f"docker-{v}" for v in ("20.10", "26.1", "28.5", "29")
     }
@@ -226,7 +221,7 @@ def test_recordings_are_of_every_version_and_of_every_method() -> None:
     assert recorded == METHODS.keys() - {f"/NetworkDriver.{method}" for method in swarm}
 
 
-def test_recordings_have_both_what_is_taken_and_what_is_refused() -> None:
+def test_recordings_have_both_accepted_and_refused_requests() -> None:
     words = [why_refused(recorded["method"], recorded["request"]) for recorded in RECORDINGS.values()]
     assert words.count(None) > 150
     for why in ("empty request", "2 IPv4 subnets given", "unknown option 'foo'"):
@@ -234,7 +229,7 @@ def test_recordings_have_both_what_is_taken_and_what_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_recorded_request(name: str, docker: Docker) -> None:
+def test_recorded_request_is_answered_as_moby_expects(name: str, docker: Docker) -> None:
     method, request = RECORDINGS[name]["method"], RECORDINGS[name]["request"]
     why = why_refused(method, request)
     status, answer = docker.call(method, request)
@@ -249,7 +244,7 @@ def test_recorded_request(name: str, docker: Docker) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDINGS if re.search("Address$|ReleasePool", name)])
-def test_recorded_request_about_a_pool_of_ours(name: str, docker: Docker) -> None:
+def test_recorded_request_about_a_pool_of_ours_is_answered_as_moby_expects(name: str, docker: Docker) -> None:
     method, request = RECORDINGS[name]["method"], with_pool(RECORDINGS[name]["request"], POOL)
     assert docker.ok(method, request) == expected_answer(method, request)
     ((_, pool, *_),) = docker.driver.calls
@@ -269,7 +264,7 @@ FIXED: dict[str, dict[str, Any]] = {
 
 
 def expected_answer(method: str, request: Any) -> dict[str, Any]:
-    """What moby expects of each method (drivers/remote/api/api.go)."""
+    """Return the answer that moby expects to a request (drivers/remote/api/api.go)."""
     if method in FIXED:
         return FIXED[method]
     if method.startswith("IpamDriver."):
@@ -296,7 +291,7 @@ def expected_answer(method: str, request: Any) -> dict[str, Any]:
 
 
 def expected_ipam_answer(method: str, request: Any) -> dict[str, Any]:
-    """The same for addresses (ipams/remote/api/api.go)."""
+    """Return the answer that moby expects to a request of IPAM (ipams/remote/api/api.go)."""
     match method:
         case "RequestPool":
             picked = "fd00:7::/64" if request["V6"] else "10.192.7.0/24"
@@ -308,12 +303,12 @@ def expected_ipam_answer(method: str, request: Any) -> dict[str, Any]:
 
 
 def recorded_step(words: str, method: str) -> Any:
-    """The request that a command caused on the newest Docker that was given it."""
+    """Return the request that a command caused on the newest Docker of the recordings with that command."""
     found = [r["request"] for r in RECORDINGS.values() if words in r["step"] and r["method"].endswith(method)]
     return found[-1]
 
 
-def test_dual_stack(docker: Docker) -> None:
+def test_dual_stack_network_has_both_subnets(docker: Docker) -> None:
     docker.ok("CreateNetwork", recorded_step("--subnet fd02::/64 foo6", "CreateNetwork"))
     ((_, network),) = docker.driver.calls
     assert network.subnets == (
@@ -323,30 +318,30 @@ def test_dual_stack(docker: Docker) -> None:
     assert not network.internal
 
 
-def test_gateway_range_and_aux_addresses(docker: Docker) -> None:
+def test_gateway_is_read_beside_range_and_aux_addresses(docker: Docker) -> None:
     docker.ok("CreateNetwork", recorded_step("--gateway 10.2.0.254 --ip-range", "CreateNetwork"))
     ((_, network),) = docker.driver.calls
     assert network.subnets == (Subnet(ip_network("10.2.0.0/24"), ip_address("10.2.0.254")),)
 
 
-def test_internal(docker: Docker) -> None:
+def test_internal_network_is_read(docker: Docker) -> None:
     docker.ok("CreateNetwork", recorded_step("create -d stub --internal", "CreateNetwork"))
     assert docker.driver.calls[0][1].internal
 
 
-def test_no_address_family_at_all(docker: Docker) -> None:
+def test_network_without_address_families_has_no_subnets(docker: Docker) -> None:
     docker.ok("CreateNetwork", recorded_step("--ipv4=false --subnet 10.5.0.0/24 n_v4false", "CreateNetwork"))
     assert docker.driver.calls[0][1].subnets == ()
 
 
-def test_null_ipam_driver_is_no_subnet(docker: Docker) -> None:
+def test_network_of_the_null_ipam_driver_has_no_subnets(docker: Docker) -> None:
     request = recorded_step("--ipam-driver null", "CreateNetwork")
     assert request["IPv4Data"][0]["Pool"] == "0.0.0.0/0"
     docker.ok("CreateNetwork", request)
     assert docker.driver.calls[0][1].subnets == ()
 
 
-def test_mac_address_that_docker_says_twice_once_in_base64(docker: Docker) -> None:
+def test_mac_address_that_docker_sends_twice_is_read(docker: Docker) -> None:
     request = recorded_step("--mac-address 02:11:22:33:44:55", "CreateEndpoint")
     encoded = request["Options"][DOCKER + "endpoint.macaddress"]
     assert docker.ok("CreateEndpoint", request) == {"Interface": {}}
@@ -355,14 +350,14 @@ def test_mac_address_that_docker_says_twice_once_in_base64(docker: Docker) -> No
     assert endpoint.addresses == (IPv4Interface("10.2.0.50/24"), IPv6Interface("fd02::50/64"))
 
 
-# What the recordings do not have
+# Requests that are not in the recordings
 
 
-def test_scope_is_found_out_when_docker_asks() -> None:
+def test_scope_is_determined_when_docker_asks() -> None:
     assert Docker("global").ok("GetCapabilities")["Scope"] == "global"
 
 
-def test_swarm_manager_sends_flat_options_and_null_lists_and_gets_the_options_back(docker: Docker) -> None:
+def test_flat_options_and_null_lists_of_a_swarm_manager_are_accepted(docker: Docker) -> None:
     options = {DOCKER + "driver.mtu": "1400"}
     pool = {"AddressSpace": "", "Gateway": "10.5.0.254/24", "Pool": "10.5.0.0/24"}
     request = {
@@ -383,13 +378,13 @@ def test_swarm_manager_sends_flat_options_and_null_lists_and_gets_the_options_ba
     assert docker.driver.calls[1] == ("free_network", network.id)
 
 
-def test_swarm_manager_with_everything_null(docker: Docker) -> None:
+def test_request_of_a_swarm_manager_may_be_all_null(docker: Docker) -> None:
     request = {"NetworkID": NET, "Options": None, "IPv4Data": None, "IPv6Data": None}
     assert docker.ok("AllocateNetwork", request) == {"Options": {}}
     assert "unknown option 'k'" in docker.refused("AllocateNetwork", request | {"Options": {"k": "v"}})
 
 
-def test_swarm_nodes_come_and_go(docker: Docker) -> None:
+def test_discovery_of_swarm_nodes_is_answered(docker: Docker) -> None:
     node = {
         "DiscoveryType": 1,
         "DiscoveryData": {"Address": "192.0.2.1", "BindAddress": "192.0.2.1", "Self": True},
@@ -433,8 +428,8 @@ def test_fixed_answers_do_not_depend_on_the_body(method: str, docker: Docker) ->
         ({"IPv4Data": [{"Pool": "fd00::/64"}]}, "'fd00::/64' is not an IPv4"),
         ({"IPv6Data": [{"Pool": "10.1.0.0/24"}]}, "'10.1.0.0/24' is not an IPv6"),
         ({"IPv6Data": [{"Pool": "fe80::%eth0/64"}]}, "'fe80::%eth0/64' is not an IPv6"),
-        ({"IPv4Data": [{"Pool": "224.0.0.0/24"}]}, "'224.0.0.0/24' is not for a container"),
-        ({"IPv4Data": [{"Pool": "127.0.0.0/8"}]}, "'127.0.0.0/8' is not for a container"),
+        ({"IPv4Data": [{"Pool": "224.0.0.0/24"}]}, "'224.0.0.0/24' is not a unicast address"),
+        ({"IPv4Data": [{"Pool": "127.0.0.0/8"}]}, "'127.0.0.0/8' is not a unicast address"),
         (
             {"IPv4Data": [{"Pool": "10.1.0.0/24", "Gateway": "10.2.0.1/24"}]},
             "Gateway 10.2.0.1 is not in the subnet 10.1.0.0/24",
@@ -449,12 +444,12 @@ def test_fixed_answers_do_not_depend_on_the_body(method: str, docker: Docker) ->
         ({"Options": {GENERIC: {DOCKER + "driver.mtu": 12}}}, "give a number of bytes from 68 to 65535"),
     ],
 )
-def test_network_that_cannot_be_is_refused_in_words(data: dict[str, Any], words: str, docker: Docker) -> None:
+def test_invalid_network_is_refused_with_the_reason(data: dict[str, Any], words: str, docker: Docker) -> None:
     assert words in docker.refused("CreateNetwork", {"NetworkID": NET} | data)
 
 
 @pytest.mark.parametrize("gateway", ["10.1.0.9", "10.1.0.9/24", "10.1.0.9/32"])
-def test_gateway_with_or_without_a_mask(gateway: str, docker: Docker) -> None:
+def test_gateway_is_read_with_and_without_a_mask(gateway: str, docker: Docker) -> None:
     docker.ok("CreateNetwork", {"NetworkID": NET, "IPv4Data": [{"Pool": "10.1.0.0/24", "Gateway": gateway}]})
     assert docker.driver.calls[0][1].subnets[0].gateway == ip_address("10.1.0.9")
 
@@ -473,21 +468,21 @@ def test_gateway_may_be_absent(absent: dict[str, str], docker: Docker) -> None:
             "Address '10.1.0.2' is not an IPv4 address with a prefix length",
         ),
         ({"Interface": {"AddressIPv6": "10.1.0.2/24"}}, "AddressIPv6 '10.1.0.2/24' is not an IPv6"),
-        ({"Interface": {"Address": "0.0.0.0/24"}}, "is not for a container"),
+        ({"Interface": {"Address": "0.0.0.0/24"}}, "is not a unicast address"),
         ({"Interface": {"MacAddress": "02:11:22:33:44"}}, "MacAddress '02:11:22:33:44' is not six bytes"),
         ({"Interface": {"MacAddress": "01:11:22:33:44:55"}}, "'01:11:22:33:44:55' is not a unicast address"),
         ({"Interface": {"MacAddress": "00:00:00:00:00:00"}}, "is not a unicast address"),
         ({"Interface": {"MacAddress": "ff:ff:ff:ff:ff:ff"}}, "is not a unicast address"),
         ({"Options": {"ovn.routers": "any"}}, "unknown option 'ovn.routers': did you mean ovn.router?"),
         ({"Options": {"ovn.router": "yes"}}, "option ovn.router='yes' is not valid: give true or false"),
-        ({"Interface": {"MacAddress": "0E:42:0a:00:00:01"}}, "takes --driver-opt ovn.router=true"),
+        ({"Interface": {"MacAddress": "0E:42:0a:00:00:01"}}, "needs --driver-opt ovn.router=true"),
         (
             {"Options": {"ovn.router": "true"}, "Interface": {"MacAddress": "02:42:0a:00:00:01"}},
-            "02:42:0a:00:00:01 is not one; leave it to us",
+            "02:42:0a:00:00:01 does not; leave out --mac-address",
         ),
     ],
 )
-def test_endpoint_that_cannot_be_is_refused_in_words(
+def test_invalid_endpoint_is_refused_with_the_reason(
     given: dict[str, Any], words: str, docker: Docker
 ) -> None:
     assert words in docker.refused("CreateEndpoint", {"NetworkID": NET, "EndpointID": EP} | given)
@@ -544,7 +539,9 @@ def test_ids_are_letters_and_digits(bad: str, docker: Docker) -> None:
         ("AllocateNetwork", {"NetworkID": NET, "Options": {"k": 1}}, "`$.Options[...]`"),
     ],
 )
-def test_wrong_type_names_the_place(method: str, request_: Any, place: str, docker: Docker) -> None:
+def test_wrong_type_is_refused_with_its_json_path(
+    method: str, request_: Any, place: str, docker: Docker
+) -> None:
     assert place in docker.refused(method, request_, status=400)
 
 
@@ -555,14 +552,14 @@ def test_retry_with_an_empty_body_is_never_taken_for_a_request(method: str, dock
     status, answer = docker.raw(method, b"")
     assert status == 400
     assert answer["Err"].startswith("empty request (retry of a broken call)")
-    assert docker.suspected == [None]  # it may have been a DeleteEndpoint, which nobody repeats
+    assert docker.suspected == [None]  # it may have been a DeleteEndpoint, which Docker does not repeat
 
 
-def test_too_large_a_request(docker: Docker) -> None:
-    status, answer = docker.raw("/NetworkDriver.DeleteNetwork", b" " * (server.BODY_BYTES + 1))
+def test_too_large_request_is_refused(docker: Docker) -> None:
+    status, answer = docker.raw("/NetworkDriver.DeleteNetwork", b" " * (BODY_BYTES + 1))
     assert status == 413
     assert answer["Err"] == answer["Error"]
-    padding = b" " * (server.BODY_BYTES - 200)
+    padding = b" " * (BODY_BYTES - 200)
     assert docker.raw("/NetworkDriver.DeleteNetwork", padding + json.dumps({"NetworkID": NET}).encode()) == (
         200,
         {},
@@ -585,7 +582,7 @@ def test_huge_values_are_truncated_in_messages(docker: Docker) -> None:
         assert len(docker.call(method, request)[1]["Err"]) < 300
 
 
-def test_an_address_with_a_zone_is_not_the_same_address_by_another_name(docker: Docker) -> None:
+def test_other_spellings_of_an_address_are_refused(docker: Docker) -> None:
     for address in ("fd00::2%eth0", "10.3.0.2/24", "10.3.0.02", "x" * 500):
         for method in ("RequestAddress", "ReleaseAddress"):
             answer = docker.refused(f"IpamDriver.{method}", {"PoolID": POOL, "Address": address})
@@ -600,10 +597,10 @@ def test_an_address_with_a_zone_is_not_the_same_address_by_another_name(docker: 
         ("2001:389::1/64", "2001:389::1/96", ("2001:389::/64", "2001:389::/96")),
     ],
 )
-def test_host_bits_of_a_requested_pool_are_ignored_as_docker_does(
+def test_host_bits_of_a_requested_pool_are_ignored(
     pool: str, part: str, meant: tuple[str, str], docker: Docker
 ) -> None:
-    """Docker 20.10 passes on what the user typed."""
+    """Docker 20.10 passes the user's text on, and its own IPAM driver ignores host bits."""
     request = {"Pool": pool, "SubPool": part, "V6": ":" in pool}
     assert docker.call("IpamDriver.RequestPool", request)[1]["Pool"] == meant[0]
     subnet, range_ = map(ip_network, meant)
@@ -615,20 +612,20 @@ def test_host_bits_of_a_requested_pool_are_ignored_as_docker_does(
     [
         ({"Pool": "10.3.0.0/24", "V6": True}, "Pool '10.3.0.0/24' is not an IPv6"),
         ({"Pool": "fd00::/64"}, "Pool 'fd00::/64' is not an IPv4"),
-        ({"Pool": "0.0.0.0/0"}, "is not for a container"),
+        ({"Pool": "0.0.0.0/0"}, "is not a unicast address"),
         (
             {"Pool": "10.3.0.0/24", "SubPool": "10.4.0.0/26"},
-            "10.4.0.0/26 is not a part of the subnet 10.3.0.0/24",
+            "10.4.0.0/26 is not within the subnet 10.3.0.0/24",
         ),
         (
             {"Pool": "10.3.0.0/24", "SubPool": "10.0.0.0/8"},
-            "10.0.0.0/8 is not a part of the subnet 10.3.0.0/24",
+            "10.0.0.0/8 is not within the subnet 10.3.0.0/24",
         ),
-        ({"SubPool": "10.3.0.0/26"}, "10.3.0.0/26 is not a part of the subnet (none given)"),
-        ({"Options": {"foo": "bar"}}, "unknown option 'foo': known options: none; options of the network"),
+        ({"SubPool": "10.3.0.0/26"}, "10.3.0.0/26 is not within the subnet (not given)"),
+        ({"Options": {"foo": "bar"}}, "unknown option 'foo': known options: none; give options"),
     ],
 )
-def test_pool_that_cannot_be_is_refused_in_words(request_: Any, words: str, docker: Docker) -> None:
+def test_invalid_pool_is_refused_with_the_reason(request_: Any, words: str, docker: Docker) -> None:
     assert words in docker.refused("IpamDriver.RequestPool", request_)
 
 
@@ -650,7 +647,7 @@ def test_error_of_the_driver_reaches_the_user_under_both_keys(
     assert answer["Err"] == answer["Error"] == (str(error) or "OvnDockerError()")
 
 
-def test_a_bug_is_told_to_the_log_and_not_to_docker(
+def test_traceback_of_a_bug_is_logged_and_not_sent_to_docker(
     docker: Docker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(docker.driver, "delete_network", lambda _: dict[str, str]()["secret"])
@@ -663,7 +660,9 @@ def test_a_bug_is_told_to_the_log_and_not_to_docker(
     assert record.exc_info
 
 
-def test_answer_that_cannot_be_written_is_a_bug_too(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_that_cannot_be_encoded_is_an_internal_error(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(docker.driver, "endpoint_info", lambda *_: {"file": "\udcff"})
     assert docker.call("EndpointOperInfo", {"NetworkID": NET, "EndpointID": EP})[0] == 500
 
@@ -675,7 +674,7 @@ def test_answer_that_cannot_be_written_is_a_bug_too(docker: Docker, monkeypatch:
     assert answer == (200, {"Err": "cannot read \\udcff", "Error": "cannot read \\udcff"})
 
 
-def test_one_line_in_the_log_for_each_call(docker: Docker, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_call_is_one_line_in_the_log(docker: Docker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ovn_docker.plugin")
     docker.ok("Leave", {"NetworkID": NET, "EndpointID": EP})
     docker.call("CreateNetwork", {"NetworkID": NET, "Options": {GENERIC: {"fo\no": "bar"}}})
@@ -690,7 +689,7 @@ def test_one_line_in_the_log_for_each_call(docker: Docker, caplog: pytest.LogCap
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "WARNING"]
 
 
-# What nobody should send
+# Malformed requests
 
 
 def check(path: str, body: bytes, verb: str = "POST") -> None:
@@ -710,7 +709,7 @@ def check(path: str, body: bytes, verb: str = "POST") -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(almost_right())
-def test_hostile_request(sent: tuple[str, Any]) -> None:
+def test_request_with_wrong_values_gets_a_valid_answer(sent: tuple[str, Any]) -> None:
     check(sent[0], json.dumps(sent[1]).encode())
 
 
@@ -722,7 +721,7 @@ def test_hostile_request(sent: tuple[str, Any]) -> None:
 @example(("/NetworkDriver.DiscoverNew", b'{"DiscoveryType":' + b"9" * 100_000 + b"}"))
 @example(("/NetworkDriver.DiscoverNew", b'{"DiscoveryType":1e999}'))
 @example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"a","NetworkID":"b"}'))
-def test_hostile_bytes(sent: tuple[str, bytes]) -> None:
+def test_body_that_is_not_json_gets_a_valid_answer(sent: tuple[str, bytes]) -> None:
     check(*sent)
 
 
@@ -730,20 +729,20 @@ def test_hostile_bytes(sent: tuple[str, bytes]) -> None:
 @given(
     st.sampled_from(sorted(METHODS)) | st.text().map(lambda text: "/" + text) | st.just(""),
     st.sampled_from(["POST", "GET", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "X"]),
-    st.binary(max_size=20) | st.just(b" " * (server.BODY_BYTES + 1)),
+    st.binary(max_size=20) | st.just(b" " * (BODY_BYTES + 1)),
 )
-def test_hostile_path_and_verb(path: str, verb: str, body: bytes) -> None:
+def test_any_path_and_verb_get_a_valid_answer(path: str, verb: str, body: bytes) -> None:
     check(path, body, verb)
 
 
-def test_wrong_verb_and_unknown_path(docker: Docker) -> None:
+def test_wrong_verb_is_405_and_unknown_path_404(docker: Docker) -> None:
     assert docker.raw("/NetworkDriver.Join", b"", "GET")[0] == 405
     assert docker.raw("/NetworkDriver.Nope", b"", "GET")[0] == 404
     assert docker.raw("/NetworkDriver.Nope", b"{}")[0] == 404
     assert docker.raw("/IpamDriver.Nope", b"{}")[0] == 404
 
 
-def test_calls_are_counted_but_for_the_question_what_this_is() -> None:
+def test_calls_except_activate_are_counted() -> None:
     docker = Docker()
     docker.ok("Plugin.Activate")
     docker.ok("GetCapabilities")
@@ -762,7 +761,9 @@ def test_calls_are_counted_but_for_the_question_what_this_is() -> None:
         (None, ""),
     ],
 )
-def test_an_address_is_asked_for_by_a_containers_name(options: dict[str, str] | None, name: str) -> None:
+def test_container_name_of_an_address_request_is_read_if_valid(
+    options: dict[str, str] | None, name: str
+) -> None:
     body = json.dumps({"PoolID": POOL, "Address": "", "Options": options}).encode()
     request = decode("/IpamDriver.RequestAddress", body)
     assert request.container() == name  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""Where networks and endpoints live: one module per backend."""
+"""Backends: where networks and endpoints are kept, one folder each."""

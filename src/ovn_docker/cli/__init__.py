@@ -1,1 +1,1 @@
-"""What an operator types: the daemon and the ovn-docker tool."""
+"""The commands of the operator: the ovn-docker tool."""

@@ -1,22 +1,23 @@
-"""``ovn-docker ls``: the networks and containers of the cluster, as all sides see them."""
+"""``ovn-docker ls``: list the networks and containers of the cluster."""
 
 import argparse
 from collections.abc import Sequence
 
 from ovn_docker.cli.arguments import describe
-from ovn_docker.cli.output import bad, print_json, print_table
 from ovn_docker.errors import Forbidden, Unavailable
-from ovn_docker.view.cluster import Cluster, Endpoint, Network
-from ovn_docker.view.gather import Sources
-from ovn_docker.view.snapshot import Scope
+from ovn_docker.inspect.cluster import ClusterView
+from ovn_docker.inspect.gather import Sources
+from ovn_docker.inspect.snapshot import Scope
+from ovn_docker.inspect.views import EndpointView, NetworkView
+from ovn_docker.text.output import bad, print_json, print_table
 
 TEXT = """\
-Lists networks or containers (endpoints) of the whole cluster, side by side as Docker, OVN and this host's
-Open vSwitch have them. A line that begins with ! has a difference, which is said at its end. Of other hosts
-only what OVN knows is shown. With --host, of this host alone. Who may use Docker but is not root sees what
+List networks or containers (endpoints) of the whole cluster, with their state in Docker, OVN and this host's
+Open vSwitch. A line that begins with ! has a difference, described at its end. Of other hosts only OVN's rows
+are shown. With --host, list those of this host only. Users who may use Docker but are not root see only what
 Docker has.
 
-Exit code 0: no differences; 1: some; 3: Docker or a database cannot be read.
+Exit code 0: no differences; 1: differences; 3: Docker or a database cannot be read.
 
 examples:
   ovn-docker ls
@@ -26,7 +27,7 @@ examples:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``ovn-docker ls``."""
+    """Add the arguments of ``ovn-docker ls``."""
     describe(parser, TEXT, run)
     parser.add_argument(
         "what", nargs="?", choices=("networks", "endpoints"), default="networks", help="default: networks"
@@ -35,10 +36,12 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table."""
+    """Print the table."""
     with Sources() as sources:
-        cluster = Cluster(sources.gather(Scope.HOST if args.host else Scope.CLUSTER))
-    rows: Sequence[Network | Endpoint] = cluster.networks if args.what == "networks" else cluster.endpoints
+        cluster = ClusterView(sources.gather(Scope.HOST if args.host else Scope.CLUSTER))
+    rows: Sequence[NetworkView | EndpointView] = (
+        cluster.networks if args.what == "networks" else cluster.endpoints
+    )
     if args.host:
         rows = [row for row in rows if row.here]
     if args.json:
@@ -48,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
             [heads(args.what, underlay=cluster.snapshot.underlay), *(line(row, cluster) for row in rows)]
         )
     if cluster.snapshot.barred:
-        raise Forbidden(f"what Docker has is shown alone: {cluster.snapshot.barred}")
+        raise Forbidden(f"only the state in Docker is shown: {cluster.snapshot.barred}")
     if reason := cluster.snapshot.missing.get("northbound"):
-        raise Unavailable(f"what is shown is of this host alone: {reason}")
+        raise Unavailable(f"only this host is shown: {reason}")
     if reason := cluster.unread():
-        raise Unavailable(f"what is shown is not compared with all sides: {reason}")
+        raise Unavailable(f"not all parts were compared: {reason}")
     return 1 if any(row.differences for row in rows) else 0
 
 
@@ -61,19 +64,19 @@ ENDPOINTS = ("", "CONTAINER", "NETWORK", "ADDRESSES", "MAC", "HOST", "DOCKER", "
 
 
 def heads(what: str, *, underlay: bool) -> tuple[str, ...]:
-    """The table's first line."""
+    """Return the heading of the table."""
     if what == "networks":
         return NETWORKS
     return tuple("NEUTRON" if underlay and head == "OVN" else head for head in ENDPOINTS)
 
 
-def line(row: Network | Endpoint, cluster: Cluster) -> tuple[str, ...]:
-    """One of the others."""
-    return network_line(row) if isinstance(row, Network) else endpoint_line(row, cluster)
+def line(row: NetworkView | EndpointView, cluster: ClusterView) -> tuple[str, ...]:
+    """Return a line of the table."""
+    return network_line(row) if isinstance(row, NetworkView) else endpoint_line(row, cluster)
 
 
-def network_line(network: Network) -> tuple[str, ...]:
-    """A network: its hosts, as many as fit."""
+def network_line(network: NetworkView) -> tuple[str, ...]:
+    """Return the line of a network, with the names of at most four hosts."""
     hosts = ", ".join(network.hosts[:4]) + (
         f" and {len(network.hosts) - 4} more" if network.hosts[4:] else ""
     )
@@ -89,8 +92,8 @@ def network_line(network: Network) -> tuple[str, ...]:
     )
 
 
-def endpoint_line(endpoint: Endpoint, cluster: Cluster) -> tuple[str, ...]:
-    """A container on a network: Docker's word, OVN's or Neutron's, Open vSwitch's."""
+def endpoint_line(endpoint: EndpointView, cluster: ClusterView) -> tuple[str, ...]:
+    """Return the line of an endpoint: its state in Docker, in OVN or Neutron, and in Open vSwitch."""
     ovn = endpoint.chassis and endpoint.connection
     if endpoint.installed is None:
         none = "none" if cluster.snapshot.vswitch else "unknown"

@@ -1,1 +1,1 @@
-"""This machine: Open vSwitch, links, the controller, the Docker engine."""
+"""This machine: Open vSwitch, ovn-controller, name servers, the barrier, and other programs."""

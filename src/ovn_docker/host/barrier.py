@@ -1,16 +1,16 @@
 """Barrier between containers and the services of the cluster: nftables tables of our own (nft(8)).
 
-Containers on Docker's bridges reach whatever their host reaches, which forwards and masquerades for them. The
-rules here refuse what comes from a Linux bridge for one of SERVICES, on this host and beyond it. They do not
-name Docker's bridges: there is no list to keep, and no moment in which a new one is missing from it. No chain
-of iptables is involved, so Docker, ufw and firewalld may flush and reload theirs at any time. Only
+Containers on Docker's bridges reach everything that their host reaches, which forwards and masquerades. The
+rules here refuse packets from a Linux bridge to one of SERVICES, on this host and beyond it. They do not name
+Docker's bridges: a list of them would lack a new bridge for a moment. They do not use chains of iptables, so
+Docker, ufw and firewalld may flush and reload their rules at any time. Only
 ``nft flush ruleset`` removes the tables; the kernel reports that, and Barrier restores them.
 
 The same tables drop what this host's own network stack receives from, and sends to, the links of our
 endpoints: those are for Open vSwitch alone. Its datapath takes frames before these hooks are reached: in the
-kernel by the link's rx_handler, in user space by a packet socket. Both come before the protocols' receive
-functions (net/core/dev.c, __netif_receive_skb_core()). Not so netdev's ingress hook, which precedes the
-rx_handler: a drop there would cut off the kernel datapath.
+kernel by the link's rx_handler, in user space by a packet socket. Both precede the protocols' receive
+functions (net/core/dev.c, __netif_receive_skb_core()). netdev's ingress hook is not used: it precedes the
+rx_handler, so a drop there would cut off the kernel datapath.
 """
 
 import logging
@@ -18,7 +18,6 @@ import re
 import select
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -28,9 +27,10 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from ovn_docker.errors import OvnDockerError, Unavailable
-from ovn_docker.host import netlink
-from ovn_docker.host.links import Links
-from ovn_docker.host.netlink import attributes
+from ovn_docker.host.kernel import netlink
+from ovn_docker.host.kernel.links import KernelLinks
+from ovn_docker.host.kernel.netlink import attributes
+from ovn_docker.host.run import StepFailed, run
 from ovn_docker.model import HOST_LINK, IpAddress
 from ovn_docker.threads import Threads
 
@@ -42,14 +42,14 @@ _FAMILY_NUMBERS = (1, 3)  # linux/netfilter.h, NFPROTO_INET and NFPROTO_ARP: fir
 
 
 class Service(NamedTuple):
-    """A service that containers have no business with; *port* of TCP."""
+    """A service that containers must not reach; *port*: of TCP."""
 
     about: str
     port: int
 
 
 METRICS = 9476
-"""The port of the metrics that the documentation uses: on other hosts, whose settings are not known here."""
+"""The documented port of the metrics: other hosts' settings are not known here."""
 
 SERVICES = (
     Service("OVN's northbound database", 6641),
@@ -58,15 +58,15 @@ SERVICES = (
     Service("members of the southbound database among themselves", 6644),
     Service("metrics of the drivers", METRICS),
 )
-"""Refused at every address, because a server may listen on addresses that nobody has told us of."""
+"""Services refused at every address, because a server may listen on addresses that are not known here."""
 
 _DATABASES = {one.port for one in SERVICES} - {METRICS}
 
 TUNNELS = {"geneve": 6081, "vxlan": 4789}
-"""UDP ports of the tunnels (RFC 8926, RFC 7348): neither has a password, the sender's address is all."""
+"""UDP ports of the tunnels (RFC 8926, RFC 7348), which authenticate senders by address only."""
 
 _NOT_DOCKERS = 'iifname != { "docker0", "docker_gwbridge" }'
-"""Bridges that are nobody's uplink, should even an address of theirs be a database's."""
+"""Bridges that are never an uplink, even if a database has an address of theirs."""
 
 _REMOTE = re.compile(r"(?:tcp|ssl):(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})")
 _ANYWHERE = ("198.51.100.1", "2001:db8::1")  # RFC 5737, RFC 3849: only the default route leads there
@@ -74,16 +74,16 @@ _ANYWHERE = ("198.51.100.1", "2001:db8::1")  # RFC 5737, RFC 3849: only the defa
 UP = "up"
 
 _INTERVAL = 5.0
-"""Seconds between two looks at the settings that the rules follow from."""
+"""Seconds between two readings of the settings from which the rules follow."""
 
 _LOOK = 60.0
-"""Seconds between two looks at the tables themselves, and at links, without a report from the kernel."""
+"""Seconds between two comparisons of tables and links without a report from the kernel."""
 
 _DEBOUNCE = 0.1
-"""Seconds from one repair to the next, should somebody keep deleting the tables."""
+"""Least time between two repairs in seconds, in case another program keeps deleting the tables."""
 
 _TIMEOUT = 10.0
-"""Seconds that nft may take."""
+"""Time limit of nft(8) in seconds."""
 
 _NETFILTER = 12  # linux/netlink.h, NETLINK_NETFILTER
 _RULES_CHANGED = 7  # linux/netfilter/nfnetlink.h, NFNLGRP_NFTABLES
@@ -100,7 +100,7 @@ _SOCKET = struct.Struct("!4xH2x16s")  # struct inet_diag_msg: source port and ad
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """Services that this host knows of, besides SERVICES.
+    """Services known to this host, besides SERVICES.
 
     *databases*: addresses and ports; *ours*: ports of those that are this host's own, refused at each of its
     addresses; *metrics*: the port of its metrics, refused everywhere since other hosts likely have the same;
@@ -117,10 +117,10 @@ class Exposed:
 
 
 def survey(ids: Mapping[str, str], metrics: int | None = None, open_: tuple[str, ...] = ()) -> Exposed:
-    """Services as this host's settings have them.
+    """Return the services by this host's settings.
 
-    *ids*: external_ids of the Open_vSwitch database (ovn-controller(8)), in which anything may stand; an
-    address that is none, or a name, is left out. *metrics*: port of this host's own.
+    *ids*: external_ids of the Open_vSwitch database (ovn-controller(8)), not validated: names and invalid
+    addresses are left out. *metrics*: port of this host's own metrics.
     """
     databases = frozenset(
         (address, port)
@@ -153,13 +153,13 @@ def survey(ids: Mapping[str, str], metrics: int | None = None, open_: tuple[str,
 
 
 def ruleset(exposed: Exposed) -> str:
-    """The tables, as a transaction for ``nft -f`` that replaces those of before. Pure.
+    """Return the tables as a transaction for ``nft -f`` that replaces earlier ones. Pure.
 
     Order matters in the chains of services: replies first, since a client may have any source port. A table's
     ``accept`` is for that table; others, such as Docker's, decide as before.
     """
     known = {one.port for one in SERVICES} | ({exposed.metrics} if exposed.metrics else set())
-    # What stays on its bridge is not forwarded, but bridged (br_netfilter shows it here too): neighbours.
+    # Packets that stay on their bridge are bridged, not forwarded; br_netfilter passes them here, too.
     elsewhere = ["fib daddr . iif oif exists accept", *_refuse_tcp(known), *_drop_udp(exposed.tunnels)]
     # A host whose uplink is itself a bridge serves the cluster there, at the address of that bridge.
     published = _destinations(exposed.published)
@@ -205,24 +205,28 @@ def ruleset(exposed: Exposed) -> str:
 
 
 def load(text: str) -> None:
-    """Put the tables in place, all or nothing. Raises Unavailable."""
-    _nft("-f", "-", text=text)
+    """Load the tables, all or none. Raises Unavailable."""
+    try:
+        run(("nft", "-f", "-"), _TIMEOUT, text=text)
+    except StepFailed as failed:  # the first line names the error, the others quote the rule
+        raise Unavailable(f"nft failed: {(failed.lines or [failed.code])[0]}") from None
 
 
 def remove() -> None:
-    """Delete the tables, if they are there. Raises Unavailable."""
+    """Delete the tables, which need not exist. Raises Unavailable."""
     load("".join(f"table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in _FAMILIES))
 
 
 def listed() -> str:
-    """The tables as the kernel has them, without counters; empty if one is missing. Raises Unavailable."""
-    with suppress(_Refused):
-        return "".join(_nft("--stateless", "list", "table", family, TABLE) for family in _FAMILIES)
+    """Return the kernel's tables without counters; empty if one is missing. Raises Unavailable."""
+    with suppress(StepFailed):
+        listing = ("nft", "--stateless", "list", "table")
+        return "".join(run((*listing, family, TABLE), _TIMEOUT) for family in _FAMILIES)
     return ""
 
 
 def listeners() -> set[tuple[IpAddress, int]]:
-    """Addresses and ports at which this host has listening TCP sockets (sock_diag(7))."""
+    """Return addresses and ports of this host's listening TCP sockets (sock_diag(7))."""
     found = set()
     for family in (socket.AF_INET, socket.AF_INET6):
         wanted = _WANTED_SOCKETS.pack(family, socket.IPPROTO_TCP, _LISTENING)
@@ -234,11 +238,10 @@ def listeners() -> set[tuple[IpAddress, int]]:
 
 
 class Barrier:
-    """Keeps the tables in place, and links that exist already silent, for the life of the process.
+    """Keeps the tables loaded, and existing links silent, for the life of the process.
 
-    *exposed*: what the rules follow from, read again every few seconds; raises OvnDockerError when that is
-    not known at the moment. ``None``: there is to be no barrier. *restored*: called when somebody had changed
-    the tables.
+    *exposed* returns the services, every few seconds, or raises OvnDockerError while they cannot be read;
+    ``None`` turns the barrier off. *restored* is called after a change of the tables was undone.
     """
 
     def __init__(
@@ -250,29 +253,29 @@ class Barrier:
         self._text = ""
         self._listed = ""
         self.problem = ""
-        """Why there is no barrier now; empty if there is one, or is to be none."""
+        """Reason why the barrier is not up; empty if it is up or off."""
 
     @property
     def state(self) -> str:
-        """``off``, ``up``, ``up, open for BRIDGE BRIDGE``, or why there is none."""
+        """Return ``off``, ``up``, ``up, open for BRIDGE BRIDGE``, or the reason why it is not up."""
         if self._exposed is None:
             return "off"
         return self.problem or ", open for ".join(filter(None, (UP, " ".join(self._known.open))))
 
     def start(self, threads: Threads) -> None:
-        """Put up the barrier, or remove it where there is to be none; then watch over it in a thread."""
+        """Load or remove the tables; then start the thread that watches them."""
         if self._exposed is None:
-            with suppress(Unavailable):  # without nft there is none
+            with suppress(Unavailable):  # without nft there are no tables
                 remove()
             return
-        # Subscribed first, so that nothing gets lost between the two.
+        # Subscribed first, so that no change between subscription and comparison gets lost.
         events = _subscribe()
         self.keep()
         purpose = "keeps containers from the cluster's services"
         threads.start("barrier", purpose, partial(self._run, events))
 
     def keep(self) -> None:
-        """Put in place what is missing or differs; a failure is logged, once."""
+        """Restore missing and changed tables and silence links; log a failure once."""
         try:
             self._silence()
             self._follow()
@@ -290,7 +293,7 @@ class Barrier:
     def _follow(self) -> None:
         """Replace the rules if the settings have changed."""
         if self._exposed is not None:
-            with suppress(OvnDockerError):  # Open vSwitch is away: what was known holds
+            with suppress(OvnDockerError):  # Open vSwitch is down: the last settings remain
                 self._known = self._exposed()
         text = ruleset(self._known)
         if text != self._text:
@@ -301,8 +304,8 @@ class Barrier:
         self._text, self._listed = text or self._text, listed()
 
     def _silence(self) -> None:
-        links = Links()
-        for link in links.audible(HOST_LINK):
+        links = KernelLinks()
+        for link in links.unsilenced(HOST_LINK):
             try:
                 links.silence(link)
             except OvnDockerError as error:
@@ -332,7 +335,7 @@ def _subscribe() -> socket.socket | None:
 
 
 def _wait(events: socket.socket | None, seconds: float) -> bool:
-    """Whether our tables were changed, as soon as they are, or when the time is up."""
+    """Wait for a change of our tables; return False when the time is up."""
     if events is None:
         time.sleep(seconds)
         return False
@@ -345,34 +348,16 @@ def _wait(events: socket.socket | None, seconds: float) -> bool:
                 _is_about_us(kind, content) for kind, _, content in netlink.messages(events.recv(1 << 17))
             ):
                 return True
-        except OSError:  # ENOBUFS: there were more than the socket holds (netlink(7))
+        except OSError:  # ENOBUFS: more changes than the socket's buffer holds (netlink(7))
             return True
     return False
 
 
 def _is_about_us(kind: int, content: bytes) -> bool:
-    if content[0] not in _FAMILY_NUMBERS:  # the table of host/router_guard.py has the same name
+    if content[0] not in _FAMILY_NUMBERS:  # the table of host/kernel/router_guard.py has the same name
         return False
     name = attributes(content[_NFGENMSG:]).get(_TABLE_NAME, b"")
     return kind >> 8 == _OF_NFTABLES and name.rstrip(b"\0") == TABLE.encode()
-
-
-class _Refused(Unavailable):
-    """nft could not do what it was told."""
-
-
-def _nft(*arguments: str, text: str = "") -> str:
-    try:
-        done = subprocess.run(
-            ("nft", *arguments), input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False
-        )
-    except FileNotFoundError:
-        raise Unavailable("nft is not installed; run `apt install nftables`") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"cannot run nft: {error}") from None
-    if done.returncode:
-        raise _Refused(f"nft failed: {(done.stderr.strip().splitlines() or [str(done.returncode)])[0]}")
-    return done.stdout
 
 
 def _chain(name: str, *rules: str) -> list[str]:
@@ -384,7 +369,7 @@ def _chain(name: str, *rules: str) -> list[str]:
 
 
 def _refuse_tcp(ports: Iterable[int]) -> list[str]:
-    """Refused, not dropped: there is nothing to hide, and who tries by mistake need not wait."""
+    """Return a rule that resets connections, so that a client that connects by mistake need not wait."""
     return [f"tcp dport {_set(map(str, sorted(ports)))} counter reject with tcp reset"]
 
 
@@ -405,7 +390,7 @@ def _set(elements: Iterable[str]) -> str:
 
 
 def _address(text: str) -> IpAddress | None:
-    """The address without a zone, which could be any text (RFC 4007); None if it is not a valid one."""
+    """Return an address without its zone, which may be any text (RFC 4007); ``None`` if it is invalid."""
     try:
         return ip_address(ip_address(text.strip()).packed)
     except ValueError:
@@ -417,7 +402,7 @@ def _is_ours(address: IpAddress) -> bool:
 
 
 def _source_towards(address: IpAddress) -> IpAddress | None:
-    """This host's address for packets to another, which is that one itself if it is ours; sends nothing."""
+    """Return the source address for packets to *address*, which is equal if it is ours; sends nothing."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as any_socket:

@@ -1,4 +1,4 @@
-"""The variables of the driver, from its file and the environment: login and settings."""
+"""Environment variables of the driver, from its file and the environment: settings and login."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +7,10 @@ FILE = Path("/etc/default/ovn-docker")
 
 
 def environment(given: Mapping[str, str], file: Path = FILE) -> dict[str, str]:
-    """Return the variables of the driver: those of its file, and before these the ones *given* here.
+    """Return the variables of the driver: those *given*, and those of its file that are not given.
 
-    Both the driver and the tool ask here. Where Open vSwitch or OVN have their files elsewhere (OVS_RUNDIR,
-    OVN_RUNDIR; ovs-ctl(8), ovn-ctl(8)), the driver's settings that follow from that do, unless they are set.
+    Used by the driver and the tool. OVS_RUNDIR and OVN_RUNDIR (ovs-ctl(8), ovn-ctl(8)) also change the
+    defaults of the driver's settings for the database and for ovn-controller's directory.
     """
     try:
         lines = file.read_text(errors="replace").splitlines()

@@ -1,19 +1,20 @@
-"""Name servers: dockerd's setting, this host's own, and who answers containers that are not on our networks.
+"""Name servers: dockerd's setting, this host's own, and rules that forward queries of other containers.
 
-dockerd has one list of name servers for all containers. Those on networks of the cluster have routes to
-NAMESERVERS; what all others ask arrives at this host, which passes it on to a name server of its own.
-To refuse them would not do: Linux sends some such ICMP messages, then one a second (icmp(7), icmp_ratelimit).
+dockerd has one list of name servers for all containers. Containers on shared networks have routes to
+NAMESERVERS; the queries of all others arrive at this host, which forwards them to a name server of its own.
+Refusing these queries is no alternative: Linux limits such ICMP messages to one a second (icmp(7),
+icmp_ratelimit).
 """
 
 import logging
 import re
-import subprocess
 import threading
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from ovn_docker.errors import Unavailable
-from ovn_docker.host.engine import CONFIG, dockerd_setting
+from ovn_docker.docker.engine import CONFIG, dockerd_setting
+from ovn_docker.errors import OvnDockerError, Unavailable
+from ovn_docker.host.run import run, succeeds
 from ovn_docker.model import NAMESERVERS
 from ovn_docker.threads import Threads
 
@@ -21,81 +22,81 @@ log = logging.getLogger(__name__)
 
 _ROOT = Path("/")
 _RESOLV_CONF = ("etc/resolv.conf", "run/systemd/resolve/resolv.conf")
-"""The second has the servers of systemd-resolved(8), where the first has nothing but its local stub."""
+"""Files with name servers; systemd-resolved(8) writes its own servers to the second only."""
 
 _CHAIN = "OVN-DOCKER-NAMES"
 _OURS = [str(address) for address in NAMESERVERS]
 _JUMP = ("PREROUTING", "-d", str(IPv4Network((NAMESERVERS[0], 24), strict=False)), "-j", _CHAIN)
 _NAT = ("iptables", "--wait", "--table", "nat")
 _TIMEOUT = 10.0
-"""Seconds that iptables may take; it waits for others who change rules."""
+"""Time limit of iptables in seconds; it waits for other programs that change rules."""
 
 _INTERVAL = 60.0
 """Seconds between two comparisons of the rules with what they should be."""
 
 _MANY = 100
-"""More rules that lead to the chain than there ever are."""
+"""Upper bound of the rules that jump to the chain."""
 
 
 class Forwarder:
     """Keeps the rules of pass_on() in step with dockerd's setting and the name servers of this host.
 
-    Compared every *interval* seconds, and at once when dockerd has started; *root*: of the file system.
+    It compares them every *interval* seconds, and when wake() is called. *root*: of the file system.
     """
 
     def __init__(self, root: Path = _ROOT, interval: float = _INTERVAL) -> None:
         self._root, self._interval = root, interval
-        self._wake = threading.Event()
+        self._woken = threading.Event()
 
     def start(self, threads: Threads) -> None:
-        """Work for the life of the process."""
-        purpose = "passes questions for names on that containers of other networks ask"
+        """Start the thread that compares the rules, for the life of the process."""
+        purpose = "forwards DNS queries of containers on other networks"
         threads.start("nameservers", purpose, self._keep)
 
-    def look(self) -> None:
-        """Compare now: dockerd has started, maybe with other settings."""
-        self._wake.set()
+    def wake(self) -> None:
+        """Compare the rules now, because dockerd has started, perhaps with other settings."""
+        self._woken.set()
 
     def _keep(self) -> None:
-        told = ""
+        logged = ""
         while True:
-            self._wake.clear()
+            self._woken.clear()
             try:
                 pass_on(self._root)
-                told = ""
-            except Unavailable as error:
-                if str(error) != told:
-                    log.warning("containers on other networks may wait for names: %s", error)
-                told = str(error)
-            self._wake.wait(self._interval)
+                logged = ""
+            except OvnDockerError as error:
+                if str(error) != logged:
+                    log.warning("DNS queries of containers on other networks may time out: %s", error)
+                logged = str(error)
+            self._woken.wait(self._interval)
 
 
 def docker_asks_us(root: Path = _ROOT) -> bool:
-    """Whether dockerd, as it runs or is configured, has containers ask NAMESERVERS first."""
+    """Return whether NAMESERVERS come first in dockerd's ``dns``, as it runs or is configured."""
     return _of_docker(root)[: len(_OURS)] == _OURS
 
 
 def others(root: Path = _ROOT) -> list[str]:
-    """IPv4 name servers that containers can reach, besides ours: dockerd's, or else this host's."""
+    """Return the other IPv4 name servers that containers can reach: dockerd's, or else this host's."""
     servers = [server for server in _of_docker(root) if server not in _OURS] or _of_this_host(root)
     return [server for server in servers if _reachable(server)]
 
 
 def pass_on(root: Path = _ROOT) -> None:
-    """Have another name server answer what arrives at this host for NAMESERVERS, if dockerd has that setting.
+    """Forward queries to NAMESERVERS that arrive at this host to another name server, if dockerd lists them.
 
-    Otherwise remove the rules that an earlier setting has left. With iptables, as Docker does; writes only
-    what differs. Raises Unavailable.
+    Otherwise remove the rules that an earlier setting has left. Uses iptables, as Docker does, and writes
+    only what differs. Raises OvnDockerError.
     """
     if not docker_asks_us(root):
         if passes_on():
             withdraw()
-            log.info("dockerd does not have containers ask OVN for names any more: removed %s", _CHAIN)
+            log.info("dockerd's dns does not list OVN's name servers first any more: removed %s", _CHAIN)
         return
     servers = others(root)
     if not servers:
         raise Unavailable(
-            "no name server is known for containers that are on none of our networks: add one to dns in "
+            "no name server for containers that are not on an OVN network: add one to dns in "
             "/etc/docker/daemon.json and restart dockerd"
         )
     if _passes_on_to() == servers[0]:
@@ -104,33 +105,33 @@ def pass_on(root: Path = _ROOT) -> None:
         f"-A {_CHAIN} -p {protocol} --dport 53 -j DNAT --to-destination {servers[0]}"
         for protocol in ("udp", "tcp")
     ]
-    # One transaction: a chain that is named anew is emptied (iptables-restore(8)).
+    # One transaction; iptables-restore(8) empties a chain that is declared again.
     text = "\n".join(["*nat", f":{_CHAIN} - [0:0]", *rules, "COMMIT", ""])
-    _run("iptables-restore", "--noflush", "--wait", text=text)
-    if not _succeeds(*_NAT, "-C", *_JUMP):
-        _run(*_NAT, "-I", *_JUMP)
-    log.info("questions for names that containers of other networks ask go to %s", servers[0])
+    run(("iptables-restore", "--noflush", "--wait"), _TIMEOUT, text=text)
+    if not succeeds(*_NAT, "-C", *_JUMP, seconds=_TIMEOUT):
+        run((*_NAT, "-I", *_JUMP), _TIMEOUT)
+    log.info("DNS queries of containers on other networks are forwarded to %s", servers[0])
 
 
 def passes_on() -> bool:
-    """Whether this host has the rules of pass_on(), or a part of them."""
-    return _succeeds(*_NAT, "-S", _CHAIN)
+    """Return whether this host has the rules of pass_on(), or a part of them."""
+    return succeeds(*_NAT, "-S", _CHAIN, seconds=_TIMEOUT)
 
 
 def withdraw() -> None:
-    """Remove the rules of pass_on(). Raises Unavailable."""
-    for _ in range(_MANY):  # two that were started at once may both have inserted one
-        if not _succeeds(*_NAT, "-D", *_JUMP):
+    """Remove the rules of pass_on(). Raises OvnDockerError."""
+    for _ in range(_MANY):  # two drivers that were started at once may both have inserted one
+        if not succeeds(*_NAT, "-D", *_JUMP, seconds=_TIMEOUT):
             break
-    _run(*_NAT, "-F", _CHAIN)
-    _run(*_NAT, "-X", _CHAIN)
+    run((*_NAT, "-F", _CHAIN), _TIMEOUT)
+    run((*_NAT, "-X", _CHAIN), _TIMEOUT)
 
 
 def _passes_on_to() -> str:
-    """Return the name server to which all rules of pass_on() lead; empty if one of them is missing."""
+    """Return the name server to which all rules of pass_on() forward; empty if a rule is missing."""
     try:
-        rules = _run(*_NAT, "-S", _CHAIN)
-    except Unavailable:
+        rules = run((*_NAT, "-S", _CHAIN), _TIMEOUT)
+    except OvnDockerError:
         return ""
     rule = re.compile(
         rf"^-A {_CHAIN} -p (udp|tcp) .*--dport 53 -j DNAT --to-destination (\S+)$", re.MULTILINE
@@ -138,7 +139,7 @@ def _passes_on_to() -> str:
     found = sorted(rule.findall(rules))
     server = str(found[0][1]) if found else ""
     whole = found == [("tcp", server), ("udp", server)] and rules.count("-A ") == len(found)
-    return server if whole and _succeeds(*_NAT, "-C", *_JUMP) else ""
+    return server if whole and succeeds(*_NAT, "-C", *_JUMP, seconds=_TIMEOUT) else ""
 
 
 def _of_docker(root: Path) -> list[str]:
@@ -158,27 +159,8 @@ def _of_this_host(root: Path) -> list[str]:
 
 
 def _reachable(server: str) -> bool:
-    """Whether it is an IPv4 address that is not for this host alone."""
+    """Return whether *server* is an IPv4 address that is not one of this host alone."""
     try:
         return not IPv4Address(server).is_loopback
     except ValueError:
         return False
-
-
-def _succeeds(*argv: str) -> bool:
-    try:
-        _run(*argv)
-    except Unavailable:
-        return False
-    return True
-
-
-def _run(*argv: str, text: str = "") -> str:
-    """Return what a command prints. Raises Unavailable."""
-    try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"cannot run {argv[0]}: {error}") from None
-    if done.returncode:
-        raise Unavailable(f"{' '.join(argv)} failed: {done.stderr.strip() or done.returncode}")
-    return done.stdout

@@ -1,29 +1,32 @@
-"""Where the parts of this host are, as the driver's settings say: the same for the tool and the driver."""
+"""Paths of the parts of this host, from the driver's settings: the same for the tool and the driver."""
 
 import grp
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovn_docker import settings as table
-from ovn_docker.errors import Forbidden
+from ovn_docker.errors import Forbidden, OvnDockerError
 from ovn_docker.host.environment import environment
+from ovn_docker.host.run import run
 from ovn_docker.settings import DOCKER, SOCKET, Settings
 
 OVS, OVN = Path("/var/run/openvswitch"), Path("/var/run/ovn")
 """Directories of the daemons of Open vSwitch and OVN, unless OVS_RUNDIR or OVN_RUNDIR says otherwise."""
 
 _SETTINGS = ("socket", "docker", "db", "ovn_rundir")
+_SYSTEMCTL = 5.0
+"""Time limit of systemctl(1) in seconds."""
+
 _SOCKET_UNITS = ("ovn-docker-overlay.socket", "ovn-docker-underlay.socket")
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the parts of this machine are.
+    """Paths of the parts of this machine.
 
     *vswitch*: directory with the pidfiles and control sockets of Open vSwitch and the driver; *ovn*: that of
     ovn-controller; *plugin*: the socket on which the driver serves Docker; *db*: the Open_vSwitch database,
@@ -40,7 +43,7 @@ class Places:
 
     @property
     def database(self) -> str:
-        """The local Open_vSwitch database."""
+        """Return the address of the local Open_vSwitch database."""
         return self.db or f"unix:{self.vswitch}/db.sock"
 
 
@@ -62,15 +65,14 @@ def find_places(given: Mapping[str, str] = os.environ) -> Places:
 
 
 def _listening(setting: Path) -> Path:
-    """Return the socket of the driver: that of systemd's unit where it hands one over, else the *setting*."""
+    """Return the driver's socket: that of systemd's active socket unit, or else the *setting*."""
     if setting == SOCKET or not booted_with_systemd():
         return setting
-    asked = ("systemctl", "show", "--property=ActiveState,Listen", *_SOCKET_UNITS)
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        shown = run(("systemctl", "show", "--property=ActiveState,Listen", *_SOCKET_UNITS), _SYSTEMCTL)
+    except OvnDockerError:
         return setting
-    for unit in said.split("\n\n"):
+    for unit in shown.split("\n\n"):
         path = re.search(r"^Listen=(/.*) \(Stream\)$", unit, re.MULTILINE)
         if path and "ActiveState=active\n" in f"{unit}\n":
             return Path(path[1])
@@ -78,7 +80,7 @@ def _listening(setting: Path) -> Path:
 
 
 def require_access(path: Path) -> None:
-    """Raise Forbidden if the user may not connect to a Unix socket that is there (unix(7))."""
+    """Raise Forbidden if a Unix socket exists and the user may not connect to it (unix(7))."""
     try:
         found = path.stat()
         if os.access(path, os.W_OK):
@@ -99,5 +101,5 @@ def _group(number: int) -> str:
 
 
 def booted_with_systemd() -> bool:
-    """Whether systemd is PID 1, told as sd_booted(3) does."""
+    """Return whether systemd is PID 1, as sd_booted(3) finds out."""
     return Path("/run/systemd/system").is_dir()

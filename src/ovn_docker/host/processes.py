@@ -1,4 +1,4 @@
-"""Which process has a pidfile: the answer to "does this daemon run?"."""
+"""Processes: find a daemon by the lock of its pidfile, and the start time of a process."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock: l_type, l_whence, l_start, l_
 
 
 def locked_by(pidfile: Path) -> int | None:
-    """Return the number of the process that holds the lock of *pidfile*; ``None`` if no process does.
+    """Return the number of the process that has locked *pidfile*; ``None`` if it is not locked.
 
     A daemon of OVS or OVN, and the driver, lock their pidfile for their life (ovs lib/daemon-unix.c,
     make_pidfile(); ovs/daemon.py): the kernel drops the lock when the process ends, however it ends. The

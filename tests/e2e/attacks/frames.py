@@ -1,7 +1,7 @@
 """A program for a container that sends hostile frames.
 
-Its arguments: the name of the attack, the link, the MACs of the container, the victim and the router, the
-container's and the victim's IPv4 addresses, their IPv6 addresses, and what else the attack needs.
+Arguments: the name of the attack, the link, the MACs of the container, the victim and the router, the
+container's and the victim's IPv4 addresses, their IPv6 addresses, and further arguments of the attack.
 """
 
 import random
@@ -28,7 +28,7 @@ noise = random.Random(13)  # the same noise each time
 
 
 def send(target: bytes, ethertype: int, payload: bytes, source: bytes = MINE, tags: bytes = b"") -> None:
-    with suppress(OSError):  # the kernel refuses what is too short or too long for the link
+    with suppress(OSError):  # the kernel refuses frames that are too short or too long for the link
         tap.send(target + source + tags + pack("!H", ethertype) + payload)
 
 
@@ -132,7 +132,7 @@ def router() -> None:
 
 
 def plain() -> None:
-    """Send what the victim's kernel would take if it got there."""
+    """Send packets that the victim's kernel would accept if they reached it."""
     for target in (THEIRS, ALL):
         send(target, IPV4, ipv4(udp(b"<IPv4>")))
         send(target, IPV6, ipv6(udp(b"<IPv6>"), 17))
@@ -140,7 +140,7 @@ def plain() -> None:
 
 
 def priority() -> None:
-    """Send IPv4 in frames with a tag of VLAN 0, which the victim's kernel takes as if there were none."""
+    """Send IPv4 in frames with a VLAN 0 tag, which the victim's kernel accepts like frames without a tag."""
     send(THEIRS, IPV4, ipv4(udp(b"<priority tag>")), tags=bytes.fromhex("81000000"))
 
 
@@ -157,7 +157,7 @@ def tags() -> None:
 
 
 def bridges() -> None:
-    """Send what bridges and switches say to each other: IEEE 802.1D-2004, table 7-10, and PVST+."""
+    """Send frames of the protocols between bridges: IEEE 802.1D-2004, table 7-10, and PVST+."""
     for last in range(16):  # spanning tree, pause, LACP, LLDP, ...
         target = bytes.fromhex("0180c20000") + bytes([last])
         word = f"<reserved {last}>".encode()

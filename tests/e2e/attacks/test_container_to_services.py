@@ -39,7 +39,7 @@ while tried and time.monotonic() < end:
             found.append(target)
 print(*found)
 """
-"""Of the targets (address,port) those that take a connection within some seconds."""
+"""A program that prints the targets (address,port) that accept a connection within some seconds."""
 
 SERVE = """
 import select, socket
@@ -49,7 +49,7 @@ while True:
     for server in select.select(servers, [], [])[0]:
         server.accept()[0].close()
 """
-"""Members of a cluster of databases, as far as who connects to them can tell."""
+"""A program that listens on the ports of RAFT and accepts connections as a member does."""
 
 HEAR = """
 import socket, sys, time
@@ -77,8 +77,8 @@ for _ in range(3):
 
 
 @dataclass(frozen=True)
-class Town:
-    """Two hosts, the first the central one, each with a container on each kind of network."""
+class Topology:
+    """Two hosts, each with a container on each kind of network; the first is the central machine, too."""
 
     central: Host
     host2: Host
@@ -86,27 +86,27 @@ class Town:
     def __iter__(self) -> Iterator[Host]:
         return iter((self.central, self.host2))
 
-    def reached(self, *networks: str, patience: float = 1) -> dict[str, set[str]]:
-        """Services that answer the containers, by host and network: at every address of every host."""
+    def reached(self, *networks: str, timeout: float = 1) -> dict[str, set[str]]:
+        """Return the services, at any address of any host, that answer containers, by host and network."""
         addresses = {host.name: addresses_of(host) for host in self}
 
-        def look(place: tuple[Host, str]) -> tuple[str, set[str]]:
+        def services_at(place: tuple[Host, str]) -> tuple[str, set[str]]:
             host, network = place
             links = host.docker("exec", network, "ls", "/sys/class/net").split()
             near = {f"{ip}%{link}" for ip in addresses[host.name] if ip.startswith("fe80") for link in links}
             far = {ip for ips in addresses.values() for ip in ips if not ip.startswith("fe80")}
             targets = " ".join(f"{ip},{port}" for ip in near | far for port in PORTS)
             found = host.docker(
-                *("exec", "-i", network, "python3", "-c", CONNECT, str(patience)), stdin=targets, timeout=90
+                *("exec", "-i", network, "python3", "-c", CONNECT, str(timeout)), stdin=targets, timeout=90
             )
             return f"{host.name} {network}", set(found.split())
 
         with ThreadPoolExecutor() as pool:
             places = [(host, network) for host in self for network in networks or NETWORKS]
-            return {place: found for place, found in pool.map(look, places) if found}
+            return {place: found for place, found in pool.map(services_at, places) if found}
 
     def serves(self) -> None:
-        """The cluster works: a new container on each host, and they reach each other."""
+        """Assert that the cluster works: new containers on both hosts reach each other."""
         for host in self:
             host.docker("run", "-d", "--net=foo", f"--name=new-{host.name}", "busybox", "sleep", "999")
         address = self.host2.docker("exec", "new-host2", "hostname", "-i").split()[0]
@@ -116,7 +116,7 @@ class Town:
 
 
 def addresses_of(host: Host) -> set[str]:
-    """All of a host's addresses but those of its loopback; of each link also the one that its MAC makes."""
+    """Return a host's addresses except loopback, and the link-local address of each link's MAC."""
     found = set()
     for link in json.loads(host.run("ip", "-json", "address")):
         if link["ifname"] != "lo":
@@ -128,7 +128,7 @@ def addresses_of(host: Host) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def town(module_fabric: Fabric) -> Town:
+def topology(module_fabric: Fabric) -> Topology:
     hosts = central, host2 = module_fabric.cluster("host1", "host2")
     for host in hosts:
         host.driver.start("--metrics=0.0.0.0:9476")
@@ -146,7 +146,7 @@ def town(module_fabric: Fabric) -> Town:
                 *("run", "-d", f"--net={network}", f"--name={network}", "--cap-drop=ALL", "--restart=always"),
                 *("--stop-signal=KILL", "tools", "sleep", "9999"),
             )
-    return Town(central, host2)
+    return Topology(central, host2)
 
 
 def restart_docker(host: Host) -> None:
@@ -166,7 +166,7 @@ def flush_iptables(host: Host) -> None:
 
 
 def flush_everything(host: Host) -> None:
-    """As ``systemctl restart nftables`` does."""
+    """Flush all rules of nftables, as ``systemctl restart nftables`` does."""
     host.run("nft", "flush", "ruleset")
     wait_for(lambda: "ovn-docker" in host.run("nft", "list", "tables"), "the barrier", timeout=5)
     restart_docker(host)
@@ -177,62 +177,64 @@ def flush_everything(host: Host) -> None:
     [lambda _: None, restart_docker, restart_driver, flush_iptables, flush_everything],
     ids=["at first", "docker restarts", "driver restarts", "iptables are flushed", "nft flush ruleset"],
 )
-def test_containers_reach_no_service_and_the_cluster_works(town: Town, event: Callable[[Host], None]) -> None:
-    at_once(event, town)
-    for host in town:
+def test_containers_reach_no_service_and_the_cluster_works(
+    topology: Topology, event: Callable[[Host], None]
+) -> None:
+    at_once(event, topology)
+    for host in topology:
         for name in NETWORKS:
             wait_for(lambda host=host, name=name: host.docker("exec", name, "true") == "", name)  # type: ignore[misc]
-    assert town.reached() == {}
-    town.serves()
+    assert topology.reached() == {}
+    topology.serves()
 
 
-def test_the_barrier_holds_while_the_driver_is_dead(town: Town) -> None:
-    for host in town:
+def test_the_barrier_holds_while_the_driver_is_dead(topology: Topology) -> None:
+    for host in topology:
         host.driver.kill()
-    assert town.reached() == {}
-    for host in town:
+    assert topology.reached() == {}
+    for host in topology:
         host.driver.start("--metrics=0.0.0.0:9476")
 
 
 @pytest.mark.parametrize("network", ["bridge", "other", "foo"])
-def test_nothing_enters_the_tunnels_of_another_host(town: Town, network: str) -> None:
-    """One UDP packet would do: tunnels trust the address of the sender, which masquerading provides."""
-    assert tunnelled(town, network) == "end"
+def test_nothing_enters_the_tunnels_of_another_host(topology: Topology, network: str) -> None:
+    """One UDP packet would suffice: tunnels trust the sender's address, which is masqueraded."""
+    assert tunnelled(topology, network) == "end"
 
 
-def tunnelled(town: Town, network: str) -> str:
-    """Of a container's packets to the second host's tunnel address, those that arrive there."""
+def tunnelled(topology: Topology, network: str) -> str:
+    """Send packets to host2's tunnel address; return the first that arrives, "end" if all are dropped."""
     path = f"/var/log/lab/tap-{uuid4()}.log"
-    town.host2.spawn("python3", "-c", HEAR, "eth1", log=path)
-    log = town.host2.path(path)
+    topology.host2.spawn("python3", "-c", HEAR, "eth1", log=path)
+    log = topology.host2.path(path)
     wait_for(lambda: "listening" in log.read_text(), "the tap")
     for _ in range(5):
-        town.central.docker("exec", network, "python3", "-c", TUNNEL, town.host2.tunnel_address)
+        topology.central.docker("exec", network, "python3", "-c", TUNNEL, topology.host2.tunnel_address)
     return wait_for(lambda: log.read_text().splitlines()[1:], "what is heard")[0]
 
 
-def test_an_exception_opens_one_bridge_and_no_other(town: Town) -> None:
-    bridge = "br-" + town.host2.docker("network", "inspect", "--format={{.ID}}", "other")[:12]
-    town.host2.driver.stop()
-    town.host2.driver.start("--metrics=0.0.0.0:9476", f"--barrier-open={bridge}")
+def test_barrier_exception_opens_one_bridge_only(topology: Topology) -> None:
+    bridge = "br-" + topology.host2.docker("network", "inspect", "--format={{.ID}}", "other")[:12]
+    topology.host2.driver.stop()
+    topology.host2.driver.start("--metrics=0.0.0.0:9476", f"--barrier-open={bridge}")
     try:
-        found = town.reached()
+        found = topology.reached()
         assert found.keys() == {"host2 other"}
-        assert f"{town.host2.address},9476" in found["host2 other"]
+        assert f"{topology.host2.address},9476" in found["host2 other"]
     finally:
-        restart_driver(town.host2)
+        restart_driver(topology.host2)
 
 
-def test_without_the_barrier_containers_reach_all_of_them(town: Town) -> None:
-    for host in town:
+def test_containers_reach_the_services_without_the_barrier(topology: Topology) -> None:
+    for host in topology:
         host.driver.stop()
         host.driver.start("--metrics=0.0.0.0:9476", "--barrier=off")
     try:
-        found = town.reached(*BRIDGES, "foo")
+        found = topology.reached(*BRIDGES, "foo")
         for place in ("host1 bridge", "host2 bridge", "host1 other", "host2 other", "host1 foo", "host2 foo"):
-            assert {f"{town.central.address},{port}" for port in PORTS} <= found[place], place
-        assert tunnelled(town, "bridge") == "6081 end"
+            assert {f"{topology.central.address},{port}" for port in PORTS} <= found[place], place
+        assert tunnelled(topology, "bridge") == "6081 end"
     finally:
-        for host in town:
+        for host in topology:
             restart_driver(host)
-    assert town.reached() == {}
+    assert topology.reached() == {}

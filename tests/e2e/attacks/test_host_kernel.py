@@ -1,4 +1,4 @@
-"""A container speaks to the kernel of its host on its own link, which is for Open vSwitch alone."""
+"""A container sends to the kernel of its host on its own link, which only Open vSwitch should read."""
 
 import json
 from dataclasses import dataclass
@@ -70,7 +70,9 @@ while "neighbour" not in answers:
         answers.add("echo")
 print(*sorted(answers))
 """
-"""Frames of all kinds for the host; prints who answered ARP or an echo request, until the neighbour did."""
+"""A program that sends frames of all kinds to the host, and prints who answers ARP or an echo request.
+
+It ends when the neighbour has answered."""
 
 HEAR = """
 import select, socket
@@ -93,16 +95,16 @@ tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 tap.bind((sys.argv[1], 0))
 tap.settimeout(60)
 print("listening", flush=True)
-host, heard = bytes.fromhex(sys.argv[2].replace(":", "")), set()
+host, received = bytes.fromhex(sys.argv[2].replace(":", "")), set()
 while True:
     frame = tap.recv(2048)
     if frame[6:12] == host:
-        heard.add(frame[12:14].hex())
+        received.add(frame[12:14].hex())
     if b"<end>" in frame:
         break
-print("heard", *sorted(heard), flush=True)
+print("received", *sorted(received), flush=True)
 """
-"""Types of the frames that the kernel of the host sends into the container, until a neighbour says so."""
+"""A program that prints the types of the frames that arrive in the container, until a neighbour ends it."""
 
 END = """
 import socket, sys
@@ -121,7 +123,7 @@ for family, group in ((socket.AF_INET, "224.0.0.251"), (socket.AF_INET6, "ff02::
             except OSError:
                 pass
 """
-"""Multicast, and packets for which the neighbour's MAC address has to be asked for, from the host."""
+"""A program for the host that sends multicast, and packets that need the resolution of a neighbour's MAC."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def place(host: Host, request: pytest.FixtureRequest) -> Place:
     return Place(host, network, link, mac, container_link, address, found["neighbour"][0])
 
 
-def test_the_host_answers_nothing_hears_nothing_and_learns_nothing(place: Place) -> None:
+def test_host_neither_answers_nor_learns_from_containers(place: Place) -> None:
     host, path = place.host, f"/var/log/lab/hear-{uuid4()}.log"
     pid = host.spawn("python3", "-c", HEAR, log=path)
     log = host.path(path)
@@ -181,11 +183,11 @@ def test_the_host_answers_nothing_hears_nothing_and_learns_nothing(place: Place)
         send = (place.container_link, place.mac, host.address, place.neighbour, *sources)
         answers = place.exec("mallory", "python3", "-", *send, stdin=SEND)
         host.run("python3", "-c", END, "127.0.0.1")
-        heard = wait_for(lambda: "<end>" in log.read_text() and log.read_text().split(), "the end")
+        received = wait_for(lambda: "<end>" in log.read_text() and log.read_text().split(), "the end")
     finally:
         host.kill(pid)
     assert answers == "neighbour"
-    assert heard == ["listening", "<end>"]
+    assert received == ["listening", "<end>"]
     assert host.run("ip", "-6", "route", "show", "dev", place.link) == ""
     assert host.run("ip", "address", "show", "dev", place.link).count("inet") == 0
 
@@ -197,9 +199,9 @@ def test_the_host_sends_nothing_into_the_container(place: Place) -> None:
     wait_for(lambda: "listening" in host.docker("exec", name, "cat", path), "the listener")
     host.run("python3", "-c", SPEAK, place.link)
 
-    def heard() -> str:
+    def received() -> str:
         place.exec("neighbour", "python3", "-c", END, place.address)
         lines = host.docker("exec", name, "cat", path).splitlines()
         return lines[1] if len(lines) > 1 else ""
 
-    assert wait_for(heard, "the end") == "heard"
+    assert wait_for(received, "the end") == "received"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from e2e.containers import Container, Interface, heard, shared_network
+from e2e.containers import Container, Interface, received, shared_network
 from e2e.lab import CommandError, Host, wait_for
 
 Hosts = tuple[Host, Host, Host]
@@ -29,7 +29,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
             sent += 1
 print(sent)
 """
-"""Ask for names for six seconds as fast as can be; print how often."""
+"""A program that sends queries as fast as possible for six seconds, and prints their number."""
 
 ASK = """
 import socket, struct, sys
@@ -44,10 +44,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         except TimeoutError:
             pass
 """
-"""Print the address of "far", as OVN answers it."""
+"""A program that prints the address of "far" in OVN's answer."""
 
 
-class Cast(NamedTuple):
+class Roles(NamedTuple):
     """Containers on `foo`: the attacker and a victim on host1, another victim on host2."""
 
     hosts: Hosts
@@ -69,7 +69,7 @@ class Cast(NamedTuple):
         self.mallory.python(FRAMES, *self.arguments(attack, victim, *more))
 
     def processes(self) -> list[int | None]:
-        """Return the process IDs of all that handles packets, on all hosts."""
+        """Return the process IDs of the programs that handle packets, on all hosts."""
         services = (
             service
             for host in self.hosts
@@ -102,7 +102,7 @@ class Cast(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def cast(three_hosts: Hosts) -> Iterator[Cast]:
+def roles(three_hosts: Hosts) -> Iterator[Roles]:
     host1, host2, _ = three_hosts
     with shared_network(three_hosts):
         mallory = Container(host1, "mallory", "--cap-add=NET_ADMIN")
@@ -110,74 +110,74 @@ def cast(three_hosts: Hosts) -> Iterator[Cast]:
         host1.run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
         wait_for(lambda: mallory.python(ASK, RESOLVER) == far.v4, "names to be known")
         (router,) = json.loads(mallory.exec("ip", "-json", "neighbour", "show", "to", RESOLVER))
-        yield Cast(three_hosts, mallory, near, far, router["lladdr"])
+        yield Roles(three_hosts, mallory, near, far, router["lladdr"])
 
 
-def test_neighbours_believe_no_advertisement_behind_other_headers(cast: Cast) -> None:
-    for victim, claimed in ((cast.near, cast.far), (cast.far, cast.near)):
+def test_advertisements_behind_other_headers_change_no_neighbour(roles: Roles) -> None:
+    for victim, claimed in ((roles.near, roles.far), (roles.far, roles.near)):
         victim.host.ping(victim.name, claimed.v6)
-        cast.attack("neighbours", victim, claimed.v6)
+        roles.attack("neighbours", victim, claimed.v6)
         victim.host.ping(victim.name, claimed.v6)
         known = json.loads(victim.exec("ip", "-json", "-6", "neighbour"))
         assert {entry["lladdr"] for entry in known if entry["dst"] == claimed.v6} == {claimed.mac}
 
 
-def test_frames_with_tags_do_not_arrive(cast: Cast) -> None:
-    for victim, other in ((cast.near, cast.far), (cast.far, cast.near)):
-        arguments = cast.arguments("tags", victim)
-        assert heard(victim, cast.mallory, FRAMES, *arguments, honest=other) == {"the end"}
+def test_frames_with_tags_do_not_arrive(roles: Roles) -> None:
+    for victim, other in ((roles.near, roles.far), (roles.far, roles.near)):
+        arguments = roles.arguments("tags", victim)
+        assert received(victim, roles.mallory, FRAMES, *arguments, honest=other) == {"the end"}
 
 
-def test_frames_for_bridges_stay_on_the_logical_switch(cast: Cast) -> None:
+def test_frames_for_bridges_stay_on_the_logical_switch(roles: Roles) -> None:
     """They do not reach a bridge of Docker's or the network between the hosts."""
-    host1, host2, _ = cast.hosts
-    addresses = json.loads(cast.far.exec("ip", "-json", "-4", "address"))
+    host1, host2, _ = roles.hosts
+    addresses = json.loads(roles.far.exec("ip", "-json", "-4", "address"))
     (beside,) = (
         entry["local"] for link in addresses for entry in link["addr_info"] if link["ifname"] == "eth1"
     )
     for link, reached in (("docker_gwbridge", beside), ("eth0", host1.address)):
         outside = Interface(host2, link, reached)
-        assert heard(outside, cast.mallory, FRAMES, *cast.arguments("bridges", cast.far), honest=outside) == {
-            "the end"
-        }
-    cast.assert_served()
+        assert received(
+            outside, roles.mallory, FRAMES, *roles.arguments("bridges", roles.far), honest=outside
+        ) == {"the end"}
+    roles.assert_served()
 
 
-def test_malformed_packets_end_nothing(cast: Cast) -> None:
-    before = cast.processes()
+def test_malformed_packets_crash_no_program(roles: Roles) -> None:
+    before = roles.processes()
     assert all(before)
-    cast.mallory.exec("ip", "link", "set", cast.mallory.link, "mtu", "9100")
-    for victim in (cast.near, cast.far):
-        cast.attack("malformed", victim)
-    cast.assert_served()
-    assert cast.processes() == before
+    roles.mallory.exec("ip", "link", "set", roles.mallory.link, "mtu", "9100")
+    for victim in (roles.near, roles.far):
+        roles.attack("malformed", victim)
+    roles.assert_served()
+    assert roles.processes() == before
 
 
-def test_a_flood_of_sources_fills_no_table(cast: Cast) -> None:
-    for victim, other in ((cast.near, cast.far), (cast.far, cast.near)):
-        arguments = cast.arguments("flood", victim)
-        assert heard(victim, cast.mallory, FRAMES, *arguments, honest=other) == {"the end"}
-    cast.assert_served()
-    everybody = (cast.mallory, cast.near, cast.far)
+def test_flood_of_source_addresses_fills_no_table(roles: Roles) -> None:
+    for victim, other in ((roles.near, roles.far), (roles.far, roles.near)):
+        arguments = roles.arguments("flood", victim)
+        assert received(victim, roles.mallory, FRAMES, *arguments, honest=other) == {"the end"}
+    roles.assert_served()
+    everybody = (roles.mallory, roles.near, roles.far)
     honest = {f"{address},{one.mac}" for one in everybody for address in (one.v4, one.v6)}
-    assert cast.learned() <= honest
+    assert roles.learned() <= honest
 
 
-def test_a_flood_of_queries_leaves_others_their_answers(cast: Cast) -> None:
-    before = cast.processes()
+def test_flood_of_queries_does_not_starve_others(roles: Roles) -> None:
+    before = roles.processes()
     with ThreadPoolExecutor() as pool:
-        flood: Future[str] = pool.submit(cast.mallory.python, QUERIES, RESOLVER)
+        flood: Future[str] = pool.submit(roles.mallory.python, QUERIES, RESOLVER)
         answers = []
         while not flood.done():
-            answers += [victim.python(ASK, RESOLVER) for victim in (cast.near, cast.far)]
+            answers += [victim.python(ASK, RESOLVER) for victim in (roles.near, roles.far)]
     assert int(flood.result()) > 10_000
     assert answers
-    assert set(answers) == {cast.far.v4}
-    assert cast.processes() == before
+    assert set(answers) == {roles.far.v4}
+    assert roles.processes() == before
 
 
-def test_a_container_that_takes_anothers_addresses_is_cut_off_alone(cast: Cast) -> None:
-    mallory, near, far = cast.mallory, cast.near, cast.far
+def test_container_with_a_stolen_address_cuts_off_itself_alone(roles: Roles) -> None:
+    mallory, near, far = roles.mallory, roles.near, roles.far
 
     def reaches(address: str) -> bool:
         try:
@@ -190,28 +190,28 @@ def test_a_container_that_takes_anothers_addresses_is_cut_off_alone(cast: Cast) 
         mallory.exec("ip", "link", "set", mallory.link, "address", taken)
         assert not reaches(near.v4)
         assert not reaches(far.v6)
-        cast.assert_served()
+        roles.assert_served()
         mallory.exec("ip", "link", "set", mallory.link, "address", own)
 
-    def take(address: str, instead_of: str) -> None:
+    def steal(address: str, instead_of: str) -> None:
         commands = f"address delete {instead_of}/24 dev {mallory.link}\n"
         commands += f"address add {address}/24 dev {mallory.link}\n"
         mallory.exec("ip", "-batch", "-", stdin=commands)
 
     for victim, other in ((near, far), (far, near)):
-        take(victim.v4, mallory.v4)
+        steal(victim.v4, mallory.v4)
         assert not reaches(other.v4)
-        cast.assert_served()
-        take(mallory.v4, victim.v4)
+        roles.assert_served()
+        steal(mallory.v4, victim.v4)
     wait_for(lambda: reaches(near.v4) and reaches(far.v4), "its own addresses to work again")
 
 
-def test_router_advertisements_behind_other_headers_are_not_believed(cast: Cast) -> None:
-    """Linux takes them behind hop-by-hop and destination options; fragments it does not (RFC 6980)."""
-    for victim, other in ((cast.near, cast.far), (cast.far, cast.near)):
+def test_router_advertisements_behind_other_headers_are_dropped(roles: Roles) -> None:
+    """Linux accepts them behind hop-by-hop and destination options, but not in fragments (RFC 6980)."""
+    for victim, other in ((roles.near, roles.far), (roles.far, roles.near)):
         known = ipv6_of(victim)
-        arguments = cast.arguments("router", victim, "2001:db8:66::")
-        assert heard(victim, cast.mallory, FRAMES, *arguments, honest=other) == {"the end"}
+        arguments = roles.arguments("router", victim, "2001:db8:66::")
+        assert received(victim, roles.mallory, FRAMES, *arguments, honest=other) == {"the end"}
         assert ipv6_of(victim) == known
 
 

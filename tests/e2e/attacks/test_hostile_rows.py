@@ -1,4 +1,4 @@
-"""A host writes rows to the northbound database, as every host may, for the others to act upon."""
+"""A hostile host writes rows to the northbound database, upon which the other hosts would act."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ CONFIG = [{"Subnet": SUBNET}]
 
 
 def definition(**changes: Any) -> dict[str, Any]:
-    """As a host writes it that makes the network `pwn`, but for some changes."""
+    """Return the definition that a host would write for the network `pwn`, with some changes."""
     made = {
         "Name": "pwn",
         "Driver": "openvswitch",
@@ -50,12 +50,12 @@ HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
     "another plugin's addresses": ("IPAM driver 'weave'", definition(IPAM={"Driver": "weave", "Config": []})),
     "swarm's ingress": ("'Ingress'", definition(Ingress=True)),
 }
-"""Definitions to refuse, and the word that each refusal has to name."""
+"""Definitions to refuse, and a text that each refusal must contain."""
 
 
 @pytest.fixture
 def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
-    """Three hosts, the third of which is the attacker; afterwards nothing is left of a test."""
+    """Three hosts, the third of which is the attacker; afterwards checks that the test left nothing."""
     for host in three_hosts:
         if METRICS not in host.run("ss", "-Hltn"):
             host.driver.stop()
@@ -94,7 +94,7 @@ def attack(attacker: Host, *operations: dict[str, Any]) -> list[Any]:
 
 
 def write_network(attacker: Host, name: str, made: dict[str, Any], subnet: str = SUBNET) -> None:
-    """A network of the cluster that no user has asked for."""
+    """Write the rows of a shared network that no user has created."""
     ids = {
         "ovn-docker:owner": "overlay",
         "ovn-docker:shared": "true",
@@ -126,7 +126,7 @@ def delete_network(attacker: Host, name: str) -> None:
 
 
 def scrape(host: Host, metric: str) -> float:
-    """Sum of a metric's samples."""
+    """Return the sum of a metric's samples."""
     said = host.run(
         *("python3", "-c"),
         f"import urllib.request as u; print(u.urlopen('http://{METRICS}/metrics').read().decode())",
@@ -140,7 +140,7 @@ def warnings(host: Host) -> list[str]:
 
 
 def make_and_see_everywhere(hosts: Hosts, name: str, subnet: str) -> None:
-    """A network of a user's; when a host has it, it has looked at all that was written before."""
+    """Create a network and wait for it on all hosts, which then have read all rows written before."""
     hosts[0].docker(
         *("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch"),
         *(f"--subnet={subnet}", "--label=team=net", "-o", f"ovn.network={name}", name),
@@ -181,7 +181,7 @@ def container(host: Host, name: str) -> str:
 
 
 def rows_of(host: Host, endpoint: str) -> set[str]:
-    """UUIDs of the rows that an endpoint needs."""
+    """Return the UUIDs of the rows that an endpoint needs."""
     found: set[str] = set()
     for table in ("Logical_Switch_Port", "DHCP_Options"):
         where = f"external_ids:ovn-docker\\:endpoint={endpoint}"
@@ -189,8 +189,8 @@ def rows_of(host: Host, endpoint: str) -> set[str]:
     return found
 
 
-def test_a_port_that_is_said_to_be_another_hosts_stays_at_work(hosts: Hosts) -> None:
-    """host3 writes that host2's port is host1's, and that it is old; host1 looks for what is left over."""
+def test_port_that_a_row_assigns_to_another_host_stays_plugged(hosts: Hosts) -> None:
+    """host3 makes host2's port an old one of host1; host1 searches for leftovers."""
     host1, host2, attacker = hosts
     make_and_see_everywhere(hosts, "good", "10.1.0.0/16")
     container(host1, "near")
@@ -219,7 +219,7 @@ def test_a_port_that_is_said_to_be_another_hosts_stays_at_work(hosts: Hosts) -> 
             },
         )
     host1.run("ovn-docker", "gc", "--repair", check=False, timeout=60)
-    host1.driver.stop()  # it looks at the database as it starts
+    host1.driver.stop()  # the driver reads the database at its start
     host1.driver.start(f"--metrics={METRICS}", "--sweep-interval=6")
     host1.run("ip", "link", "add", "odhstray", "type", "veth", "peer", "odcstray")
     gone = ("sh", "-c", "! ip link show odhstray 2>/dev/null")
@@ -228,8 +228,8 @@ def test_a_port_that_is_said_to_be_another_hosts_stays_at_work(hosts: Hosts) -> 
     host1.ping("near", address)
 
 
-def test_a_network_with_a_databases_address_is_made_on_no_host(hosts: Hosts) -> None:
-    """The subnet is that of the management network; the attacker's own host has it too."""
+def test_network_with_the_address_of_a_database_is_refused(hosts: Hosts) -> None:
+    """The subnet is that of the management network, to which the attacker's host belongs, too."""
     subnet = "172.31.0.0/24"
     ipam = {"Driver": "default", "Options": {}, "Config": [{"Subnet": subnet}]}
     write_network(hosts[2], "pwn", definition(IPAM=ipam), subnet)

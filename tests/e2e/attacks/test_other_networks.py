@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from e2e.containers import END, Container, heard, shared_network
+from e2e.containers import END, Container, received, shared_network
 from e2e.lab import CommandError, Host, wait_for
 
 Hosts = tuple[Host, Host, Host]
@@ -24,10 +24,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiving:
         word = receiving.recv(100)
         print(word.decode())
 """
-"""Print what comes to a UDP port, until "the end" does."""
+"""A program that prints the datagrams to a UDP port, until "the end" arrives."""
 
 
-class Cast(NamedTuple):
+class Roles(NamedTuple):
     """The attacker on host1 and its network `foo`; two victims on `bar`, of which one is on host1 too."""
 
     mallory: Container
@@ -42,7 +42,7 @@ class Cast(NamedTuple):
 
 
 def links(container: Container) -> list[tuple[str, str, str]]:
-    """Return the name, MAC and IPv4 address of each of a container's links but its loopback."""
+    """Return the name, MAC and IPv4 address of each link of a container, except the loopback link."""
     found = json.loads(container.exec("ip", "-json", "-4", "address"))
     macs = {link["ifname"]: link["address"] for link in json.loads(container.exec("ip", "-json", "link"))}
     return [
@@ -53,13 +53,13 @@ def links(container: Container) -> list[tuple[str, str, str]]:
 
 
 @pytest.fixture(scope="module")
-def cast(three_hosts: Hosts) -> Iterator[Cast]:
+def roles(three_hosts: Hosts) -> Iterator[Roles]:
     host1, host2, _ = three_hosts
     with shared_network(three_hosts, "foo", 1), shared_network(three_hosts, "bar", 2):
         mallory = Container(host1, "mallory", "--cap-add=NET_ADMIN")
         near, far = (Container(*where, network="bar") for where in ((host1, "near"), (host2, "far")))
         host1.run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
-        yield Cast(mallory, near, far)
+        yield Roles(mallory, near, far)
 
 
 def reaches(container: Container, address: str) -> bool:
@@ -71,26 +71,26 @@ def reaches(container: Container, address: str) -> bool:
 
 
 @pytest.mark.parametrize("attack", ["plain", "tags"])
-def test_frames_stay_on_their_logical_switch(cast: Cast, attack: str) -> None:
-    for victim, other in ((cast.near, cast.far), (cast.far, cast.near)):
-        arguments = cast.arguments(attack, victim, victim.link)
-        assert heard(victim, cast.mallory, FRAMES, *arguments, honest=other) == {"the end"}
+def test_frames_stay_on_their_logical_switch(roles: Roles, attack: str) -> None:
+    for victim, other in ((roles.near, roles.far), (roles.far, roles.near)):
+        arguments = roles.arguments(attack, victim, victim.link)
+        assert received(victim, roles.mallory, FRAMES, *arguments, honest=other) == {"the end"}
 
 
-def test_no_route_leads_to_another_network(cast: Cast) -> None:
-    """Neither over the host and docker_gwbridge, nor over the router that OVN answers queries at."""
-    (outside,) = (link for link in links(cast.mallory) if link[0] != cast.mallory.link)
-    gateway = json.loads(cast.mallory.exec("ip", "-json", "route", "show", "default"))[0]["gateway"]
-    assert reaches(cast.mallory, gateway)
+def test_no_route_leads_to_another_network(roles: Roles) -> None:
+    """The routes through the host and docker_gwbridge and through the resolver's router are tried."""
+    (outside,) = (link for link in links(roles.mallory) if link[0] != roles.mallory.link)
+    gateway = json.loads(roles.mallory.exec("ip", "-json", "route", "show", "default"))[0]["gateway"]
+    assert reaches(roles.mallory, gateway)
     for route in (
         ("via", gateway, "dev", outside[0]),
-        ("via", "169.254.53.1", "dev", cast.mallory.link, "onlink"),
+        ("via", "169.254.53.1", "dev", roles.mallory.link, "onlink"),
     ):
-        for victim in (cast.near, cast.far):
-            cast.mallory.exec("ip", "route", "replace", victim.v4, *route)
-            assert not reaches(cast.mallory, victim.v4)
-            cast.mallory.exec("ip", "route", "delete", victim.v4)
-    assert reaches(cast.near, cast.far.v4)
+        for victim in (roles.near, roles.far):
+            roles.mallory.exec("ip", "route", "replace", victim.v4, *route)
+            assert not reaches(roles.mallory, victim.v4)
+            roles.mallory.exec("ip", "route", "delete", victim.v4)
+    assert reaches(roles.near, roles.far.v4)
 
 
 @pytest.mark.parametrize(
@@ -102,20 +102,20 @@ def test_no_route_leads_to_another_network(cast: Cast) -> None:
         ),
     ],
 )
-def test_what_docker_keeps_apart_on_its_bridge_does_not_arrive(cast: Cast, attack: str) -> None:
-    """The bridge is Docker's: docs/security.md has what it lets through."""
-    (link,) = (link[0] for link in links(cast.mallory) if link[0] != cast.mallory.link)
-    arguments = cast.arguments(attack, cast.near, link)
+def test_frames_do_not_cross_dockers_bridge(roles: Roles, attack: str) -> None:
+    """The bridge is Docker's: docs/security.md lists the frames that it passes."""
+    (link,) = (link[0] for link in links(roles.mallory) if link[0] != roles.mallory.link)
+    arguments = roles.arguments(attack, roles.near, link)
     with ThreadPoolExecutor() as pool:
-        receiving = pool.submit(cast.near.python, RECEIVE)
-        wait_for(lambda: len(cast.near.exec("cat", "/proc/net/udp").splitlines()) > 1, "the receiver")
-        cast.mallory.python(FRAMES, *arguments)
+        receiving = pool.submit(roles.near.python, RECEIVE)
+        wait_for(lambda: len(roles.near.exec("cat", "/proc/net/udp").splitlines()) > 1, "the receiver")
+        roles.mallory.python(FRAMES, *arguments)
         while not receiving.done():
-            cast.far.python(END, cast.near.v4)
+            roles.far.python(END, roles.near.v4)
     assert set(receiving.result().split("\n")) == {"<the end>"}
 
 
-def test_a_container_of_an_internal_network_reaches_nothing_else(three_hosts: Hosts, cast: Cast) -> None:
+def test_a_container_of_an_internal_network_reaches_nothing_else(three_hosts: Hosts, roles: Roles) -> None:
     host1, *_ = three_hosts
     create = ("network", "create", "-d", "openvswitch", "--internal", "--subnet=10.3.0.0/24")
     host1.docker(*create, "inside")
@@ -123,7 +123,7 @@ def test_a_container_of_an_internal_network_reaches_nothing_else(three_hosts: Ho
         inside = Container(host1, "inside", "--cap-add=NET_ADMIN", network="inside")
         assert [link[0] for link in links(inside)] == [inside.link]
         inside.exec("ip", "route", "replace", "default", "dev", inside.link)
-        for address in (host1.address, host1.tunnel_address, cast.near.v4, cast.mallory.v4, "172.18.0.1"):
+        for address in (host1.address, host1.tunnel_address, roles.near.v4, roles.mallory.v4, "172.18.0.1"):
             assert not reaches(inside, address)
         host1.docker("rm", "--force", "inside")
     finally:

@@ -1,13 +1,13 @@
-"""A container plays router and DHCP server by raw sockets: the others of its network hear nothing of it.
+"""A container poses as router and DHCP server with raw sockets: its packets reach no neighbour.
 
-Unless it is meant to be one (`ovn.router=true`), or its network takes any (`-o ovn.routers=any`).
+Exceptions are an allowed router (`ovn.router=true`) and a network with any routers (`-o ovn.routers=any`).
 """
 
 from collections.abc import Iterator
 
 import pytest
 
-from e2e.containers import Container, heard, shared_network
+from e2e.containers import Container, received, shared_network
 from e2e.lab import Host, wait_for
 
 Hosts = tuple[Host, Host, Host]
@@ -92,7 +92,7 @@ for _ in range(3):
     ipv4(to_mac, my_v4, to_v4, 17, udp(67, 68, "offer to one"))
     ipv6(to_mac, local, to_v6, 17, udp(547, 546, "reply"))
 """
-"""Packets of routers and DHCP servers, and of their clients; the kind is between < and >."""
+"""A program that sends packets of routers, DHCP servers and clients, each with its kind between < and >."""
 
 HONEST = {"honest 4", "honest 6", "discover", "solicit", "rs", "the end"}
 ROUTERS = {
@@ -117,14 +117,14 @@ def victims(hosts: Hosts) -> Iterator[tuple[Container, Container]]:
         victim.host.docker("rm", "--force", victim.name)
 
 
-def says(sender: Container, victim: Container) -> set[str]:
-    """Return what the victim hears of a container that says all that routers and DHCP servers do."""
+def kinds_received(sender: Container, victim: Container) -> set[str]:
+    """Send packets of routers and DHCP servers from a container; return the kinds that reach the victim."""
     ends = (sender.link, sender.mac, victim.mac, sender.v4, victim.v4, sender.v6, victim.v6)
-    return heard(victim, sender, SEND, *ends, honest=sender)
+    return received(victim, sender, SEND, *ends, honest=sender)
 
 
 def is_led_astray(victim: Container) -> bool:
-    """Whether it has the address or the routes of the forged advertisement."""
+    """Return whether a container has the address or the routes of the forged advertisement."""
     shown = victim.exec("ip", "-6", "route") + victim.exec("ip", "-6", "address")
     return "fd66:" in shown or "proto ra" in shown
 
@@ -134,37 +134,37 @@ def reaches(container: Container, other: Container) -> None:
         container.exec("ping", "-c", "3", "-W", "2", address)
 
 
-def test_a_container_is_no_router_for_the_others(hosts: Hosts, victims: tuple[Container, Container]) -> None:
+def test_router_advertisements_of_a_container_are_dropped(
+    hosts: Hosts, victims: tuple[Container, Container]
+) -> None:
     mallory = Container(hosts[0], "mallory")
     for victim in victims:
         reaches(victim, mallory)
-        assert says(mallory, victim) == HONEST, f"by {victim.name}"
+        assert kinds_received(mallory, victim) == HONEST, f"by {victim.name}"
         assert not is_led_astray(victim), victim.name
         reaches(victim, mallory)
 
 
-def test_the_guard_is_there_again_after_the_driver_was_away(
+def test_guard_is_restored_after_the_driver_was_down(
     hosts: Hosts, victims: tuple[Container, Container]
 ) -> None:
-    """Somebody has typed `nft flush ruleset`, or the host was upgraded."""
+    """The rules are missing as after `nft flush ruleset`, or an upgrade of the host."""
     near, _ = victims
     hosts[0].run("nft", "flush", "ruleset")
     hosts[0].driver.stop()
     hosts[0].driver.start()
     wait_for(lambda: f"odh{near.port[:12]}" in hosts[0].run("nft", "list", "ruleset"), "the guard")
-    assert says(Container(hosts[0], "trudy"), near) == HONEST
+    assert kinds_received(Container(hosts[0], "trudy"), near) == HONEST
 
 
-def test_a_container_that_is_meant_to_be_a_router_is_heard(
-    hosts: Hosts, victims: tuple[Container, Container]
-) -> None:
+def test_packets_of_an_allowed_router_arrive(hosts: Hosts, victims: tuple[Container, Container]) -> None:
     router = Container(hosts[1], "router", network="name=foo,driver-opt=ovn.router=true")
     for victim in victims:
-        assert says(router, victim) == HONEST | ROUTERS, f"by {victim.name}"
+        assert kinds_received(router, victim) == HONEST | ROUTERS, f"by {victim.name}"
         wait_for(lambda victim=victim: is_led_astray(victim), "the route")  # type: ignore[misc]
 
 
-def test_the_address_of_a_router_is_not_to_be_had_otherwise(hosts: Hosts) -> None:
+def test_router_address_cannot_be_claimed_otherwise(hosts: Hosts) -> None:
     refused = hosts[0].run(
         *("sh", "-c", '"$@" 2>&1 || true', "sh", "docker", "run", "--rm", "--net=foo"),
         *("--mac-address=0e:42:0a:01:00:63", "tools", "true"),
@@ -172,10 +172,10 @@ def test_the_address_of_a_router_is_not_to_be_had_otherwise(hosts: Hosts) -> Non
     assert "ovn.router=true" in refused
 
 
-def test_a_network_may_take_any_router(hosts: Hosts) -> None:
+def test_network_can_allow_any_router(hosts: Hosts) -> None:
     create = ("network", "create", "-d", "openvswitch", "--ipv6", "--subnet=10.7.0.0/24")
     hosts[0].docker(*create, "--subnet=fd07::/64", "-o", "ovn.routers=any", "open")
     one, other = (Container(hosts[0], name, network="open") for name in ("one", "other"))
-    assert says(one, other) == HONEST | ROUTERS
+    assert kinds_received(one, other) == HONEST | ROUTERS
     hosts[0].docker("rm", "--force", "one", "other")
     hosts[0].docker("network", "rm", "open")

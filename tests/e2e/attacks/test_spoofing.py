@@ -1,11 +1,11 @@
-"""A container sends any frame by raw sockets: none under another's MAC, IPv4 or IPv6 address gets through."""
+"""A container sends frames with raw sockets: those with a forged MAC, IPv4 or IPv6 address are dropped."""
 
 import ipaddress
 from collections.abc import Iterator
 
 import pytest
 
-from e2e.containers import Container, heard, shared_network
+from e2e.containers import Container, received, shared_network
 from e2e.lab import Host
 
 Hosts = tuple[Host, Host, Host]
@@ -86,7 +86,7 @@ for _ in range(3):  # in user space a tunnel may lose a packet
         neighbour(f"nd: {whose} hardware", "mine", "mine", whose, "mine")
         neighbour(f"nd: {whose} target", "mine", "mine", "mine", whose)
 """
-"""Send frames of all kinds, honest and forged, each with its name between < and > at the end."""
+"""A program that sends frames of all kinds, honest and forged, each with its name between < and >."""
 
 NOBODYS_MAC = "02:66:66:66:66:66"
 HONEST = {"honest 4", "honest 6", "honest arp", "honest nd", "the end"}
@@ -106,25 +106,25 @@ def test_forged_frames_do_not_get_through(hosts: Hosts) -> None:
         for where in ((host1, "mallory"), (host1, "near"), (host2, "far"), (host2, "bystander"))
     )
     host1.run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
-    for victim in (near, far):  # both know the bystander as it is
+    for victim in (near, far):  # both learn the bystander's real MAC
         victim.exec("ping", "-c", "3", "-W", "2", bystander.v4)
         victim.exec("ping", "-c", "3", "-W", "2", bystander.v6)
     for victim in (near, far):
-        assert forgeries_heard(victim, mallory, bystander) == HONEST, f"by {victim.name}"
+        assert frames_received(victim, mallory, bystander) == HONEST, f"by {victim.name}"
         neighbours = victim.exec("ip", "neighbour")
         for address in (bystander.v4, bystander.v6):
             assert f"{address} dev {victim.link} lladdr {bystander.mac}" in neighbours
         assert NOBODYS_MAC not in neighbours
-    # Without port security all of it would: the forgeries are good.
+    # Without port security the forged frames arrive, so they are valid.
     host1.run("ovn-nbctl", "--wait=hv", "--timeout=20", "lsp-set-port-security", mallory.port)
-    assert len(forgeries_heard(near, mallory, bystander)) > 20
+    assert len(frames_received(near, mallory, bystander)) > 20
 
 
-def forgeries_heard(victim: Container, mallory: Container, bystander: Container) -> set[str]:
-    """Return the frames the victim hears of mallory, who claims to be itself, the bystander, or nobody."""
+def frames_received(victim: Container, mallory: Container, bystander: Container) -> set[str]:
+    """Return the frames that reach the victim from mallory, whatever their source address is."""
     others = [str(ipaddress.ip_address(one) + 100) for one in (bystander.v4, bystander.v6)]
     claims = (
         *(mallory.link, mallory.mac, bystander.mac, NOBODYS_MAC, victim.mac),
         *(mallory.v4, bystander.v4, others[0], victim.v4, mallory.v6, bystander.v6, others[1], victim.v6),
     )
-    return heard(victim, mallory, SEND, *claims, honest=mallory)
+    return received(victim, mallory, SEND, *claims, honest=mallory)

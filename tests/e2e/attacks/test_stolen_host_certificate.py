@@ -1,4 +1,4 @@
-"""A host with its key and certificate turns against OVN's databases: one server, and a cluster of three."""
+"""An attacker with a host's key and certificate against OVN's databases, on one and on three servers."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,7 +11,7 @@ from e2e.lab.host import OVN_CTL, TLS
 
 PEM = {"private-key": "key", "certificate": "cert", "ca-cert": "ca"}
 STOLEN = "/etc/stolen"
-"""On the attacker: a host's certificate, in its own name."""
+"""Directory on the attacker with a host's certificate in the attacker's own name."""
 
 
 class Lab:
@@ -28,7 +28,7 @@ class Lab:
             fabric.start_members(list(self.hosts))
         self.central = self.hosts[:members]
         at_once(self._join, self.hosts)
-        self.give(self.issue(self.attacker.name), self.attacker, STOLEN)
+        self.attacker.copy_tls(self.host1, self.issue(self.attacker.name), STOLEN)
         wait_for(lambda: self.chassis() == set(self.names), "three chassis")
 
     def _start_alone(self) -> None:
@@ -38,23 +38,16 @@ class Lab:
         for host in self.hosts[1:]:
             self.host1.run("ovn-docker", "pki", "host", host.name, f"--directory={PKI}")
         for host in self.hosts:
-            self.give(f"{PKI}/{host.name}", host, TLS)
+            host.copy_tls(self.host1, f"{PKI}/{host.name}")
         self.host1.run("ovn-docker", "central", "start", address, f"--tls={TLS}", "--rbac")
 
     def issue(self, name: str, *command: str) -> str:
-        """A host's certificate, not that of a machine with databases; its directory on the first host."""
+        """Issue a certificate for a host without databases; return its directory on the first host."""
         directory = f"{PKI}/stolen"
         self.host1.run("mkdir", "-p", directory)
         self.host1.run("cp", f"{PKI}/ca.pem", f"{PKI}/ca-key.pem", directory)
         self.host1.run(*command, "ovn-docker", "pki", "host", name, f"--directory={directory}", "--days=1")
         return f"{directory}/{name}"
-
-    def give(self, directory: str, host: Host, to: str) -> None:
-        """Copy key and certificates to a host, as with scp."""
-        host.run("mkdir", "-p", "--mode=700", to)
-        for file in PEM.values():
-            text = self.host1.path(f"{directory}/{file}.pem").read_text()
-            host.run("sh", "-c", f"umask 077; cat >{to}/{file}.pem", stdin=text)
 
     def _join(self, host: Host) -> None:
         central = ",".join(one.address for one in self.central)
@@ -70,11 +63,11 @@ class Lab:
         return ",".join(f"ssl:{host.address}:{port}" for host in self.central)
 
     def nbctl(self, *command: str, tls: str = STOLEN, host: Host | None = None) -> str:
-        """ovn-nbctl over the network, with a host's certificate; the attacker's by default."""
+        """Run ovn-nbctl over the network with a host's certificate, by default the attacker's."""
         return self._tool("ovn-nbctl", 6641, *command, tls=tls, host=host)
 
     def sbctl(self, *command: str, tls: str = STOLEN, host: Host | None = None) -> str:
-        """ovn-sbctl likewise."""
+        """Run ovn-sbctl over the network with a host's certificate, by default the attacker's."""
         return self._tool("ovn-sbctl", 6642, *command, tls=tls, host=host)
 
     def _tool(self, tool: str, port: int, *command: str, tls: str, host: Host | None) -> str:
@@ -84,11 +77,11 @@ class Lab:
         )
 
     def listening(self) -> list[set[str]]:
-        """Where each machine with databases has TCP listeners."""
+        """Return the addresses of TCP listeners of each machine with databases."""
         return [{line.split()[3] for line in host.run("ss", "-Hltn").splitlines()} for host in self.central]
 
     def restart(self) -> None:
-        """The servers end, and are started as by Debian's units at boot."""
+        """Restart the servers as Debian's units start them at boot."""
         for host in self.central:
             for database in ("nb", "sb"):
                 command = f". /etc/default/ovn-central; {OVN_CTL} restart_{database}_ovsdb $OVN_CTL_OPTS"
@@ -96,7 +89,7 @@ class Lab:
         wait_for(self.serves, "the databases to serve")
 
     def serves(self) -> bool:
-        """Whether an honest host still reaches both databases."""
+        """Return whether an honest host can use both databases."""
         try:
             self.nbctl("ls-list", tls=TLS, host=self.host2)
             change = ("set", "Chassis", self.host2.name, "external_ids:honest=yes")
@@ -106,18 +99,18 @@ class Lab:
         return True
 
     def connect(self, version: str, port: int, tls: str = STOLEN) -> str:
-        """The output of openssl for a connection to the first server, with any ciphers."""
+        """Return the output of openssl for a connection to the first server, with any ciphers."""
         own = ("-key", f"{tls}/key.pem", "-cert", f"{tls}/cert.pem") if tls else ()
         address = f"{self.host1.address}:{port}"
         ask = ("s_client", f"-{version}", "-cipher", "ALL@SECLEVEL=0", "-connect", address)
-        # Its lines on a refusal go to standard error; the handshake ends after the last byte is read.
+        # openssl reports a refusal on standard error; the handshake ends after the last byte is read.
         command = 'openssl "$@" 2>&1 </dev/null'
         return self.attacker.run(
             "sh", "-c", command, "sh", *ask, "-CAfile", f"{STOLEN}/ca.pem", *own, check=False
         )
 
-    def speaks(self, version: str, port: int) -> bool:
-        """Whether the first server takes a connection of that version of TLS."""
+    def accepts_tls(self, version: str, port: int) -> bool:
+        """Return whether the first server accepts a connection with a version of TLS."""
         said = self.connect(version, port)
         return "Verify return code: 0 (ok)" in said and "Cipher is (NONE)" not in said and "alert" not in said
 
@@ -131,7 +124,7 @@ def prepared(request: pytest.FixtureRequest, module_fabric: Fabric) -> Iterator[
 
 @pytest.fixture
 def lab(prepared: Lab) -> Iterator[Lab]:
-    """Whatever a test has put into rows is gone afterwards."""
+    """The hosts; rows that a test has written are deleted afterwards."""
     yield prepared
     prepared.host1.run("ovn-nbctl", "--no-leader-only", "del-connection", "--", "del-ssl")
     wait_for(prepared.serves, "the databases to serve")
@@ -152,20 +145,20 @@ def lab(prepared: Lab) -> Iterator[Lab]:
 def test_rows_of_the_northbound_database_open_and_close_nothing(lab: Lab, rows: tuple[str, ...]) -> None:
     before = lab.listening()
     lab.nbctl(*rows)
-    lab.nbctl("ls-list")  # by a new connection, which the server has taken after the change
+    lab.nbctl("ls-list")  # a new connection, which the server accepts after the change
     assert lab.listening() == before
     assert lab.serves()
-    assert not lab.speaks("tls1_1", 6641)
-    assert lab.speaks("tls1_2", 6641)
+    assert not lab.accepts_tls("tls1_1", 6641)
+    assert lab.accepts_tls("tls1_2", 6641)
 
 
-def test_rows_have_no_effect_after_a_restart_either(lab: Lab) -> None:
+def test_rows_have_no_effect_after_a_restart(lab: Lab) -> None:
     before = lab.listening()
     lab.nbctl("set-connection", "ptcp:16641", "--", "set-ssl", *["/nowhere"] * 3, "TLSv1.1", "ALL@SECLEVEL=0")
     lab.restart()
     assert lab.listening() == before
-    assert not lab.speaks("tls1_1", 6641)
-    assert not lab.speaks("tls1_1", 6642)
+    assert not lab.accepts_tls("tls1_1", 6641)
+    assert not lab.accepts_tls("tls1_1", 6642)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +177,7 @@ def test_rows_have_no_effect_after_a_restart_either(lab: Lab) -> None:
     ],
     ids=lambda change: " ".join(change).replace("/", "-")[:40],
 )
-def test_the_southbound_database_refuses_what_is_not_the_hosts_own(lab: Lab, change: tuple[str, ...]) -> None:
+def test_southbound_database_refuses_rows_of_other_hosts(lab: Lab, change: tuple[str, ...]) -> None:
     before = lab.listening()
     with pytest.raises(CommandError, match="permission error"):
         lab.sbctl(*(word.replace("VICTIM", lab.host1.name) for word in change))
@@ -192,7 +185,7 @@ def test_the_southbound_database_refuses_what_is_not_the_hosts_own(lab: Lab, cha
     assert lab.chassis() == set(lab.names)
 
 
-def test_another_hosts_tunnel_address_stays_what_it_is(lab: Lab) -> None:
+def test_tunnel_address_of_another_host_cannot_be_changed(lab: Lab) -> None:
     row = lab.sbctl("--bare", "--columns=_uuid", "find", "Encap", f"chassis_name={lab.host1.name}")
     with pytest.raises(CommandError, match="permission error"):
         lab.sbctl("set", "Encap", row, f'ip="{lab.attacker.tunnel_address}"')
@@ -208,32 +201,34 @@ def test_access_control_is_in_force_after_a_restart(lab: Lab) -> None:
 
 
 def expired(lab: Lab) -> str:
-    """A directory on the attacker with a certificate that was valid until two days ago."""
-    lab.give(lab.issue("host9", "faketime", "3 days ago"), lab.attacker, "/etc/expired")
+    """Return a directory on the attacker with a certificate that expired two days ago."""
+    lab.attacker.copy_tls(lab.host1, lab.issue("host9", "faketime", "3 days ago"), "/etc/expired")
     return "/etc/expired"
 
 
 def foreign(lab: Lab) -> str:
-    """One that another authority has made, in the name of the host that it is on."""
+    """Return a directory with a certificate of another authority, in the name of the attacker."""
     pki, name = ("ovn-docker", "pki"), lab.attacker.name
     lab.attacker.run(*pki, "init", "--directory=/etc/foreign")
     lab.attacker.run(*pki, "host", name, "--directory=/etc/foreign")
-    lab.attacker.run("cp", f"{STOLEN}/ca.pem", f"/etc/foreign/{name}")  # or it refuses the server itself
+    lab.attacker.run("cp", f"{STOLEN}/ca.pem", f"/etc/foreign/{name}")  # else the client refuses the server
     return f"/etc/foreign/{name}"
 
 
 @pytest.mark.parametrize("make", [expired, foreign])
-def test_a_certificate_that_is_not_valid_is_refused(lab: Lab, make: Callable[[Lab], str]) -> None:
+def test_invalid_certificate_is_refused(lab: Lab, make: Callable[[Lab], str]) -> None:
     tls = make(lab)
     for port, tool in ((6641, lab.nbctl), (6642, lab.sbctl)):
         with pytest.raises(CommandError):
             tool("--timeout=2", "show", tls=tls)
         said = lab.connect("tls1_2", port, tls)
         assert "alert" in said, said
-        assert "Verify return code: 0 (ok)" in said, said  # by the server it was refused, not by us
+        assert "Verify return code: 0 (ok)" in said, (
+            said
+        )  # the client accepted the server, so the server refused
     assert lab.serves()
 
 
-def test_without_a_certificate_nobody_is_let_in(lab: Lab) -> None:
+def test_connection_without_a_certificate_is_refused(lab: Lab) -> None:
     for port in (6641, 6642):
         assert "alert handshake failure" in lab.connect("tls1_2", port, "")

@@ -1,4 +1,4 @@
-"""Containers take names of others, and of the rest of the world: nobody on other hosts believes them."""
+"""Containers use names of other containers and of the outside: other hosts do not resolve them."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ for _ in range(count):
             data = data[data[0] + 1 :]
         print(".".join(words))
 """
-"""Ask OVN itself, without Docker's resolver, which knows its own host's containers (RFC 1035, 4.1)."""
+"""A program that queries OVN without Docker's resolver, which knows its host's containers (RFC 1035, 4.1)."""
 
 ADDRESS, POINTER = 1, 12
 OUTSIDE = (
@@ -61,13 +61,13 @@ def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
 
 @pytest.fixture(scope="module")
 def client(hosts: Hosts) -> Container:
-    """The container that looks names up."""
+    """The container that resolves names."""
     return Container(hosts[0], "client")
 
 
 @pytest.fixture
 def victim(hosts: Hosts) -> Iterator[Container]:
-    """A container that is called web, at the same address after a restart."""
+    """A container named web, with the same address after a restart."""
     victim = Container(hosts[1], "web", "--ip=10.1.0.99")
     yield victim
     victim.host.docker("rm", "--force", "web")
@@ -81,7 +81,7 @@ def mallory(hosts: Hosts) -> Iterator["Mallory"]:
 
 
 class Mallory:
-    """A user of Docker on another host, whose containers have any name."""
+    """A user of Docker on another host, who chooses any names for containers."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -102,7 +102,7 @@ def answer(client: Container, name: str, kind: int = ADDRESS) -> list[str]:
 
 
 def finds(client: Container, name: str, wanted: str, kind: int = ADDRESS) -> None:
-    """A name gets to the others in the moment after its container has started."""
+    """Wait until a container gets the address for a name: a new name reaches other hosts a moment later."""
     try:
         wait_for(lambda: answer(client, name, kind) == [wanted], f"{name} to be {wanted}", timeout=40)
     except LabError as error:
@@ -113,7 +113,7 @@ def reverse(container: Container) -> str:
     return ipaddress.ip_address(container.v4).reverse_pointer
 
 
-def test_names_of_the_outside_are_nobodys(client: Container, victim: Container, mallory: Mallory) -> None:
+def test_outside_names_cannot_be_taken(client: Container, victim: Container, mallory: Mallory) -> None:
     finds(client, "web", victim.v4)
     attacker = mallory.run("mallory", *OUTSIDE, reverse(victim), "shop")
     finds(client, "shop", attacker.v4)
@@ -126,16 +126,16 @@ def test_names_of_the_outside_are_nobodys(client: Container, victim: Container, 
         assert answer(client, name) == [], name
 
 
-def test_an_alias_does_not_take_a_containers_name(
+def test_alias_cannot_take_the_name_of_a_container(
     client: Container, victim: Container, mallory: Mallory
 ) -> None:
-    """In either order, and while the victim starts again."""
+    """The containers start in either order, and the victim restarts meanwhile."""
     finds(client, "web", victim.v4)
     attacker = mallory.run("mallory", "web", "shop")
     finds(client, "shop", attacker.v4)
     assert answer(client, "web") == [victim.v4]
     victim.host.docker("stop", "web")
-    finds(client, "web", attacker.v4)  # it is free
+    finds(client, "web", attacker.v4)  # the name is free
     victim.host.docker("start", "web")
     finds(client, "web", victim.v4)
     finds(client, "web.foo", victim.v4)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e.containers import Container, Interface, heard, shared_network
+from e2e.containers import Container, Interface, received, shared_network
 from e2e.lab import Host
 
 Hosts = tuple[Host, Host, Host]
@@ -65,7 +65,7 @@ for port, packet in ((6081, geneve), (4789, vxlan)):
             ):
                 raw.sendto(form, (target, 0))
 """
-"""Send a frame to a port of a network in Geneve and VXLAN, from a socket or as raw packets with a source."""
+"""A program that sends a frame in Geneve and VXLAN to a port, from a socket or from a raw one."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_frame_injected_by_a_container_reaches_no_other_host(
 ) -> None:
     near, far = victims
     mallory = Container(hosts[0], name, options, network=network)
-    assert heard(far, mallory, INJECT, *injection(hosts[1], far, source), honest=near) == {"the end"}
+    assert received(far, mallory, INJECT, *injection(hosts[1], far, source), honest=near) == {"the end"}
 
 
 def test_a_frame_injected_under_another_hosts_address_does_not_reach_the_own_host(
@@ -115,12 +115,12 @@ def test_a_frame_injected_under_another_hosts_address_does_not_reach_the_own_hos
     near, far = victims
     mallory = Container(hosts[0], "liar")
     arguments = injection(hosts[0], near, source=hosts[1].tunnel_address)
-    assert heard(near, mallory, INJECT, *arguments, honest=far) == {"the end"}
+    assert received(near, mallory, INJECT, *arguments, honest=far) == {"the end"}
 
 
 def test_a_frame_injected_by_a_host_arrives(hosts: Hosts, victims: tuple[Container, Container]) -> None:
-    """The frames above are good ones: a host is trusted with its tunnels."""
+    """Shows that the frames above are valid: a host is trusted with its tunnels."""
     near, far = victims
     root = Interface(hosts[0], "eth1")
-    said = heard(far, root, INJECT, *injection(hosts[1], far), honest=near)
+    said = received(far, root, INJECT, *injection(hosts[1], far), honest=near)
     assert said == {"injected", "the end"}

@@ -2,7 +2,7 @@
 
 After the network tests of docker-py (tests/integration), moby (integration/network, integration/networking,
 integration-cli/docker_cli_network_unix_test.go) and kuryr-libnetwork (tests/fullstack): their subjects, not
-their text. Each takes a side, and sees there what is to be equal.
+their text. Each scenario gets a `Side` and records there the results to compare.
 """
 
 import time
@@ -19,7 +19,7 @@ SCENARIOS: list[Scenario] = []
 FOUR = {"Subnet": "172.28.0.0/16", "IPRange": "172.28.5.0/24", "Gateway": "172.28.5.254"}
 SIX = {"Subnet": "2001:db8:1234::/64", "Gateway": "2001:db8:1234::ffff"}
 QUICK = {"Dns": ["127.0.0.1"], "DnsOptions": ["timeout:1", "attempts:1"]}
-"""So that a name which Docker does not know is unknown at once."""
+"""A name server that does not exist, so that a name that Docker does not know fails at once."""
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -90,7 +90,7 @@ def networks_are_listed_and_filtered(side: Side) -> None:
 
 
 @scenario
-def a_name_twice(side: Side) -> None:
+def duplicate_names(side: Side) -> None:
     first = side.network("n")
     side.refusal("checked", "POST", "/networks/create", side.wanted("n"))
     side.refusal("unchecked", "POST", "/networks/create", side.wanted("n", CheckDuplicate=False))
@@ -100,7 +100,7 @@ def a_name_twice(side: Side) -> None:
 
 
 @scenario
-def names_that_are_like_ids(side: Side) -> None:
+def names_that_look_like_ids(side: Side) -> None:
     identity = side.network("n")
     like = side.network(identity[:12])
     whole = side.network(identity)
@@ -119,7 +119,7 @@ def names_with_special_characters(side: Side) -> None:
 
 
 @scenario
-def networks_are_removed(side: Side) -> None:
+def networks_are_deleted(side: Side) -> None:
     for name in ("one", "two", "used"):
         side.network(name)
     side.run("cc", "used")
@@ -278,7 +278,7 @@ def addresses_are_fixed(side: Side) -> None:
 
 
 @scenario
-def addresses_are_given_in_turn(side: Side) -> None:
+def addresses_are_assigned_in_order(side: Side) -> None:
     side.network(
         "n",
         {"Subnet": "10.20.0.0/24", "IPRange": "10.20.0.8/29", "AuxiliaryAddresses": {"router": "10.20.0.10"}},
@@ -377,7 +377,7 @@ def an_internal_network_has_no_way_out(side: Side) -> None:
 
 
 @scenario
-def networks_are_apart(side: Side) -> None:
+def networks_are_isolated(side: Side) -> None:
     side.network("n", {"Subnet": "10.20.0.0/24"})
     side.network("m", {"Subnet": "10.21.0.0/24"})
     side.run("cc", "n")
@@ -422,7 +422,7 @@ def ports_are_published(side: Side) -> None:
 
 
 @scenario
-def a_container_is_on_a_bridge_too(side: Side) -> None:
+def a_container_is_on_a_network_and_a_bridge(side: Side) -> None:
     side.network("n", {"Subnet": "10.20.0.0/24"})
     side.api("POST", "/networks/create", {"Name": "plain", "Driver": "bridge"})
     command = {"Cmd": ["httpd", "-f", "-p", "80"], "ExposedPorts": {"80/tcp": {}}}
@@ -444,7 +444,7 @@ def a_container_is_on_a_bridge_too(side: Side) -> None:
 
 @scenario
 def a_network_of_ipv6_alone(side: Side) -> None:
-    """Docker before 27 knows no EnableIPv4, and adds a subnet of IPv4."""
+    """Docker before 27 does not have EnableIPv4, and adds an IPv4 subnet."""
     side.network("n", SIX, EnableIPv4=False, EnableIPv6=True)
     side.see("EnableIPv4", side.inspect("n").get("EnableIPv4"))
     side.run("c1", "n")
@@ -485,7 +485,7 @@ def options_of_an_endpoint(side: Side) -> None:
 
 
 @scenario
-def what_happens_is_told(side: Side) -> None:
+def events_are_sent(side: Side) -> None:
     since = time.time()
     identity = side.network("n", {"Subnet": "10.20.0.0/24"})
     side.run("cc", "n")
@@ -517,13 +517,13 @@ def dockerd_is_killed(side: Side) -> None:
 
 
 @scenario
-def what_makes_no_sense_is_refused(side: Side) -> None:
+def invalid_networks_are_refused(side: Side) -> None:
     def refused(label: str, *pools: dict[str, Json], **members: Json) -> None:
         side.refusal(label, "POST", "/networks/create", side.wanted("refused", *pools, **members))
         for network in side.networks(name=["refused"]):
             side.remove(network["Id"])
 
-    fresh = side.fresh_subnets  # Docker 20.10 keeps the pools of what it refuses
+    fresh = side.fresh_subnets  # Docker 20.10 keeps the pools of networks that it refuses
     refused("range outside of the subnet", {"Subnet": str(next(fresh)), "IPRange": "192.170.0.0/24"})
     refused("gateway outside of the subnet", {"Subnet": str(next(fresh)), "Gateway": "192.170.0.1"})
     auxiliary = {"AuxiliaryAddresses": {"a": "192.170.0.1"}}

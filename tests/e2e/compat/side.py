@@ -1,4 +1,4 @@
-"""One of the drivers under comparison: the same calls of Docker's API, and what is seen of them."""
+"""One of the drivers under comparison: calls of Docker's API, and records of their results."""
 
 import json
 import re
@@ -22,11 +22,11 @@ PASSING = {
     *("Id", "ID", "Created", "EndpointID", "NetworkID", "SandboxID", "SandboxKey", "Status"),
     *("Driver", "DriverOpts", "Options"),
 }
-"""Members that differ from network to network, or that a scenario looks at by name."""
+"""Members that differ from network to network, or that a scenario compares by name."""
 
 
 class Refused(Exception):
-    """Docker answered with an error."""
+    """An error that Docker returned."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(status, message)
@@ -75,10 +75,9 @@ class Driver:
 
 
 class Side:
-    """A driver in one scenario; in the end nothing is left of it.
+    """A driver in one scenario; at the end its containers and networks are removed.
 
-    `seen` is what the scenario has looked at, by label: what is compared. No network had one of
-    `fresh_subnets` before.
+    *seen*: the results to compare, by label; *fresh_subnets*: subnets that no network had before.
     """
 
     def __init__(self, host: Host, driver: Driver, subnets: Iterator[IPv4Network]) -> None:
@@ -101,12 +100,12 @@ class Side:
             self.api("DELETE", f"/networks/{network['Id']}")
 
     def see(self, label: str, value: Json) -> None:
-        """Note what is to be compared."""
+        """Record a result to compare."""
         assert label not in self.seen
         self.seen[label] = value
 
     def refusal(self, label: str, method: str, path: str, body: Json = None, **query: Json) -> None:
-        """See whether a call is refused, and with which class of error: the HTTP status, 0 if it is not."""
+        """Record whether a call is refused: the HTTP status of the error, or 0."""
         try:
             self.api(method, path, body, **query)
         except Refused as refused:
@@ -117,21 +116,21 @@ class Side:
     # Networks
 
     def network(self, name: str, *pools: Mapping[str, Json], **members: Json) -> str:
-        """Create a network of this driver; returns its ID."""
+        """Create a network of this driver; return its ID."""
         return str(self.api("POST", "/networks/create", self.wanted(name, *pools, **members))["Id"])
 
     def wanted(self, name: str, *pools: Mapping[str, Json], **members: Json) -> Json:
-        """Body of `POST /networks/create`; pools are `Subnet=..., IPRange=...`."""
+        """Return the body of `POST /networks/create`; pools are `Subnet=..., IPRange=...`."""
         ipam = {"Driver": self.driver.ipam, "Config": list(pools)}
         return {"Name": name, "Driver": self.driver.name, "CheckDuplicate": True, "IPAM": ipam} | members
 
     def networks(self, **filters: list[str]) -> Json:
-        """Networks other than those that Docker has by itself."""
+        """Return the networks, except those that Docker has by itself."""
         listed = self.api("GET", "/networks", filters=filters)
         return [network for network in listed if network["Name"] not in BUILT_IN]
 
     def inspect(self, network: str) -> Json:
-        """Network as Docker shows it."""
+        """Return a network as Docker shows it."""
         return self.api("GET", f"/networks/{network}")
 
     def remove(self, network: str) -> None:
@@ -141,12 +140,12 @@ class Side:
     # Containers
 
     def create(self, name: str, network: str, endpoint: Json = None, **members: Json) -> str:
-        """Create a container on a network; returns its ID."""
+        """Create a container on a network; return its ID."""
         container = self.contained(network, endpoint, **members)
         return str(self.api("POST", "/containers/create", container, name=name)["Id"])
 
     def contained(self, network: str, endpoint: Json = None, **members: Json) -> Json:
-        """Body of `POST /containers/create`; members of HostConfig are in `HostConfig`."""
+        """Return the body of `POST /containers/create`; members of HostConfig are in `HostConfig`."""
         config = {"NetworkMode": network} | members.pop("HostConfig", {})
         networking = {"EndpointsConfig": {network: endpoint or {}}}
         made = {"Image": "busybox", "Cmd": ["sleep", "3600"], "StopSignal": "KILL"}
@@ -161,13 +160,13 @@ class Side:
         self.api("POST", f"/containers/{name}/stop", t=5)
 
     def run(self, name: str, network: str, endpoint: Json = None, **members: Json) -> str:
-        """Create and start a container on a network; returns its ID."""
+        """Create and start a container on a network; return its ID."""
         identity = self.create(name, network, endpoint, **members)
         self.start(name)
         return identity
 
     def attempt(self, name: str, network: str, endpoint: Json) -> str:
-        """Create a container, start it, and remove it: its address, or which call was refused and how."""
+        """Create, start and remove a container; return its address, or the failed call and its status."""
         call = "create"
         try:
             self.create(name, network, endpoint)
@@ -191,15 +190,15 @@ class Side:
         self.api("POST", f"/networks/{network}/disconnect", {"Container": container, "Force": force})
 
     def container(self, name: str) -> Json:
-        """Container as Docker shows it."""
+        """Return a container as Docker shows it."""
         return self.api("GET", f"/containers/{name}/json")
 
     def endpoint(self, container: str, network: str) -> Json:
-        """Endpoint of a container on a network as Docker shows it."""
+        """Return a container's endpoint on a network as Docker shows it."""
         return self.container(container)["NetworkSettings"]["Networks"][network]
 
     def address(self, container: str, network: str) -> str:
-        """A container's IPv4 address on a network."""
+        """Return a container's IPv4 address on a network."""
         return str(self.endpoint(container, network)["IPAddress"])
 
     def exec(self, container: str, *argv: str) -> str:
@@ -207,21 +206,21 @@ class Side:
         return self.host.docker("exec", container, *argv)
 
     def reaches(self, container: str, *targets: str) -> list[str]:
-        """Of some addresses or names, those that answer a container's echo request."""
+        """Return the addresses and names that answer a container's echo request."""
         ping = "ping -c 1 -W 1 $i >/dev/null 2>&1"
         script = f"for i; do {{ {{ {ping} || {ping}; }} && echo $i; }} & done; wait"
         answered = self.exec(container, "sh", "-c", script, "sh", *targets).split()
         return [target for target in targets if target in answered]
 
     def serves(self, address: str, container: str = "") -> bool:
-        """Whether a web server soon answers on port 8080 of an address, asked by the host or a container."""
+        """Return whether a web server on port 8080 of an address soon answers the host or a container."""
         ask = f"busybox wget -T 2 -O- http://{address}:8080/none 2>&1 | grep -q 404"
         script = f"for i in 1 2 3 4 5 6 7 8 9; do if {ask}; then echo yes; break; fi; sleep 0.2; done"
         argv = ("sh", "-c", script)
         return "yes" in (self.exec(container, *argv) if container else self.host.run(*argv))
 
     def fails(self, container: str, *argv: str) -> str:
-        """Return what a command says that fails in a container."""
+        """Return the output of a command that fails in a container."""
         try:
             said = self.exec(container, *argv)
         except CommandError as error:
@@ -230,7 +229,7 @@ class Side:
 
 
 def plain(value: Json, *without: str) -> Json:
-    """A value of Docker's API less what differs from network to network, and generated IDs and MACs."""
+    """Return a value of Docker's API without `VOLATILE` members, generated IDs and MACs."""
     if isinstance(value, dict):
         kept = {key: item for key, item in value.items() if key not in PASSING and key not in without}
         return {_plain_text(key): plain(item, *without) for key, item in kept.items()}

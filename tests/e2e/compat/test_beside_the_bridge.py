@@ -1,4 +1,4 @@
-"""Others' scenarios with our driver beside Docker's bridge: equal, or as docs/compatibility.md says.
+"""Scenarios of other projects with our driver and Docker's bridge: equal, or as in docs/compatibility.md.
 
 The default suite runs them on Docker 20.10, `make test-engines` on the newer engines.
 """
@@ -25,7 +25,7 @@ ENGINES = ("20.10", "26.1", "28.5")
 
 @dataclass(frozen=True)
 class Difference:
-    """Results of a scenario that differ from the bridge's, and the row of the page that says so."""
+    """A result of a scenario that differs from the bridge's, and the row of the page that documents it."""
 
     row: str
     scenario: str
@@ -37,7 +37,7 @@ class Difference:
 
 
 IPAM = {"ipam": ("openvswitch",)}
-"""With our driver of addresses."""
+"""Differences with our IPAM driver only."""
 
 OLD, NEW = {"engines": ("20.10",)}, {"engines": ("26.1", "28.5")}
 
@@ -45,11 +45,11 @@ OLD, NEW = {"engines": ("20.10",)}, {"engines": ("26.1", "28.5")}
 def differs(
     row: str, scenario: Scenario, labels: dict[str, tuple[Json, Json]], **where: tuple[str, ...]
 ) -> list[Difference]:
-    """Differences of one row in one scenario: what the bridge has and what we have, by label."""
+    """Return the differences of one row in one scenario; *labels*: the bridge's and our result by label."""
     return [Difference(row, scenario.__name__, label, *both, **where) for label, both in labels.items()]
 
 
-REFUSED = scenarios.what_makes_no_sense_is_refused
+REFUSED = scenarios.invalid_networks_are_refused
 OF_PLUGINS = (403, 500)
 OF_CONTAINERS = (
     *("of another container", "of another container, IPv6"),
@@ -62,10 +62,12 @@ DIFFERENCES = (
         scenarios.a_container_is_connected_and_disconnected,
         {"its gateway": ("10.20.0.1", "")},
     ),
-    *differs("Address of the gateway", scenarios.networks_are_apart, {"the gateway answers": (True, False)}),
+    *differs(
+        "Address of the gateway", scenarios.networks_are_isolated, {"the gateway answers": (True, False)}
+    ),
     *differs(
         "Interfaces",
-        scenarios.networks_are_apart,
+        scenarios.networks_are_isolated,
         {
             "interfaces": (["eth0", "lo"], ["eth0", "eth1", "lo"]),
             "routes": (["default", "10.20.0.0/24"], ["default", "10.20.0.0/24", "docker_gwbridge"]),
@@ -123,7 +125,7 @@ DIFFERENCES = (
     *differs("Subnets /31 and /32", REFUSED, {"subnet /31": (500, 0), "subnet /32": (500, 0)}, **IPAM, **OLD),
     *differs(
         "First address of `--ip-range`",
-        scenarios.addresses_are_given_in_turn,
+        scenarios.addresses_are_assigned_in_order,
         {"in turn": (["10.20.0.9", "10.20.0.11", "10.20.0.12"], ["10.20.0.8", "10.20.0.9", "10.20.0.11"])},
         **IPAM,
     ),
@@ -155,7 +157,7 @@ def host(engine_fabric: Fabric, engine: str) -> Host:
 
 @pytest.fixture(scope="module")
 def with_bridge(host: Host) -> Callable[[Scenario], dict[str, Json]]:
-    """Results of a scenario with the bridge, which runs once."""
+    """A function that returns the results of a scenario with the bridge, where each scenario runs once."""
     seen: dict[str, dict[str, Json]] = {}
 
     def run(scenario: Scenario) -> dict[str, Json]:
@@ -169,8 +171,8 @@ def with_bridge(host: Host) -> Callable[[Scenario], dict[str, Json]]:
 
 
 @pytest.mark.parametrize("ipam", IPAM_DRIVERS)
-def test_rows_in_ovn_come_and_go_with_dockers_networks_and_endpoints(host: Host, ipam: str) -> None:
-    """As kuryr-libnetwork's tests look at Neutron."""
+def test_rows_are_created_and_deleted_with_networks_and_endpoints(host: Host, ipam: str) -> None:
+    """kuryr-libnetwork has such tests for resources of Neutron."""
 
     def rows() -> tuple[list[str], list[str], int]:
         switches = host.run("ovn-nbctl", "--bare", "--columns=name", "list", "Logical_Switch").split()
@@ -202,7 +204,7 @@ def test_rows_in_ovn_come_and_go_with_dockers_networks_and_endpoints(host: Host,
 
 @pytest.mark.parametrize("ipam", IPAM_DRIVERS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_equals_the_bridge_or_differs_as_documented(
+def test_scenario_equals_the_bridge_or_differs_as_documented(
     host: Host,
     with_bridge: Callable[[Scenario], dict[str, Json]],
     engine: str,
@@ -224,11 +226,11 @@ def test_equals_the_bridge_or_differs_as_documented(
             assert expected.get(difference.label) == difference.bridge, difference.label
             wanted[difference.label] = difference.ours
     labels = wanted.keys() | side.seen.keys()
-    looks = {label: (wanted.get(label), side.seen.get(label)) for label in labels}
-    assert {label: both for label, both in looks.items() if both[0] != both[1]} == {}
+    results = {label: (wanted.get(label), side.seen.get(label)) for label in labels}
+    assert {label: both for label, both in results.items() if both[0] != both[1]} == {}
     if (
-        scenario is not scenarios.what_makes_no_sense_is_refused
-    ):  # Docker does not give back the pools of these
+        scenario is not scenarios.invalid_networks_are_refused
+    ):  # Docker 20.10 keeps the pools of refused networks
         for table in ("Logical_Switch", "Logical_Switch_Port", "DHCP_Options"):
             assert host.run("ovn-nbctl", "--bare", "--columns=_uuid", "list", table) == ""
 

@@ -1,4 +1,4 @@
-"""docs/compose.md, played with the Compose that Debian has beside each engine, and what swarm says."""
+"""The commands of docs/compose.md with the Compose of each Debian release, and errors in swarm mode."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def hosts(engine_fabric: Fabric, engine: str) -> dict[str, Host]:
 
 
 def typed() -> list[tuple[str, str, list[str]]]:
-    """Host, command, and lines of what it prints, in the page's order."""
+    """Return host, command and lines of output of each command, in the order of the page."""
     commands: list[tuple[str, str, list[str]]] = []
     for session in SESSION.findall(PAGE.read_text()):
         for line in session.splitlines():
@@ -45,20 +45,20 @@ def typed() -> list[tuple[str, str, list[str]]]:
     return commands
 
 
-def test_each_command_of_the_page_prints_what_the_page_shows(hosts: dict[str, Host], engine: str) -> None:
+def test_commands_of_the_page_print_the_documented_output(hosts: dict[str, Host], engine: str) -> None:
     compose = "docker-compose" if engine == "20.10" else "docker compose"
     for name, command, shown in typed():
         host, printed = hosts[name], ""
 
         def prints(host: Host = host, command: str = command, shown: list[str] = shown) -> bool:
             nonlocal printed
-            # The containers do not hear SIGTERM: Compose would wait ten seconds for each.
+            # The containers ignore SIGTERM: Compose would wait ten seconds for each.
             real = re.sub(r" down$", " down --timeout 0", command.replace("docker compose", compose))
             printed = host.run("sh", "-c", f"cd /root; {real}", timeout=120)
             return all(line in printed for line in shown)
 
         try:
-            # In user space a tunnel may lose a packet: a person would type the command again.
+            # In user space a tunnel may lose a packet: the command is repeated, as by a user.
             wait_for(prints, f"{command} to print {shown}") if shown else prints()
         except CommandError as error:
             raise AssertionError(f"{name}# {command}") from error
@@ -67,9 +67,7 @@ def test_each_command_of_the_page_prints_what_the_page_shows(hosts: dict[str, Ho
         assert host.docker("network", "ls", "--quiet", "--filter=driver=openvswitch") == ""
 
 
-def test_a_node_of_a_swarm_has_our_networks_and_refuses_services_as_the_page_says(
-    hosts: dict[str, Host], engine: str
-) -> None:
+def test_swarm_node_has_our_networks_and_refuses_services(hosts: dict[str, Host], engine: str) -> None:
     host, page = hosts["host1"], SWARM.read_text()
     host.docker("swarm", "init", f"--advertise-addr={host.address}")
     create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", "-o", "ovn.network=foo")

@@ -1,4 +1,4 @@
-"""Several real hosts on one machine: what the end-to-end tests run on."""
+"""Several real hosts on one machine, for the end-to-end tests."""
 
 from e2e.lab.command import CommandError, LabError, wait_for
 from e2e.lab.fabric import Fabric, missing

@@ -1,4 +1,4 @@
-"""Commands that tell all about their failure, and waits that end."""
+"""Commands whose errors have the whole output, and waits with a time limit."""
 
 import os
 import subprocess
@@ -11,22 +11,22 @@ from typing import IO, TypeVar
 ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
-    # Not /usr/local: the Docker under test is the distribution's.  Last, the environment that runs the tests.
+    # Without /usr/local, as the distribution's Docker is tested; with the virtual environment of the tests.
     "PATH": f"/usr/sbin:/usr/bin:/sbin:/bin:{sys.prefix}/bin",
 }
 
-PATIENCE = float(os.environ.get("OVN_DOCKER_TEST_PATIENCE", "1"))
+TIMEOUT_FACTOR = float(os.environ.get("OVN_DOCKER_TEST_PATIENCE", "1"))
 """Time-outs of the lab are multiplied by this, on a machine whose processor is emulated."""
 
 T = TypeVar("T")
 
 
 class LabError(Exception):
-    """The lab did not do what a test needs in order to mean anything."""
+    """The lab failed to do something that a test depends on."""
 
 
 class CommandError(LabError):
-    """A command failed: `status` is its exit status (124: it ran out of time), the rest what it wrote."""
+    """A command failed: *status* is its exit status (124: time limit), *stdout* and *stderr* its output."""
 
     def __init__(self, where: str, argv: tuple[str, ...], status: int, stdout: str, stderr: str) -> None:
         super().__init__(where, argv, status, stdout, stderr)
@@ -47,11 +47,11 @@ def run(
     env: dict[str, str] | None = None,
     stdin: str | IO[bytes] = "",
 ) -> str:
-    """What a command prints, without the last line's end.
+    """Return the output of a command, without the last line end.
 
-    `enter` is the command that puts it in its place, `where` the name of that place; `timeout` in seconds.
+    *enter*: the command that runs it in its place; *where*: the name of that place; *timeout* in seconds.
     """
-    timeout *= PATIENCE
+    timeout *= TIMEOUT_FACTOR
     done = subprocess.run(
         [*enter, "timeout", "--kill-after=1", f"{timeout:g}", *argv],  # inside: `nsenter` passes no signal on
         env=ENVIRONMENT | (env or {}),
@@ -59,7 +59,7 @@ def run(
         stdin=None if isinstance(stdin, str) else stdin,
         capture_output=True,
         check=False,
-        timeout=timeout + 5 * PATIENCE,
+        timeout=timeout + 5 * TIMEOUT_FACTOR,
     )
     stdout, stderr = (text.decode(errors="replace").rstrip("\n") for text in (done.stdout, done.stderr))
     if check and done.returncode:
@@ -70,7 +70,7 @@ def run(
 def begin(
     argv: list[str], env: dict[str, str], *, stdin: int = subprocess.DEVNULL
 ) -> tuple[subprocess.Popen[str], list[str]]:
-    """Start a long-lived process; returns it and the words of the first line that it printed."""
+    """Start a long-lived process; return it and the words of the first line that it prints."""
     process = subprocess.Popen(
         argv,
         env=ENVIRONMENT | env,
@@ -89,25 +89,26 @@ def begin(
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout: float = 60) -> T:
-    """Return what `condition()` does as soon as that is true; until then it may raise OSError or LabError.
+    """Return the first true value of `condition()`; until then it may raise OSError or LabError.
 
-    `timeout` is in seconds: so many that only what never happens takes all of them, on a slow machine too.
+    *timeout*, in seconds, is long enough for a slow machine; only a condition that never holds takes it all.
+    The pause between two calls is as long as a call, to leave the processor to the awaited process.
     """
-    timeout *= PATIENCE
+    timeout *= TIMEOUT_FACTOR
     deadline = time.monotonic() + timeout
     trouble: Exception | None = None
-    while time.monotonic() < deadline:
+    while (begun := time.monotonic()) < deadline:
         try:
             if result := condition():
                 return result
             trouble = None
         except (OSError, LabError) as error:
             trouble = error
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, time.monotonic() - begun), 0.5))
     raise LabError(f"waited {timeout:g} s in vain for {what}") from trouble
 
 
 def at_once(function: Callable[[T], object], subjects: Iterable[T]) -> None:
-    """Call a function on every subject, all at the same time."""
+    """Call a function for all subjects at the same time."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(function, subjects))

@@ -1,4 +1,4 @@
-"""The switches between hosts, and the life and death of everything on them."""
+"""The switches between hosts; they start and end all hosts on them."""
 
 import os
 import shlex
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from e2e.lab import images
-from e2e.lab.command import ENVIRONMENT, PATIENCE, at_once, begin, run
-from e2e.lab.host import TLS, Host
+from e2e.lab.command import ENVIRONMENT, TIMEOUT_FACTOR, at_once, begin, run
+from e2e.lab.host import Host
 
 PKI = "/root/pki"
 PROGRAMS = (
@@ -20,7 +20,7 @@ PROGRAMS = (
 
 
 def missing() -> list[str]:
-    """Why there can be no lab here; empty if there can."""
+    """Return the reason why this machine cannot run a lab; empty if it can."""
     reasons = [] if os.geteuid() == 0 else ["not root"]
     return reasons + [f"no {name}" for name in PROGRAMS if not shutil.which(name, path=ENVIRONMENT["PATH"])]
 
@@ -28,12 +28,12 @@ def missing() -> list[str]:
 class Fabric:
     """Two switches, one for management (each host's eth0) and one for tunnels (its eth1).
 
-    The fabric itself answers on the management network at `address` and `address6`, as the world outside
-    would.
+    The fabric itself answers on the management network at `address` and `address6`, in place of the world
+    outside.
 
-    Everything on it lives in one process-id namespace, whose first process waits for the end of a pipe that
-    we hold.  However we end, the kernel closes the pipe and kills every process inside, and with them goes
-    whatever only they used: mounts, networks, disks.
+    All processes of a fabric are in one PID namespace, whose first process waits for the end of a pipe that
+    this process holds. However this process ends, the kernel closes the pipe and kills all processes in the
+    namespace, and so releases the mounts, networks and disks that only they used.
     """
 
     address = "172.31.0.254"
@@ -60,15 +60,15 @@ class Fabric:
         self.close()
 
     def close(self) -> None:
-        """End everything; returns when it is gone."""
+        """End all processes; return when they are gone."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         for host in self.hosts:
             host.reap()
-        self._process.wait(timeout=30 * PATIENCE)
+        self._process.wait(timeout=30 * TIMEOUT_FACTOR)
 
     def keep(self) -> str:
-        """Let everything live on when we end; returns what to type to enter the hosts and to end them."""
+        """Keep the processes when this one ends; return the commands that enter the hosts and end them."""
         assert self._process.stdin is not None
         self._process.stdin.write("keep\n")
         self._process.stdin.close()
@@ -76,7 +76,7 @@ class Fabric:
         return "\n".join([*enter, f"to end all: kill -9 {self.pid}"])
 
     def add_hosts(self, *names: str, engine: str = "20.10") -> list[Host]:
-        """New hosts with the given version of Docker, switched on."""
+        """Make new hosts with the given version of Docker, and switch them on."""
         hosts = [Host(self, name, len(self.hosts) + i, engine) for i, name in enumerate(names, start=1)]
         self.power_on(*hosts)
         return hosts
@@ -89,7 +89,7 @@ class Fabric:
     def cluster(
         self, *names: str, engine: str = "20.10", store: bool = False, raft: bool = False
     ) -> list[Host]:
-        """New hosts on which everything but the driver runs; the first is also OVN's central host.
+        """Make hosts on which everything except the driver runs; the first is also OVN's central machine.
 
         With `store`, Docker keeps its global networks in an etcd on the first host; with `raft`, all hosts
         keep OVN's databases together.
@@ -117,27 +117,24 @@ class Fabric:
         return hosts
 
     def start_members(self, hosts: list[Host]) -> None:
-        """Have hosts keep OVN's databases together. The first has the authority of their certificates."""
+        """Start a clustered database on all hosts. The first host has the authority of their certificates."""
         first, *others = hosts
         first.run("ovn-docker", "pki", "init", f"--directory={PKI}")
         for host in hosts:
             issue = ("ovn-docker", "pki", "central", host.name, f"--address={host.address}")
             first.run(*issue, f"--directory={PKI}")
-            host.run("mkdir", "-p", "--mode=700", TLS)
-            for file in ("key.pem", "cert.pem", "ca.pem"):  # as with scp
-                text = first.path(f"{PKI}/{host.name}/{file}").read_text()
-                host.run("sh", "-c", f"umask 077; cat >{TLS}/{file}", stdin=text)
+            host.copy_tls(first, f"{PKI}/{host.name}")
         first.start_member("--create")
         for host in others:
             host.start_member()
 
     def run(self, *argv: str, check: bool = True, timeout: float = 30, stdin: str = "") -> str:
-        """What a command prints that runs in the fabric's network, on the machine's own file system."""
+        """Return the output of a command in the fabric's network, on the machine's own file system."""
         enter = ["nsenter", f"--target={self.pid}", "--net"]
         return run("fabric", enter, argv, check=check, timeout=timeout, stdin=stdin)
 
     def partition(self, host: Host) -> None:
-        """Drop all that goes to and from a host, silently: its interfaces stay up."""
+        """Drop all packets to and from a host; its interfaces stay up."""
         self._set_ports(host, "0")
 
     def heal(self, host: Host) -> None:

@@ -1,4 +1,4 @@
-"""A computer: its disk, its processes, its network, its programs."""
+"""A host of the lab: its disk, its processes, its network, its programs."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from e2e.lab import images
-from e2e.lab.command import PATIENCE, LabError, begin, run, wait_for
+from e2e.lab.command import TIMEOUT_FACTOR, LabError, begin, run, wait_for
 from e2e.lab.services import Controller, Daemon, Dockerd, Etcd, Service, Vswitchd
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 class Host:
     """A host on a fabric, off at first; `number` (1 to 253) determines its addresses.
 
-    What is written to its disk outlives a power cut; /run and /tmp do not.  The repository and the Python
-    that runs the tests are where they are outside, read-only.  `pid` is that of its first process, as seen
-    from outside; 0 = off.
+    Files on its disk survive a power cut; those in /run and /tmp do not. The repository and the Python that
+    runs the tests have the same paths as outside, read-only. `pid` is that of its first process, as seen from
+    outside; 0 = off.
     """
 
     def __init__(self, fabric: "Fabric", name: str, number: int, engine: str) -> None:
@@ -45,7 +45,7 @@ class Host:
             *(OVS_CTL, "--no-ovs-vswitchd", f"--system-id={name}", "start"),
             runs_as="/run/openvswitch/ovsdb-server",
         )
-        self.vswitchd = Vswitchd(  # not by ovs-ctl: it insists on the kernel module
+        self.vswitchd = Vswitchd(  # not started by ovs-ctl, which requires the kernel module
             self,
             *("ovs-vswitchd", "--pidfile", "--detach", "--no-chdir", "--log-file", "-vconsole:off"),
             runs_as="/run/openvswitch/ovs-vswitchd",
@@ -75,7 +75,7 @@ class Host:
     # Power
 
     def power_on(self) -> None:
-        """Boot: afterwards the host is on its network, and no program runs."""
+        """Boot: afterwards the host is connected to its network, without any program."""
         if self.pid:
             raise LabError(f"{self.name} is on already")
         self._process, (pid,) = begin(
@@ -93,25 +93,25 @@ class Host:
         self._plug_in()
 
     def shared(self) -> list[Path]:
-        """What it sees as it is outside."""
+        """Return the directories that the host shares with the machine."""
         return images.shared(self.engine)
 
     def power_off(self) -> None:
-        """Cut the power: every process dies where it stands."""
+        """Cut the power: kill all processes at once."""
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
             self.reap()
-            for port in self.ports:  # or the kernel, in its own time, which power_on could outrun
+            for port in self.ports:  # the kernel deletes them too, but maybe after power_on()
                 self.fabric.run("ip", "link", "delete", port, check=False)
 
     def reap(self) -> None:
-        """Wait for the death of all processes, however it came."""
+        """Wait until all processes have ended, for whatever reason."""
         if self._process:
-            self._process.wait(timeout=30 * PATIENCE)
+            self._process.wait(timeout=30 * TIMEOUT_FACTOR)
             self.pid = 0
 
     def _plug_in(self) -> None:
-        """Lay the cables between the fabric's switches and our eth0 and eth1."""
+        """Connect eth0 and eth1 with the fabric's switches."""
         for port, device, bridge in zip(self.ports, ("eth0", "eth1"), ("management", "tunnels"), strict=True):
             self.lay_cable(port, device, bridge)
         self.set_addresses("eth0", self.address, self.address6)
@@ -121,9 +121,9 @@ class Host:
             self.set_addresses("eth1", self.tunnel_address, self.tunnel_address6)
 
     def lay_cable(self, port: str, device: str, bridge: str) -> None:
-        """Connect a device, which appears, with a port of one of the fabric's switches.
+        """Create a device that is connected with a port of one of the fabric's switches.
 
-        It has the same MAC address after every boot, as a real one has: the other hosts remember it.
+        The device has the same MAC address after every boot, as a real one has; other hosts remember it.
         """
         mac = f"06:{zlib.crc32(f'{self.name} {device}'.encode()).to_bytes(5).hex(':')}"
         self.fabric.run(
@@ -133,9 +133,9 @@ class Host:
         )
 
     def leave_to_switch(self, device: str) -> None:
-        """Set a device up whose frames are for Open vSwitch, without an address.
+        """Set a device up without an address, for Open vSwitch.
 
-        In user space the kernel sees the frames too: it must not answer as well.
+        With a datapath in user space the kernel gets the frames, too, and must not answer them.
         """
         quiet = (
             f"cd /proc/sys/net; echo 1 > ipv6/conf/{device}/disable_ipv6;"
@@ -156,10 +156,10 @@ class Host:
 
     @property
     def enter(self) -> list[str]:
-        """The command that runs another command, or a shell, on this host.
+        """Return the command that runs another command, or a shell, on this host.
 
         It joins the host's control group first: systemd mounts cgroup2 with the option nsdelegate, with which
-        nobody is let in from the inside (the kernel's cgroup-v2.rst, "Delegation Containment").
+        a process cannot join from the inside (the kernel's cgroup-v2.rst, "Delegation Containment").
         """
         group = f"/proc/{self.fabric.pid}/root{self.fabric.group}/{self.name}/init/cgroup.procs"
         spaces = "--mount --net --uts --ipc --pid --cgroup --root --wd"
@@ -173,43 +173,43 @@ class Host:
         env: dict[str, str] | None = None,
         stdin: str | IO[bytes] = "",
     ) -> str:
-        """What a command prints.
+        """Return the output of a command.
 
-        Raises CommandError if it fails and `check` is set; it is killed after `timeout` seconds.
+        Raises CommandError if it fails and *check* is set; it is killed after *timeout* seconds.
         """
         if not self.pid:
             raise LabError(f"{self.name} is off")
         return run(self.name, self.enter, argv, check=check, timeout=timeout, env=env, stdin=stdin)
 
     def spawn(self, *argv: str, log: str = "/dev/null", env: dict[str, str] | None = None) -> int:
-        """Start a background process; returns its process id inside the host."""
+        """Start a background process; return its process ID inside the host."""
         detach = 'log=$1; shift; setsid "$@" >> "$log" 2>&1 & echo $!'
         return int(self.run("sh", "-ec", detach, "sh", log, *argv, env=env))
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to a process, by its process id inside."""
+        """Send a signal to a process, given its process ID inside the host."""
         self.run("kill", f"-{number.value}", str(pid))
 
     def docker(self, *args: str, timeout: float = 120, stdin: str | IO[bytes] = "") -> str:
-        """What the distribution's docker client prints."""
+        """Return the output of the distribution's docker client."""
         return self.run("docker", *args, timeout=timeout, stdin=stdin)
 
     def ping(self, container: str, address: str, *options: str) -> None:
-        """Raises CommandError unless the address answers the container within some seconds.
+        """Ping an address from a container. Raises CommandError unless it answers within some seconds.
 
-        In user space Open vSwitch may lose the first packets through a tunnel; and until the flows of a new
-        port are on the other hosts too, packets to it may get lost there.
+        In user space Open vSwitch may lose the first packets through a tunnel; and packets to a new port may
+        get lost until the other hosts have its flows, too.
         """
         tries = "for i in 0 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 $@ && exit; done; exit 1"
         self.docker("exec", container, "sh", "-c", tries, "sh", *options, address)
 
     def path(self, path: str) -> Path:
-        """Where a file of this host is for us, on or off; no absolute symbolic link may be on the way."""
+        """Return the outside path of a file of this host, on or off; *path* must have no absolute symlink."""
         root = f"/proc/{self.pid}/root" if self.pid else f"/proc/{self.fabric.pid}/root{self.disk}/changes"
         return Path(root + path)
 
     def logs(self) -> list[str]:
-        """Paths inside of the logs that its services have written so far."""
+        """Return the paths, inside the host, of the logs that its services have written so far."""
         root = self.path("/var/log")
         found = (
             log for directory in ("lab", "openvswitch", "ovn") for log in root.glob(f"{directory}/*.log")
@@ -217,45 +217,52 @@ class Host:
         return [f"/var/log/{log.relative_to(root)}" for log in sorted(found)]
 
     def tail(self, log: str, lines: int = 25) -> str:
-        """The end of a log."""
+        """Return the last lines of a log."""
         try:
             return "\n".join(self.path(log).read_text(errors="replace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
 
-    # What a host is for
+    # Roles of a host
 
     def start_central(self) -> None:
-        """OVN's central part, its databases on TCP ports 6641 and 6642."""
+        """Start OVN's central part, with its databases on TCP ports 6641 and 6642."""
         for service in (self.northbound, self.southbound, self.northd):
             service.start()
         self.run("ovn-nbctl", "set-connection", "ptcp:6641")
         self.run("ovn-sbctl", "set-connection", "ptcp:6642")
 
     def start_member(self, *options: str) -> str:
-        """Its part of OVN's databases, which all hosts keep together; returns what our command says."""
+        """Start a member of clustered OVN databases on this host; return the output of our command."""
         start = ("ovn-docker", "central", "start", f"--cluster={self._members}", f"--tls={TLS}", "--rbac")
         return self.run(*start, *options, timeout=100)
 
     def join_members(self) -> None:
-        """What `join` does, by our command, for databases that all hosts keep together."""
+        """Set this host up, as `join` does, with our command and for clustered databases."""
         self.run(
             *("ovn-docker", "host", "setup", f"--central={self._members}", f"--tls={TLS}"),
             *(f"--encap-ip={self.tunnel_address}", "--encap-type=geneve"),
         )
         self.controller.start()
 
+    def copy_tls(self, authority: "Host", directory: str, to: str = TLS) -> None:
+        """Copy key and certificates from a directory of the authority's host, as scp does."""
+        self.run("mkdir", "-p", "--mode=700", to)
+        for file in ("key.pem", "cert.pem", "ca.pem"):
+            text = authority.path(f"{directory}/{file}").read_text()
+            self.run("sh", "-c", f"umask 077; cat >{to}/{file}", stdin=text)
+
     @property
     def _members(self) -> str:
         return ",".join(host.address for host in self.fabric.hosts)
 
     def start_switch(self) -> None:
-        """Open vSwitch."""
+        """Start Open vSwitch."""
         self.ovsdb.start()
         self.vswitchd.start()
 
     def meet(self, hosts: "list[Host]") -> None:
-        """Get to know the other ends of the tunnels: in user space the first packet to each gets lost.
+        """Send a packet to the other ends of the tunnels: in user space the first packet to each gets lost.
 
         Open vSwitch learns their MAC addresses from ARP replies, as soon as it has a tunnel.
         """
@@ -270,7 +277,7 @@ class Host:
                 wait_for(lambda host=host: met(host), f"{self.name} to meet {host.name}")
 
     def join(self, central: str) -> None:
-        """The guide's one-time set-up, with the central components at an address, and then ovn-controller."""
+        """Run the guide's one-time set-up with a central machine's address, and start ovn-controller."""
         settings = {
             "ovn-remote": f"tcp:{central}:6642",
             "ovn-nb": f"tcp:{central}:6641",
@@ -286,15 +293,15 @@ class Host:
         self.controller.start()
 
     def start_docker(self, *options: str) -> None:
-        """containerd and dockerd; images come with `load`."""
+        """Start containerd and dockerd; load() adds images."""
         self.containerd.start()
         self.dockerd.start(*options)
 
     def cluster_store(self, central: str) -> tuple[str, ...]:
-        """Options with which dockerd keeps its global networks in the etcd at an address."""
+        """Return the options with which dockerd keeps its global networks in the etcd at an address."""
         return f"--cluster-store=etcd://{central}:2379", f"--cluster-advertise={self.address}:0"
 
     def load(self, image: str) -> None:
-        """Give Docker one of the lab's images: "busybox", or "tools" that adds python3 and iproute2's ip."""
+        """Load an image of the lab into Docker: "busybox", or "tools" with python3 and iproute2's ip."""
         with images.image(image).open("rb") as archive:
             self.docker("import", "-", image, stdin=archive)

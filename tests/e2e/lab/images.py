@@ -1,4 +1,4 @@
-"""What the lab builds once and keeps between runs: container images, and systems with newer Docker."""
+"""Files that the lab builds once and keeps: container images, and root file systems with newer Docker."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from e2e.lab.command import run
 
 REPOSITORY = Path(__file__).parents[3]
 
-# Versions of Docker, and the Debian that has them; 20.10 is the machine's own.
+# Versions of Docker, and the Debian release with each; 20.10 is that of the machine.
 SUITES = {"26.1": "trixie", "28.5": "sid"}
 PACKAGES = (
     "busybox-static,containerd,docker-cli,docker-compose,docker.io,iproute2,iptables,nftables,"
@@ -21,14 +21,14 @@ PACKAGES = (
 
 
 def cache() -> Path:
-    """The directory that keeps them."""
+    """Return the directory of the cached files."""
     directory = Path(os.environ.get("OVN_DOCKER_TEST_CACHE", "/var/cache/ovn-docker-tests"))
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
 def image(name: str) -> Path:
-    """An archive of a container's files, as `docker import` takes it: "busybox" or "tools"."""
+    """Return an archive for `docker import` of the files of an image: "busybox" or "tools"."""
 
     def build(path: Path) -> None:
         with tarfile.open(path, "w", dereference=True) as tar:
@@ -38,7 +38,7 @@ def image(name: str) -> Path:
 
 
 def system(engine: str) -> Path:
-    """The file system of a machine with a version of Docker; building one takes a minute or two."""
+    """Return the root file system for a version of Docker; building it takes one or two minutes."""
     if engine == "20.10":
         return Path("/")
 
@@ -50,17 +50,17 @@ def system(engine: str) -> Path:
 
 
 def shared(engine: str) -> list[Path]:
-    """What a host must see of the machine: this repository and the Python that runs us."""
+    """Return the directories of the machine that a host must share: this repository and the Python in use."""
     paths = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
     if Path("/usr") in paths:  # the tests run on Debian's own Python
         paths.remove(Path("/usr"))
-        if engine != "20.10":  # it takes the place of the other Debian's
+        if engine != "20.10":  # it would replace that of the other Debian release
             paths |= {Path("/usr/bin/python3"), Path(os.__file__).parent}
     return sorted(paths)
 
 
 def built_once(name: str, build: Callable[[Path], None]) -> Path:
-    """A file or directory of the cache, built under another name: what has its name is complete."""
+    """Return a cached file or directory; it is built under another name, so that it is never incomplete."""
     path = cache() / name
     if path.exists():
         return path
@@ -96,13 +96,13 @@ def _add_tools(tar: tarfile.TarFile) -> None:
 
 
 def _needed(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Python's library without its tests, its editor and what links programs."""
+    """Return a file of Python's library, or None for tests, IDLE and the files for linking programs."""
     name = Path(member.name).name
     return None if name in {"test", "idlelib", "ensurepip"} or name.startswith("config-") else member
 
 
 def _shared_objects(programs: list[Path]) -> set[Path]:
-    """The shared libraries of programs, where they really are: below /usr."""
+    """Return the shared libraries of programs, by their paths below /usr."""
     words = {word for line in _lines("ldd", *map(str, programs)) for word in line.split()}
     paths = [Path(word) for word in words if word.startswith("/") and not word.endswith(":")]
     return {path.parent.resolve() / path.name for path in paths}

@@ -1,4 +1,4 @@
-"""The programs that run on a host: each is started, awaited, stopped and killed in the same way."""
+"""The programs of a host; each is started, awaited, stopped and killed in the same way."""
 
 import http.client
 import signal
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """A program that stays in the foreground; ready when its Unix socket `listens` accepts connections.
+    """A program that stays in the foreground; ready when its Unix socket *listens* accepts connections.
 
-    Its `name` is that of the program, if not given.
+    *name* is by default that of the program.
     """
 
     def __init__(self, host: "Host", *argv: str, listens: str, name: str = "") -> None:
@@ -29,7 +29,7 @@ class Service:
 
     @property
     def pid(self) -> int | None:
-        """Its process id inside the host, None if it does not run."""
+        """The process ID inside the host; None if the program does not run."""
         try:
             pid = int(self.host.path(self.pidfile).read_text())
         except (OSError, ValueError):
@@ -37,40 +37,49 @@ class Service:
         return pid if self.host.path(f"/proc/{pid}").exists() else None
 
     def start(self, *extra: str, wait: bool = True, env: dict[str, str] | None = None) -> None:
-        """Start it, with further arguments; returns when it is ready (`wait`) or at once."""
+        """Start the program with further arguments; return when it is ready (*wait*) or at once."""
         if self.pid:
             raise LabError(f"{self} runs already")
+        if self._replies():
+            raise LabError(f"another process listens on {self.listens} of {self.host.name}: stop it first")
         self._launch(*extra, env=env or {})
         if wait:
             self.await_ready()
 
     def await_ready(self) -> None:
-        """Returns when it is ready."""
+        """Return when the program is ready."""
         wait_for(lambda: not self.pid or self.ready(), f"{self} to be ready", timeout=90)
         if not self.pid:
             raise LabError(f"{self} ended at once:\n{self.host.tail(self.log)}")
 
     def stop(self) -> None:
-        """Ask it to end; returns when it has."""
+        """Ask the program to end; return when it has ended."""
         if self.pid:
             self._ask_to_end()
             self._await_end()
 
     def kill(self) -> None:
-        """End it in the middle of whatever it does."""
+        """Kill the program."""
         self.signal(signal.SIGKILL)
         self._await_end()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, if it runs."""
+        """Send a signal to the program, if it runs."""
         if pid := self.pid:
             self.host.kill(pid, number)
 
     def ready(self) -> bool:
-        """Whether it serves; OSError also means that it does not."""
+        """Return whether the program serves; OSError also means that it does not."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self.host.path(self.listens)))
         return True
+
+    def _replies(self) -> bool:
+        """Return whether a process serves at *listens*, which would be taken for the one that is started."""
+        try:
+            return bool(self.listens) and self.ready()
+        except OSError:
+            return False
 
     def __str__(self) -> str:
         return f"{self.name} on {self.host.name}"
@@ -100,7 +109,7 @@ class Dockerd(Service):
 
 
 class Etcd(Service):
-    """A key-value store: ready when it says so at the address that it `listens` on."""
+    """A key-value store: ready when its health page at the address *listens* says so."""
 
     def ready(self) -> bool:
         health = self.host.run("busybox", "wget", "-q", "-O-", f"{self.listens}/health", check=False)
@@ -110,7 +119,7 @@ class Etcd(Service):
 class Daemon(Service):
     """A program of Open vSwitch or OVN, ready when the command that starts it returns.
 
-    `runs_as` is the path of its process id file and its control socket, without their endings.
+    *runs_as*: the path of its pidfile and its control socket, without their endings.
     """
 
     def __init__(self, host: "Host", *argv: str, runs_as: str) -> None:
@@ -124,7 +133,7 @@ class Daemon(Service):
         return True
 
     def appctl(self, *command: str) -> str:
-        """What it answers to a command on its control socket."""
+        """Return the answer to a command on its control socket."""
         target = f"{self.runs_as}.ctl"
         if not self.host.path(target).exists():
             target = f"{self.runs_as}.{self.pid}.ctl"
@@ -138,9 +147,9 @@ class Daemon(Service):
 
 
 class Vswitchd(Daemon):
-    """The switch.  In user space it tunnels only through a bridge with both the interface and its address.
+    """ovs-vswitchd. In user space it needs a bridge with the interface and its address for tunnels.
 
-    The bridge always has the same MAC address, as a real interface has: the other hosts remember it.
+    The bridge always has the same MAC address, as a real interface has; other hosts remember it.
     """
 
     def _launch(self, *extra: str, env: dict[str, str]) -> None:

@@ -1,16 +1,17 @@
-"""A real OpenStack cloud on one machine: what the tests of the underlay mode run on.
+"""A real OpenStack cloud on one machine, for the tests of the underlay mode.
 
-On a fabric: a control node with Keystone, Neutron (ML2/OVN, trunks) and OVN's central part; hypervisors;
-virtual machines, which are hosts of the lab whose one NIC is a port of Neutron, plugged into a hypervisor
-as Nova does it. They reach the APIs over that NIC: the network `management` is flat, and it is the
-fabric's. The driver in a VM is `vm.driver.start()`, whose environment is the guide's openrc.sh.
+A cloud consists of a control node with Keystone, Neutron (ML2/OVN, trunks) and OVN's central part, of
+hypervisors, and of virtual machines: hosts of the lab with one NIC, which is a port of Neutron and is plugged
+into a hypervisor as Nova does it. Virtual machines reach the APIs over that NIC, on the fabric's flat network
+`management`. `vm.driver.start()` starts the driver in a VM, with the variables of openrc.sh.
 
-In a test: the fixtures `cloud` (two hypervisors) and `vms` (vm1 and vm2 on the first, vm3 on the second,
-with real Docker), and the mark `underlay`; `--keep` leaves the cloud running. By hand: `make run-underlay`.
-Both print how to enter each machine and how to end it all; in a VM, /root/openrc.sh is the guide's, and
-the password of `demo` is demo-secret. `make test-underlay NEUTRON=26` takes another release.
+A test has the mark `underlay` and uses the fixtures `cloud` (two hypervisors) and `vms` (vm1 and vm2 on the
+first, vm3 on the second, with real Docker); `--keep` leaves the cloud running. `make run-underlay` starts a
+cloud without a test. Both print the commands to enter each machine and to end the cloud. In a VM,
+/root/openrc.sh is the guide's file; the password of `demo` is demo-secret.
+`make test-underlay NEUTRON=26` uses another release.
 
-The first start installs (a minute) and initialises (half a minute) what is then kept in the lab's cache.
+The first start installs Neutron (a minute) and fills its database (half a minute); the cache keeps both.
 """
 
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ __all__ = ["BRIDGE", "RELEASES", "VM", "Account", "Cloud", "Hypervisor", "missin
 
 
 def missing_for_cloud() -> list[str]:
-    """Why there can be no cloud where there can be a lab; empty if there can."""
+    """Return what this machine lacks to run a cloud, besides the needs of the lab."""
     programs = ("ethtool", "mariadb", "mariadb-install-db", "mariadbd")
     absent = [f"no {name}" for name in programs if not which(name, path=ENVIRONMENT["PATH"])]
     return absent if find_spec("openstack") else [*absent, "no openstacksdk"]

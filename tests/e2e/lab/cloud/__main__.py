@@ -1,4 +1,4 @@
-"""A cloud to look at: ``make run-underlay``. Two VMs on two hypervisors, a network, and a ping."""
+"""A cloud for demonstration, ``make run-underlay``: two VMs on two hypervisors, a network, and a ping."""
 
 import sys
 
@@ -14,7 +14,7 @@ ADDRESS = "docker inspect --format '{{.NetworkSettings.Networks.foo.IPAddress}}'
 
 
 def show(vm: VM, command: str) -> str:
-    """What a command prints in a VM; both are shown."""
+    """Run a command in a VM; print it and its output."""
     print(f"\n{vm.name}# {command}", flush=True)
     said = vm.run("sh", "-ec", f"cd /root; {command}", timeout=120)
     print(said, flush=True)
@@ -22,7 +22,7 @@ def show(vm: VM, command: str) -> str:
 
 
 def session(cloud: Cloud) -> None:
-    """The guide's underlay section in two VMs of the tenant demo."""
+    """Run the guide's underlay section in two VMs of the tenant demo."""
     places = zip(("vm1", "vm2"), cloud.hypervisors, strict=True)
     vm1, vm2 = vms = [cloud.boot(name, hypervisor, cloud.demo) for name, hypervisor in places]
     at_once(VM.prepare, vms)
@@ -42,9 +42,9 @@ def session(cloud: Cloud) -> None:
 
 
 def main() -> None:
-    """Start it, show it, and leave it running."""
+    """Start a cloud, run the session, and leave the cloud running."""
     if lacks := missing() or missing_for_cloud():
-        sys.exit(f"no cloud here: {', '.join(lacks)}")
+        sys.exit(f"cannot start a cloud here: {', '.join(lacks)}")
     print(
         "Starting Keystone, Neutron, OVN, two hypervisors and two VMs (a few minutes the first time)",
         flush=True,

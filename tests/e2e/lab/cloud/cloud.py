@@ -33,7 +33,7 @@ class Account:
 
     @property
     def openrc(self) -> dict[str, str]:
-        """The variables of an openrc.sh as the guide has it, of Keystone's v2.0 time."""
+        """The variables of the guide's openrc.sh, which is of the time of Keystone v2.0."""
         return {
             "OS_AUTH_URL": f"http://{self._cloud.control.address}:5000/v2.0",
             "OS_TENANT_ID": self.project,
@@ -42,11 +42,11 @@ class Account:
         }
 
     def token(self) -> str:
-        """A token, as `openstack token issue` prints it."""
+        """Return a token, as `openstack token issue` prints it."""
         return self._cloud.inside(lambda: self._connection.auth_token)
 
     def application_credential(self, name: str) -> Any:
-        """A new application credential of the user."""
+        """Create an application credential of the user."""
         identity, user = self._connection.identity, self._connection.current_user_id
         return self._cloud.inside(lambda: identity.create_application_credential(user=user, name=name))
 
@@ -100,13 +100,13 @@ class Cloud:
         )
 
     def inside(self, function: Callable[[], T]) -> T:
-        """What a function returns that runs in the control node's network."""
+        """Run a function in the control node's network, and return its result."""
         return self._thread.submit(function).result()
 
     def boot(
         self, name: str, hypervisor: Hypervisor, tenant: Account, network: Any = None, **port: Any
     ) -> VM:
-        """A tenant's virtual machine, switched on, with a port on a network (management if not given)."""
+        """Switch on a tenant's new virtual machine, with a port on a network (default: management)."""
         number = len(self.fabric.hosts) + 1
         network = network or self.management
         if network is self.management:
@@ -121,7 +121,7 @@ class Cloud:
         return vm
 
     def boot_three(self) -> tuple[VM, VM, VM]:
-        """Virtual machines of demo on which all but the driver runs: two on hv1, the third on hv2."""
+        """Boot three virtual machines of demo, without the driver: two on hv1, the third on hv2."""
         hv1, hv2 = self.hypervisors
         places = {"vm1": hv1, "vm2": hv1, "vm3": hv2}
         vm1, vm2, vm3 = (self.boot(name, place, self.demo) for name, place in places.items())
@@ -129,7 +129,7 @@ class Cloud:
         return vm1, vm2, vm3
 
     def delete(self, vm: VM) -> None:
-        """Switch a virtual machine off for good, and delete its port, with the trunk if it has become one."""
+        """Switch a virtual machine off for good, and delete its port and trunk."""
         vm.power_off()
         vm.hypervisor.unplug(vm)
         for trunk in self.admin.trunks(port_id=vm.port.id):
@@ -137,10 +137,10 @@ class Cloud:
         self.admin.delete_port(vm.port.id)
 
     def _bind(self, port: Any, hypervisor: Hypervisor) -> Any:
-        """A port with its place on a hypervisor, as Nova asks for it.
+        """Bind a port to a hypervisor, as Nova does.
 
-        Neutron refuses, in the port's binding only, while it does not know yet that the hypervisor lives and
-        which networks its bridges lead to; then the port could not be a trunk's. It tries at each update.
+        The binding fails, without an error, until Neutron knows the hypervisor and the networks of its
+        bridges; a port without a binding cannot have a trunk. Each update makes Neutron bind again.
         """
         place = {
             "binding_host_id": hypervisor.name,
@@ -160,7 +160,7 @@ class Cloud:
 
 
 def _enter(pid: int) -> None:
-    """Take this thread into the network of a process."""
+    """Enter the network namespace of a process with this thread."""
     with Path(f"/proc/{pid}/ns/net").open() as space:
         if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), 0):  # os.setns is Python 3.12's
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

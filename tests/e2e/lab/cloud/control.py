@@ -21,7 +21,7 @@ TENANTS = ("demo", "alt")
 DATA = "/var/lib/openstack"
 SOCKET = "/run/lab/mariadb.sock"
 
-# Keystone's end of the work that `keystone-manage bootstrap` begins.
+# Accounts and endpoints besides those that `keystone-manage bootstrap` makes.
 ACCOUNTS = """
 import sys, openstack
 address, *tenants = sys.argv[1:]
@@ -43,7 +43,7 @@ identity.create_endpoint(
 
 
 def environment(release: str) -> Path:
-    """The virtual environment with a release of Neutron and the Keystone of its time."""
+    """Return the virtual environment of a release of Neutron and its Keystone; build it once."""
     pins = HERE / f"neutron-{release}.txt"
 
     def build(path: Path) -> None:
@@ -55,7 +55,7 @@ def environment(release: str) -> Path:
 
 
 def data(release: str) -> Path:
-    """What Keystone and Neutron store before anything has happened, with the accounts of `TENANTS`."""
+    """Return the initial data of Keystone and Neutron, with the accounts of `TENANTS`; build it once."""
     from e2e.lab.fabric import Fabric
 
     environment(release)  # not inside `build`, while the cache is locked
@@ -74,7 +74,7 @@ def data(release: str) -> Path:
 class ControlNode(Host):
     """Keystone on TCP port 5000, Neutron on 9696, their database, and OVN's central part.
 
-    Always the host with the same address, which is in Keystone's catalogue.
+    The host always has the same address, because Keystone's catalogue contains it.
     """
 
     def __init__(self, fabric: "Fabric", release: str) -> None:
@@ -97,7 +97,7 @@ class ControlNode(Host):
         return [*super().shared(), self.environment]
 
     def start(self) -> None:
-        """Everything, as it was after `initialise`."""
+        """Start all services, with the data of `initialise`."""
         self._configure()
         run("lab", [], ("cp", "--archive", str(data(self.release)), str(self.path(DATA))))
         for service in (self.database, self.keystone, self.neutron):
@@ -106,7 +106,7 @@ class ControlNode(Host):
             service.await_ready()
 
     def initialise(self) -> None:
-        """Fill the data directory; afterwards nothing runs."""
+        """Fill the data directory, and stop all services afterwards."""
         self._configure()
         self.path(DATA).mkdir()
         self.run(
@@ -138,7 +138,7 @@ class ControlNode(Host):
         self.database.stop()
 
     def query(self, statement: str, *options: str) -> str:
-        """What the databases' server answers to a statement of SQL."""
+        """Return the database server's reply to a statement of SQL."""
         client = ("mariadb", "--no-defaults", f"--socket={SOCKET}", "--user=root")
         return self.run(*client, f"--execute={statement}", *options)
 
@@ -156,11 +156,11 @@ class ControlNode(Host):
 
 
 class Api(Service):
-    """One of OpenStack's HTTP services, under uWSGI: ready when its page `at` tells of versions.
+    """One of OpenStack's HTTP services, under uWSGI: ready when its page `at` lists versions.
 
-    uWSGI closes each connection without saying so unless it is told to: clients would run into that.
-    Its buffer holds an address twice: it takes some 8 kB, as what is in front of Neutron elsewhere (Apache's
-    LimitRequestLine, eventlet's url_length_limit).
+    uWSGI closes each connection after a reply; with the header it announces that to clients. Its buffer holds
+    the address of a request twice, so the limit of an address is about 8 kB, as with the servers that clouds
+    run Neutron under (Apache's LimitRequestLine, eventlet's url_length_limit).
     """
 
     def __init__(self, host: ControlNode, name: str, module: str, at: str) -> None:
@@ -176,7 +176,7 @@ class Api(Service):
         )
 
     def signal(self, number: signal.Signals) -> None:
-        """Its workers too, which are in its process group."""
+        """Send a signal to the process group, which includes the workers."""
         if pid := self.pid:
             self.host.run("kill", f"-{number.value}", "--", f"-{pid}")
 

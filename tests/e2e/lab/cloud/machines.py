@@ -1,4 +1,4 @@
-"""What Nova would start: hypervisors, and virtual machines whose NICs are ports of Neutron."""
+"""Hypervisors, and virtual machines whose NICs are ports of Neutron: the part that Nova has in a cloud."""
 
 from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,9 @@ BRIDGE = "breth0"
 
 
 class Hypervisor(Host):
-    """A host whose integration bridge virtual machines are plugged into.
+    """A host with virtual machines on its integration bridge.
 
-    A third cable, to its bridge br-ex, makes the fabric's management network one of Neutron's.
+    A third cable, to the bridge br-ex, connects the fabric's management network to Neutron.
     """
 
     def _plug_in(self) -> None:
@@ -35,10 +35,10 @@ class Hypervisor(Host):
         )
 
     def unplug(self, vm: "VM") -> str:
-        """Remove the other end of a virtual machine's NIC, however it was switched off; returns its name."""
+        """Remove the other end of a VM's NIC, in whatever way the VM was switched off; return its name."""
         tap = f"tap{vm.port.id[:11]}"
         self.run("ovs-vsctl", "--timeout=10", "--if-exists", "del-port", "br-int", tap)
-        self.run("ip", "link", "delete", tap, check=False)  # or the kernel would, in its own time
+        self.run("ip", "link", "delete", tap, check=False)  # the kernel deletes it too, but later
         return tap
 
     def plug(self, vm: "VM") -> None:
@@ -93,7 +93,7 @@ class VM(Host):
         return self.account.openrc | {"OS_VIF_ID": self.port.id}
 
     def prepare(self) -> None:
-        """Everything but the driver, as the guide has it."""
+        """Start everything but the driver, as the guide does."""
         self.save_openrc()
         self.start_switch()
         self.make_bridge()
@@ -101,12 +101,12 @@ class VM(Host):
         self.load("busybox")
 
     def save_openrc(self) -> None:
-        """The guide's file, /root/openrc.sh."""
+        """Write the guide's file, /root/openrc.sh."""
         exports = [f"export {key}={value}" for key, value in self.openrc.items()]
         self.path("/root/openrc.sh").write_text("\n".join(["#!/bin/bash", *exports, ""]))
 
     def make_bridge(self) -> None:
-        """The guide's step 2 in short, after each boot: the NIC in a bridge, which has its address."""
+        """Move the NIC and its address into a bridge, as the guide's step 2 does; needed after each boot."""
         datapath = "netdev" if self.fabric.userspace else "system"
         mac = f'other_config:hwaddr="{self.port.mac_address}"'
         self.run(
@@ -120,7 +120,7 @@ class VM(Host):
         self.tune_bridge()
 
     def tune_bridge(self) -> None:
-        """What only a datapath in user space needs."""
+        """Set what a datapath in user space needs."""
         self.leave_to_switch("eth0")
         self._offload_nothing(BRIDGE)
 
@@ -131,7 +131,7 @@ class VM(Host):
         self.run("ip", "address", "replace", str(self.interface), "dev", "eth0")
 
     def _offload_nothing(self, device: str) -> None:
-        """In user space Open vSwitch passes packets on as they are, without what hardware fills in."""
+        """Disable checksum offload: in user space Open vSwitch does not fill in checksums."""
         if self.fabric.userspace:
             self.run("ethtool", "--offload", device, "tx", "off", check=False)
 

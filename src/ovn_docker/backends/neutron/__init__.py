@@ -1,0 +1,1 @@
+"""Underlay mode: networks, ports and subports of Neutron."""

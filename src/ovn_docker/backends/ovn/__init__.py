@@ -1,0 +1,1 @@
+"""Overlay mode: rows of the OVN northbound database."""

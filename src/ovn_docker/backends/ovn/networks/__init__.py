@@ -1,0 +1,1 @@
+"""Networks, endpoints and addresses, as calls of Docker create and delete them."""

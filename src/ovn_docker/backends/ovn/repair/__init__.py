@@ -1,0 +1,1 @@
+"""Rows that should not exist or are missing: leftovers, lost hosts, restored and emptied databases."""

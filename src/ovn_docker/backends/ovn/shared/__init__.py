@@ -1,0 +1,1 @@
+"""Shared networks: joining, leaving, names of containers, and what hosts say of themselves to each other."""

@@ -1,0 +1,1 @@
+"""The driver as a daemon: settings to objects, control socket, log, metrics."""

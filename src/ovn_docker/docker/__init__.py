@@ -1,0 +1,1 @@
+"""Docker: the plugin protocol that it speaks on a Unix socket, and the engine's own API."""

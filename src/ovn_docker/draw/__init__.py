@@ -1,0 +1,1 @@
+"""Pictures of the cluster: a layout, and its forms as SVG, HTML and Graphviz."""

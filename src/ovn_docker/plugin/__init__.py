@@ -1,1 +1,0 @@
-"""What Docker says: the plugin protocol on a Unix socket."""

@@ -1,0 +1,85 @@
+"""ovn-northd and the servers of OVN's two databases on this machine: started, restarted and stopped."""
+
+from ovn_docker.host.daemons import NORTHD, read_daemon
+from ovn_docker.host.places import booted_with_systemd, find_places
+from ovn_docker.host.run import StepFailed
+from ovn_docker.setup.central import ovn_ctl
+from ovn_docker.setup.databases import DATABASES, OVN_CTL, CentralDatabase
+from ovn_docker.setup.steps import Steps
+
+UNITS = ("ovn-central", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
+"""Debian's units; the last three too, because ovn-central counts as active when one of them is dead."""
+
+
+def all_running() -> bool:
+    """Return whether both databases and ovn-northd run."""
+    return _northd_runs() and all(database.pid() for database in DATABASES)
+
+
+def any_running() -> bool:
+    """Return whether a database or ovn-northd runs."""
+    return _northd_runs() or any(database.pid() for database in DATABASES)
+
+
+def start_daemons(steps: Steps) -> None:
+    """Start ovn-northd and both database servers, by systemd where it runs the machine."""
+    what = "start ovn-northd and the northbound and southbound databases"
+    if booted_with_systemd():
+        steps.change(what, "systemctl", "start", *UNITS)
+        hint = "see `journalctl -u ovn-northd -u ovn-ovsdb-server-nb -u ovn-ovsdb-server-sb`"
+    elif any(database.clustered() for database in DATABASES):
+        hint = "see the logs in /var/log/ovn"
+        _start_members(steps)
+    else:
+        steps.change(what, *_by_ovn_ctl("start_northd"))
+        hint = "see the logs in /var/log/ovn"
+    steps.wait(what, all_running, seconds=15, hint=hint)
+    alone = [database for database in DATABASES if not database.clustered()]
+    steps.wait(what, lambda: all(database.answers() for database in alone), seconds=15, hint=hint)
+
+
+def restart_server(steps: Steps, database: CentralDatabase) -> None:
+    """Restart a database's server; clients connect again at once."""
+    what = f"restart the {database.title}"
+    if booted_with_systemd():
+        steps.change(what, "systemctl", "restart", f"ovn-ovsdb-server-{database.short}")
+    else:
+        _run_server(steps, database, what, *_by_ovn_ctl(f"restart_{database.short}_ovsdb"))
+    steps.wait(what, database.answers, seconds=15, hint=f"see {database.log}")
+
+
+def stop_daemons(steps: Steps) -> None:
+    """Stop ovn-northd and both database servers, whether systemd or a shell has started them."""
+    what = "stop ovn-northd and the northbound and southbound databases"
+    if booted_with_systemd():
+        steps.change(what, "systemctl", "stop", *UNITS)
+        if steps.dry_run:
+            return
+    if any_running():
+        steps.change(what, OVN_CTL, "stop_northd")
+
+
+def _northd_runs() -> bool:
+    return read_daemon(NORTHD, find_places()).pid is not None
+
+
+def _start_members(steps: Steps) -> None:
+    """Start the servers one by one, because ovn-ctl(8) waits half a minute for each to find a leader."""
+    for database in DATABASES:
+        command = _by_ovn_ctl(f"start_{database.short}_ovsdb")
+        _run_server(steps, database, f"start the {database.title}", *command)
+    steps.change("start ovn-northd", *_by_ovn_ctl("start_northd --ovn-manage-ovsdb=no"))
+
+
+def _by_ovn_ctl(command: str) -> tuple[str, ...]:
+    """Return a command line of ovn-ctl(8) with the options of `ovn_ctl.DEFAULTS`, as in Debian's units."""
+    return "sh", "-c", f". {ovn_ctl.DEFAULTS}; exec {OVN_CTL} {command} $OVN_CTL_OPTS"
+
+
+def _run_server(steps: Steps, database: CentralDatabase, what: str, *command: str) -> None:
+    """Run a command that starts a server; ignore its failure if a member runs, without a leader so far."""
+    try:
+        steps.change(what, *command)
+    except StepFailed:
+        if not (database.clustered() and database.pid()):
+            raise

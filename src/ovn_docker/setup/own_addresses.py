@@ -1,0 +1,33 @@
+"""Addresses of this machine."""
+
+import json
+from ipaddress import ip_address
+
+from ovn_docker.errors import BadRequest
+from ovn_docker.host.run import run
+from ovn_docker.model import IpAddress
+
+_SHOWN = 8
+"""Addresses of this host that an error lists; without link-local ones (RFC 4291, 2.5.6), useless there."""
+
+
+def in_url(ip: IpAddress) -> str:
+    """Return an address as OVSDB connection methods write it: IPv6 in brackets (ovsdb(7))."""
+    return f"[{ip}]" if ip.version == 6 else str(ip)
+
+
+def require_own(option: str, ip: IpAddress) -> str:
+    """Return the interface of this host that has the address; raise BadRequest if there is none."""
+    own = own_addresses()
+    if str(ip) not in own:
+        usable = [one for one in own if not ip_address(one).is_link_local]
+        shown = ", ".join(usable[:_SHOWN]) or "none"
+        more = f" and {len(usable) - _SHOWN} more" if usable[_SHOWN:] else ""
+        raise BadRequest(f"{option} {ip} is not an address of this host; it has {shown}{more}")
+    return own[str(ip)]
+
+
+def own_addresses() -> dict[str, str]:
+    """Return the interface of each address of this host."""
+    links = json.loads(run(("ip", "-json", "address", "show")))
+    return {info["local"]: link["ifname"] for link in links for info in link["addr_info"]}

@@ -1,0 +1,1 @@
+"""Text for people: command lines, output and questions on terminals, foreign names made fit to print."""

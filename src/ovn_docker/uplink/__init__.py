@@ -1,0 +1,1 @@
+"""Moves a network interface into a bridge of Open vSwitch, and back, without losing the connection."""

@@ -1,1 +1,0 @@
-"""What is, for the operator: one reader, and pure functions over what it read."""

@@ -1,0 +1,1 @@
+"""HTTP servers on the network: for Prometheus, and for browsers."""
