@@ -45,7 +45,11 @@ def test_machines_reach_each_other_and_the_apis(cloud: Cloud, vms: tuple[VM, VM,
 def network(cloud: Cloud) -> Iterator[Any]:
     """A network of the tenant; the ports that the tests plug into it are deleted with it."""
     network = cloud.demo.create_network(name="by-hand")
-    cloud.demo.create_subnet(network_id=network.id, ip_version=4, cidr="10.9.8.0/24", enable_dhcp=False)
+    # Neutron chooses addresses at random: the tests use some outside the pool.
+    pool = {"start": "10.9.8.101", "end": "10.9.8.200"}
+    cloud.demo.create_subnet(
+        network_id=network.id, ip_version=4, cidr="10.9.8.0/24", allocation_pools=[pool], enable_dhcp=False
+    )
     yield network
     cloud.demo.delete_network(network.id)
 
