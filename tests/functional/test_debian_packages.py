@@ -48,3 +48,10 @@ def test_the_demo_detects_a_missing_apparmor_parser(machine: Machine) -> None:
     enable_apparmor(machine)
     found = machine.run("sh", "-c", "PATH=/usr/sbin:/sbin command -v apparmor_parser").stdout.strip()
     assert machine.run(*asks).returncode == (1 if found else 0)
+
+
+def test_other_distributions_are_asked_for_the_equivalents(machine: Machine) -> None:
+    machine.out("mount", "--bind", "/dev/null", "/usr/bin/dpkg-query")  # a file that is no program
+    done = machine.run("sh", str(SOURCE / "scripts/debian-packages"), "install")
+    assert done.returncode == 0
+    assert done.stderr.endswith("equivalents of these packages: python3 python3-venv nftables\n")

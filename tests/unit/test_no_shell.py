@@ -40,7 +40,7 @@ def offences(source: str) -> Iterator[str]:
 
 
 EXCEPTED = {"central_services.py": "a shell's -c"}
-"""Exceptions by file: /etc/default/ovn-central, for ovn-ctl(8), is a shell script; its text is constant."""
+"""Exceptions by file: the file of options of ovn-ctl(8) is a shell script; our words are constants."""
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

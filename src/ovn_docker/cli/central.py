@@ -22,8 +22,9 @@ Start ovn-northd and the two databases, and make them listen on TCP ports 6641 a
 Without --address and TLS options a machine that listens already is left as it is;
 one that does not listens on all IPv4 addresses, as the guide does.
 
-Addresses and TLS files are in /etc/default/ovn-central, with which Debian's units and this command start the
-daemons. Rows of the databases, which hosts can write (ovn-nbctl set-connection, set-ssl), do not change them.
+Addresses and TLS files are in /etc/default/ovn-central, on Fedora and openSUSE in /etc/sysconfig/ovn-northd.
+The distribution's units and this command start the daemons with it. Rows of the databases, which hosts can
+write (ovn-nbctl set-connection, set-ssl), do not change them.
 
 With --cluster the databases are kept by several machines, three or five, and work as long as more than half
 of them do. Run the same command on each, first and with --create on one of them, which keeps the networks
@@ -83,7 +84,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     add_tls_files(parser, "this machine")
     parser = add_command(commands, "stop", "stop the databases and ovn-northd", STOP, stop)
     parser.add_argument(
-        "--reset", action="store_true", help=f"remove addresses and TLS files from {ovn_ctl.DEFAULTS}"
+        "--reset",
+        action="store_true",
+        help="remove addresses and TLS files from the file of options",
     )
     backup.add_backup_arguments(
         add_command(

@@ -7,7 +7,8 @@ import shutil
 from typing import Any
 
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.errors import Conflict, NotFound, Unavailable
+from ovn_docker.errors import Conflict, NotFound
+from ovn_docker.host.run import missing
 from ovn_docker.inspect import capture
 from ovn_docker.inspect.capture import Capture
 from ovn_docker.inspect.cluster import ClusterView
@@ -98,6 +99,5 @@ def run(args: argparse.Namespace) -> int:
         return 0
     program = shutil.which(argv[0])
     if program is None:
-        package = {"ssh": "openssh-client"}.get(argv[0], argv[0])
-        raise Unavailable(f"{argv[0]} is not installed; run `apt install {package}`")
+        raise missing(argv[0])
     return os.execv(program, argv)  # noqa: S606 - the arguments are a list, no shell reads them

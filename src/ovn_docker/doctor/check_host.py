@@ -119,7 +119,7 @@ def barrier(facts: Facts) -> Iterable[Finding]:
         yield Finding(
             f"there is no barrier between containers and the cluster's services: {state}",
             "remove that obstacle; the driver tries again every few seconds",
-            (("apt-get", "install", "--yes", "nftables"),) if "not installed" in state else (),
+            facts.probes.machine.distribution.installation("nftables") if "not installed" in state else (),
         )
     for one in facts.probes.reached:
         yield Finding(

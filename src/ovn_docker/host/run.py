@@ -9,22 +9,12 @@ from pathlib import Path
 from typing import IO
 
 from ovn_docker.errors import OvnDockerError, TimedOut, Unavailable
+from ovn_docker.host.distribution import distribution
 from ovn_docker.host.environment import environment
 from ovn_docker.text import printable
 
 TOOL_TIMEOUT = 60.0
 """Time limit in seconds of a command of OVS or OVN; starting a daemon takes 0.1 s."""
-
-PACKAGES = {
-    "ovs": "openvswitch-switch",
-    "ovn-northd": "ovn-central",
-    "ovn": "ovn-host",
-    "openssl": "openssl",
-    "nft": "nftables",
-    "ip": "iproute2",
-    "ss": "iproute2",
-}
-"""Debian package of a program, by the longest listed prefix of its name."""
 
 REMOTE_DATABASES = ("OVN_NB_DB", "OVN_SB_DB", "OVN_NB_DAEMON", "OVN_SB_DAEMON")
 """Variables that have ovn-nbctl(8) and ovn-sbctl(8) use other databases than this machine's."""
@@ -116,16 +106,14 @@ def succeeds(*argv: str, seconds: float = TOOL_TIMEOUT) -> bool:
 
 
 def require(tool: str) -> None:
-    """Raise Unavailable, with the name of the Debian package, if a program is not installed."""
+    """Raise Unavailable, with the name of its package, if a program is not installed."""
     if shutil.which(tool) is None:
         raise missing(tool)
 
 
 def missing(tool: str) -> Unavailable:
     """Return the error for a program that is not installed."""
-    name = Path(tool).name
-    prefix = max((p for p in PACKAGES if name.startswith(p)), key=len, default=name)
-    return Unavailable(f"{name} is not installed; run `apt install {PACKAGES.get(prefix, name)}`")
+    return Unavailable(f"{Path(tool).name} is not installed; {distribution().cure(tool)}")
 
 
 def addressed(argv: Sequence[str]) -> tuple[str, ...]:

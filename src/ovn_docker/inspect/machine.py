@@ -9,6 +9,7 @@ from pathlib import Path
 from ovn_docker.docker.engine import dockerd_setting
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host.barrier import TABLE, TUNNELS
+from ovn_docker.host.distribution import DEBIAN, Distribution, distribution
 from ovn_docker.host.run import StepFailed, run, succeeds
 from ovn_docker.inspect.snapshot import Snapshot
 from ovn_docker.text.printable import printable
@@ -47,6 +48,7 @@ class Machine:
     apparmor: bool = True
     """False if the kernel has AppArmor and Docker cannot load its profile."""
     old_drivers: tuple[str, ...] = ()
+    distribution: Distribution = DEBIAN
     units: Mapping[str, str] = field(default_factory=dict)
     """Installed systemd unit of ovn-docker to its state, such as ``enabled``."""
 
@@ -102,6 +104,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         dns=tuple(map(str, dockerd_setting("dns"))),
         apparmor=_loads_profile(root),
         old_drivers=tuple(map(str, _old_drivers(root))),
+        distribution=distribution(),
         units=_units() if root == Path("/") and (root / "run/systemd/system").is_dir() else {},
     )
 
@@ -142,7 +145,8 @@ def _old_drivers(root: Path) -> Iterable[Path]:
 
 def _units() -> dict[str, str]:
     found = {}
-    for unit in ("ovn-docker-overlay.socket", "ovn-docker-overlay.service", "ovn-host.service"):
+    units = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
+    for unit in (*units, f"{distribution().controller[0]}.service"):
         try:
             state = run(("systemctl", "is-enabled", unit), _TIMEOUT)
         except StepFailed as failed:

@@ -1,13 +1,14 @@
 """The settings of Open vSwitch on this machine: the only row of table Open_vSwitch, read by ovs-vsctl(8)."""
 
 from ovn_docker.errors import Unavailable
+from ovn_docker.host.distribution import distribution
 from ovn_docker.host.ovsdb import Row
 from ovn_docker.host.places import booted_with_systemd
 from ovn_docker.host.run import StepFailed, require
 from ovn_docker.host.vsctl import rows
 
 VSWITCH_START = ("/usr/share/openvswitch/scripts/ovs-ctl", "start", "--system-id=random")
-"""The command with which Debian's own units start Open vSwitch."""
+"""The command with which the distributions' own units start Open vSwitch."""
 
 
 def read_vswitch(*columns: str) -> Row:
@@ -31,5 +32,6 @@ def read_external_ids() -> dict[str, str]:
 
 def vswitch_not_running(part: str) -> Unavailable:
     """Return the error for a part of Open vSwitch that is needed and does not run."""
-    command = "systemctl start openvswitch-switch" if booted_with_systemd() else " ".join(VSWITCH_START)
+    by_unit = f"systemctl start {distribution().vswitch}"
+    command = by_unit if booted_with_systemd() else " ".join(VSWITCH_START)
     return Unavailable(f"{part} is not running; start it with `{command}`")

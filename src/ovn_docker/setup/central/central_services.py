@@ -1,14 +1,11 @@
 """ovn-northd and the servers of OVN's two databases on this machine: started, restarted and stopped."""
 
 from ovn_docker.host.daemons import NORTHD, read_daemon
+from ovn_docker.host.distribution import distribution
 from ovn_docker.host.places import booted_with_systemd, find_places
 from ovn_docker.host.run import StepFailed
-from ovn_docker.setup.central import ovn_ctl
 from ovn_docker.setup.databases import DATABASES, OVN_CTL, CentralDatabase
 from ovn_docker.setup.steps import Steps
-
-UNITS = ("ovn-central", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd")
-"""Debian's units; the last three too, because ovn-central counts as active when one of them is dead."""
 
 
 def all_running() -> bool:
@@ -25,8 +22,9 @@ def start_daemons(steps: Steps) -> None:
     """Start ovn-northd and both database servers, by systemd where it runs the machine."""
     what = "start ovn-northd and the northbound and southbound databases"
     if booted_with_systemd():
-        steps.change(what, "systemctl", "start", *UNITS)
-        hint = "see `journalctl -u ovn-northd -u ovn-ovsdb-server-nb -u ovn-ovsdb-server-sb`"
+        units = distribution().northd
+        steps.change(what, "systemctl", "start", *units)
+        hint = f"see `journalctl {' '.join(f'-u {unit}' for unit in units)}`"
     elif any(database.clustered() for database in DATABASES):
         hint = "see the logs in /var/log/ovn"
         _start_members(steps)
@@ -42,7 +40,7 @@ def restart_server(steps: Steps, database: CentralDatabase) -> None:
     """Restart a database's server; clients connect again at once."""
     what = f"restart the {database.title}"
     if booted_with_systemd():
-        steps.change(what, "systemctl", "restart", f"ovn-ovsdb-server-{database.short}")
+        steps.change(what, "systemctl", "restart", distribution().databases[database.short])
     else:
         _run_server(steps, database, what, *_by_ovn_ctl(f"restart_{database.short}_ovsdb"))
     steps.wait(what, database.answers, seconds=15, hint=f"see {database.log}")
@@ -52,7 +50,7 @@ def stop_daemons(steps: Steps) -> None:
     """Stop ovn-northd and both database servers, whether systemd or a shell has started them."""
     what = "stop ovn-northd and the northbound and southbound databases"
     if booted_with_systemd():
-        steps.change(what, "systemctl", "stop", *UNITS)
+        steps.change(what, "systemctl", "stop", *distribution().northd)
         if steps.dry_run:
             return
     if any_running():
@@ -72,8 +70,9 @@ def _start_members(steps: Steps) -> None:
 
 
 def _by_ovn_ctl(command: str) -> tuple[str, ...]:
-    """Return a command line of ovn-ctl(8) with the options of `ovn_ctl.DEFAULTS`, as in Debian's units."""
-    return "sh", "-c", f". {ovn_ctl.DEFAULTS}; exec {OVN_CTL} {command} $OVN_CTL_OPTS"
+    """Return a command line of ovn-ctl(8) with the options of the distribution's file, as in its units."""
+    names = distribution()
+    return "sh", "-c", f". {names.options}; exec {OVN_CTL} {command} ${names.variable}"
 
 
 def _run_server(steps: Steps, database: CentralDatabase, what: str, *command: str) -> None:

@@ -214,7 +214,7 @@ def _await_listeners(steps: Steps, plan: CentralPlan) -> None:
             f"listening of the {database.title} on {listener.target}",
             lambda listener=listener: listener.is_in_force(plan.words),  # type: ignore[misc]
             seconds=5,
-            hint=f"have whatever starts ovn-ctl(8) here give it OVN_CTL_OPTS of {ovn_ctl.DEFAULTS}",
+            hint=f"have whatever starts ovn-ctl(8) here give it the options in {ovn_ctl.path()}",
         )
         steps.wait(
             f"listening on {listener.target}",

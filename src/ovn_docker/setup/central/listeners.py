@@ -2,7 +2,7 @@
 
 By default ovn-ctl(8) has a server take listeners, key, TLS versions and ciphers from rows of the database it
 serves, and every host may write the northbound one. Here the server gets all of them as arguments, which are
-kept in `ovn_ctl.DEFAULTS`.
+kept in the file of `ovn_ctl`.
 
 The southbound database with access control is the exception: only a row gives a listener a role
 (ovsdb-server(1) of 3.1 has no argument for it). Clients that have the role cannot change the row.

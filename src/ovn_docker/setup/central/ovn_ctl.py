@@ -1,7 +1,8 @@
-"""/etc/default/ovn-central: the options of ovn-ctl(8) with which Debian's units, and we, start OVN's daemons.
+"""The distribution's file of options of ovn-ctl(8), with which its units, and we, start OVN's daemons.
 
-The last line that sets OVN_CTL_OPTS is in force (systemd.exec(5), EnvironmentFile=). Our line is marked,
-comes last, and repeats the administrator's words. Words after ``--`` are arguments of both database servers.
+On Debian it is /etc/default/ovn-central. The last line that sets the variable is in force (systemd.exec(5),
+EnvironmentFile=). Our line is marked, comes last, and repeats the administrator's words. Words after ``--``
+are arguments of both database servers.
 """
 
 import re
@@ -10,15 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ovn_docker.errors import BadRequest
+from ovn_docker.host.distribution import distribution
 from ovn_docker.setup.steps import Steps
 from ovn_docker.text.printable import command
 
-DEFAULTS = Path("/etc/default/ovn-central")
-
 _MARK = "# Written by `ovn-docker central start`; it has the options of the lines above too."
-_BLOCK = re.compile(rf"(?m)^{re.escape(_MARK)}\nOVN_CTL_OPTS=.*(?:\n|$)")
+_BLOCK = re.compile(rf"(?m)^{re.escape(_MARK)}\n[A-Z_]+=.*(?:\n|$)")
 
 Words = list[str]
+
+
+def path() -> Path:
+    """Return the file's path."""
+    return distribution().options
 
 
 def configured() -> Words:
@@ -50,7 +55,7 @@ def merged(ours: Mapping[str, str], extra: Sequence[str]) -> Words:
     for word in own:
         name, _, value = word.partition("=")
         if name in ours and value != ours[name]:
-            raise BadRequest(f"{DEFAULTS} has {word}, but this needs {name}={ours[name]}; remove it there")
+            raise BadRequest(f"{path()} has {word}, but this needs {name}={ours[name]}; remove it there")
     kept = [word for word in own if word.partition("=")[0] not in ours]
     given = {_name(word) for word in arguments}
     arguments += [word for word in extra if _name(word) not in given]
@@ -60,9 +65,9 @@ def merged(ours: Mapping[str, str], extra: Sequence[str]) -> Words:
 
 def write(steps: Steps, words: Sequence[str], effects: Sequence[str]) -> None:
     """Write the words with which the daemons are started from now on; *effects*: a line for each change."""
-    line = f'OVN_CTL_OPTS="{" ".join(words)}"'
-    what = f"set the daemons' options in {DEFAULTS}"
-    steps.show(what, f"echo {command(line)} >> {DEFAULTS}", first=effects)
+    line = f'{distribution().variable}="{" ".join(words)}"'
+    what = f"set the daemons' options in {path()}"
+    steps.show(what, f"echo {command(line)} >> {path()}", first=effects)
     if steps.dry_run:
         return
     text = _BLOCK.sub("", _text())
@@ -76,33 +81,35 @@ def clear(steps: Steps) -> None:
     text = _text()
     if not _BLOCK.search(text):
         return
-    steps.show(f"remove our options from {DEFAULTS}", f"sed -i '/^{_MARK}$/,+1d' {DEFAULTS}")
+    steps.show(f"remove our options from {path()}", f"sed -i '/^{_MARK}$/,+1d' {path()}")
     if not steps.dry_run:
         _replace(_BLOCK.sub("", text))
 
 
 def _replace(text: str) -> None:
     """Replace the file, with mode 0644 whatever the umask is: daemons of root are started with it."""
-    partial = DEFAULTS.with_name(f".{DEFAULTS.name}.partial")
-    DEFAULTS.parent.mkdir(parents=True, exist_ok=True)
+    file = path()
+    partial = file.with_name(f".{file.name}.partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
     partial.touch(mode=0o644)
     partial.chmod(0o644)
     partial.write_text(text, encoding="utf-8")
-    partial.replace(DEFAULTS)
+    partial.replace(file)
 
 
 def _text() -> str:
     try:
-        return DEFAULTS.read_text(encoding="utf-8")
+        return path().read_text(encoding="utf-8")
     except OSError:
         return ""
 
 
 def _words(text: str) -> Words:
+    prefix = f"{distribution().variable}="
     try:
-        lines = [word for word in shlex.split(text, comments=True) if word.startswith("OVN_CTL_OPTS=")]
+        lines = [word for word in shlex.split(text, comments=True) if word.startswith(prefix)]
     except ValueError:
-        raise BadRequest(f"cannot read {DEFAULTS}: a quotation mark is not closed; correct it") from None
+        raise BadRequest(f"cannot read {path()}: a quotation mark is not closed; correct it") from None
     return lines[-1].partition("=")[2].split() if lines else []
 
 

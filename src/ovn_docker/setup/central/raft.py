@@ -1,7 +1,7 @@
 """OVN's databases as clusters of several machines (RAFT, ovsdb(7), "Clustered Database Service Model").
 
-The database files make a machine a member; the other settings of its daemons (addresses, TLS) are in Debian's
-own file of options (`ovn_ctl`), so that the daemons start without this program as well.
+The database files make a machine a member; the other settings of its daemons (addresses, TLS) are in the
+distribution's file of options (`ovn_ctl`), so that the daemons start without this program as well.
 
 ovn-northd reaches the southbound database over this machine's Unix socket only, and so is active where the
 leader is. Over the network the access control of hosts' certificates would refuse its changes, and a second

@@ -19,6 +19,7 @@ from ovn_docker.host.daemons import (
     answer,
     read_daemon,
 )
+from ovn_docker.host.distribution import distribution
 from ovn_docker.host.driver_socket import RunningDriver, find
 from ovn_docker.host.places import OVN, Places, booted_with_systemd, find_places
 from ovn_docker.host.run import require, succeeds
@@ -34,7 +35,7 @@ _CURE = "start it with `ovn-docker host start`"
 
 @dataclass(frozen=True)
 class PackagedPart:
-    """A part of a host that comes from Debian's packages."""
+    """A part of a host that comes from the distribution's packages."""
 
     title: str
     units: tuple[str, ...]
@@ -45,20 +46,24 @@ class PackagedPart:
     logs: str
 
 
-_VSWITCH = PackagedPart(
-    "Open vSwitch",
-    ("openvswitch-switch", "ovsdb-server", "ovs-vswitchd"),
-    VSWITCH_START,
-    (VSWITCH_START[0], "stop"),
-    "/var/log/openvswitch",
-)
-_CONTROLLER = PackagedPart(
-    "ovn-controller",
-    ("ovn-host", "ovn-controller"),
-    (OVN_CTL, "start_controller"),
-    (OVN_CTL, "stop_controller"),
-    "/var/log/ovn",
-)
+def _vswitch() -> PackagedPart:
+    return PackagedPart(
+        "Open vSwitch",
+        (distribution().vswitch, "ovsdb-server", "ovs-vswitchd"),
+        VSWITCH_START,
+        (VSWITCH_START[0], "stop"),
+        "/var/log/openvswitch",
+    )
+
+
+def _controller() -> PackagedPart:
+    return PackagedPart(
+        "ovn-controller",
+        distribution().controller,
+        (OVN_CTL, "start_controller"),
+        (OVN_CTL, "stop_controller"),
+        "/var/log/ovn",
+    )
 
 
 @dataclass(frozen=True)
@@ -81,14 +86,14 @@ def start_host(steps: Steps) -> None:
     require(VSWITCHD)
     require(CONTROLLER)
     if not vswitch_running():
-        _start_part(steps, _VSWITCH, vswitch_running)
+        _start_part(steps, _vswitch(), vswitch_running)
     if vswitch_running() and "ovn-remote" not in read_external_ids():
         raise Unavailable(
             "this host does not know its central machine; run "
             "`ovn-docker host setup --central IP`, then this again"
         )
     if not _pid(CONTROLLER):
-        _start_part(steps, _CONTROLLER, lambda: _pid(CONTROLLER) is not None)
+        _start_part(steps, _controller(), lambda: _pid(CONTROLLER) is not None)
     if _find_driver()[1]:
         _start_driver(steps)
 
@@ -97,9 +102,9 @@ def stop_host(steps: Steps, *, with_vswitch: bool) -> None:
     """Stop the driver and ovn-controller, *with_vswitch* Open vSwitch too, and remove the barrier."""
     _stop_driver(steps)
     if _pid(CONTROLLER):
-        _stop_part(steps, _CONTROLLER)
+        _stop_part(steps, _controller())
     if with_vswitch and (_pid(VSWITCH_DATABASE) or _pid(VSWITCHD)):
-        _stop_part(steps, _VSWITCH)
+        _stop_part(steps, _vswitch())
     remove_barrier(steps)
 
 
