@@ -124,8 +124,8 @@ class Driver:
         self._lock = threading.Lock()
         self._in_flight: Counter[str] = Counter()
         self._replied: dict[str, float] = {}
-        self._new: dict[EndpointId, tuple[Endpoint, Chassis]] = {}
-        """Endpoints that were created and not joined yet."""
+        self._new: dict[EndpointId, tuple[Endpoint, Chassis, int]] = {}
+        """Endpoints that were created and not joined yet, each with its OpenFlow port number."""
         self._unfinished: dict[NetworkId, Callable[[NetworkId, Chassis, Deadline], None]] = {}
         self._finishing = threading.Lock()
         self.leftovers = threading.Event()
@@ -206,9 +206,9 @@ class Driver:
                 )
                 if not attachment.any_router:
                     self._links.guard(host_link(endpoint.id))
-            self._switch.plug(endpoint, attachment, chassis, deadline)
+            ofport = self._switch.plug(endpoint, attachment, chassis, deadline)
             undo.pop_all()
-        self._new[endpoint.id] = endpoint, chassis
+        self._new[endpoint.id] = endpoint, chassis, ofport
         return endpoint
 
     def delete_endpoint(self, endpoint: EndpointId) -> None:
@@ -429,10 +429,10 @@ class Driver:
             return False
         return endpoint.id not in self.in_flight() and endpoint.dead(joined, grace)
 
-    def _announce(self, endpoint: Endpoint, chassis: Chassis) -> None:
+    def _announce(self, endpoint: Endpoint, chassis: Chassis, ofport: int) -> None:
         """Announce an endpoint to its neighbours, which may have another MAC for its addresses."""
         try:
-            self._switch.announce(endpoint, chassis, Deadline(1))
+            self._switch.announce(endpoint, chassis, ofport)
         except Unavailable as error:
             log.info("addresses of endpoint %s were not announced: %s", endpoint.id[:12], error)
 

@@ -85,8 +85,8 @@ class HostSwitch(Protocol):
     def check(self, chassis: Chassis) -> None:
         """Raise Unavailable, with the cure, unless ports can be created."""
 
-    def plug(self, endpoint: Endpoint, attachment: Attachment, chassis: Chassis, deadline: Deadline) -> None:
-        """Create the endpoint's port from its link, which exists."""
+    def plug(self, endpoint: Endpoint, attachment: Attachment, chassis: Chassis, deadline: Deadline) -> int:
+        """Create the endpoint's port from its link, which exists. Returns its OpenFlow port number."""
 
     def unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
         """Delete the endpoint's port."""
@@ -98,7 +98,7 @@ class HostSwitch(Protocol):
         resolver), and True if the port forwards.
         """
 
-    def announce(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> None:
+    def announce(self, endpoint: Endpoint, chassis: Chassis, ofport: int) -> None:
         """Announce the MAC of an endpoint that forwards to its neighbours. Raises Unavailable."""
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:

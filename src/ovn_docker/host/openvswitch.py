@@ -75,8 +75,11 @@ class VswitchPorts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def plug(self, endpoint: Endpoint, attachment: Attachment, chassis: Chassis, deadline: Deadline) -> None:
-        """Add the endpoint's link to the bridge and wait until ovs-vswitchd has opened it; idempotent."""
+    def plug(self, endpoint: Endpoint, attachment: Attachment, chassis: Chassis, deadline: Deadline) -> int:
+        """Add the endpoint's link to the bridge and wait until ovs-vswitchd has opened it; idempotent.
+
+        Returns the OpenFlow port number.
+        """
         tag = {} if attachment.vlan is None else {"tag": attachment.vlan}
         port, interface, link = _port(endpoint.id), _interface(endpoint.id), host_link(endpoint.id)
         ids = {
@@ -112,7 +115,7 @@ class VswitchPorts:
         else:
             if not bridges:
                 raise Unavailable(f"the bridge {chassis.bridge} has just gone from Open vSwitch")
-        self._await_ofport(interface, link, deadline)
+        return self._await_ofport(interface, link, deadline)
 
     def unplug(self, endpoint: EndpointId, deadline: Deadline) -> None:
         """Remove the endpoint's port, if any, from its bridge.
@@ -153,18 +156,13 @@ class VswitchPorts:
             self._database.transact(_set_id(interface, RESOLVER, index), deadline=with_reply)
         return int(index), installed
 
-    def announce(self, endpoint: Endpoint, chassis: Chassis, deadline: Deadline) -> None:
+    def announce(self, endpoint: Endpoint, chassis: Chassis, ofport: int) -> None:
         """Announce the addresses of an endpoint to its neighbours, from its port. Raises Unavailable."""
-        (rows,) = self._database.transact(
-            ovsdb.select("Interface", is_row(_interface(endpoint.id)), columns=["ofport"]), deadline=deadline
-        )
         method, _, socket = self._database.remote.partition(":")
         if method != "unix":
             raise Unavailable(f"{method}: is not the socket of this machine's own Open vSwitch")
-        for row in rows:
-            if number := row.optional("ofport", int):
-                management = Path(socket).with_name(f"{chassis.bridge}.mgmt")
-                announcement.announce(management, number, endpoint.mac or "", endpoint.addresses)
+        management = Path(socket).with_name(f"{chassis.bridge}.mgmt")
+        announcement.announce(management, ofport, endpoint.mac or "", endpoint.addresses)
 
     def why_late(self, endpoint: EndpointId, deadline: Deadline) -> str:
         """Return why the flows of an endpoint are missing, by its interface's row."""
@@ -243,13 +241,13 @@ class VswitchPorts:
             if NETWORK in ids and _RECORD in ids
         }
 
-    def _await_ofport(self, interface: str, link: str, deadline: Deadline) -> None:
+    def _await_ofport(self, interface: str, link: str, deadline: Deadline) -> int:
         opened = ["ofport", "!=", ["set", []]]
         wait = deadline.left(at_most=_PLUG_TIME)
         try:
             *_, rows = self._database.transact(
                 ovsdb.require("Interface", interface, opened, wait=wait),
-                ovsdb.select("Interface", is_row(interface), columns=["error"]),
+                ovsdb.select("Interface", is_row(interface), columns=["error", "ofport"]),
                 deadline=Deadline(wait + 1),
             )
         except ConditionFailed:
@@ -258,6 +256,7 @@ class VswitchPorts:
             ) from None
         if rows[0]["error"]:
             raise OvnDockerError(f"ovs-vswitchd cannot use the link {link}: {rows[0]['error']}")
+        return rows[0].number("ofport")
 
 
 class LocalVswitch(VswitchPorts):
