@@ -137,7 +137,8 @@ class Driver:
         self._unfinished.pop(network.id, None)
         with self._marked(network.id), ExitStack() as undo:
             if network.options.name is not None:
-                self._creations.begin(network.options.name, network.id)
+                pools = [subnet.pool for subnet in network.subnets]
+                self._creations.begin(network.options.name, network.id, pools)
                 undo.callback(self._creations.end, network.id)
             chassis = self._switch.chassis(deadline)
             self._check_mtu(network, chassis)
@@ -149,6 +150,8 @@ class Driver:
                 record = self._backend(chassis).create_network(network, deadline)
                 if record:
                     self._switch.keep(network.id, record, deadline)
+                elif network.options.name is not None:  # without rows, until the follower replaces it
+                    self._creations.check(network.options.name, network.id)
             undo.pop_all()
             self._note_reply(network.id)
 

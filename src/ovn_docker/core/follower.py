@@ -122,7 +122,7 @@ class Follower:
         # Docker is read first: a network that is created later in place of a removed one has another ID.
         local = {network.shared: network for network in self._engine.networks()}
         for one in local.values():
-            self._creations.end(one.id)
+            self._creations.listed(one.id)
         occupied = _distinct([*self._engine.subnets(), *self._occupied()])
         shared = self._store.networks(chassis, deadline)
         notes = self._store.notes((one.id for one in local.values()), chassis, deadline)
@@ -327,7 +327,7 @@ class Follower:
     def _create(self, wanted: Definition) -> None:
         self._making = wanted.name
         try:
-            self._creations.end(self._engine.create_network(wanted))
+            self._creations.listed(self._engine.create_network(wanted))
         except Unavailable as error:  # the other networks must not wait for this one
             raise Conflict(str(error)) from None
         finally:
