@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from uuid import uuid4
 
 from e2e.lab import Host, wait_for
 
@@ -11,8 +12,8 @@ import socket, sys, time
 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 tap.bind((sys.argv[1], 0))
 tap.settimeout(0.2)
-print("listening", flush=True)
-heard, end = set(), time.monotonic() + 60
+open(sys.argv[2], "w").write("listening")
+heard, end = set(), time.monotonic() + 80
 while "the end" not in heard and time.monotonic() < end:
     try:
         frame = tap.recv(2048)
@@ -24,7 +25,10 @@ while "the end" not in heard and time.monotonic() < end:
             heard.add(word)
 print(*sorted(heard), sep="\\n")
 """
-"""Print the text between < and > in each frame that arrives on an interface, until that is "the end"."""
+"""Print the text between < and > in each frame that arrives on an interface, until that is "the end".
+
+The program writes a file once it listens: Open vSwitch has packet sockets on the same interfaces.
+"""
 
 END = """
 import socket, sys
@@ -109,12 +113,11 @@ def received(victim: Container, sender: Container, code: str, *argv: str, honest
     The last one is "the end", which an *honest* container sends until it arrives: in user space Open vSwitch
     loses, with a packet that the router guard drops, the next packets of the same batch for that link.
     """
+    file = f"/listening-{uuid4()}"
     with ThreadPoolExecutor() as pool:
-        listening = pool.submit(victim.python, LISTEN, victim.link)
-        wait_for(
-            lambda: len(victim.exec("cat", "/proc/net/packet").splitlines()) > 1, "the listener's socket"
-        )
+        listening = pool.submit(victim.python, LISTEN, victim.link, file)
+        wait_for(lambda: victim.exec("cat", file) == "listening", "the listener")
         sender.python(code, *argv)
         while not listening.done():
             honest.python(END, victim.v4)
-        return set(listening.result().splitlines()) - {"listening"}
+        return set(listening.result().splitlines())

@@ -88,7 +88,7 @@ def begin(
     return process, words
 
 
-def wait_for(condition: Callable[[], T], what: str, timeout: float = 60) -> T:
+def wait_for(condition: Callable[[], T], what: str, timeout: float = 120) -> T:
     """Return the first true value of `condition()`; until then it may raise OSError or LabError.
 
     *timeout*, in seconds, is long enough for a slow machine; only a condition that never holds takes it all.

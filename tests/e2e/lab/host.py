@@ -20,6 +20,15 @@ TLS = "/etc/ovn-docker/tls"
 OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
 OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
 
+PING_REPEATEDLY = f"""
+end=$(($(date +%s) + {60 * TIMEOUT_FACTOR:.0f}))
+until $0 -c 1 -W 1 "$@"; do
+    [ $(date +%s) -lt $end ] || exit 1
+    sleep 0.2
+done
+"""
+"""A script that pings until an answer arrives, for a minute at most: $0 is the command, $@ its arguments."""
+
 
 class Host:
     """A host on a fabric, off at first; `number` (1 to 253) determines its addresses.
@@ -195,13 +204,19 @@ class Host:
         return self.run("docker", *args, timeout=timeout, stdin=stdin)
 
     def ping(self, container: str, address: str, *options: str) -> None:
-        """Ping an address from a container. Raises CommandError unless it answers within some seconds.
+        """Ping an address from a container. Raises CommandError unless it answers within a minute.
 
         In user space Open vSwitch may lose the first packets through a tunnel; and packets to a new port may
         get lost until the other hosts have its flows, too.
         """
-        tries = "for i in 0 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 $@ && exit; done; exit 1"
-        self.docker("exec", container, "sh", "-c", tries, "sh", *options, address)
+        self.docker("exec", container, "sh", "-c", PING_REPEATEDLY, "ping", *options, address)
+
+    def await_flows(self) -> None:
+        """Return when all hosts have the flows of all ports: their hosts alone have them before.
+
+        For the central machine, while ovn-controller runs on each host of the cluster.
+        """
+        self.run("ovn-nbctl", "--timeout=60", "--wait=hv", "sync", timeout=70)
 
     def path(self, path: str) -> Path:
         """Return the outside path of a file of this host, on or off; *path* must have no absolute symlink."""

@@ -44,7 +44,7 @@ def system(engine: str) -> Path:
 
     def build(path: Path) -> None:
         command = ("debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITES[engine], str(path))
-        run("lab", [], command, timeout=900)
+        run("lab", [], command, timeout=1800)
 
     return built_once(f"docker-{engine}-{zlib.crc32(PACKAGES.encode()):08x}", build)
 

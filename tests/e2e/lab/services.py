@@ -48,20 +48,21 @@ class Service:
 
     def await_ready(self) -> None:
         """Return when the program is ready."""
-        wait_for(lambda: not self.pid or self.ready(), f"{self} to be ready", timeout=90)
+        wait_for(lambda: not self.pid or self.ready(), f"{self} to be ready")
         if not self.pid:
             raise LabError(f"{self} ended at once:\n{self.host.tail(self.log)}")
 
     def stop(self) -> None:
-        """Ask the program to end; return when it has ended."""
-        if self.pid:
+        """Ask the program to end; return when it has ended, which may be after it has deleted its pidfile."""
+        if pid := self.pid:
             self._ask_to_end()
-            self._await_end()
+            self._await_end(pid)
 
     def kill(self) -> None:
         """Kill the program."""
-        self.signal(signal.SIGKILL)
-        self._await_end()
+        if pid := self.pid:
+            self.signal(signal.SIGKILL)
+            self._await_end(pid)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the program, if it runs."""
@@ -91,8 +92,8 @@ class Service:
     def _ask_to_end(self) -> None:
         self.signal(signal.SIGTERM)
 
-    def _await_end(self) -> None:
-        wait_for(lambda: not self.pid, f"{self} to end")
+    def _await_end(self, pid: int) -> None:
+        wait_for(lambda: not self.host.path(f"/proc/{pid}").exists(), f"{self} to end")
 
 
 class Dockerd(Service):
@@ -137,7 +138,7 @@ class Daemon(Service):
         target = f"{self.runs_as}.ctl"
         if not self.host.path(target).exists():
             target = f"{self.runs_as}.{self.pid}.ctl"
-        return self.host.run("ovs-appctl", f"--target={target}", "--timeout=10", *command)
+        return self.host.run("ovs-appctl", f"--target={target}", "--timeout=25", *command)
 
     def _launch(self, *extra: str, env: dict[str, str]) -> None:
         self.host.run(*self.argv, *extra, env=env)
@@ -157,7 +158,7 @@ class Vswitchd(Daemon):
         if self.host.fabric.userspace:
             mac = "02:00:" + IPv4Address(self.host.tunnel_address).packed.hex(":")
             self.host.run(
-                *("ovs-vsctl", "--timeout=10", "--may-exist", "add-br", "breth1"),
+                *("ovs-vsctl", "--timeout=25", "--may-exist", "add-br", "breth1"),
                 *("--", "set", "bridge", "breth1", "datapath_type=netdev", f'other_config:hwaddr="{mac}"'),
                 *("--", "--may-exist", "add-port", "breth1", "eth1"),
             )

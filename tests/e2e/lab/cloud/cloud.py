@@ -96,6 +96,8 @@ class Cloud:
             ip_version=4,
             cidr=str(ip_network(f"{self.control.address}/24", strict=False)),
             gateway_ip=None,
+            # Neutron chooses addresses at random: machines and tests use those outside of the pool.
+            allocation_pools=[{"start": "172.31.0.128", "end": "172.31.0.199"}],
             enable_dhcp=False,
         )
 

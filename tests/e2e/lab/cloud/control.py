@@ -47,7 +47,7 @@ def environment(release: str) -> Path:
     pins = HERE / f"neutron-{release}.txt"
 
     def build(path: Path) -> None:
-        run("lab", [], ("/usr/bin/python3", "-m", "venv", str(path)), timeout=60)
+        run("lab", [], ("/usr/bin/python3", "-m", "venv", str(path)), timeout=300)
         install = ("install", "--quiet", "--no-deps", "--disable-pip-version-check", f"--requirement={pins}")
         run("lab", [], (f"{path}/bin/python", "-m", "pip", *install), timeout=900, env=dict(os.environ))
 

@@ -37,7 +37,7 @@ class Hypervisor(Host):
     def unplug(self, vm: "VM") -> str:
         """Remove the other end of a VM's NIC, in whatever way the VM was switched off; return its name."""
         tap = f"tap{vm.port.id[:11]}"
-        self.run("ovs-vsctl", "--timeout=10", "--if-exists", "del-port", "br-int", tap)
+        self.run("ovs-vsctl", "--timeout=25", "--if-exists", "del-port", "br-int", tap)
         self.run("ip", "link", "delete", tap, check=False)  # the kernel deletes it too, but later
         return tap
 
@@ -51,11 +51,11 @@ class Hypervisor(Host):
         self.leave_to_switch(tap)
         ids = {"iface-id": vm.port.id, "attached-mac": vm.port.mac_address, "vm-id": vm.name}
         self.run(
-            *("ovs-vsctl", "--timeout=10", "add-port", "br-int", tap, "--", "set", "Interface", tap),
+            *("ovs-vsctl", "--timeout=25", "add-port", "br-int", tap, "--", "set", "Interface", tap),
             *(f'external_ids:{key}="{value}"' for key, value in ids.items()),
         )
         installed = ("Interface", tap, "external_ids:ovn-installed=true")
-        self.run("ovs-vsctl", "--timeout=25", "wait-until", *installed)
+        self.run("ovs-vsctl", "--timeout=60", "wait-until", *installed, timeout=70)
 
 
 class VM(Host):
@@ -110,7 +110,7 @@ class VM(Host):
         datapath = "netdev" if self.fabric.userspace else "system"
         mac = f'other_config:hwaddr="{self.port.mac_address}"'
         self.run(
-            *("ovs-vsctl", "--timeout=10", "--may-exist", "add-br", BRIDGE),
+            *("ovs-vsctl", "--timeout=25", "--may-exist", "add-br", BRIDGE),
             *("--", "set", "bridge", BRIDGE, f"datapath_type={datapath}", mac),
             *("--", "--may-exist", "add-port", BRIDGE, "eth0"),
         )
