@@ -141,7 +141,8 @@ def plain() -> None:
 
 def priority() -> None:
     """Send IPv4 in frames with a VLAN 0 tag, which the victim's kernel accepts like frames without a tag."""
-    send(THEIRS, IPV4, ipv4(udp(b"<priority tag>")), tags=bytes.fromhex("81000000"))
+    for _ in range(3):
+        send(THEIRS, IPV4, ipv4(udp(b"<priority tag>")), tags=bytes.fromhex("81000000"))
 
 
 def tags() -> None:

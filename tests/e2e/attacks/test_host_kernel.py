@@ -9,13 +9,13 @@ import pytest
 from e2e.lab import Fabric, Host, wait_for
 
 SEND = """
-import socket, struct, sys
+import socket, struct, sys, time
 from ipaddress import ip_address
 link, target_mac, host = sys.argv[1], bytes.fromhex(sys.argv[2].replace(":", "")), ip_address(sys.argv[3])
 neighbour, sources = ip_address(sys.argv[4]), sys.argv[5:]
 tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 tap.bind((link, 0))
-tap.settimeout(20)
+tap.settimeout(1)
 mac = tap.getsockname()[4]
 
 
@@ -59,11 +59,13 @@ for to in (b"\\x33\\x33\\0\\0\\0\\x01", target_mac):
     icmp6(134, advertisement, router, ip_address("ff02::1"), to)
     icmp6(128, struct.pack("!HH", 1, 1), router, ip_address("ff02::1"), to)
 arp(host)
-for _ in range(3):
-    arp(neighbour)
-answers = set()
-while "neighbour" not in answers:
-    frame = tap.recv(2048)
+answers, end = set(), time.monotonic() + 60
+while "neighbour" not in answers and time.monotonic() < end:
+    arp(neighbour)  # again for each frame that is not its answer, and each second
+    try:
+        frame = tap.recv(2048)
+    except TimeoutError:
+        continue
     if frame[12:14] == b"\\x08\\x06" and frame[20:22] == b"\\0\\x02":
         answers.add({host.packed: "host", neighbour.packed: "neighbour"}.get(frame[28:32], "other"))
     if frame[12:14] == b"\\x86\\xdd" and frame[20] == 58 and frame[54] == 129:

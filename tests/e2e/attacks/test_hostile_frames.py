@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,14 +22,13 @@ QUERIES = """
 import socket, struct, sys, time
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
     end, sent = time.monotonic() + 6, 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or sent <= 10_000:
         for name in (b"\\x03far", b"\\x07nowhere"):
             query = struct.pack("!6H", 1, 0x100, 1, 0, 0, 0) + name + b"\\0\\0\\1\\0\\1"
             flood.sendto(query, (sys.argv[1], 53))
             sent += 1
-print(sent)
 """
-"""A program that sends queries as fast as possible for six seconds, and prints their number."""
+"""A program that sends queries as fast as possible, for six seconds and 10,000 at least."""
 
 ASK = """
 import socket, struct, sys
@@ -107,7 +106,7 @@ def roles(three_hosts: Hosts) -> Iterator[Roles]:
     with shared_network(three_hosts):
         mallory = Container(host1, "mallory", "--cap-add=NET_ADMIN")
         near, far = Container(host1, "near"), Container(host2, "far")
-        host1.run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
+        host1.await_flows()
         wait_for(lambda: mallory.python(ASK, RESOLVER) == far.v4, "names to be known")
         (router,) = json.loads(mallory.exec("ip", "-json", "neighbour", "show", "to", RESOLVER))
         yield Roles(three_hosts, mallory, near, far, router["lladdr"])
@@ -166,11 +165,11 @@ def test_flood_of_source_addresses_fills_no_table(roles: Roles) -> None:
 def test_flood_of_queries_does_not_starve_others(roles: Roles) -> None:
     before = roles.processes()
     with ThreadPoolExecutor() as pool:
-        flood: Future[str] = pool.submit(roles.mallory.python, QUERIES, RESOLVER)
+        flood = pool.submit(roles.mallory.python, QUERIES, RESOLVER)
         answers = []
         while not flood.done():
             answers += [victim.python(ASK, RESOLVER) for victim in (roles.near, roles.far)]
-    assert int(flood.result()) > 10_000
+    flood.result()
     assert answers
     assert set(answers) == {roles.far.v4}
     assert roles.processes() == before

@@ -72,7 +72,7 @@ def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
     for switch in (
         three_hosts[0].run("ovn-nbctl", "--bare", "--columns=_uuid", "list", "Logical_Switch").split()
     ):
-        three_hosts[0].run("ovn-nbctl", "ls-del", switch)
+        three_hosts[0].run("ovn-nbctl", "--if-exists", "ls-del", switch)  # it may be about to go
 
 
 STANDARD = {"bridge", "host", "none", "docker_gwbridge"}
@@ -139,8 +139,13 @@ def warnings(host: Host) -> list[str]:
     return [line for line in log.splitlines() if "WARN" in line and "refused" in line]
 
 
+def await_refusal(host: Host, lines: int) -> None:
+    """Wait until a host has logged more than *lines* refusals: then it has read the rows."""
+    wait_for(lambda: warnings(host)[lines:], f"the refusal on {host.name}")
+
+
 def make_and_see_everywhere(hosts: Hosts, name: str, subnet: str) -> None:
-    """Create a network and wait for it on all hosts, which then have read all rows written before."""
+    """Create a network on the first host, and wait for it on all hosts."""
     hosts[0].docker(
         *("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch"),
         *(f"--subnet={subnet}", "--label=team=net", "-o", f"ovn.network={name}", name),
@@ -160,10 +165,17 @@ def test_a_hostile_definition_makes_no_network_on_any_host(hosts: Hosts, what: s
     make_and_see_everywhere(hosts, "good", "10.1.0.0/16")
     make_and_see_everywhere(hosts, "better", "10.2.0.0/16")
     for host, before, lines in zip(hosts, refused, said, strict=True):
+        await_refusal(host, lines)
         assert set(networks(host)) - STANDARD == {"good", "better"}, host.name
         (line,) = warnings(host)[lines:]
         assert "network pwn" in line
         assert why in line
+        wait_for(
+            lambda host=host, before=before: (  # type: ignore[misc]
+                scrape(host, "ovn_docker_refused_rows_total") > before
+            ),
+            "the refusal to be counted",
+        )
         assert scrape(host, "ovn_docker_refused_rows_total") == before + 1
     assert [host.run("ip", "-o", "link").count("\n") for host in hosts[:2]] == links
     for host in hosts:
@@ -231,11 +243,13 @@ def test_port_that_a_row_assigns_to_another_host_stays_plugged(hosts: Hosts) -> 
 def test_network_with_the_address_of_a_database_is_refused(hosts: Hosts) -> None:
     """The subnet is that of the management network, to which the attacker's host belongs, too."""
     subnet = "172.31.0.0/24"
+    said = [len(warnings(host)) for host in hosts]
     ipam = {"Driver": "default", "Options": {}, "Config": [{"Subnet": subnet}]}
     write_network(hosts[2], "pwn", definition(IPAM=ipam), subnet)
     make_and_see_everywhere(hosts, "good", "10.1.0.0/16")
     make_and_see_everywhere(hosts, "better", "10.2.0.0/16")
-    for host in hosts:
+    for host, lines in zip(hosts, said, strict=True):
+        await_refusal(host, lines)
         assert set(networks(host)) - STANDARD == {"good", "better"}, host.name
         assert "a database's or this host's own address" in warnings(host)[-1]
     delete_network(hosts[2], "pwn")

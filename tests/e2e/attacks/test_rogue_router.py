@@ -78,6 +78,7 @@ for _ in range(6):
     ipv6(b"\\x33\\x33\\0\\0\\0\\x01", local, nodes, 58, bytes(8).replace(b"\\0", b"\\x85", 1) + marked("rs"))
 time.sleep(0.5)
 for _ in range(3):
+    time.sleep(0.1)
     advertisement("ra to all", b"\\x33\\x33\\0\\0\\0\\x01", nodes)
     advertisement("ra to one", to_mac, to_v6)
     options = [bytes([60, 0, 1, 4, 0, 0, 0, 0])] * 19 + [bytes([58, 0, 1, 4, 0, 0, 0, 0])]
@@ -119,6 +120,7 @@ def victims(hosts: Hosts) -> Iterator[tuple[Container, Container]]:
 
 def kinds_received(sender: Container, victim: Container) -> set[str]:
     """Send packets of routers and DHCP servers from a container; return the kinds that reach the victim."""
+    sender.host.fabric.hosts[0].await_flows()
     ends = (sender.link, sender.mac, victim.mac, sender.v4, victim.v4, sender.v6, victim.v6)
     return received(victim, sender, SEND, *ends, honest=sender)
 
@@ -131,7 +133,7 @@ def is_led_astray(victim: Container) -> bool:
 
 def reaches(container: Container, other: Container) -> None:
     for address in (other.v4, other.v6):
-        container.exec("ping", "-c", "3", "-W", "2", address)
+        container.host.ping(container.name, address)
 
 
 def test_router_advertisements_of_a_container_are_dropped(

@@ -73,7 +73,7 @@ class Lab:
     def _tool(self, tool: str, port: int, *command: str, tls: str, host: Host | None) -> str:
         files = [f"--{name}={tls}/{file}.pem" for name, file in PEM.items()]
         return (host or self.attacker).run(
-            tool, "--timeout=10", f"--db={self.remotes(port)}", *files, *command
+            tool, "--timeout=25", f"--db={self.remotes(port)}", *files, *command
         )
 
     def listening(self) -> list[set[str]]:
@@ -147,7 +147,7 @@ def test_rows_of_the_northbound_database_open_and_close_nothing(lab: Lab, rows: 
     lab.nbctl(*rows)
     lab.nbctl("ls-list")  # a new connection, which the server accepts after the change
     assert lab.listening() == before
-    assert lab.serves()
+    wait_for(lab.serves, "the databases to serve")
     assert not lab.accepts_tls("tls1_1", 6641)
     assert lab.accepts_tls("tls1_2", 6641)
 
@@ -197,7 +197,11 @@ def test_access_control_is_in_force_after_a_restart(lab: Lab) -> None:
     lab.restart()
     with pytest.raises(CommandError, match="permission error"):
         lab.sbctl("set-connection", "ptcp:16642")
-    assert all("hosts are restricted" in host.run("ovn-docker", "central", "status") for host in lab.central)
+    for host in lab.central:  # a member may still be looking for the leader
+        wait_for(
+            lambda host=host: "hosts are restricted" in host.run("ovn-docker", "central", "status"),  # type: ignore[misc]
+            f"access control on {host.name}",
+        )
 
 
 def expired(lab: Lab) -> str:
@@ -226,7 +230,7 @@ def test_invalid_certificate_is_refused(lab: Lab, make: Callable[[Lab], str]) ->
         assert "Verify return code: 0 (ok)" in said, (
             said
         )  # the client accepted the server, so the server refused
-    assert lab.serves()
+    wait_for(lab.serves, "the databases to serve")
 
 
 def test_connection_without_a_certificate_is_refused(lab: Lab) -> None:

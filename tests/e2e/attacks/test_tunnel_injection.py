@@ -16,7 +16,7 @@ from e2e.lab import Host
 Hosts = tuple[Host, Host, Host]
 
 INJECT = """
-import socket, struct, sys
+import socket, struct, sys, time
 from ipaddress import ip_address
 target, source, network, ingress, egress, mac, inner_source, inner_target, word = sys.argv[1:]
 network, ports = int(network), (int(ingress) << 16) | int(egress)
@@ -47,7 +47,8 @@ frame += ipv4(inner_source, inner_target, udp(7, f"<{word}>".encode()))
 option = struct.pack("!HBBI", 0x0102, 0x80, 1, ports)  # ovn-architecture(7), "Tunnel Encapsulations"
 geneve = struct.pack("!BBHI", len(option) // 4, 0, 0x6558, network << 8) + option + frame
 vxlan = struct.pack("!II", 0x08000000, network << 8) + frame
-for port, packet in ((6081, geneve), (4789, vxlan)):
+for port, packet in ((6081, geneve), (4789, vxlan)) * 3:  # in user space a tunnel may lose a packet
+    time.sleep(0.1)
     if source == "socket":
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
             plain.sendto(packet, (target, port))
@@ -79,7 +80,7 @@ def hosts(three_hosts: Hosts) -> Iterator[Hosts]:
 def victims(hosts: Hosts) -> tuple[Container, Container]:
     """A container on host1, where the attackers are, and one on host2."""
     found = Container(hosts[0], "near"), Container(hosts[1], "far")
-    hosts[0].run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
+    hosts[0].await_flows()
     return found
 
 
