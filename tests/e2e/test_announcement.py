@@ -34,6 +34,7 @@ def test_neighbours_learn_the_new_mac_of_an_address(three_hosts: Hosts, ipam: st
         wait_for(lambda host=host: not unanswered(host, "peer", *ADDRESSES), "answers")  # type: ignore[misc]
     host1.docker("rm", "--force", "server")
     server("02:00:00:00:00:02")
+    host1.await_flows()  # the other host learns of the port a moment later
     for host in (host1, host2):
         assert unanswered(host, "peer", *ADDRESSES, tunnel=True) == [], host.name
     for host, container in ((host1, "server"), (host1, "peer"), (host2, "peer")):

@@ -9,6 +9,7 @@ import pytest
 
 from e2e.cluster import cut_off
 from e2e.lab import CommandError, Host, wait_for
+from ovn_docker.backends.ovn.rows import QUIET_TABLE
 
 Hosts = tuple[Host, Host, Host]
 
@@ -56,8 +57,7 @@ def test_shared_network_is_created_and_deleted_on_all_hosts(hosts: Hosts) -> Non
     assert len(set(addresses)) == 3
     for host in hosts:
         for other in addresses:
-            # In user space a tunnel drops its first packet while it resolves the other host's MAC.
-            host.docker("exec", "box", "ping", "-c", "3", "-W", "3", other)
+            host.ping("box", other)
     ports = host1.run("ovn-nbctl", "lsp-list", "foo").splitlines()
     assert len([port for port in ports if "resolver" not in port]) == 3
 
@@ -95,9 +95,9 @@ def test_network_rm_leaves_a_network_that_other_hosts_need(hosts: Hosts, command
     assert (networks(host1), networks(host2), networks(host3)) == ([], ["foo"], [])
 
     host1.docker(*CREATE, "--subnet=10.1.0.0/16", "-o", "ovn.network=foo", "foo")  # this host joins again
-    host1.docker(
-        "run", "--rm", "--net=foo", "busybox", "ping", "-c", "3", "-W", "3", address(host2, "stopped")
-    )
+    host1.docker("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "600")
+    host1.ping("box", address(host2, "stopped"))
+    host1.docker("rm", "--force", "box")
     host2.docker("rm", "--force", "stopped")
     wait_for(lambda: users(host1) == {"host1": False, "host2": False}, "no use of foo")
     host2.docker("network", "rm", "foo")
@@ -135,7 +135,7 @@ def test_late_removal_does_not_affect_the_next_incarnation(hosts: Hosts) -> None
     for host in hosts:
         host.docker(*boxes)
     for host in hosts:
-        host.docker("exec", "box", "ping", "-c", "3", "-W", "3", address(host1, "box"))
+        host.ping("box", address(host1, "box"))
         assert networks(host) == ["foo"]
 
 
@@ -178,6 +178,7 @@ def test_concurrent_creation_on_two_hosts_makes_one_network(hosts: Hosts) -> Non
             assert address(host1, "box") != address(host2, "box")
             for host in (host1, host2):
                 host.docker("rm", "--force", "box")
+            wait_for(lambda: not any(users(host1).values()), "no use of foo")
         host2.docker("network", "rm", "foo")
         wait_for(lambda: not any(map(networks, hosts)), "foo to go everywhere")
         wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")
@@ -224,15 +225,18 @@ def test_ipv6_without_a_subnet_is_on_all_hosts(hosts: Hosts) -> None:
     for host in (host2, host3):
         host.run("ovn-docker", "network", "wait", "foo")
     assert host2.docker("network", "inspect", "--format={{.EnableIPv6}}", "foo") == "true"
-    host1.docker("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "60")
+    host1.docker("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "600")
     ipv6 = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}"
     target = host1.docker("inspect", f"--format={ipv6}", "box")
-    host3.docker("run", "--rm", "--net=foo", "busybox", "ping", "-6", "-c", "3", "-W", "3", target)
+    host3.docker("run", "-d", "--net=foo", "--name=box", "--stop-signal=KILL", "busybox", "sleep", "60")
+    host3.ping("box", target, "-6")
 
 
 def test_obstacle_of_one_host_is_shown_on_every_host(hosts: Hosts) -> None:
     host1, host2, host3 = hosts
     host3.docker("network", "create", "--subnet=10.77.0.0/16", "bar")
+    reports = ("ovn-nbctl", "--bare", "--columns=external_ids", "list", QUIET_TABLE)
+    wait_for(lambda: "10.77.0.0/16" in host1.run(*reports), "host3 to report its subnet")
     host1.docker(*CREATE, "--subnet=10.77.1.0/24", "-o", "ovn.network=foo", "foo")
     host2.run("ovn-docker", "network", "wait", "foo")
     why = "its subnet 10.77.1.0/24 overlaps 10.77.0.0/16 (bar), which this host is connected to"
@@ -242,7 +246,8 @@ def test_obstacle_of_one_host_is_shown_on_every_host(hosts: Hosts) -> None:
         found = shown(host, "doctor")
         assert f"cluster-networks: network foo of the cluster cannot be made on host3: {why}" in found
     assert networks(host3) == []
-    assert "host host3 has the addresses 10.77.0.0/16 (bar) in use" in host1.tail(host1.driver.log)
+    logged = host1.path(host1.driver.log).read_text()
+    assert "host host3 has the addresses 10.77.0.0/16 (bar) in use" in logged
     host3.docker("network", "rm", "bar")
     host3.run("ovn-docker", "network", "wait", "foo")
     wait_for(lambda: "host3:" not in shown(host1, "ls"), "it to be gone from ls")
@@ -265,7 +270,7 @@ def test_docker_gwbridge_in_the_subnet_is_found_and_mended(hosts: Hosts) -> None
         host2.docker("run", "--rm", "--net=foo", "busybox", "true")
     wait_for(lambda: findings(host2, "gateway-bridge"), "the finding")
     why = "no container starts on it: its subnet 172.30.0.0/16 overlaps 172.30.0.0/20 (docker_gwbridge)"
-    assert f"on host2: {why}" in shown(host1, "ls")
+    wait_for(lambda: f"on host2: {why}" in shown(host1, "ls"), "host2 to report it")
     assert why in findings(host1, "cluster-networks")[0]["evidence"]
     for command in findings(host2, "gateway-bridge")[0]["commands"]:
         host2.run(*command)

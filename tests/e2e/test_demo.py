@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from e2e.lab import Fabric, Host
+from e2e.lab import Fabric, Host, LabError, wait_for
 from e2e.lab.images import REPOSITORY
 
 STATE = (Path(__file__).parents[1] / "kernel/state.sh").read_text()
@@ -49,6 +50,8 @@ def run_and_stop(host: Host) -> None:
     assert len(host.docker("ps", "--quiet", "--filter=network=foo").split()) == 2
     for _ in range(2):
         host.run("make", "-C", TREE, "stop", timeout=120)
+        with suppress(LabError):  # the kernel deletes links of containers a moment later
+            wait_for(lambda: state(host) == before, "the state of before", timeout=30)
         assert state(host) == before
 
 

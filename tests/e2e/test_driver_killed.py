@@ -61,7 +61,7 @@ def test_driver_stops_while_many_containers_start(
     for name, start in starts.items():
         if error := start.exception():
             assert isinstance(error, CommandError)
-            host.docker("rm", name)
+            host.docker("rm", "--force", name)
             cluster.run(host, name, addresses[name])
     cluster.settles()
     cluster.run(cluster.central, "witness", "192.168.1.10")

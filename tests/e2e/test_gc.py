@@ -7,6 +7,7 @@ import pytest
 
 from e2e.cluster import SHORT_LIMITS, Cluster, driver_with, stopped
 from e2e.lab import CommandError, Fabric, Host, wait_for
+from ovn_docker.backends.ovn.rows import QUIET_TABLE
 
 CREATE = ("network", "create", "-d", "openvswitch", "--subnet=192.168.2.0/24")
 STRAY = ("ip", "link", "add", "odhstray", "type", "veth", "peer", "odcstray")
@@ -108,6 +109,9 @@ def test_gc_removes_the_rows_of_a_lost_host(fabric: Fabric) -> None:
     refused = r"host2 is alive: its ovn-controller answers"
     with pytest.raises(CommandError, match=refused):
         central.run("ovn-docker", "gc", "--host", "host2", "--yes")
+    report = ("ovn-nbctl", "--bare", "--columns=external_ids", "find", QUIET_TABLE)
+    by_host2 = r"external_ids:ovn-docker\:host=host2"
+    wait_for(lambda: "ovn-docker:occupied" in central.run(*report, by_host2), "the report of host2")
     host.power_off()
     assert "host2 is not up" not in central.run("ovn-docker", "gc")  # OVN still lists it
     central.run("ovn-sbctl", "chassis-del", "host2")

@@ -31,7 +31,7 @@ with socket.create_server((sys.argv[1], 5000), family=family) as server:
 SEND = f"""
 import hashlib, random, socket, sys
 data = random.Random(1).randbytes({PAYLOAD})
-with socket.create_connection((sys.argv[1], 5000), timeout=30) as connection:
+with socket.create_connection((sys.argv[1], 5000), timeout=90) as connection:
     connection.sendall(data)
     assert connection.recv(64).decode() == hashlib.sha256(data).hexdigest()
 print("intact")
@@ -41,16 +41,22 @@ import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
     server.bind((sys.argv[1], 5001))
     print("ready", flush=True)
-    data, sender = server.recvfrom(2000)
-    server.sendto(data[::-1], sender)
+    while True:
+        data, sender = server.recvfrom(2000)
+        server.sendto(data[::-1], sender)
 """
 ASK = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-    client.settimeout(10)
-    client.sendto(b"abc" * 300, (sys.argv[1], 5001))
-    assert client.recv(2000) == (b"abc" * 300)[::-1]
-print("answered")
+    client.settimeout(5)
+    for _ in range(10):  # in user space a tunnel may lose a packet
+        client.sendto(b"abc" * 300, (sys.argv[1], 5001))
+        try:
+            assert client.recv(2000) == (b"abc" * 300)[::-1]
+        except TimeoutError:
+            continue
+        print("answered")
+        break
 """
 
 
@@ -218,7 +224,7 @@ def connected(guide: Guide) -> tuple[Host, Host]:
             *("--cap-add=NET_ADMIN", "tools", "sleep", "600"),
         )
     # A port forwards when `docker run` returns; the other host learns of it a moment later.
-    guide.nbctl("--timeout=20", "--wait=hv", "sync")
+    guide.central.await_flows()
     return host1, host2
 
 
@@ -227,7 +233,7 @@ def test_containers_on_two_hosts_answer_pings(across: tuple[Host, Host]) -> None
     for address, headers in (("192.168.1.20", 28), ("fd00:1::20", 48)):
         assert unanswered(host1, "c1", address, tunnel=True) == []
         # A packet of exactly the MTU passes, and there is no larger one.
-        ping(host1, "c1", address, "-s", str(1442 - headers))
+        host1.ping("c1", address, "-s", str(1442 - headers))
     assert "mtu 1442" in host2.docker("exec", "c2", "ip", "link", "show", "eth0")
 
 
@@ -265,9 +271,6 @@ def test_ten_megabytes_arrive_intact_on_one_host(guide: Guide, clean: None) -> N
 
 def test_udp_arrives_on_another_host(across: tuple[Host, Host]) -> None:
     host1, host2 = across
-    assert (
-        unanswered(host1, "c1", "192.168.1.20", tunnel=True) == []
-    )  # in user space the first packet may get lost
     host2.docker("exec", "-d", "c2", "sh", "-c", f"python3 -c '{ECHO}' 192.168.1.20 > /ready")
     wait_for(lambda: "ready" in host2.docker("exec", "c2", "cat", "/ready"), "the server")
     assert host1.docker("exec", "c1", "python3", "-c", ASK, "192.168.1.20") == "answered"
@@ -326,7 +329,7 @@ def test_outside_and_published_ports_work_as_with_docker(guide: Guide, clean: No
     host.docker("run", "-d", "--net=foo", "--name=web", "-p", "8080:80", "busybox", "httpd", "-f", "-p", "80")
     ask = ("sh", "-c", "busybox wget -O- http://127.0.0.1:8080/none 2>&1 || true")
     wait_for(lambda: "404" in host.run(*ask), "the server")
-    ping(host, "web", Fabric.address)
+    host.ping("web", Fabric.address)
 
     host.docker("network", "create", "-d", "openvswitch", "--internal", "--subnet=192.168.3.0/24", "inner")
     host.docker("run", "-d", "--net=inner", "--name=hermit", "busybox", "sleep", "600")

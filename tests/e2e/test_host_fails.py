@@ -65,6 +65,7 @@ def test_late_flows_fail_with_the_option(cluster: Cluster) -> None:
             with pytest.raises(CommandError, match="ovn-controller has not installed its flows"):
                 cluster.run(host, "c2", "192.168.1.20")
             cluster.in_order()
+        cluster.central.await_flows()  # ovn-controller has found its connections closed
         host.docker("start", "c2")
     cluster.in_order()
 

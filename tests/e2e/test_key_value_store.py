@@ -88,6 +88,7 @@ def test_guide_works_with_a_key_value_store(hosts: Hosts) -> None:
     assert sorted(found.values()) == ["192.168.1.2", "192.168.1.3", "192.168.1.4"]
     ports = host3.run("ovn-nbctl", f"--db=tcp:{host1.address}:6641", "lsp-list", network)
     assert len(ports.splitlines()) == 3
+    host1.await_flows()
     for host, name in zip(hosts, found, strict=True):
         assert unanswered(host, name, *found.values(), tunnel=True) == []
         wait_for(
@@ -126,6 +127,7 @@ def test_hosts_that_start_containers_at_once_get_different_addresses(
     found = {start.result() for start in started}
     assert len(found) == 12
     assert "192.168.1.1" not in found
+    hosts[0].await_flows()
     for n in range(12):
         assert unanswered(hosts[n % 3], f"c{n}", *found, tunnel=True) == []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.lab import CommandError, Fabric, Host, LabError, wait_for
+from e2e.lab.host import PING_REPEATEDLY
 
 # Arguments: a logical switch port, its MAC address, its IP address.
 PLUG_IN = """
@@ -36,8 +37,9 @@ with Fabric() as fabric:
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
-def ping(host: Host, address: str, *options: str) -> str:
-    return host.run("busybox", "ping", "-c", "1", "-W", "1", *options, address)
+def ping(host: Host, address: str) -> None:
+    """Ping an address. Raises CommandError unless it answers within a minute."""
+    host.run("sh", "-c", PING_REPEATEDLY, "busybox ping", address, timeout=90)
 
 
 @pytest.fixture
@@ -160,14 +162,15 @@ def test_a_logical_switch_spans_the_hosts(two_hosts: tuple[Host, Host]) -> None:
         host.run("sh", "-ec", PLUG_IN, "sh", port, mac, address)
     for host in two_hosts:
         host.run(
-            *("ovs-vsctl", "--timeout=20", "wait-until", "Interface", "by-hand"),
+            *("ovs-vsctl", "--timeout=60", "wait-until", "Interface", "by-hand"),
             "external_ids:ovn-installed=true",
+            timeout=70,
         )
     inside = ("ip", "netns", "exec", "by-hand")
     size = str(1500 - 58 - 20 - 8)  # less the headers of Geneve, IP and ICMP: the largest packet
     # Hosts learn of other hosts' ports a moment later; in user space a tunnel may lose a packet meanwhile.
-    central.run("ovn-nbctl", "--timeout=20", "--wait=hv", "sync")
-    central.run(*inside, "busybox", "ping", "-c", "3", "-W", "2", "-s", size, "10.9.8.2")
+    central.await_flows()
+    central.run(*inside, "sh", "-c", PING_REPEATEDLY, "busybox ping", "-s", size, "10.9.8.2", timeout=90)
     for host in two_hosts:
         host.run("ovs-vsctl", "del-port", "by-hand")
         host.run("ip", "netns", "delete", "by-hand")
@@ -179,7 +182,7 @@ def test_a_partition_lasts_until_it_is_healed(two_hosts: tuple[Host, Host]) -> N
     host2.fabric.partition(host2)
     for address in (host2.address, host2.tunnel_address):
         with pytest.raises(CommandError, match="100% packet loss"):
-            ping(host1, address)
+            host1.run("busybox", "ping", "-c", "2", "-W", "1", address)
     assert "UP" in host2.run("ip", "-brief", "link", "show", "eth0")
     host2.fabric.heal(host2)
     for address in (host2.address, host2.tunnel_address):

@@ -84,7 +84,9 @@ def audience(hosts: Hosts, network: str) -> Audience:
     for member in members:
         member.python(JOIN, GROUP, GROUP6, member.link)
     others = tuple(Container(host, f"{network}-other", network=network) for host in hosts)
-    return Audience(Container(one, f"{network}-sender", network=network), members, others)
+    sender = Container(one, f"{network}-sender", network=network)
+    one.await_flows()
+    return Audience(sender, members, others)
 
 
 def received_streams(listener: Container, sender: Container) -> set[str]:

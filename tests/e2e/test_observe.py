@@ -79,7 +79,7 @@ def test_containers_and_calls_are_counted_by_name(hosts: Hosts) -> None:
     assert found['ovn_docker_flows_seconds_count{outcome="installed"}'] >= 1
     for method in ("CreateEndpoint", "Join"):
         assert found[f'ovn_docker_request_seconds_count{{method="NetworkDriver.{method}",outcome="ok"}}'] >= 1
-    host.run("ovn-nbctl", "--wait=hv", "--timeout=20", "sync")
+    host.await_flows()
 
     def progress() -> set[float]:
         found = scrape(host)

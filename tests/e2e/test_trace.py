@@ -48,14 +48,15 @@ class Topology:
         return f"odh{self.port(name)[:12]}"
 
     def nbctl(self, *command: str) -> None:
-        self.host1.run("ovn-nbctl", "--timeout=10", "--wait=hv", *command)
+        self.host1.run("ovn-nbctl", "--timeout=60", "--wait=hv", *command, timeout=70)
 
     def reaches(self, source: str, target: str, packet: str) -> bool:
         """Return whether real traffic arrives; in user space a tunnel may lose the first packet."""
         address = self.address(target)
-        once = f"ping -c 1 -W 1 {address}" if packet == "icmp" else f"nc -w 1 {address} 5432 </dev/null"
+        once = "ping -c 1 -W $i $0" if packet == "icmp" else "nc -w $i $0 5432 </dev/null"
+        tries = f"for i in 1 1 2; do {once} && exit; done; exit 1"
         try:
-            self.where[source].docker("exec", source, "sh", "-c", f"{once} || {once}")
+            self.where[source].docker("exec", source, "sh", "-c", tries, address)
         except CommandError:
             return False
         return True
@@ -253,6 +254,7 @@ def test_ls_and_inspect_show_docker_ovn_and_open_vswitch(topology: Topology) -> 
 
 
 def test_status_shows_the_state_of_the_host(topology: Topology) -> None:
+    topology.host1.await_flows()
     said = topology.host2.run("ovn-docker", "status")
     parts = {line.split()[0]: line for line in said.splitlines() if line}
     assert re.search(r"since .*, [1-9]\d* requests, 0 errors$", parts["driver"])
@@ -262,6 +264,7 @@ def test_status_shows_the_state_of_the_host(topology: Topology) -> None:
     topology.host2.controller.stop()
     said = topology.host2.run("sh", "-c", "ovn-docker status; echo $?").splitlines()
     topology.host2.controller.start()
+    topology.host1.await_flows()
     assert said[-1] == "3"
     assert any(line.split() == ["ovn-controller", "down"] for line in said)
 
@@ -277,9 +280,9 @@ def inside(topology: Topology, name: str, *command: str) -> str:
 
 
 def add_address(topology: Topology, name: str, address: str) -> None:
-    """Put an address on a container's interface, and announce it as keepalived does."""
+    """Put an address on a container's interface, and announce it more than once, as keepalived does."""
     inside(topology, name, "ip", "address", "add", f"{address}/24", "dev", "eth0")
-    topology.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "eth0", address)
+    topology.where[name].docker("exec", name, "arping", "-U", "-c", "2", "-I", "eth0", address)
 
 
 def remove_address(topology: Topology, name: str, address: str) -> None:
@@ -294,6 +297,7 @@ def running(topology: Topology, host: Host, name: str, network: str, *options: s
         "run", "-d", f"--network={network}", f"--name={name}", "--stop-signal=KILL", *options, *command
     )
     topology.where[name] = host
+    topology.host1.await_flows()
     yield
     host.docker("rm", "--force", name)
     del topology.where[name]
@@ -357,7 +361,7 @@ def test_a_virtual_mac_moves_with_its_address(topology: Topology) -> None:
             inside(topology, name, "ip", "link", "add", "vrrp", "link", "eth0", *macvlan)
             inside(topology, name, "ip", "link", "set", "vrrp", "up")
             inside(topology, name, "ip", "address", "add", f"{address}/32", "dev", "vrrp")
-            topology.where[name].docker("exec", name, "arping", "-U", "-c", "1", "-I", "vrrp", address)
+            topology.where[name].docker("exec", name, "arping", "-U", "-c", "2", "-I", "vrrp", address)
             assert silent(topology, address) == {"web1": [], "far": []}, name
             assert mac in inside(topology, "web1", "ip", "neighbour", "show", address)
             assert diagnosed(topology.where[name]) == []

@@ -207,15 +207,15 @@ class Side:
 
     def reaches(self, container: str, *targets: str) -> list[str]:
         """Return the addresses and names that answer a container's echo request."""
-        ping = "ping -c 1 -W 1 $i >/dev/null 2>&1"
-        script = f"for i; do {{ {{ {ping} || {ping}; }} && echo $i; }} & done; wait"
+        ping = "ping -c 1 -W $wait $i >/dev/null 2>&1"
+        script = f"for i; do {{ for wait in 1 2; do {ping} && echo $i && break; done; }} & done; wait"
         answered = self.exec(container, "sh", "-c", script, "sh", *targets).split()
         return [target for target in targets if target in answered]
 
     def serves(self, address: str, container: str = "") -> bool:
         """Return whether a web server on port 8080 of an address soon answers the host or a container."""
         ask = f"busybox wget -T 2 -O- http://{address}:8080/none 2>&1 | grep -q 404"
-        script = f"for i in 1 2 3 4 5 6 7 8 9; do if {ask}; then echo yes; break; fi; sleep 0.2; done"
+        script = f"for i in $(seq 20); do if {ask}; then echo yes; break; fi; sleep 0.2; done"
         argv = ("sh", "-c", script)
         return "yes" in (self.exec(container, *argv) if container else self.host.run(*argv))
 

@@ -64,7 +64,8 @@ def test_commands_of_the_page_print_the_documented_output(hosts: dict[str, Host]
             raise AssertionError(f"{name}# {command}") from error
     for host in hosts.values():
         assert host.docker("ps", "--all", "--quiet") == ""
-        assert host.docker("network", "ls", "--quiet", "--filter=driver=openvswitch") == ""
+        ours = ("network", "ls", "--quiet", "--filter=driver=openvswitch")
+        wait_for(lambda host=host, ours=ours: host.docker(*ours) == "", "the networks to go")  # type: ignore[misc]
 
 
 def test_swarm_node_has_our_networks_and_refuses_services(hosts: dict[str, Host], engine: str) -> None:
