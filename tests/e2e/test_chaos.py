@@ -34,7 +34,7 @@ def host(chaos: Chaos) -> Iterator[Host]:
             host.docker(
                 "run", "-d", f"--name={name}", "--net=own", "--stop-signal=KILL", "busybox", "sleep", "600"
             )
-        assert invariants.troubles(chaos.mode, views.docker(chaos.mode.hosts)) == []
+        wait_for(lambda: not invariants.troubles(chaos.mode, views.docker(chaos.mode.hosts)), "order")
         yield host
     host.docker("rm", "--force", "box", "peer")
     host.docker("network", "rm", "own")

@@ -4,6 +4,7 @@ import pytest
 
 from e2e.cluster import unanswered
 from e2e.lab import CommandError, Fabric, wait_for
+from e2e.test_cluster import users
 
 pytestmark = [pytest.mark.engines, pytest.mark.slow]
 
@@ -36,6 +37,7 @@ def test_guide_works_on_newer_engines(fabric: Fabric, engine: str) -> None:
             ),
             *("-p", "8080:80", "--restart=always", "busybox", "sh", "-c", "httpd -p 80; sleep 600"),
         )
+    host1.await_flows()
     assert unanswered(host1, "c1", "192.168.1.20", "fd00:1::20", tunnel=True) == []
     ask = ("sh", "-c", "busybox wget -O- http://127.0.0.1:8080/none 2>&1 || true")
     wait_for(lambda: "404" in host1.run(*ask), "the server")
@@ -51,10 +53,12 @@ def test_guide_works_on_newer_engines(fabric: Fabric, engine: str) -> None:
         host1.docker("network", "create", "-d", "openvswitch", "-o", "com.docker.network.mtu=1400", "x")
 
     host1.docker("restart", "--time=1", "c1")
+    host1.await_flows()
     assert unanswered(host1, "c1", "192.168.1.20", tunnel=True) == []
     host1.dockerd.kill()
     host1.dockerd.start()
     wait_for(lambda: host1.docker("ps", "--quiet", "--filter=name=c1"), "the container to come back")
+    host1.await_flows()
     assert unanswered(host2, "c2", "192.168.1.10", tunnel=True) == []
 
     for number, host in enumerate(hosts, start=1):
@@ -84,9 +88,10 @@ def test_shared_network_works_on_newer_engines(fabric: Fabric, engine: str) -> N
     addresses = host2.docker("inspect", other, "box").split()
     assert addresses[0].startswith("10.1.2.")
     for address in addresses:
-        host1.docker("exec", "box", "ping", "-c", "3", "-W", "3", address)
+        host1.ping("box", address)
     for host in hosts:
         host.docker("rm", "--force", "box")
+    wait_for(lambda: not any(users(host1).values()), "no use of foo")
     host2.docker("network", "rm", "foo")
     wait_for(lambda: not host1.docker("network", "ls", "--quiet", "--filter=name=foo"), "foo to go")
     wait_for(lambda: host1.run("ovn-nbctl", "ls-list") == "", "the switch to go")

@@ -131,4 +131,5 @@ def test_clustered_database_is_restored_from_a_backup(fabric: Fabric) -> None:
     assert nb(host1, "ls-list") == before
     nb(host1, "--wait=hv", "sync")
     host1.ping("host1", "10.1.0.13")
-    host3.docker("run", "--rm", "--net=foo", "busybox", "ping", "-c", "2", "10.1.0.11")
+    host3.docker("run", "-d", "--net=foo", "--name=new", "busybox", "sleep", "600")
+    host3.ping("new", "10.1.0.11")
