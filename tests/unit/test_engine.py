@@ -25,9 +25,11 @@ def proc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def process(proc: Path, pid: int, name: str, *arguments: str) -> None:
+def process(proc: Path, pid: int, name: str, *arguments: str, inside: str = "") -> None:
+    """Make a process; *inside*: its PID in a container."""
     directory = proc / str(pid)
     directory.mkdir()
+    (directory / "status").write_text(f"Name:\t{name}\nPid:\t{pid}\nNSpid:\t{pid}\t{inside}\n")
     (directory / "comm").write_text(f"{name}\n")
     (directory / "cmdline").write_bytes(b"".join(argument.encode() + b"\0" for argument in arguments))
 
@@ -47,6 +49,14 @@ NONE = Path("/nowhere/daemon.json")
 def test_cluster_store_is_found_in_the_arguments(proc: Path, arguments: list[str]) -> None:
     process(proc, 700, "dockerd", "/usr/bin/dockerd", *arguments)
     assert has_cluster_store(proc, NONE)
+
+
+def test_dockerd_in_a_container_does_not_count(proc: Path) -> None:
+    path = config(proc, '{"cluster-store": "etcd://10.0.0.9", "dns": ["10.0.0.66"]}')
+    arguments = ("--cluster-store=etcd://10.0.0.9", "--dns=10.0.0.66", f"--config-file={path}")
+    process(proc, 700, "dockerd", "dockerd", *arguments, inside="7")
+    assert not has_cluster_store(proc, NONE)
+    assert dockerd_setting("dns", proc, NONE) == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["-H", "fd://"], ["--cluster-advertise=eth0:2376"]])
