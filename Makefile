@@ -103,6 +103,7 @@ fuzz: ## feed nonsense to what reads from outside: FUZZ=100000 inputs in all (as
 	for target in http call words database row; do \
 		PYTHONPATH=tests $(BIN)/python -m fuzz.coverage $$target $$(($(FUZZ) / 6)) || exit; done
 	FUZZ=$$(($(FUZZ) / 6)) $(BIN)/pytest tests/fuzz
+	FUZZ=1 $(BIN)/pytest -m hypothesis tests/unit
 
 bench: ## measure side by side with others, and write bench/results/latest.json (as root)
 	@scripts/debian-packages bench

@@ -101,7 +101,7 @@ def test_each_address_has_one_owner_at_most_and_stays_available(
     hosts = [DockerHost(f"host{number}", connect(northbound), rest=0.02) for number in range(HOSTS)]
 
     # The order of the threads' calls differs in each run, so a failure cannot be reduced to a smaller one.
-    @settings(max_examples=40, deadline=None, database=None, phases=[Phase.generate])
+    @settings(max_examples=40, database=None, phases=[Phase.generate])
     @given(st.sampled_from(WHERE), st.lists(st.lists(steps, max_size=12), min_size=2, max_size=6))
     def run(where: tuple[str, tuple[str | None, ...]], step_lists: list[list[Step]]) -> None:
         subnet, parts = where

@@ -35,7 +35,6 @@ TRIES = int(os.environ.get("FALSE_ALARMS", "0"))
 def tried(often: int) -> settings:
     return settings(
         max_examples=TRIES or often,
-        deadline=None,
         derandomize=not TRIES,
         database=None,
         phases=[Phase.generate],  # a state takes a second: too long to look for the simplest one

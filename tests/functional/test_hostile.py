@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from functional.conftest import Connect, MakeServer
 from functional.ovsdb_servers import OvsdbServer
@@ -129,7 +129,7 @@ def test_databases_stay_consistent_after_any_request(host: Host) -> None:
         host.call("/NetworkDriver.CreateEndpoint", json.dumps(request).encode())
     pool = ipam_network(host)
 
-    @settings(max_examples=400, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=400, database=None)
     @given(almost_right())
     def send(sent: tuple[str, Any]) -> None:
         path, request = sent

@@ -58,7 +58,7 @@ def test_hostile_calls_are_answered_and_leave_no_memory_behind(overlay_host: Ove
     sizes = []
     for start in range(0, INPUTS, ROUND):
         fuzz = settings(
-            max_examples=min(ROUND, INPUTS - start), deadline=None, database=None,
+            max_examples=min(ROUND, INPUTS - start), database=None,
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         fuzz(given(st.one_of(almost_right(), almost_right(), broken()))(send))()

@@ -16,7 +16,7 @@ def run(directory: Path, fails: str, limit: int = 90) -> tuple[int, list[str], d
     make.write_text(f"#!/bin/sh\necho made $1\n[ $1 != '{fails}' ]\n")
     make.chmod(0o755)
     env = {"PATH": f"{directory}:{os.environ['PATH']}", "LIMIT": str(limit)}
-    done = subprocess.run([RUN], env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([RUN], env=env, capture_output=True, text=True, check=False, timeout=120)
     made, _, summary = done.stdout.partition("\n\n")
     ended = dict(line.split(maxsplit=1) for line in summary.splitlines())
     return done.returncode, made.replace("made ", "").splitlines(), ended

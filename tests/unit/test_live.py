@@ -238,7 +238,7 @@ def test_nothing_is_read_until_somebody_asks() -> None:
     thread.start()
     assert made == []
     reader.latest()
-    thread.join(30)
+    thread.join(120)
     assert made == [1]
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovn_docker.host.ovsdb.parser import Parser
@@ -33,7 +33,6 @@ def read(text: str, size: int) -> tuple[Any, int]:
     return None, taken
 
 
-@settings(deadline=None)
 @given(MESSAGES, MESSAGES, st.integers(1, 9), st.booleans())
 def test_message_is_the_same_in_pieces_of_any_size(
     message: dict[str, Any], following: dict[str, Any], size: int, ascii_only: bool

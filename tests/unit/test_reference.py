@@ -121,7 +121,7 @@ def test_bash_completes_words(line: str, wanted: str, environment: dict[str, str
         ]
     )
     said = subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=10
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
     assert (said.stdout.split(), said.stderr) == ([wanted], "")
 
@@ -136,7 +136,7 @@ def test_fish_completes_words(line: str, wanted: str, environment: dict[str, str
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=120,
     )
     assert [found.split("\t")[0] for found in said.stdout.splitlines()] == [wanted]
 
@@ -158,7 +158,7 @@ def test_zsh_completes_words(line: str, wanted: str, environment: dict[str, str]
         ]
     )
     said = subprocess.run(
-        ["zsh", "-f", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=20
+        ["zsh", "-f", "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
     assert said.stderr == ""
     offered = [found.partition(":")[0] for found in said.stdout.splitlines()]

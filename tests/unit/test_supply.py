@@ -4,7 +4,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ovn_docker.errors import BadRequest
@@ -24,7 +24,6 @@ def subnets(base: str) -> Any:
     )
 
 
-@settings(deadline=None)
 @given(
     st.lists(subnets("10.192.0.0/24") | subnets("fd00::/120"), max_size=20),
     st.sampled_from(["10.192.0.0/24", "fd00::/120"]),

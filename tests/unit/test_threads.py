@@ -67,7 +67,7 @@ def started(work: Work, **options: bool) -> tuple[Threads, ThreadState]:
     """Start *work* in a thread; return the threads and its state once it works."""
     some = Threads()
     some.start("worker-3", "does the work of the test", work, **options)
-    assert work.works.wait(10)
+    assert work.works.wait(120)
     (state,) = some.states()
     return some, state
 
@@ -139,7 +139,7 @@ def test_an_essential_thread_that_keeps_failing_has_the_process_stopped_once(
     some.stop = lambda: stops.append(1)
     work = Work(is_wrong, 8)
     some.start("worker", "does the work of the test", work, essential=essential)
-    assert work.works.wait(10)
+    assert work.works.wait(120)
     assert (some.hopeless, len(stops)) == (essential, stopped)
 
 
@@ -167,5 +167,5 @@ def test_the_kernel_knows_a_thread_by_its_name() -> None:
         done.set()
 
     some.start("a name of more than 15 letters", "looks", read_name, lasts=False)
-    assert done.wait(10)
+    assert done.wait(120)
     assert names == ["a name of more"]

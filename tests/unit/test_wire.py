@@ -10,7 +10,7 @@ from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ovn_docker.docker.calls import BODY_BYTES, Calls
@@ -707,13 +707,13 @@ def check(path: str, body: bytes, verb: str = "POST") -> None:
         assert len(docker.driver.calls) <= 1
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(almost_right())
 def test_request_with_wrong_values_gets_a_valid_answer(sent: tuple[str, Any]) -> None:
     check(sent[0], json.dumps(sent[1]).encode())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(broken())
 @example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"a","Options":{"x":' + b"[" * 100_000))
 @example(("/NetworkDriver.CreateNetwork", b'{"NetworkID":"\\ud800"}'))
@@ -725,7 +725,7 @@ def test_body_that_is_not_json_gets_a_valid_answer(sent: tuple[str, bytes]) -> N
     check(*sent)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(sorted(METHODS)) | st.text().map(lambda text: "/" + text) | st.just(""),
     st.sampled_from(["POST", "GET", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "X"]),
