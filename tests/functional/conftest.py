@@ -86,6 +86,13 @@ def network_namespace() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def network_namespace_of_module() -> Iterator[None]:
+    """A network namespace with loopback only, for all tests of a module."""
+    with new_network_namespace():
+        yield
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[OpenVswitch]:
     """The Open_vSwitch database of a host without settings and without ovs-vswitchd."""

@@ -48,7 +48,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
             stdin=subprocess.DEVNULL,
         )
 

@@ -1,5 +1,6 @@
 """Real ovsdb-servers, each with a database of its own, that tests may stop, pause and start again."""
 
+import itertools
 import json
 import os
 import signal
@@ -25,8 +26,11 @@ Contents = dict[str, list[Row]]
 """The rows of every table that has rows, without the column _version."""
 
 
-def until(true: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until *true* returns a true value; the pause between two calls is as long as a call."""
+def until(true: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until *true* returns a true value; the pause between two calls is as long as a call.
+
+    *seconds* is for what never happens, on a machine with twenty times the usual load.
+    """
     end = (begun := time.monotonic()) + seconds
     while not true():
         asked = time.monotonic()
@@ -43,11 +47,22 @@ def without_times(contents: Contents) -> Contents:
     return contents
 
 
+_OWN_NETWORK = Path("/proc/thread-self/ns/net")
+_FIRST_NETWORK = _OWN_NETWORK.readlink()
+
+_PORTS = itertools.cycle(range(20000, 30000))
+"""Ports that the kernel gives to no client (net.ipv4.ip_local_port_range)."""
+
+
 def free_port() -> int:
-    """Return a TCP port of the loopback interface without a listener."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nothing else takes, in the network namespace of a test."""
+    own = _OWN_NETWORK.readlink()
+    assert own != _FIRST_NETWORK, "other processes may take the port: use a fixture network_namespace"
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class OvsdbServer:
@@ -183,7 +198,7 @@ class OvsdbServer:
 
     def _ask(self, method: str, params: list[Any]) -> Any:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(120)
             connection.connect(str(self.socket))
             connection.sendall(json.dumps({"id": 0, "method": method, "params": params}).encode())
             answer = b""

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from functional.machine import OVN_DOCKER, Machine
-from functional.test_cli_members import CLUSTER, TLS, authority, certified, wait_until
+from functional.ovsdb_servers import until
+from functional.test_cli_members import CLUSTER, TLS, authority, certified
 
 __all__ = ["authority", "certified"]
 
@@ -43,7 +44,7 @@ def switches(machine: Machine) -> str:
 def restore(machine: Machine, answer: str) -> subprocess.CompletedProcess[str]:
     """Run ``central restore`` with an answer on standard input."""
     command = machine.inside(*OVN_DOCKER, *RESTORE)
-    return subprocess.run(command, input=answer, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, input=answer, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.slow
@@ -121,7 +122,7 @@ def test_restore_makes_the_file_of_a_lost_database(central):
     assert switches(central) == before
     assert central.out("ovn-nbctl", "get-connection") == ""
     bound = ("ovn-sbctl", "--bare", "--columns=logical_port", "list", "Port_Binding")
-    wait_until(lambda: "port" in central.out(*bound))
+    until(lambda: "port" in central.out(*bound))
 
 
 @pytest.mark.slow

@@ -5,12 +5,12 @@ Three machines: e2e/test_database_cluster.py.
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from functional.machine import Machine
+from functional.ovsdb_servers import until
 
 DEFAULTS = "/etc/default/ovn-central"
 OVN_CTL = "/usr/share/ovn/scripts/ovn-ctl"
@@ -47,14 +47,6 @@ def certified(machine: Machine, authority: str) -> Machine:
     machine.out("cp", "-a", authority, "/run/pki")
     machine.out("cp", "-r", "/run/pki/db1", TLS)
     return machine
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for a condition that must become true."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.05)
 
 
 def pki(machine: Machine, *argv: str, directory: str = "/run/pki") -> str:
@@ -187,7 +179,7 @@ def test_host_setup_refuses_a_certificate_in_another_name_with_access_control(ho
     host.apply("central", "start", f"--tls={TLS}", "--rbac")
     assert "warning" not in host.apply(*host_setup(TLS))
     host.out(OVN_CTL, "start_controller")
-    wait_until(lambda: chassis(host) == "host1")
+    until(lambda: chassis(host) == "host1")
 
 
 @pytest.mark.slow
@@ -199,7 +191,7 @@ def test_the_doctor_names_the_certificate_that_keeps_a_host_out(host):
     assert "warning: /etc/ovn/tls/cert.pem is for 'db1', and this host's system-id is 'host1'" in said
     host.out(OVN_CTL, "start_controller")
     log = ("cat", "/var/log/ovn/ovn-controller.log")
-    wait_until(lambda: "permission error" in host.out(*log))
+    until(lambda: "permission error" in host.out(*log))
     assert chassis(host) == ""
     results = json.loads(host.ovn_docker("doctor", "--json").stdout)
     (finding,) = next(one["findings"] for one in results if one["name"] == "certificate-name")
@@ -209,7 +201,7 @@ def test_the_doctor_names_the_certificate_that_keeps_a_host_out(host):
     pki(host, "central", "host1", "--address=127.0.0.1")
     host.out("sh", "-c", f"cp /run/pki/host1/* {TLS}")
     host.out(OVN_CTL, "restart_controller")
-    wait_until(lambda: chassis(host) == "host1")
+    until(lambda: chassis(host) == "host1")
     results = json.loads(host.ovn_docker("doctor", "--json").stdout)
     assert {one["name"]: one["status"] for one in results}["certificate-name"] == "ok"
 

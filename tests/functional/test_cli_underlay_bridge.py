@@ -113,7 +113,7 @@ while data := connection.recv(100):
 
 ECHO_CLIENT = """
 import select, socket, sys, time
-connection = socket.create_connection((sys.argv[1], 7000), timeout=20)
+connection = socket.create_connection((sys.argv[1], 7000), timeout=120)
 print("connected", flush=True)
 slowest = 0.0
 while not select.select([0], [], [], 0.005)[0]:
@@ -143,9 +143,9 @@ class Session:
         assert self._client.stdout.readline() == "connected\n"
 
     def end(self) -> str:
-        said, _ = self._client.communicate("\n", timeout=30)
+        said, _ = self._client.communicate("\n", timeout=120)
         assert self._client.returncode == 0
-        self._server.communicate(timeout=30)
+        self._server.communicate(timeout=120)
         return said
 
 
@@ -319,7 +319,7 @@ def test_a_move_whose_guard_is_killed_is_undone_by_the_command(static: Vm) -> No
     assert moving.stdout
     assert "make bridge" in moving.stdout.readline()
     static.sh('kill -9 $(pgrep -f "[u]nderlay guard")')
-    assert "no confirmation" in moving.communicate(timeout=60)[1]
+    assert "no confirmation" in moving.communicate(timeout=120)[1]
     assert static.network("eth0") == before
 
 
@@ -381,7 +381,7 @@ def unconfirmed_move(vm: Vm) -> Iterator[subprocess.Popen[str]]:
     while "--confirm" not in moving.stdout.readline():
         pass
     yield moving
-    moving.communicate(timeout=60)
+    moving.communicate(timeout=120)
 
 
 @pytest.mark.parametrize("number", ["TERM", "INT"])

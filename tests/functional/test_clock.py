@@ -63,7 +63,7 @@ class Clock:
         (control,) = self.host.directory.glob("ovn-docker-overlay-driver.*.ctl")
         told = subprocess.run(
             ["ovs-appctl", "-t", str(control), "gc/repair"],
-            check=True, capture_output=True, text=True, timeout=30,
+            check=True, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         return list(json.loads(told.stdout))
 
@@ -121,7 +121,7 @@ def test_next_driver_keeps_rows_of_a_starting_container(clock: Clock, seconds: i
     host.succeed("NetworkDriver.CreateNetwork", NETWORK)
     host.succeed("NetworkDriver.CreateEndpoint", endpoint(1))
     first.terminate()
-    first.wait(30)
+    first.wait(120)
     clock.set(seconds)
     host.start()
     assert clock.repair() == []

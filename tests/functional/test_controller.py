@@ -93,7 +93,11 @@ class TestRealController:
             Controller(run_dir).check(timeout=0.02)
 
 
-def test_connected_controller_is_not_asked_for_every_container(tmp_path: Path) -> None:
+def test_connected_controller_is_not_asked_for_every_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovn_docker.host.ovn_controller._HOLDS", 120)
+
     def answer(connection: socket.socket) -> None:
         connection.recv(1000)
         connection.sendall(b'{"error":null,"id":0,"result":"connected"}')

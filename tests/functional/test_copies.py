@@ -25,6 +25,8 @@ from ovn_docker.options import NetworkOptions
 from ovn_docker.setup.central import copies, database_backup
 from ovn_docker.setup.central.database_backup import Restoration
 
+pytestmark = pytest.mark.usefixtures("network_namespace_of_module")  # for free_port()
+
 NORTHBOUND = "OVN_Northbound"
 
 

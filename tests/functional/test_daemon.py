@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ def call(path: Path, method: str, **request: object) -> dict[str, Any]:
     connection = http.client.HTTPConnection("plugin.moby.localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
     try:
-        connection.sock.settimeout(20)
+        connection.sock.settimeout(120)
         connection.sock.connect(str(path))
         connection.request("POST", f"/{method}", json.dumps(request))
         return dict(json.load(connection.getresponse()))
@@ -60,7 +61,7 @@ class Driver:
     def run(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the driver until it ends or is detached."""
         return subprocess.run(
-            [self.program, *options], env=self.environment | environment, text=True, timeout=20, check=False,
+            [self.program, *options], env=self.environment | environment, text=True, timeout=120, check=False,
             stdin=subprocess.DEVNULL, capture_output=True,
         )  # fmt: skip
 
@@ -83,7 +84,7 @@ class Driver:
         """Return the output of ``ovs-appctl -t ovn-docker-overlay-driver``."""
         run = ["ovs-appctl", "-t", self.program.name, *command]
         return subprocess.run(
-            run, env=self.environment, check=True, capture_output=True, text=True, timeout=60
+            run, env=self.environment, check=True, capture_output=True, text=True, timeout=120
         ).stdout
 
     def files(self) -> set[str]:
@@ -145,6 +146,17 @@ class TestOptions:
         driver.start("--scope=global")
         assert call(driver.socket, "NetworkDriver.GetCapabilities")["Scope"] == "global"
 
+    def test_a_process_of_a_container_does_not_decide_the_scope(self, driver: Driver, tmp_path: Path) -> None:
+        """The process has the name and the arguments of a dockerd that shares its networks."""
+        program = shutil.copy("/bin/sh", tmp_path / "dockerd")
+        command = [program, "-c", "echo; read line", "sh", "--cluster-store=etcd://10.0.0.9:2379"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(["unshare", "--pid", "--fork", *command], stdin=pipe, stdout=pipe) as container:
+            assert container.stdout
+            assert container.stdout.readline()
+            driver.start()
+            assert call(driver.socket, "NetworkDriver.GetCapabilities")["Scope"] == "local"
+
 
 class TestDetached:
     @pytest.mark.slow
@@ -178,7 +190,7 @@ class TestDetached:
         (control,) = driver.directory.glob(f"{PROGRAM.name}.*.ctl")
         gc_show = ["ovs-appctl", "-t", str(control), "gc/show"]
         with pytest.raises(subprocess.CalledProcessError) as failed:
-            subprocess.run(gc_show, check=True, capture_output=True, text=True, timeout=60)
+            subprocess.run(gc_show, check=True, capture_output=True, text=True, timeout=120)
         assert "does not have system-id; set it with" in failed.value.stderr
 
         with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -188,7 +200,7 @@ class TestDetached:
             with subprocess.Popen(gc_show, stderr=subprocess.DEVNULL) as compares:
                 silent.accept()[0].close()  # the comparison has begun
                 said = subprocess.run(
-                    [*gc_show[:-1], "requests"], check=True, capture_output=True, text=True, timeout=60
+                    [*gc_show[:-1], "requests"], check=True, capture_output=True, text=True, timeout=120
                 ).stdout
                 assert said.startswith("0 requests")
                 assert compares.poll() is None
@@ -226,7 +238,7 @@ class TestSocket:
             listener.bind(str(path))
             listener.listen()
             ready.bind(str(tmp_path / "notify"))
-            ready.settimeout(60)
+            ready.settimeout(120)
             process = subprocess.Popen(
                 [sys.executable, "-c", inherit, str(listener.fileno()), PROGRAM],
                 env=driver.environment | {"LISTEN_FDS": "1", "NOTIFY_SOCKET": str(tmp_path / "notify")},
@@ -236,7 +248,7 @@ class TestSocket:
             assert ready.recv(100) == b"READY=1"
             assert "NetworkDriver" in call(path, "Plugin.Activate")["Implements"]
             process.terminate()
-            assert process.wait(60) == 0
+            assert process.wait(120) == 0
         assert path.exists()
         assert not driver.socket.exists()
 
@@ -250,7 +262,7 @@ def test_error_before_the_host_is_set_up_gives_the_command(driver: Driver, setti
     said = call(driver.socket, "NetworkDriver.CreateNetwork", **network)["Err"]
     assert said.endswith('external_ids:ovn-nb="tcp:CENTRAL_IP:6641"')
     process.terminate()
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=120)
     assert "WARN | not ready yet: the Open_vSwitch database does not have system-id" in log
 
 
@@ -306,5 +318,5 @@ class TestSigterm:
             settings.transact({"op": "mutate", "table": "Interface", "where": [], "mutations": [installed]})
             link = container_link(C1)
             assert joining.result() == {"InterfaceName": {"SrcName": link, "DstPrefix": "eth"}}
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
         assert driver.files() == set()

@@ -1,6 +1,7 @@
 """Docker's calls on a host whose parts are real, except dockerd and ovn-controller."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -277,8 +278,9 @@ class TestFailedCreateEndpoint:
     ) -> None:
         trouble(host)
         before = host.state()
+        limits = replace(host.LONG_LIMITS, request=1) if trouble is vswitchd_stopped else host.LONG_LIMITS
         with pytest.raises(error, match=message):
-            host.driver(replace(host.LONG_LIMITS, request=1)).create_endpoint(endpoint())
+            host.driver(limits).create_endpoint(endpoint())
         assert host.state() == before
 
     def test_row_that_appears_after_the_undo_is_left_to_the_sweep(self, host: Host) -> None:
@@ -344,7 +346,8 @@ class TestLateFlows:
         driver = host.driver(replace(host.LONG_LIMITS, flows=0.3))
         assert driver.join(NET, C1, SANDBOX) == Joined(container_link(C1))
         assert 0.25 < time.monotonic() - start < 30
-        (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+        own = [record for record in caplog.records if record.thread == threading.get_ident()]
+        (record,) = (record for record in own if record.levelno == logging.WARNING)
         assert record.getMessage() == (
             f"the flows of endpoint {C1[:12]} on network {NET[:12]} are not in after 0.3 s: "
             "ovn-controller has not installed its flows; the container starts all the same"
@@ -508,13 +511,15 @@ def test_every_call_ends_when_a_database_hangs(host: Host, network: Network, han
     host.driver().create_endpoint(endpoint(C1))
     host.flows = False
     driver = host.driver(TimeLimits(request=1, flows=0.3, controller=0.3, undo=0.3))
+    # Calls that do not need the database that hangs have no time limit that a busy machine exceeds.
+    vswitch_alone = host.driver(replace(host.LONG_LIMITS, flows=0.3)) if hangs == "northbound" else driver
     calls: list[Callable[[], object]] = [
         lambda: driver.create_network(NETWORK),
         lambda: driver.allocate_network(NETWORK),
         lambda: driver.create_endpoint(endpoint(C2, "192.168.1.3/24")),
-        lambda: driver.join(NET, C1, SANDBOX),
-        lambda: driver.endpoint_info(C1),
-        lambda: driver.leave(C3),
+        lambda: vswitch_alone.join(NET, C1, SANDBOX),
+        lambda: vswitch_alone.endpoint_info(C1),
+        lambda: vswitch_alone.leave(C3),
         lambda: driver.delete_endpoint(C3),
         lambda: driver.delete_network(NET),
         lambda: driver.free_network(NET),

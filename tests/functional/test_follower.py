@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -252,9 +253,11 @@ def test_a_network_that_a_host_has_not_given_up_yet_is_not_made_with_another_sub
         cluster.docker.driver.create_network(other)
 
 
-@pytest.mark.slow
-def test_network_that_another_host_needs_is_removed_from_this_host_alone(host: Host) -> None:
+def test_network_that_another_host_needs_is_removed_from_this_host_alone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stopped container there keeps the network; this host's follower does not make it again."""
+    monkeypatch.setattr("ovn_docker.backends.ovn.shared.membership._NOTING", 0.1)
     cluster = Cluster(host, lambda _: None, LocalNetwork(HERE, "foo", FOO))
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
@@ -275,16 +278,21 @@ def test_network_that_another_host_needs_is_removed_from_this_host_alone(host: H
     assert [network.removed for network in cluster.networks()] == [True]
 
 
-def test_a_removal_waits_for_the_note_that_the_last_container_has_gone(host: Host) -> None:
+def test_a_removal_waits_for_the_note_that_the_last_container_has_gone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``docker rm`` on another host, and ``docker network rm`` on this host at the same moment."""
+    monkeypatch.setattr("ovn_docker.backends.ovn.shared.membership._NOTING", 20)
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))
     cluster.use(THERE)
-    late = threading.Timer(0.5, lambda: cluster.use(THERE, used=False))
-    late.start()
-    cluster.docker.driver.delete_network(HERE)
-    late.join()
+    with ThreadPoolExecutor() as threads:
+        removes = threads.submit(cluster.docker.driver.delete_network, HERE)
+        until(host.northbound.holds)
+        assert not removes.done()
+        cluster.use(THERE, used=False)
+        removes.result()
     assert [network.removed for network in cluster.networks()] == [True]
 
 
@@ -303,8 +311,10 @@ def test_a_network_that_is_just_being_removed_is_not_made_again(
     assert [network.id for network in cluster.docker.have] == [ANEW]
 
 
-@pytest.mark.slow
-def test_a_departure_ends_with_the_incarnation_of_the_network(host: Host) -> None:
+def test_a_departure_ends_with_the_incarnation_of_the_network(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovn_docker.backends.ovn.shared.membership._NOTING", 0.1)
     cluster = Cluster(host, lambda _: None)
     cluster.make(THERE)
     cluster.docker.driver.create_network(foo(HERE))

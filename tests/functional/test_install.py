@@ -315,7 +315,7 @@ def start(root: Root, python: str) -> "subprocess.Popen[str]":
 
 
 def end(process: "subprocess.Popen[str]") -> str:
-    printed, _ = process.communicate("\n", timeout=60)
+    printed, _ = process.communicate("\n", timeout=120)
     assert process.returncode == 0
     return printed.strip()
 

@@ -594,9 +594,11 @@ class TestPoolsNotReady:
         with pytest.raises(PoolNotBound, match=r"pool 10.3.0.0/24 belongs to no network"):
             host.ipam.request_address(pool.id, None, gateway=False)
 
-    @pytest.mark.slow
-    def test_a_pool_that_docker_forgot_is_not_taken_for_the_new_one(self, host: DockerHost) -> None:
+    def test_a_pool_that_docker_forgot_is_not_taken_for_the_new_one(
+        self, host: DockerHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """dockerd died between RequestPool and CreateNetwork; the user repeats the command."""
+        monkeypatch.setattr("ovn_docker.backends.ovn.networks.pools._MAKING", 0.1)
         for _ in range(3):
             host.ipam.request_pool(ip_network("10.3.0.0/24"), None, 4)
         network = host.create("10.3.0.0/24")
@@ -642,9 +644,10 @@ def test_two_networks_that_are_made_at_once_have_a_pool_each(
 
 
 def test_two_networks_of_one_subnet_are_not_given_each_others_pools(
-    make_host: MakeHost, northbound: OvsdbServer
+    make_host: MakeHost, northbound: OvsdbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Docker makes both at once, and its calls do not show which pool belongs to which network."""
+    monkeypatch.setattr("ovn_docker.backends.ovn.networks.pools._MAKING", 20)
 
     def bind(network: NetworkId) -> None:
         wanted = Network(network, (Subnet(ip_network("10.4.0.0/24"), None, ours=True),))

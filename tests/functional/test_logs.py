@@ -21,7 +21,7 @@ def log_of(driver: Driver, *options: str) -> list[str]:  # noqa: F811
     call(driver.socket, "NetworkDriver.EndpointOperInfo", NetworkID=NET, EndpointID=C1)
     call(driver.socket, "NetworkDriver.CreateNetwork", NetworkID=NET, IPv4Data=[{"Pool": "10.1.0.0/24"}])
     process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=120)
     return [line for line in log.splitlines() if "Plugin.Activate" not in line]
 
 
@@ -64,7 +64,7 @@ def test_time_stamps_of_the_log_file_are_valid(driver: Driver, tmp_path: Path) -
     process = driver.start(f"--log-file={file}", "-v", "console:off", "syslog:off", "file:dbg")
     call(driver.socket, "NetworkDriver.EndpointOperInfo", NetworkID=NET, EndpointID=C1)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     stamps = [line.partition("|")[0].strip() for line in file.read_text().splitlines()]
     assert stamps
     for stamp in stamps:

@@ -1,10 +1,8 @@
 """Overload: the driver answers in bounded time and memory, with the reason, and recovers by itself."""
 
-import select
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -39,6 +37,18 @@ def files(process: "subprocess.Popen[str]") -> int:
 def limit_files(process: "subprocess.Popen[str]", number: int) -> None:
     """Set the limit of open files of a running process, as `ulimit -n` does for a new one."""
     subprocess.run(["prlimit", f"--pid={process.pid}", f"--nofile={number}:"], check=True)
+
+
+def accepted(path: Path) -> socket.socket | None:
+    """Return an idle connection on which the driver has answered a call; ``None`` if it was refused."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(120)
+    connection.connect(str(path))
+    connection.sendall(ACTIVATE)
+    if connection.recv(4096).startswith(b"HTTP/1.1 200"):
+        return connection
+    connection.close()
+    return None
 
 
 def run_a_container(host: OverlayHost) -> None:
@@ -122,7 +132,7 @@ def test_many_calls_to_a_slow_or_silent_database_end_by_their_deadline(
     assert all("OVN_Northbound at unix:" in line and "did not answer within" in line for line in said)
     proxy.delay = 0
     run_a_container(host)
-    until(lambda: host.state() == before, 30)
+    until(lambda: host.state() == before)
     assert memory(process) < 80
     assert files(process) < 200
     assert host.reports_no_defect()
@@ -151,7 +161,7 @@ def test_full_disk_of_a_database_is_named_and_recovered_from(overlay_host: Overl
     for number in range(20):
         host.succeed("NetworkDriver.DeleteEndpoint", ids(number))
     run_a_container(host)
-    until(lambda: host.state() == before, 30)
+    until(lambda: host.state() == before)
     assert host.reports_no_defect()
 
 
@@ -162,25 +172,27 @@ def test_call_without_a_free_file_descriptor_is_refused_with_the_reason(overlay_
     run_a_container(host)
     before, limit = host.state(), 2 * files(process)
     limit_files(process, limit)
-    said = []
+    said: list[str] = []
     with ExitStack() as connections:
-        held = []
-        while files(process) < limit:
-            held.append(connections.enter_context(socket.socket(socket.AF_UNIX)))
-            held[-1].connect(str(host.socket))
-            time.sleep(0.05)  # until the connection is accepted, or refused
-        for number in range(5):
-            _, answer = host.ask("NetworkDriver.CreateEndpoint", endpoint(number))
+        held: list[socket.socket] = []
+
+        def is_exhausted() -> bool:
+            """Open connections until one is refused although no other thread has just taken the last file."""
+            while connection := accepted(host.socket):
+                held.append(connections.enter_context(connection))
+            return files(process) == limit
+
+        until(is_exhausted)
+        while "" not in said and len(said) < 10:  # a few free file descriptors are enough
+            _, answer = host.ask("NetworkDriver.CreateEndpoint", endpoint(len(said)))
             said.append(answer.get("Err", ""))
-            # Refused connections are closed already and hold no file descriptor of the driver.
-            held = [one for one in held if not select.select([one], [], [], 0)[0]]
             held.pop().close()
     assert said[0].startswith("the ovn-docker driver has no file descriptor left for this call")
-    assert said[-1] == "", "a few free file descriptors are enough"
-    for number in range(5):
+    assert said[-1] == ""
+    for number in range(len(said)):
         host.succeed("NetworkDriver.DeleteEndpoint", ids(number))
     run_a_container(host)
-    until(lambda: host.state() == before, 30)
+    until(lambda: host.state() == before)
     assert host.reports_no_defect()
     assert len(host.log.read_text().splitlines()) < 1000, "the log is not flooded"
 
@@ -210,7 +222,7 @@ def test_slow_and_unread_connections_do_not_keep_docker_out(overlay_host: Overla
         slow = []
         for number in range(CONNECTIONS + 250):
             sock = held.enter_context(socket.socket(socket.AF_UNIX))
-            sock.settimeout(30)
+            sock.settimeout(120)
             sock.connect(str(host.socket))
             sock.setblocking(False)
             with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):

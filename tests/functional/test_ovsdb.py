@@ -35,11 +35,12 @@ from ovn_docker.host.ovsdb import (
 from ovn_docker.host.ovsdb.tls import check_files
 from ovn_docker.model import Tls, row_uuid
 
+pytestmark = pytest.mark.usefixtures("network_namespace_of_module")  # for free_port()
+
 SWITCH = row_uuid("test", "switch")
 PORT = row_uuid("test", "port")
 WATCHED = row_uuid("test", "watched")
 SOON = 30.0
-Read = Callable[[Tls], list[object]]
 FILES = Path("/proc/self/fd")
 READ = ovsdb.select("Logical_Switch", columns=["name"])
 
@@ -347,26 +348,9 @@ class TestManyCallers:
 
 class TestIdleConnections:
     @pytest.mark.slow
-    def test_idle_connections_are_reused_and_answer_echo_requests(
-        self, make_server: MakeServer, connect: Connect
+    def test_an_idle_connection_answers_the_probes_of_the_server_alone_and_is_reused(
+        self, make_server: MakeServer
     ) -> None:
-        port = free_port()
-        server = make_server("OVN_Northbound", "--remote=db:OVN_Northbound,NB_Global,connections")
-        connection = {"target": f"ptcp:{port}:127.0.0.1", "inactivity_probe": 2500}  # ms; gives up after two
-        server.transact(
-            {"op": "insert", "table": "Connection", "uuid-name": "c", "row": connection},
-            {"op": "insert", "table": "NB_Global", "row": {"connections": ["named-uuid", "c"]}},
-        )
-        database = connect("OVN_Northbound", f"tcp:127.0.0.1:{port}")
-        before = self.connections()
-        database.transact(READ, deadline=Deadline(SOON))
-        (ours,) = self.connections() - before
-        time.sleep(6)
-        database.transact(READ, deadline=Deadline(SOON))
-        assert self.connections() - before == {ours}
-
-    @pytest.mark.slow
-    def test_only_the_server_probes_an_idle_connection(self, make_server: MakeServer) -> None:
         """With many hosts the probes are nearly all that a server at rest has to do."""
         port = free_port()
         make_server("OVN_Northbound", f"--remote=ptcp:{port}:127.0.0.1")  # probes after 5 s
@@ -378,12 +362,8 @@ class TestIdleConnections:
             database.transact(READ, deadline=Deadline(SOON))
             before = len(sent)
             until(lambda: b'"echo"' in sent[before:])
-            assert b'"method":"echo"' not in sent[before:]  # a reply to the server's request
-
-    def connections(self) -> set[str]:
-        """Return the sockets of this process."""
-        targets = (str(file.readlink()) for file in FILES.iterdir() if file.is_symlink())
-        return {target for target in targets if target.startswith("socket:")}
+            database.transact(READ, deadline=Deadline(SOON))  # the relay accepts one connection
+            assert b'"method":"echo"' not in sent[before:]  # but a reply to the server's request
 
 
 class TestServersThatFail:
@@ -404,21 +384,10 @@ class TestServersThatFail:
             with at_most(SOON / 2), pytest.raises(TimedOut, match=r"did not answer within 0\.3 s"):
                 database.transact(add_switch(), deadline=Deadline(0.3))
 
-    @pytest.mark.slow
-    def test_waiting_call_does_not_delay_another(self, database: Database, northbound: OvsdbServer) -> None:
-        with ThreadPoolExecutor() as threads, at_most(SOON):
-            waits = threads.submit(
-                database.transact, require("Logical_Switch", PORT, wait=2), deadline=Deadline(SOON)
-            )
-            database.transact(add_switch(), deadline=Deadline(SOON))
-            assert not waits.done()
-            with pytest.raises(ConditionFailed):
-                waits.result()
-
     def test_unreachable_server_is_named_with_the_reason(self, connect: Connect, tmp_path: Path) -> None:
         refusing, absent = f"tcp:127.0.0.1:{free_port()}", f"unix:{tmp_path}/none.sock"
         database = connect("OVN_Northbound", refusing, absent)
-        with at_most(3), pytest.raises(Unavailable) as failed:
+        with at_most(SOON / 2), pytest.raises(Unavailable) as failed:
             database.transact(add_switch(), deadline=Deadline(0.3))
         assert f"{refusing}: Connection refused; {absent}: No such file or directory" in str(failed.value)
 
@@ -496,7 +465,7 @@ class TestSeveralServers:
         one.pause()
         with pytest.raises(TimedOut):
             database.transact(add_switch("lost", PORT), deadline=Deadline(0.5))
-        with at_most(3):
+        with at_most(SOON / 2):
             database.transact(add_switch("second"), deadline=Deadline(SOON))
         assert names(other) == ["second"]
 
@@ -709,8 +678,8 @@ class TestClosing:
         files, active = len(list(FILES.iterdir())), threading.active_count()
         for _ in range(30):
             open_and_close()
-        assert len(list(FILES.iterdir())) <= files  # of an earlier test some may go only now
-        assert threading.active_count() <= active
+        # Threads of other tests may end, or open files for a moment.
+        until(lambda: len(list(FILES.iterdir())) <= files and threading.active_count() <= active)
 
     def test_closing_answers_every_call(self, northbound: OvsdbServer) -> None:
         def call_until_closed(database: Database) -> str:
@@ -785,31 +754,37 @@ def serve_tls(make_server: MakeServer, files: Tls) -> tuple[OvsdbServer, str]:
     return server, f"ssl:127.0.0.1:{port}"
 
 
+def await_refusal(database: Database, why: str) -> None:
+    """Wait until a call fails with the reason *why*: a busy machine may need longer for the handshake."""
+
+    def is_named() -> bool:
+        with pytest.raises(Unavailable) as failed:
+            database.transact(READ, deadline=Deadline(0.3))
+        return bool(re.search(why, str(failed.value)))
+
+    is_named.__doc__ = why
+    until(is_named)
+
+
 class TestTls:
     @pytest.fixture
     def remote(self, make_server: MakeServer, server_files: Tls) -> str:
         return serve_tls(make_server, server_files)[1]
 
-    @pytest.fixture
-    def read(self, remote: str, connect: Connect) -> Read:
-        def read(tls: Tls) -> list[object]:
-            database = connect("OVN_Northbound", remote, tls=tls)
-            return database.transact(READ, deadline=Deadline(3))
+    def test_server_of_our_authority_is_accepted(
+        self, remote: str, ours: Authority, connect: Connect
+    ) -> None:
+        database = connect("OVN_Northbound", remote, tls=ours.sign("client"))
+        assert database.transact(READ, deadline=Deadline(SOON)) == [[]]
 
-        return read
-
-    def test_server_of_our_authority_is_accepted(self, read: Read, ours: Authority) -> None:
-        assert read(ours.sign("client")) == [[]]
-
-    @pytest.mark.slow
     def test_certificate_of_another_address_is_refused(
         self, make_server: MakeServer, ours: Authority, connect: Connect
     ) -> None:
         """Each host has a certificate that our authority signed."""
         _, remote = serve_tls(make_server, ours.sign("other", "127.0.0.2"))
         strict = ours.sign("client")
-        with pytest.raises(Unavailable, match=r"not valid for '127\.0\.0\.1'.*ovn-docker pki; or trust all"):
-            connect("OVN_Northbound", remote, tls=strict).transact(READ, deadline=Deadline(3))
+        why = r"not valid for '127\.0\.0\.1'.*ovn-docker pki; or trust all"
+        await_refusal(connect("OVN_Northbound", remote, tls=strict), why)
         database = connect("OVN_Northbound", remote, tls=replace(strict, names=False))
         assert database.transact(READ, deadline=Deadline(SOON)) == [[]]
 
@@ -867,22 +842,22 @@ class TestTls:
         Path(files.private_key).chmod(0o640)
         check_files(files)
 
-    @pytest.mark.slow
-    def test_server_of_another_authority_is_refused(self, read: Read, foreign: Authority) -> None:
-        with pytest.raises(Unavailable, match=r"ssl:127\.0\.0\.1:\d+: .*certificate verify failed"):
-            read(foreign.sign("client"))
-
-    @pytest.mark.slow
-    def test_refusal_of_our_certificate_is_named(
-        self, read: Read, ours: Authority, foreign: Authority
+    def test_server_of_another_authority_is_refused(
+        self, remote: str, foreign: Authority, connect: Connect
     ) -> None:
-        with pytest.raises(Unavailable, match=r"ssl:127\.0\.0\.1:\d+: .*unknown ca"):
-            read(replace(foreign.sign("client"), ca_cert=ours.sign("client").ca_cert))
+        database = connect("OVN_Northbound", remote, tls=foreign.sign("client"))
+        await_refusal(database, r"ssl:127\.0\.0\.1:\d+: .*certificate verify failed")
+
+    def test_refusal_of_our_certificate_is_named(
+        self, remote: str, ours: Authority, foreign: Authority, connect: Connect
+    ) -> None:
+        files = replace(foreign.sign("client"), ca_cert=ours.sign("client").ca_cert)
+        await_refusal(connect("OVN_Northbound", remote, tls=files), r"ssl:127\.0\.0\.1:\d+: .*unknown ca")
 
     def test_server_without_tls_is_refused(self, remote: str, connect: Connect) -> None:
         plain = remote.replace("ssl:", "tcp:")
         database = connect("OVN_Northbound", plain)
-        with at_most(3), pytest.raises(OvnDockerError, match=re.escape(plain)):
+        with at_most(SOON / 2), pytest.raises(OvnDockerError, match=re.escape(plain)):
             database.transact(READ, deadline=Deadline(0.5))
 
     def test_missing_tls_files_are_an_error_with_the_command(self) -> None:

@@ -143,7 +143,7 @@ class TestKept:
 
     def test_endpoint_that_waits_for_its_flows_stays(self, host: Host) -> None:
         host.flows = False
-        driver = host.driver(replace(host.LONG_LIMITS, flows=10))
+        driver = host.driver(replace(host.LONG_LIMITS, flows=120))
         driver.create_endpoint(endpoint())
         with ThreadPoolExecutor() as threads:
             joins = threads.submit(driver.join, NET, C1, "/sandbox")
@@ -162,7 +162,7 @@ class TestKept:
     def test_endpoint_in_creation_stays(self, host: Host) -> None:
         """ovs-vswitchd is slow: everything exists except the number of the port."""
         host.open_vswitch.pause_daemon()
-        driver = host.driver(replace(host.LONG_LIMITS, request=10))
+        driver = host.driver()
         with ThreadPoolExecutor() as threads:
             creates = threads.submit(driver.create_endpoint, endpoint())
             until(host.open_vswitch.ports)
@@ -274,7 +274,7 @@ class TestThread:
 
         monkeypatch.setattr(host.docker, "inventory", inventory)
         host.reconciler(driver, interval=0.3).start(Threads())
-        assert asked.wait(30)
+        assert asked.wait(120)
         host.docker.endpoints.clear()
         until(lambda: host.state() == before)
 

@@ -137,7 +137,7 @@ class Server:
 
     def _serve(self, listening: socket.socket, context: ssl.SSLContext) -> None:
         with listening:
-            listening.settimeout(20)
+            listening.settimeout(120)
             plain, _ = listening.accept()
             try:
                 with context.wrap_socket(plain, server_side=True) as connection:

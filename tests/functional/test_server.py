@@ -40,7 +40,7 @@ class Client(http.client.HTTPConnection):
     """An HTTP client on one connection, as Docker's."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("plugin.moby.localhost", timeout=30)
+        super().__init__("plugin.moby.localhost", timeout=120)
         self._path = path
 
     def connect(self) -> None:
@@ -72,7 +72,7 @@ def sent(path: Path, method: str, request: Any) -> Iterator[socket.socket]:
     """A connection on which a call has been sent, in one piece as Docker's HTTP client does."""
     body = json.dumps(request)
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(30)
+        sock.settimeout(120)
         sock.connect(str(path))
         sock.sendall(
             f"POST /{method} HTTP/1.1\r\nHost: \r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
@@ -100,7 +100,7 @@ class Slow:
 
     def join(self, *_: object) -> Joined:
         self.joining.release()
-        assert self.release.wait(30)
+        assert self.release.wait(120)
         return Joined("odc0")
 
     def leave(self, *_: object) -> None:
@@ -307,21 +307,21 @@ def test_fast_calls_are_answered_while_many_slow_calls_wait(path: Path, serving:
     with ThreadPoolExecutor(100) as pool:
         joins = [pool.submit(call, path, "NetworkDriver.Join", JOIN) for _ in range(slow)]
         for _ in range(slow):
-            assert serving.driver.joining.acquire(timeout=60)
+            assert serving.driver.joining.acquire(timeout=120)
         leaves = [pool.submit(call, path, "NetworkDriver.Leave", LEAVE) for _ in range(fast)]
-        assert [leave.result(60) for leave in leaves] == [(200, {})] * fast
+        assert [leave.result(120) for leave in leaves] == [(200, {})] * fast
         assert not any(join.done() for join in joins)
         serving.driver.release.set()
-        assert [join.result(60) for join in joins] == [(200, JOINED)] * slow
+        assert [join.result(120) for join in joins] == [(200, JOINED)] * slow
 
 
 def test_slow_calls_beyond_the_limit_are_all_answered(path: Path, serving: Running) -> None:
     with ThreadPoolExecutor(100) as pool:
         joins = [pool.submit(call, path, "NetworkDriver.Join", JOIN) for _ in range(100)]
         for _ in range(server.AT_ONCE):
-            assert serving.driver.joining.acquire(timeout=60)
+            assert serving.driver.joining.acquire(timeout=120)
         serving.driver.release.set()
-        assert [join.result(60) for join in joins] == [(200, JOINED)] * 100
+        assert [join.result(120) for join in joins] == [(200, JOINED)] * 100
 
 
 def test_calls_on_connections_beyond_the_limit_are_all_answered(
@@ -335,7 +335,7 @@ def test_calls_on_connections_beyond_the_limit_are_all_answered(
             for _ in range(server.AT_ONCE + 100)
         ]
         for _ in range(server.AT_ONCE):
-            assert serving.driver.joining.acquire(timeout=60)
+            assert serving.driver.joining.acquire(timeout=120)
         serving.driver.release.set()
         for sock in clients:
             assert answer_on(sock) == (200, JOINED)
@@ -368,7 +368,7 @@ def test_call_without_a_thread_is_refused_with_the_reason(
     until(lambda: [state.name for state in threads.states()] == ["accept"])
     assert threads.failures() == {"accept": 0, "call": 0}
     it.stop()
-    serving.join(30)
+    serving.join(120)
     assert not serving.is_alive()
 
 
@@ -391,7 +391,7 @@ def test_a_failure_outside_of_the_answer_ends_the_connection_and_is_counted(
     until(lambda: threads.failures() == {"accept": 0, "call": 1})
     assert call(path, "NetworkDriver.Leave", LEAVE) == (200, {})
     it.stop()
-    serving.join(30)
+    serving.join(120)
     assert not serving.is_alive()
 
 
@@ -409,7 +409,7 @@ def test_calls_that_wait_are_answered_in_the_order_of_their_arrival() -> None:
         until(lambda: slots.waiting == 1)
     with slots:  # at the moment when the slot becomes free
         passed.append("second")
-    first.join(30)
+    first.join(120)
     assert passed == ["first", "second"]
 
 
@@ -420,13 +420,13 @@ def test_call_in_flight_is_answered_before_the_server_ends(path: Path, serving: 
     with ThreadPoolExecutor(1) as pool, Client(path) as idle:
         assert idle.call("Plugin.Activate")[0] == 200
         join = pool.submit(call, path, "NetworkDriver.Join", JOIN)
-        assert serving.driver.joining.acquire(timeout=60)
+        assert serving.driver.joining.acquire(timeout=120)
         serving.stop()
         until(lambda: not path.exists())
         time.sleep(1)  # longer than a connection has for its first call
         assert not join.done()
         serving.driver.release.set()
-        assert join.result(60) == (200, JOINED)
+        assert join.result(120) == (200, JOINED)
         assert serving.ended() < 5
 
 
@@ -450,7 +450,7 @@ def test_server_ends_although_a_call_never_ends(
     monkeypatch.setattr(server, "DRAIN_SECONDS", 0.5)
     with Client(path) as stuck:
         stuck.request("POST", "/NetworkDriver.Join", json.dumps(JOIN))
-        assert serving.driver.joining.acquire(timeout=60)
+        assert serving.driver.joining.acquire(timeout=120)
         serving.stop()
         assert 0.3 < serving.ended() < 5
 
@@ -475,7 +475,7 @@ def test_each_call_during_shutdown_is_answered_or_refused_as_a_whole(path: Path,
     with ThreadPoolExecutor(8) as pool:
         chatters = pool.map(chatter, range(8))
         for _ in range(1000):
-            assert answered.acquire(timeout=30)
+            assert answered.acquire(timeout=120)
         serving.stop()
         assert sum(chatters) >= 1000
     assert serving.ended() < 5
@@ -503,7 +503,7 @@ def test_call_with_any_exception_is_answered_and_ends_no_thread(path: Path) -> N
     until(lambda: [state.name for state in threads.states()] == ["accept"])
     assert threads.failures() == {"accept": 0, "call": 0}
     it.stop()
-    serving.join(30)
+    serving.join(120)
     assert not serving.is_alive()
     until(lambda: threads.states() == [])
 
@@ -526,7 +526,7 @@ def test_failure_of_the_server_itself_ends_only_its_connection(path: Path) -> No
     broken = False
     assert call(path, "NetworkDriver.Leave", LEAVE) == (200, {})
     it.stop()
-    serving.join(30)
+    serving.join(120)
     assert not serving.is_alive()
 
 
@@ -614,9 +614,9 @@ def test_sigterm_finishes_the_call_in_flight(path: Path) -> None:
         join = pool.submit(call, path, "NetworkDriver.Join", JOIN)
         assert line_of(it) == "joining"
         it.send_signal(signal.SIGTERM)
-        assert join.result(60) == (200, JOINED)
+        assert join.result(120) == (200, JOINED)
         assert [line_of(it), line_of(it)] == ["accepts no more", "ended"]
-        assert it.wait(60) == 0
+        assert it.wait(120) == 0
         assert not path.exists()
 
 
@@ -628,13 +628,13 @@ def test_socket_of_systemd_is_used_and_outlives_the_process(path: Path) -> None:
         early = pool.submit(call, path, "NetworkDriver.Leave", LEAVE)  # before a server runs
         with process(path, sock) as it:
             assert line_of(it) == "inherited"
-            assert early.result(60) == (200, {})
+            assert early.result(120) == (200, {})
             it.send_signal(signal.SIGTERM)
-            assert it.wait(60) == 0
+            assert it.wait(120) == 0
         between = pool.submit(call, path, "NetworkDriver.Leave", LEAVE)
         with process(path, sock) as it:
             assert line_of(it) == "inherited"
-            assert between.result(60) == (200, {})
+            assert between.result(120) == (200, {})
 
 
 @pytest.mark.slow
@@ -650,11 +650,11 @@ def test_call_on_the_socket_of_systemd_after_sigterm_is_left_to_the_next_process
             it.send_signal(signal.SIGTERM)
             assert line_of(it) == "accepts no more"
             leave = pool.submit(call, path, "NetworkDriver.Leave", LEAVE)
-            assert join.result(60) == (200, JOINED)
-            assert it.wait(60) == 0
+            assert join.result(120) == (200, JOINED)
+            assert it.wait(120) == 0
             assert not leave.done()
         with process(path, sock):
-            assert leave.result(60) == (200, {})
+            assert leave.result(120) == (200, {})
 
 
 def test_socket_of_systemd_of_another_kind_is_refused(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -663,7 +663,7 @@ def test_socket_of_systemd_of_another_kind_is_refused(path: Path, capfd: pytest.
         sock.listen()
         with process(path, sock) as it:
             assert line_of(it) == ""
-            assert it.wait(60) != 0
+            assert it.wait(120) != 0
     assert "must hand over one ListenStream= with a path" in capfd.readouterr().err
 
 
@@ -692,7 +692,7 @@ def test_held_connections_do_not_keep_docker_out(path: Path) -> None:
             for sock in held:
                 sock.close()
         it.send_signal(signal.SIGTERM)
-        assert it.wait(60) == 0
+        assert it.wait(120) == 0
 
 
 # Notifications
@@ -705,7 +705,7 @@ def test_notify_sends_the_state_to_the_service_manager(
     name = f"@ovn-docker-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name[1:] if abstract else name)
-        manager.settimeout(30)
+        manager.settimeout(120)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         sockets.notify("READY=1\nSTATUS=serving")
         assert manager.recv(100) == b"READY=1\nSTATUS=serving"

@@ -84,7 +84,7 @@ def test_a_driver_without_openstack_serves_and_answers_with_the_error(driver: Un
         "and that this machine has a route to it"
     )
     process.terminate()
-    _, log = process.communicate(timeout=20)
+    _, log = process.communicate(timeout=120)
     assert "not ready yet: cannot reach OpenStack" in log
     assert "secret" not in log
 
@@ -160,7 +160,7 @@ def test_the_driver_asks_for_the_password_at_the_terminal_before_it_detaches(
             said += os.read(ours, 1000)
         except OSError:  # the other end is closed
             break
-    assert process.wait(10) == 2
+    assert process.wait(120) == 2
     os.close(ours)
     assert b"rejects the login: check the password" in said
     (login,) = logins

@@ -349,7 +349,7 @@ class TestWaitForFlows:
             vswitch.chassis(soon())
             assert not waits.done()
             ovn_installed(plugged)
-            assert waits.result(60) == (None, True)
+            assert waits.result(120) == (None, True)
 
     def test_wait_returns_at_once_if_the_flows_are_installed(
         self, plugged: OpenVswitch, vswitch: LocalVswitch
@@ -371,7 +371,7 @@ class TestWaitForFlows:
             until(plugged.holds)
             vswitch.unplug(C1, soon())
             with pytest.raises(NotFound, match="no port for the endpoint c1c1c1c1c1c1"):
-                waits.result(60)
+                waits.result(120)
 
     def test_wait_survives_a_restart_of_the_database(
         self, plugged: OpenVswitch, vswitch: LocalVswitch
