@@ -1,6 +1,7 @@
 """Names of containers in the northbound database: created with the endpoint, and deleted with it."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -23,7 +24,7 @@ from ovn_docker.events import ContainerEvent
 from ovn_docker.host import ovsdb
 from ovn_docker.host.kernel.links import KernelLinks
 from ovn_docker.host.openvswitch import LocalVswitch
-from ovn_docker.host.ovsdb import Database
+from ovn_docker.host.ovsdb import Database, Operation
 from ovn_docker.hostnames import ContainerNames, Unregistered
 from ovn_docker.model import (
     NAMESERVERS,
@@ -85,6 +86,22 @@ class Cluster:
 
     def records(self) -> list[dict[str, str]]:
         return [row["records"] for row in self.rows("DNS")]
+
+
+class WithInterruption:
+    """A database that calls *meanwhile* after its first transaction, as another thread could."""
+
+    def __init__(self, database: Database, meanwhile: Callable[[], object]) -> None:
+        self._database = database
+        self._meanwhile = meanwhile
+        self.interrupted = False
+
+    def transact(self, *operations: Operation, **given: Any) -> Any:
+        found = self._database.transact(*operations, **given)
+        if not self.interrupted:
+            self.interrupted = True
+            self._meanwhile()
+        return found
 
 
 @pytest.fixture
@@ -197,6 +214,14 @@ class TestTwoContainers:
         )  # fmt: skip
         assert self.register(cluster, C2, named("db", "web")) == Unregistered()
         assert self.answers(cluster, "web") == ["10.1.0.3"]
+
+    def test_names_written_during_the_deletion_are_deleted(self, cluster: Cluster) -> None:
+        """The container ends while its names are registered: after the deletion has looked for names."""
+        late = WithInterruption(cluster.database, lambda: self.register(cluster, C1, named("web")))
+        Overlay(lambda _: late)(HOST1).delete_endpoint(C1, soon())  # type: ignore[arg-type,return-value]
+        assert late.interrupted
+        owners = [row["external_ids"].get("ovn-docker:endpoint") for row in cluster.rows("DHCP_Options")]
+        assert (owners.count(C1), cluster.records()) == (0, [])
 
     def test_deleted_endpoints_leave_no_names(self, cluster: Cluster) -> None:
         self.register(cluster, C1, named("web", "db"))

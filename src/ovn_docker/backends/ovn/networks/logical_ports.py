@@ -134,6 +134,18 @@ def delete_port(database: Database, endpoint: EndpointId, deadline: Deadline) ->
     Returns False if its port or its names are not there, though they may have been: then claims may be
     left that no row leads to.
     """
+    while True:
+        try:
+            return _delete_port(database, endpoint, deadline)
+        except ConditionFailed:
+            deadline.check(f"the names of endpoint {endpoint[:12]}, which keep changing")
+
+
+def _delete_port(database: Database, endpoint: EndpointId, deadline: Deadline) -> bool:
+    """Carry out delete_port() once. Raises ConditionFailed if names have been written since they were read.
+
+    Names are registered outside of Docker's calls: a container that ends at once is deleted meanwhile.
+    """
     whole = True
     row = row_uuid("endpoint", endpoint)
     ports, records = database.transact(
@@ -150,6 +162,7 @@ def delete_port(database: Database, endpoint: EndpointId, deadline: Deadline) ->
         names = [names_row(endpoint)] if NAME in port.map("external_ids") else []
         of_endpoint = has("external_ids", {ENDPOINT: endpoint})
         database.transact(
+            *(container_names.require_unchanged(endpoint, records) if names else ()),
             ovsdb.mutate("Logical_Switch", on_it, mutations=[["ports", "delete", [Reference(row)]]]),
             *(container_names.delete_names(switch, names) if names else ()),
             *container_names.release(endpoint, switch, (one.map("records") for one in records)),

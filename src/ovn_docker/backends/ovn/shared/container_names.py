@@ -4,7 +4,7 @@ ovn-controller answers a DNS query that a container sends into a logical switch,
 switch has a record of the name (ovn-nb(5), table DNS). All other queries reach their server: resolver.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -31,6 +31,7 @@ from ovn_docker.host.ovsdb import (
     DuplicateRow,
     Operation,
     Reference,
+    Row,
     UnknownColumn,
     has,
     is_row,
@@ -218,6 +219,14 @@ def release(
         ovsdb.delete("DHCP_Options", is_row(name_row(switch, name)), of_endpoint)
         for name in sorted(names - {*but})
     ]
+
+
+def require_unchanged(endpoint: EndpointId, rows: Sequence[Row]) -> list[Operation]:
+    """Require that an endpoint's records are those in *rows*, or that it has none, as when they were read."""
+    row = names_row(endpoint)
+    if not rows:
+        return [ovsdb.require_none("DNS", is_row(row))]
+    return [require("DNS", row, ["records", "==", ovsdb.encode(one.map("records"))]) for one in rows]
 
 
 def _addresses(column: list[str]) -> list[str]:
