@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,7 @@ from ovn_docker.backends.ovn.rows import (
     report_row,
 )
 from ovn_docker.backends.ovn.shared.generation import GENERATION_ROWS
+from ovn_docker.backends.ovn.shared.resolver import FORGETFUL
 from ovn_docker.backends.ovn.shared.shared_networks import SharedNetworks
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
@@ -94,6 +96,7 @@ class OldRows:
         self.shared, self.addresses = SharedNetworks(lambda _: database), Addresses(lambda _: database)
         self.leftovers, self.remaker = partial(Leftovers, database), MissingRows(lambda _: database)
         self.remaker_everywhere = MissingRows(lambda _: database, lambda: True)
+        self.set_options()
 
     def contents(self) -> Contents:
         """Return all rows, without their times and kinds."""
@@ -139,9 +142,14 @@ class OldRows:
         self.server.clear_networks()
 
     def reload(self) -> None:
-        """Restore the rows of the database as recorded."""
+        """Restore the rows of the database as recorded, with the options that the first sweep adds."""
         self.clear()
         load(self.server, self.version)
+        self.set_options()
+
+    def set_options(self, options: Mapping[str, str] = FORGETFUL) -> None:
+        """Set the options of the resolvers, which ovn-docker 0.1.0 made without options."""
+        self.database.transact(ovsdb.update("Logical_Router", options=options), deadline=soon())
 
     def sweep(self) -> list[Difference]:
         """Delete the leftovers of host1 and those of no host; return them."""
@@ -338,6 +346,16 @@ def test_recorded_rows_have_no_gaps(old: OldRows) -> None:
     assert old.missing() == []
 
 
+def test_resolver_of_an_earlier_version_gets_its_options(old: OldRows) -> None:
+    before = old.contents()["Logical_Router"]
+    old.set_options({})
+    assert {gap.kind for gap in old.missing()} == {Kind.RESOLVER}
+    old.repair()
+    assert old.missing() == []
+    left = [row for row in old.contents()["Logical_Router"] if row not in before]
+    assert len(left) < len(before), "no resolver was mended"
+
+
 @pytest.mark.slow
 def test_each_row_that_a_host_needs_is_made_again(old: OldRows) -> None:
     old.sweep()
@@ -371,6 +389,7 @@ def test_rows_get_their_uuids_back_after_a_restore(old: OldRows) -> None:
         uuid for of_table in rows.values() for uuid, row in of_table.items() if row.get("name") != "users"
     ]
     old.server.transact(*insertions(rows, {uuid: str(uuid4()) for uuid in ours}))
+    old.set_options()
     assert old.remaker.displaced(HOST1, soon())
     assert old.remaker.lead_back(HOST1, soon())
     assert not old.remaker.displaced(HOST1, soon())

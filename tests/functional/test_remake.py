@@ -31,6 +31,7 @@ from ovn_docker.backends.ovn.rows import (
     resolver_row,
 )
 from ovn_docker.backends.ovn.shared.container_names import Names
+from ovn_docker.backends.ovn.shared.resolver import FORGETFUL
 from ovn_docker.backends.ovn.shared.shared_networks import SharedNetworks
 from ovn_docker.core.ipam import Ipam
 from ovn_docker.core.reconcile import RepairMode
@@ -146,6 +147,8 @@ DELETIONS: dict[str, Callable[[Site], list[Operation]]] = {
     "names": lambda _: [ovsdb.delete("DNS", is_row(names_row(C1)))],
     "names' place on the switch": taken_out("dns_records", names_row(C1)),
     "resolver": lambda _: [ovsdb.delete("Logical_Router", is_row(resolver_row(SWITCH)))],
+    "resolver's options": lambda _: [ovsdb.mutate("Logical_Router", mutations=[
+        ["options", "delete", FORGETFUL], ["options", "insert", {"mac_binding_age_threshold": "0"}]])],
     "resolver's port": lambda _: [ovsdb.mutate("Logical_Router", mutations=[
         ["ports", "delete", [Reference(resolver_peer(SWITCH))]]])],
     "resolver's place on the switch": taken_out("ports", resolver_port(SWITCH)),

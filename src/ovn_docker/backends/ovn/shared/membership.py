@@ -132,7 +132,7 @@ def remaking(
     Conflict if the cluster has a different network of that name by now.
     """
     row = switch_row(name)
-    found, notes, router, peer, port, *generation = database.transact(
+    found, notes, router, forgetful, peer, port, *generation = database.transact(
         ovsdb.select("Logical_Switch", is_row(row), columns=["external_ids"]),
         ovsdb.select("DHCP_Options", is_row(note_row(network)), columns=["external_ids"]),
         *resolver_parts(row),
@@ -154,7 +154,8 @@ def remaking(
         described = {**ids, NAME: name, INCARNATION: incarnation}
         described.pop(NETWORK, None)
         operations.append(make_switch(SHARED_NETWORKS, row, name, described))
-    operations += mend_resolver(row, ids, router=bool(router), peer=bool(peer), port=bool(port))
+    parts = {"router": router, "forgetful": forgetful, "peer": peer, "port": port}
+    operations += mend_resolver(row, ids, **{part: bool(rows) for part, rows in parts.items()})
     if not notes:
         if found:
             incarnation = found[0].map("external_ids").get(INCARNATION, "")
