@@ -53,7 +53,7 @@ def test_directory_keeps_a_limited_number_of_names() -> None:
         directory.learn(str(number), "x")
     assert directory.name("a") == ""
     assert directory.name("19999") == "x"
-    assert len(directory._names) <= 16384
+    assert len(directory._names) <= 4096
 
 
 def test_empty_id_has_no_name() -> None:

@@ -2,8 +2,8 @@
 
 import threading
 
-_ROOM = 16384
-"""Names that are kept; the oldest is dropped first."""
+_ROOM = 4096
+"""Names that are kept; the oldest is dropped first. 1 MiB, and more than a host has containers."""
 
 
 class Directory:
