@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick soak install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -114,6 +114,12 @@ bench-quick: ## the measures that matter most, in three minutes (as root)
 	@scripts/debian-packages bench
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	PYTHONPATH=tests $(BIN)/python -m bench --scale 0.2 --results /dev/null 1 2 4
+
+LIVES ?= 100000
+soak: ## endpoints' lives on two hosts, LIVES=100000 takes hours; fails if memory, rows, links or files grow; writes bench/results/soak.json (as root)
+	@scripts/debian-packages bench
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	PYTHONPATH=tests $(BIN)/python -m bench.soak --lives $(LIVES)
 
 install uninstall: export PREFIX := $(PREFIX)
 install uninstall: export DESTDIR := $(DESTDIR)

@@ -34,6 +34,10 @@ class Ovsdb:
         self._ids = count()
         self._received = ""
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
     def transact(self, *operations: Operation) -> list[Any]:
         """Return the results of a transaction. Raises RuntimeError if the server refuses it."""
         number = next(self._ids)

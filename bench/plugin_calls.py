@@ -33,6 +33,10 @@ class Plugin:
             raise RuntimeError(f"{method}: {answer['Err']}")
         return answer
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def create_network(self, network: str, subnet: str, gateway: str) -> None:
         """Create a network as ``docker network create --subnet`` does."""
         pool = {"AddressSpace": "LocalDefault", "Pool": subnet, "Gateway": gateway, "AuxAddresses": None}
