@@ -64,7 +64,7 @@ def built_once(name: str, build: Callable[[Path], None]) -> Path:
     path = cache() / name
     if path.exists():
         return path
-    with Path(cache(), "lock").open("w") as lock:
+    with Path(cache(), f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             partial = path.with_name(f"{name}.partial")
