@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick soak install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -120,6 +120,11 @@ soak: ## endpoints' lives on two hosts, LIVES=100000 takes hours; fails if memor
 	@scripts/debian-packages bench
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	PYTHONPATH=tests $(BIN)/python -m bench.soak --lives $(LIVES)
+
+bench-kernel: ## containers' traffic on the kernel's datapath against Docker's overlay and bridge, in the machine of make test-kernel (as root)
+	@scripts/debian-packages kernel
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	PYTHONPATH=tests $(BIN)/python -m bench.kernel_machine --release=$(RELEASE) --accelerator=$(ACCELERATOR)
 
 install uninstall: export PREFIX := $(PREFIX)
 install uninstall: export DESTDIR := $(DESTDIR)

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import data_path, docker_run, endpoint_life, many_hosts, members, northd, scale
+from bench import data_path, docker_run, endpoint_life, kernel_data_path, many_hosts, members, northd, scale
 from bench.laboratory import Laboratory, new_laboratory
-from bench.report import Line, document, load, save, table
+from bench.report import KERNEL, USUAL, Line, document, load, save, table
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
+KERNEL_RESULTS = RESULTS.with_name("kernel-bookworm.json")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 FAVOURED = ("1", "2", "4")
+OF_THE_KERNEL = ("10",)
+"""Measures that need the kernel's module openvswitch, in a file of their own: make bench-kernel."""
 
 Measure = Callable[[Laboratory], tuple[list[Line], dict[str, Any]]]
 
@@ -38,6 +41,9 @@ def measures(part: float) -> dict[str, Measure]:
         "9": lambda lab: northd.versions(
             lab, [max(100, rounds(ports)) for ports in (1_000, 5_000, 20_000)], rounds(12)
         ),
+        "10": lambda lab: kernel_data_path.kernel_data_path(
+            lab, max(1, 5 * part), max(1, rounds(3) if part >= 0.5 else 1), 100 if part >= 0.5 else 4
+        ),
     }
 
 
@@ -45,11 +51,13 @@ def main() -> None:
     """Parse the command line and run the measures."""
     known = list(measures(1))
     parser = argparse.ArgumentParser(prog="bench", description="Measure ovn-docker side by side with others.")
-    parser.add_argument("measures", nargs="*", default=known, help=f"which: {', '.join(known)} (default all)")
+    usual = [number for number in known if number not in OF_THE_KERNEL]
+    which = f"which: {', '.join(known)} (default all but {', '.join(OF_THE_KERNEL)}: see make bench-kernel)"
+    parser.add_argument("measures", nargs="*", default=usual, help=which)
     parser.add_argument("--scale", type=float, default=1.0, help="rounds, as a part of the full number")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write them")
     parser.add_argument("--show", action="store_true", help="only print the table of what was written")
-    parser.add_argument("--document", action="store_true", help=f"only write that table into {DOCUMENT.name}")
+    parser.add_argument("--document", action="store_true", help=f"only write the tables into {DOCUMENT.name}")
     parser.add_argument(
         "--real-time",
         action="store_true",
@@ -60,7 +68,9 @@ def main() -> None:
         print(table(load(arguments.results)))
         return
     if arguments.document:
-        document(DOCUMENT, arguments.results)
+        document(DOCUMENT, arguments.results, USUAL)
+        if KERNEL_RESULTS.is_file():
+            document(DOCUMENT, KERNEL_RESULTS, KERNEL)
         return
     if unknown := set(arguments.measures) - set(known):
         parser.error(f"no measure {', '.join(sorted(unknown))}: there are {', '.join(known)}")

@@ -14,7 +14,10 @@ from typing import Any
 
 import ovn_docker
 
-BEGIN, END = "<!-- measured: python -m bench --document -->", "<!-- end of measured -->"
+USUAL, KERNEL = "<!-- measured: python -m bench --document -->", "<!-- measured: make bench-kernel -->"
+"""Lines of the document, each before a table."""
+
+END = "<!-- end of measured -->"
 
 HEADINGS = ("measure", "ours", "theirs", "ratio", "goal", "met")
 
@@ -67,15 +70,15 @@ def table(lines: Iterable[Line]) -> str:
     )
 
 
-def document(path: Path, results: Path) -> None:
-    """Replace the table of results in a document, with the machine that they were measured on.
+def document(path: Path, results: Path, place: str) -> None:
+    """Replace the table of results below the line *place*, with the machine that they were measured on.
 
     Raises ValueError if the document lacks the marks of that table.
     """
-    before, begin, rest = path.read_text().partition(BEGIN)
+    before, begin, rest = path.read_text().partition(place)
     _, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"{path} has no place for the table: no line {BEGIN} with {END} below")
+        raise ValueError(f"{path} has no place for the table: no line {place} with {END} below")
     path.write_text(f"{before}{begin}{described(results)}{end}{after}")
 
 
@@ -85,8 +88,8 @@ def described(results: Path) -> str:
     where, measured = known["machine"], known["measures"]
     versions = ", ".join(where["versions"][name] for name in ("docker", "ovs", "ovn"))
     module = "with" if where["openvswitch_module"] else "without"
-    loads = ", ".join(f"{number}: {measured[number]['load'][0]:.1f}" for number in sorted(measured))
-    favoured = ", ".join(number for number in sorted(measured) if measured[number].get("real_time"))
+    loads = ", ".join(f"{number}: {measured[number]['load'][0]:.1f}" for number in sorted(measured, key=int))
+    favoured = ", ".join(number for number in sorted(measured, key=int) if measured[number].get("real_time"))
     text = (
         f"{where['processor']}, {where['cores']} cores, {where['memory_gib']:.0f} GiB, Linux "
         f"{where['kernel'].partition('-')[0]} {module} the openvswitch module; {versions}, Python "
@@ -138,7 +141,7 @@ def load(path: Path) -> list[Line]:
     measured = json.loads(path.read_text())["measures"]
     return [
         Line(**{key: value for key, value in line.items() if key != "ratio"})
-        for number in sorted(measured)
+        for number in sorted(measured, key=int)
         for line in measured[number]["lines"]
     ]
 

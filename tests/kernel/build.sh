@@ -24,16 +24,16 @@ mkdir -p "$directory"
 ssh-keygen -q -t ed25519 -N '' -f "$directory/key"
 git -C "$source" archive --format=tar --output="$directory/source.tar" HEAD
 # The packages that Debian's installer installs, and netplan; then the packages that the suites themselves install.
-# Of those the lab starts etcd and Prometheus itself.
+# Of those the lab starts etcd and Prometheus itself. perf(1) shows where the measures spend their time.
 # shellcheck disable=SC2086,SC2016  # lists of words; $1 is the hook's
 mmdebstrap --variant=minbase --components=main $settings \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --include=apparmor,ca-certificates,dbus,ifupdown,iproute2,iputils-ping,isc-dhcp-client,kmod,less,libpam-systemd \
-    --include=linux-image-amd64,make,netplan.io,nftables,openssh-server,procps,python3-venv,systemd-sysv,udev,git \
+    --include=linux-image-amd64,linux-perf,make,netplan.io,nftables,openssh-server,procps,python3-venv,systemd-sysv,udev,git \
     --customize-hook="'$(dirname "$0")/settings.sh' "'"$1"' \
     --customize-hook='mkdir -p "$1/root/ovn-docker"' \
     --customize-hook="tar -C \"\$1/root/ovn-docker\" -xf '$directory/source.tar'" \
-    --customize-hook='chroot "$1" sh -ec "cd /root/ovn-docker; scripts/debian-packages test; scripts/virtualenv .venv --editable .[test]"' \
+    --customize-hook='chroot "$1" sh -ec "cd /root/ovn-docker; scripts/debian-packages test; scripts/debian-packages bench; scripts/virtualenv .venv --editable .[test]"' \
     --customize-hook='chroot "$1" systemctl disable etcd prometheus' \
     --customize-hook='chroot "$1" apt-get clean' \
     "$suite" "$root" $sources

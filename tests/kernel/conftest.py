@@ -1,26 +1,20 @@
 """The machine of `make test-kernel`."""
 
-import os
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from e2e.lab import LabError
-from e2e.lab.images import cache
-from kernel.machine import Machine, image, missing
+from kernel.machine import ACCELERATORS, RELEASES, Machine, boot, image, missing
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    releases = ("bookworm", "trixie")
     parser.addoption(
-        "--release", default=releases[0], choices=releases, help="the machine's Debian (default bookworm)"
+        "--release", default=RELEASES[0], choices=RELEASES, help="the machine's Debian (default bookworm)"
     )
     parser.addoption(
         "--accelerator",
-        choices=("auto", "kvm", "tcg"),
-        default="auto",
+        choices=ACCELERATORS,
+        default=ACCELERATORS[0],
         help="QEMU's (default auto: kvm where it boots the machine in 40 s, else tcg)",
     )
 
@@ -56,25 +50,3 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         yield machine
     finally:
         machine.close()
-
-
-def boot(directory: Path, accelerator: str) -> Machine:
-    """Start a machine; return it when it is up. Accelerator "auto" is KVM if that is fast enough."""
-    if accelerator == "auto":
-        if os.access("/dev/kvm", os.R_OK | os.W_OK):
-            with suppress(LabError):  # inside a virtual machine, KVM may be slower than TCG
-                return start(directory, "kvm", 40)
-        accelerator = "tcg"
-    return start(directory, accelerator, 600)
-
-
-def start(directory: Path, accelerator: str, seconds: float) -> Machine:
-    """Start a machine; return it when it is up. Raises LabError, and ends it, if that takes too long."""
-    machine = Machine(directory, cache() / "machine-console.log", accelerator=accelerator)
-    try:
-        machine.await_boot(seconds)
-    except BaseException:
-        machine.close()
-        raise
-    print(f"\nthe machine is up, on {accelerator}")
-    return machine

@@ -7,12 +7,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from e2e.lab.command import TIMEOUT_FACTOR, LabError, run
-from e2e.lab.images import REPOSITORY, built_once
+from e2e.lab.images import REPOSITORY, built_once, cache
 
 HERE = Path(__file__).parent
+RELEASES = ("bookworm", "trixie")
+ACCELERATORS = ("auto", "kvm", "tcg")
 PROGRAMS = ("git", "mke2fs", "mmdebstrap", "qemu-system-x86_64", "setpriv", "ssh", "ssh-keygen")
 TREE = "/root/ovn-docker"
 """Directory of the repository in the machine."""
@@ -45,6 +48,28 @@ def image(release: str) -> Path:
         run("image", alone, command, timeout=3600, env=dict(os.environ))
 
     return built_once(f"machine-{release}-{digest}", build)
+
+
+def boot(directory: Path, accelerator: str) -> "Machine":
+    """Start a machine; return it when it is up. Accelerator "auto" is KVM if that is fast enough."""
+    if accelerator == "auto":
+        if os.access("/dev/kvm", os.R_OK | os.W_OK):
+            with suppress(LabError):  # inside a virtual machine, KVM may be slower than TCG
+                return _start(directory, "kvm", 40)
+        accelerator = "tcg"
+    return _start(directory, accelerator, 600)
+
+
+def _start(directory: Path, accelerator: str, seconds: float) -> "Machine":
+    """Start a machine; return it when it is up. Raises LabError, and ends it, if that takes too long."""
+    machine = Machine(directory, cache() / "machine-console.log", accelerator=accelerator)
+    try:
+        machine.await_boot(seconds)
+    except BaseException:
+        machine.close()
+        raise
+    print(f"\nthe machine is up, on {accelerator}")
+    return machine
 
 
 class Machine:
