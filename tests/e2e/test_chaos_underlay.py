@@ -41,18 +41,18 @@ def pair(chaos: Chaos) -> Iterator[tuple[views.Endpoint, views.Endpoint]]:
         vm.docker(
             "run", "-d", f"--name={name}", "--net=seen", "--stop-signal=KILL", "busybox", "sleep", "600"
         )
+
+    def in_order() -> bool:
+        return not invariants.troubles(chaos.mode, views.docker(chaos.mode.hosts))
+
+    wait_for(in_order, "order")
     there = views.docker(chaos.mode.hosts)
-    assert invariants.troubles(chaos.mode, there) == []
     box, peer = (one for view in there for one in view.endpoints if one.container in places)
     yield box, peer
     for name, vm in places.items():
         vm.docker("rm", "--force", name)
         vm.docker("network", "rm", "seen")
-
-    def repaired() -> bool:
-        return not invariants.troubles(chaos.mode, views.docker(chaos.mode.hosts))
-
-    wait_for(repaired, "the damage to go", timeout=30)
+    wait_for(in_order, "the damage to go")
 
 
 def test_every_kind_of_damage_is_reported(

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e.lab import CommandError, LabError, wait_for
+from e2e.lab import CommandError, LabError
 from e2e.lab.cloud import BRIDGE, VM, Cloud
 from e2e.lab.command import ENVIRONMENT
+from e2e.lab.services import Daemon
 from e2e.underlay import Underlay
 
 pytestmark = pytest.mark.underlay
@@ -84,8 +85,7 @@ def vm(cloud: Cloud, machine: VM) -> Iterator[VM]:
     yield machine
     Underlay(cloud, (machine,)).clear()
     Underlay(cloud, (machine,)).settles()
-    machine.run("ovs-appctl", "-t", "ovn-docker-underlay-driver", "exit", check=False)
-    wait_for(lambda: not machine.path(PIDFILE).exists(), "the driver to end")
+    Daemon(machine, "ovn-docker-underlay-driver", runs_as=PIDFILE.removesuffix(".pid")).stop()
 
 
 def test_the_guides_commands_work(cloud: Cloud, vm: VM) -> None:

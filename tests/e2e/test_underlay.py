@@ -12,6 +12,7 @@ import pytest
 from e2e.lab import CommandError, wait_for
 from e2e.lab.cloud import VM, Cloud
 from e2e.lab.cloud.machines import Driver
+from e2e.test_cloud import ping
 from e2e.test_driver_killed import CRASH_DRIVER
 from e2e.test_guide import ASK, ECHO, SEND, SERVE
 from e2e.underlay import SWEEP_OPTIONS, Underlay
@@ -72,7 +73,7 @@ def test_containers_of_all_machines_and_a_plain_machine_reach_each_other(
             underlay.ping(places[one], one, addresses[other])
         for name, vm in places.items():
             underlay.ping(vm, name, plain.address)
-            plain.run("busybox", "ping", "-c", "1", "-W", "3", addresses[name])
+            ping(plain, addresses[name])
 
         assert plain.address not in addresses.values()
         assert network.mtu == 1442
@@ -98,8 +99,9 @@ def test_connections_carry_full_packets(underlay: Underlay, foo: None) -> None:
 
 def test_a_container_cannot_take_another_address(underlay: Underlay, foo: None) -> None:
     vm1, _, vm3 = underlay.vms
-    underlay.run(vm1, "c1", "--cap-add=NET_ADMIN")
-    address = underlay.run(vm3, "c3")
+    # Neutron would choose addresses at random, maybe the one that the container takes.
+    underlay.run(vm1, "c1", "--cap-add=NET_ADMIN", "--ip=192.168.1.10")
+    address = underlay.run(vm3, "c3", "--ip=192.168.1.30")
     vm1.docker("exec", "c1", "ip", "address", "add", "192.168.1.99/24", "dev", "eth0")
     assert underlay.is_silent(vm1, "c1", address, "-I", "192.168.1.99")
     underlay.ping(vm1, "c1", address)
@@ -197,9 +199,7 @@ def test_containers_work_again_after_a_power_cut(underlay: Underlay, foo: None) 
     vm3.make_bridge()
     vm3.driver.start(*SWEEP_OPTIONS)
     vm3.start_docker()
-    wait_for(
-        lambda: vm3.docker("ps", "--quiet", "--filter=name=back"), "the container to come back", timeout=60
-    )
+    wait_for(lambda: vm3.docker("ps", "--quiet", "--filter=name=back"), "the container to come back")
     underlay.ping(vm3, "back", witness)
     underlay.settles()
     vm3.docker("start", "gone")
@@ -235,9 +235,9 @@ def test_running_containers_work_while_neutron_is_down(underlay: Underlay, foo: 
 def test_calls_end_when_packets_to_neutron_are_lost(underlay: Underlay, foo: None) -> None:
     """Every call of Docker ends within its deadline."""
     control, vm1 = underlay.cloud.control, underlay.vms[0]
+    underlay.run(vm1, "c1")
     vm1.driver.stop()
     vm1.driver.start(*SWEEP_OPTIONS, "--request-timeout=5")
-    underlay.run(vm1, "c1")
     underlay.cloud.fabric.partition(control)
     try:
         with pytest.raises(CommandError, match=r"OpenStack|Neutron"):
@@ -254,9 +254,7 @@ def test_a_driver_killed_while_containers_start_leaves_no_leftovers(underlay: Un
     names = [f"c{i}" for i in range(6)]
     with ThreadPoolExecutor(len(names)) as pool:
         starts = {name: pool.submit(underlay.run, vm1, name) for name in names}
-        wait_for(
-            lambda: "odh" in vm1.run("ovs-vsctl", "list-ports", "breth0"), "one to be plugged", timeout=60
-        )
+        wait_for(lambda: "odh" in vm1.run("ovs-vsctl", "list-ports", "breth0"), "one to be plugged")
         vm1.driver.kill()
         underlay.killed = True
         vm1.driver.start(*SWEEP_OPTIONS)
@@ -304,7 +302,7 @@ def test_a_driver_killed_between_any_two_steps_leaves_no_leftovers(underlay: Und
         start(step.split()[1])
         with ThreadPoolExecutor() as pool:
             life = pool.submit(live_and_die)
-            wait_for(lambda: not driver.pid, "the driver to die", timeout=120)
+            wait_for(lambda: not driver.pid, "the driver to die")
             vm.driver.start(*SWEEP_OPTIONS)
             life.result()
         underlay.clear()

@@ -221,7 +221,9 @@ class TestTrunk:
         self, cloud: Cloud, vm1: Vm, network: Network
     ) -> None:
         (subnet,) = cloud.demo.subnets(name=f"docker-{network.id}")
-        port = cloud.demo.create_port(network_id=subnet.network_id)
+        # Neutron would choose an address at random, maybe that of the endpoint.
+        address = {"ip_address": "192.168.1.200"}
+        port = cloud.demo.create_port(network_id=subnet.network_id, fixed_ips=[address])
         (trunk,) = cloud.demo.trunks(port_id=vm1.port.id)
         mine = {"port_id": port.id, "segmentation_type": "vlan", "segmentation_id": 1}
         cloud.demo.add_trunk_subports(trunk.id, [mine])
@@ -937,7 +939,7 @@ def test_a_keystone_that_never_answers_ends_with_the_deadline(cloud: Cloud, vm1:
     with run(cloud, socket.create_server, ("127.0.0.1", 0)) as hung, ThreadPoolExecutor(1) as thread:
         neutron = Neutron(vm1.login | {"auth_url": f"http://127.0.0.1:{hung.getsockname()[1]}"})
         asked = thread.submit(run, cloud, neutron.all, NeutronNetwork, Deadline(2))
-        assert isinstance(asked.exception(timeout=12), OvnDockerError)  # a request alone may take 20 seconds
+        assert isinstance(asked.exception(timeout=18), OvnDockerError)  # a request alone may take 20 seconds
 
 
 class Portal(BaseHTTPRequestHandler):

@@ -1,7 +1,6 @@
 """VMs with the underlay driver, and comparison of their state with Docker's."""
 
 import json
-from contextlib import suppress
 
 from e2e.lab import LabError, wait_for
 from e2e.lab.cloud import BRIDGE, VM, Cloud
@@ -43,7 +42,7 @@ class Underlay:
         return endpoint
 
     def ping(self, vm: VM, container: str, address: str, *options: str) -> None:
-        """Ping an address. Raises CommandError unless it answers within some seconds."""
+        """Ping an address. Raises CommandError unless it answers within a minute."""
         vm.ping(container, address, *options)
 
     def is_silent(self, vm: VM, container: str, address: str, *options: str) -> bool:
@@ -72,11 +71,12 @@ class Underlay:
 
     def settles(self) -> None:
         """Wait for the sweep, and check that everything exists that Docker has, and nothing else."""
-        with suppress(LabError):
-            wait_for(lambda: self.wanted() == self.found(), "order", timeout=120)
-        wanted, found = self.wanted(), self.found()
-        assert not found - wanted, f"left behind: {found - wanted}"
-        assert not wanted - found, f"missing: {wanted - found}"
+        try:
+            wait_for(lambda: self.wanted() == self.found(), "order", timeout=180)
+        except LabError:
+            wanted, found = self.wanted(), self.found()
+            assert not found - wanted, f"left behind: {found - wanted}"
+            assert not wanted - found, f"missing: {wanted - found}"
         for vm in self.vms:
             assert "Traceback" not in vm.tail(vm.driver.log, lines=10_000)
 

@@ -43,7 +43,7 @@ def run(
     argv: tuple[str, ...],
     *,
     check: bool = True,
-    timeout: float = 30,
+    timeout: float = 60,
     env: dict[str, str] | None = None,
     stdin: str | IO[bytes] = "",
 ) -> str:

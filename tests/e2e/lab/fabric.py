@@ -128,7 +128,7 @@ class Fabric:
         for host in others:
             host.start_member()
 
-    def run(self, *argv: str, check: bool = True, timeout: float = 30, stdin: str = "") -> str:
+    def run(self, *argv: str, check: bool = True, timeout: float = 60, stdin: str = "") -> str:
         """Return the output of a command in the fabric's network, on the machine's own file system."""
         enter = ["nsenter", f"--target={self.pid}", "--net"]
         return run("fabric", enter, argv, check=check, timeout=timeout, stdin=stdin)

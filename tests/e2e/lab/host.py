@@ -178,7 +178,7 @@ class Host:
         self,
         *argv: str,
         check: bool = True,
-        timeout: float = 30,
+        timeout: float = 60,
         env: dict[str, str] | None = None,
         stdin: str | IO[bytes] = "",
     ) -> str:
