@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak deb test-packages install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 override VENV := .venv
 override BIN := $(VENV)/bin
 MODE ?= overlay
-SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh tests/kernel/*.sh
+SHELL_SCRIPTS := .ci/run scripts/* demo/*.sh tests/kernel/*.sh packaging/place packaging/debian/licences
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 21
@@ -125,6 +125,14 @@ bench-kernel: ## containers' traffic on the kernel's datapath against Docker's o
 	@scripts/debian-packages kernel
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	PYTHONPATH=tests $(BIN)/python -m bench.kernel_machine --release=$(RELEASE) --accelerator=$(ACCELERATOR)
+
+deb: ## build Debian packages for Debian 12, into dist/ (as root)
+	@scripts/deb
+
+test-packages: ## build Debian packages, install, upgrade and purge them in clean Debian trees, kept in /var/cache (as root)
+	@scripts/debian-packages packages
+	@scripts/virtualenv $(VENV) --editable '.[test]'
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/packages
 
 install uninstall: export PREFIX := $(PREFIX)
 install uninstall: export DESTDIR := $(DESTDIR)
