@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import select
 import shutil
@@ -39,7 +40,9 @@ PACKAGING = Path(__file__).parents[2] / "packaging"
 DASHBOARD = PACKAGING / "grafana" / "ovn-docker.json"
 RULES = PACKAGING / "prometheus" / "ovn-docker.rules.yml"
 pytestmark = pytest.mark.usefixtures("network_namespace")
-needs_prometheus = pytest.mark.skipif(not shutil.which("promtool"), reason="prometheus is not installed")
+needs_prometheus = pytest.mark.skipif(
+    not shutil.which("promtool") and "CI" not in os.environ, reason="prometheus is not installed"
+)
 
 
 def get(url: str) -> str:
@@ -367,9 +370,12 @@ def drop_packets(settings: OpenVswitch, number: int) -> None:
     )  # fmt: skip
 
 
+UNCOUNTED = ("_repairs_", "_leftovers_", "_remade_", "_connections_lost_")
+"""Counters with a label that are not exported before the first event: an idle host has none."""
+
+
 @pytest.mark.slow
 @needs_prometheus
-@pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
 def test_prometheus_shows_data_for_alerts_and_every_panel(
     driver: Driver,  # noqa: F811
     url: str,
@@ -397,7 +403,11 @@ def test_prometheus_shows_data_for_alerts_and_every_panel(
             return json.loads(get(f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"))[
                 "data"
             ]
-        except OSError:
+        except HTTPError as error:
+            if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:  # which it answers while it starts
+                pytest.fail(f"{query}: {error.read().decode()}")
+            return None
+        except OSError:  # it has not started yet
             return None
 
     def rules() -> list[dict[str, Any]]:
@@ -413,14 +423,17 @@ def test_prometheus_shows_data_for_alerts_and_every_panel(
         until(lambda: states().get("OvnDockerDatabaseDown") == "inactive")
         until(lambda: states().get("OvnDockerControllerBehind") == "pending")
         drop_packets(settings, 9)
+        for alert in rules():
+            assert ask("query", query=alert["query"]) is not None, alert["name"]
         for title, queries in panels().items():
-            assert all(ask("query", query=query) is not None for query in queries), title
+            for query in queries:
+                may_be_empty = any(metric in query for metric in UNCOUNTED)
 
-            def shows_data(queries: list[str] = queries, title: str = title) -> bool:
-                return any(ask("query", query=query)["result"] for query in queries)
+                def shows_data(query: str = query, may_be_empty: bool = may_be_empty) -> bool:
+                    return bool(ask("query", query=query)["result"]) or may_be_empty
 
-            shows_data.__doc__ = f"data in {title}"
-            until(shows_data)
+                shows_data.__doc__ = f"data in {title}: {query}"
+                until(shows_data)
     finally:
         server.kill()
         server.wait()
