@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -374,6 +375,20 @@ UNCOUNTED = ("_repairs_", "_leftovers_", "_remade_", "_connections_lost_")
 """Counters with a label that are not exported before the first event: an idle host has none."""
 
 
+def prometheus_answers(port: int, path: str, **query: str) -> Any:
+    """Return Prometheus' answer, None while it starts; fail if it refuses the query."""
+    try:
+        return json.loads(get(f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"))[
+            "data"
+        ]
+    except HTTPError as error:
+        if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:
+            pytest.fail(f"{query}: {error.read().decode()}")
+        return None
+    except OSError:
+        return None
+
+
 @pytest.mark.slow
 @needs_prometheus
 def test_prometheus_shows_data_for_alerts_and_every_panel(
@@ -398,17 +413,7 @@ def test_prometheus_shows_data_for_alerts_and_every_panel(
     ]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
-    def ask(path: str, **query: str) -> Any:
-        try:
-            return json.loads(get(f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"))[
-                "data"
-            ]
-        except HTTPError as error:
-            if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE:  # which it answers while it starts
-                pytest.fail(f"{query}: {error.read().decode()}")
-            return None
-        except OSError:  # it has not started yet
-            return None
+    ask = partial(prometheus_answers, port)
 
     def rules() -> list[dict[str, Any]]:
         groups = (ask("rules") or {"groups": []})["groups"]
