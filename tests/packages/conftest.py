@@ -40,10 +40,10 @@ for n in null zero full random urandom; do cp -a /dev/$n dev/; done
 ln -s /proc/self/fd dev/fd
 mount -t tmpfs none run
 mount -t tmpfs none tmp
-# Orphans must not stay as zombies.
-trap '' CHLD
 echo ready
-exec sleep infinity
+# A shell that waits is an init that reaps: orphans do not stay as zombies.
+sleep infinity &
+wait
 """
 
 
@@ -137,13 +137,18 @@ def repack(debs: Path, directory: Path) -> None:
     """Write the same packages as those of a later version, 99."""
     for package in debs.glob("*.deb"):
         tree = directory / "tree"
-        run("repack", [], ("dpkg-deb", "-R", str(package), str(tree)))
+        run("repack", [], ("dpkg-deb", "-R", str(package), str(tree)), timeout=300)
         control = tree / "DEBIAN/control"
         control.write_text(control.read_text().replace("1:0.", "1:99."))
         for module in tree.glob("usr/lib/ovn-docker/ovn_docker/__init__.py"):
             module.write_text('"""Later."""\n\n__version__ = "99"\n')
         name = package.name.replace("_0.", "_99.")
-        run("repack", [], ("dpkg-deb", "--root-owner-group", "-b", str(tree), str(directory / name)))
+        run(
+            "repack",
+            [],
+            ("dpkg-deb", "--root-owner-group", "-Zgzip", "-b", str(tree), str(directory / name)),
+            timeout=300,
+        )
         shutil.rmtree(tree)
 
 
