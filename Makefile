@@ -126,7 +126,7 @@ bench-kernel: ## containers' traffic on the kernel's datapath against Docker's o
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	PYTHONPATH=tests $(BIN)/python -m bench.kernel_machine --release=$(RELEASE) --accelerator=$(ACCELERATOR)
 
-deb: ## build Debian packages for Debian 12, into dist/ (as root)
+deb: ## build Debian packages for this machine's release, 12 or 13, into dist/ (as root)
 	@scripts/deb
 
 test-packages: ## build Debian packages, install, upgrade and purge them in clean Debian trees, kept in /var/cache (as root)

@@ -6,7 +6,7 @@ from pathlib import Path
 from e2e.lab.command import run
 from e2e.lab.images import built_once
 
-SUITES = ("bookworm",)
+SUITES = ("bookworm", "trixie")
 
 TOOLS = "build-essential debhelper dh-python python3-venv"
 """What builds a package; as in scripts/debian-packages."""
@@ -20,10 +20,12 @@ WANTED = (
 )
 """Packages that apt can install in a clean tree: our dependencies, and Debian's package of our name."""
 
+_MORE = {"bookworm": "", "trixie": "python3-msgspec"}
+
 
 def clean(suite: str) -> Path:
     """Return a minimal Debian; apt has the archives of `WANTED`, so that no test needs the network."""
-    wanted = WANTED.split()
+    wanted = f"{WANTED} {_MORE[suite]}".split()
 
     def build(path: Path) -> None:
         _debootstrap(suite, path)
