@@ -25,11 +25,13 @@ def proc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def process(proc: Path, pid: int, name: str, *arguments: str, inside: str = "") -> None:
-    """Make a process; *inside*: its PID in a container."""
+def process(
+    proc: Path, pid: int, name: str, *arguments: str, inside: str = "", uids: str = "0 0 0 0"
+) -> None:
+    """Make a process; *inside*: its PID in a container; *uids*: as in proc(5), the real one first."""
     directory = proc / str(pid)
     directory.mkdir()
-    (directory / "status").write_text(f"Name:\t{name}\nPid:\t{pid}\nNSpid:\t{pid}\t{inside}\n")
+    (directory / "status").write_text(f"Name:\t{name}\nPid:\t{pid}\nUid:\t{uids}\nNSpid:\t{pid}\t{inside}\n")
     (directory / "comm").write_text(f"{name}\n")
     (directory / "cmdline").write_bytes(b"".join(argument.encode() + b"\0" for argument in arguments))
 
@@ -51,10 +53,11 @@ def test_cluster_store_is_found_in_the_arguments(proc: Path, arguments: list[str
     assert has_cluster_store(proc, NONE)
 
 
-def test_dockerd_in_a_container_does_not_count(proc: Path) -> None:
+@pytest.mark.parametrize("whose", [{"inside": "7"}, {"uids": "1000 1000 1000 1000"}, {"uids": "1000 0 0 0"}])
+def test_dockerd_of_a_container_or_a_user_does_not_count(proc: Path, whose: dict[str, str]) -> None:
     path = config(proc, '{"cluster-store": "etcd://10.0.0.9", "dns": ["10.0.0.66"]}')
     arguments = ("--cluster-store=etcd://10.0.0.9", "--dns=10.0.0.66", f"--config-file={path}")
-    process(proc, 700, "dockerd", "dockerd", *arguments, inside="7")
+    process(proc, 700, "dockerd", "dockerd", *arguments, **whose)
     assert not has_cluster_store(proc, NONE)
     assert dockerd_setting("dns", proc, NONE) == []
 

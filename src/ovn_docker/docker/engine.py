@@ -98,7 +98,7 @@ def dockerd_setting(name: str, proc: Path = Path("/proc"), config: Path = CONFIG
 
 
 def _dockerd_arguments(proc: Path) -> list[list[str]]:
-    """Return the arguments of dockerd, without those of processes in containers, which may be anything."""
+    """Return the arguments of root's dockerd; those of containers and other users may be anything."""
     found = []
     try:
         processes = list(proc.glob("[0-9]*"))
@@ -106,20 +106,21 @@ def _dockerd_arguments(proc: Path) -> list[list[str]]:
         raise Unavailable(f"cannot look for dockerd in {proc}: {error.strerror}") from None
     for process in processes:
         try:
-            if (process / "comm").read_text().strip() == "dockerd" and not _is_contained(process):
+            if (process / "comm").read_text().strip() == "dockerd" and _is_roots(process):
                 found.append((process / "cmdline").read_bytes().decode(errors="replace").split("\0"))
         except OSError:
             continue  # it has ended meanwhile
     return found
 
 
-def _is_contained(process: Path) -> bool:
-    """Return whether a process has another PID in a namespace of its own (proc(5), NSpid)."""
-    for line in (process / "status").read_text(errors="replace").splitlines():
-        name, _, numbers = line.partition(":")
-        if name == "NSpid":
-            return len(numbers.split()) > 1
-    return False
+def _is_roots(process: Path) -> bool:
+    """Return whether root started a process, outside of containers (proc(5), status: Uid and NSpid).
+
+    The real user ID counts: any user can start a set-user-ID program under the name dockerd.
+    """
+    lines = (process / "status").read_text(errors="replace").splitlines()
+    fields = {name: values.split() for name, _, values in (line.partition(":") for line in lines)}
+    return fields.get("Uid", [])[:1] == ["0"] and len(fields.get("NSpid", [])) <= 1
 
 
 def dockerd_config(path: Path = CONFIG) -> dict[str, Any]:
