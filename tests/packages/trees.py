@@ -9,7 +9,7 @@ from e2e.lab.images import built_once
 SUITES = ("bookworm", "trixie")
 
 TOOLS = "build-essential debhelper dh-python python3-venv"
-"""What builds a package; as in scripts/debian-packages."""
+"""Debian's packages that build ours, as in scripts/debian-packages."""
 
 WANTED = (
     "openvswitch-switch ovn-host nftables iptables iproute2 python3 python3-openvswitch "
