@@ -279,27 +279,6 @@ def modes(tree: Path) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.slow
-def test_modes_do_not_follow_the_umask(tmp_path: Path) -> None:
-    """test_systemd.py tests the other kind of umask, 077."""
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    install = ["make", "install", f"DESTDIR={tree}"]
-    subprocess.run(install, cwd=SOURCE, check=True, capture_output=True, timeout=900, umask=0)
-    assert modes(tree) == MODES
-    for unit in UNITS:
-        assert (tree / "etc/systemd/system" / unit).stat().st_mode & 0o777 == 0o644
-        assert f"{tree}" not in (tree / "etc/systemd/system" / unit).read_text()
-    share = [path for path in (tree / "usr/local/share").rglob("*") if path.is_file()]
-    assert len(share) == 12
-    assert {path.stat().st_mode & 0o777 for path in share} == {0o644}
-    for program in ("ovn-docker", "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"):
-        link = tree / "usr/local/bin" / program
-        assert str(link.readlink()) == f"{PREFIX}/current/bin/{program}"
-        assert (tree / PREFIX[1:] / "bin" / program).stat().st_mode & 0o777 == 0o755
-    assert not (tree / PREFIX[1:] / "build").exists()
-
-
 WAITS = (
     "import sys, ovn_docker; input(); import prometheus_client, ovn_docker.draw.page as p; print(p.__file__)"
 )
@@ -377,13 +356,19 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 @pytest.fixture(scope="module")
 def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The layer of changes of an installation of version 0.1.0."""
+    """The layer of changes of an installation of version 0.1.0, with umask 0.
+
+    Beside it are lists of the source tree's files, `before` and `after` the installation.
+    """
 
     def make(directory: Path) -> None:
         root = Root(directory)
         try:
             root.set_version("0.1.0")
-            root.out("make", "install")
+            root.sh("find /src -name __pycache__ -exec rm -r {} +")
+            (directory / "before").write_text(root.out("find", "/src"))
+            root.sh("umask 0; make install")
+            (directory / "after").write_text(root.out("find", "/src"))
             root.save(directory / "layer")
         finally:
             root.close()
@@ -401,11 +386,26 @@ def installed(tmp_path: Path, layer: Path) -> Iterator[Root]:
 
 
 @pytest.mark.slow
-def test_installation_leaves_the_sources_as_they_are(installed: Root) -> None:
-    installed.sh("find /src -name __pycache__ -exec rm -r {} +")
-    before = installed.out("find", "/src")
-    installed.out("make", "install")
-    assert installed.out("find", "/src") == before
+def test_installation_leaves_the_sources_as_they_are(layer: Path) -> None:
+    assert layer.with_name("after").read_text() == layer.with_name("before").read_text()
+
+
+@pytest.mark.slow
+def test_modes_do_not_follow_the_umask(layer: Path) -> None:
+    """test_systemd.py tests the other kind of umask, 077."""
+    units, shared = layer / "etc/systemd/system", layer / "usr/local/share"
+    assert modes(layer / PREFIX[1:]) == MODES
+    assert modes(units) == {"f": {"root:root 644"}}
+    assert {path.name for path in units.iterdir()} == set(UNITS)
+    files = [path for path in shared.rglob("*") if path.is_file()]
+    assert len(files) == 12
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+    for program in ("ovn-docker", "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"):
+        link = layer / "usr/local/bin" / program
+        assert str(link.readlink()) == f"{PREFIX}/current/bin/{program}"
+        (file,) = (layer / PREFIX[1:] / "versions").glob(f"*/bin/{program}")
+        assert file.stat().st_mode & 0o777 == 0o755
+    assert not (layer / PREFIX[1:] / "build").exists()
 
 
 @pytest.mark.slow
