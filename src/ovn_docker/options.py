@@ -29,6 +29,7 @@ class NetworkOptions:
     name: str | None = None
     any_router: bool = False
     snoop: bool = False
+    names: bool = True
     security_groups: tuple[str, ...] = ()
     allowed: tuple[Allowed, ...] = ()
     port_security: bool = True
@@ -120,6 +121,7 @@ MTU = "com.docker.network.driver.mtu"
 ALLOWED = "ovn.allowed-addresses"
 PORT_SECURITY = "ovn.port-security"
 _SWITCH = "ovn.switch"
+_NAMES = "ovn.names"
 
 OPTIONS = (
     Option(
@@ -156,6 +158,14 @@ OPTIONS = (
         _multicast,
         "flood: to all containers on the network",
         "where multicast goes: to the containers that have joined the group by IGMP or MLD (snoop), or flood",
+    ),
+    Option(
+        _NAMES,
+        "names",
+        _switched,
+        "`on`",
+        "off: other hosts do not find the containers of the shared network by name, and ovn-northd does less "
+        "for each container, which matters from about 2 000 on",
     ),
     Option(
         ALLOWED,
@@ -253,6 +263,8 @@ def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> N
         if "switch" in fields and fields.get(field):
             (key,) = (option.key for option in table if option.field == field)
             raise BadRequest(f"options {key} and {_SWITCH} exclude each other: give one of them")
+    if "names" in fields and "name" not in fields:
+        raise BadRequest(f"option {_NAMES} is for shared networks: give {SHARED_NAME}=NAME, too")
     return NetworkOptions(**fields)
 
 

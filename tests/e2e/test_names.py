@@ -118,6 +118,21 @@ def test_containers_find_each_other_across_hosts(hosts: tuple[Host, Host], inter
     finds(host2, "web", "client", address(host1, "client"))
 
 
+def test_network_without_names_resolves_outside_names_alone(hosts: tuple[Host, Host]) -> None:
+    host1, host2 = hosts
+    create(hosts, "foo", "10.1.0.0/16", "-o", "ovn.names=off")
+    run(host2, "web")
+    run(host1, "client")
+    found = ("ovn-nbctl", "--bare", "--columns=name", "find", "Logical_Switch_Port")
+    wait_for(lambda: host1.run(*found, "external_ids:ovn-docker\\:container=web"), "the name on the port")
+    finds(host1, "client", "example.com", "192.0.2.1")
+    assert lookup(host1, "client", "web") == lookup(host1, "client", "web.foo") == ""
+    host1.ping("client", address(host2, "web"))
+    assert host1.run("ovn-nbctl", "lr-list") == host1.run("ovn-nbctl", "--bare", "list", "DNS") == ""
+    for host in hosts:
+        assert "nothing is left over, and nothing is missing" in host.run("ovn-docker", "gc")
+
+
 def test_outside_names_resolve_as_before(hosts: tuple[Host, Host]) -> None:
     host1, _ = hosts
     create(hosts, "foo", "10.1.0.0/16")

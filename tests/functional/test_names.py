@@ -20,6 +20,7 @@ from ovn_docker.core.event_source import EventSource
 from ovn_docker.core.registrar import Registrar
 from ovn_docker.deadline import Deadline
 from ovn_docker.docker.engine import DockerEngine
+from ovn_docker.errors import Conflict
 from ovn_docker.events import ContainerEvent
 from ovn_docker.host import ovsdb
 from ovn_docker.host.kernel.links import KernelLinks
@@ -134,6 +135,25 @@ def test_name_resolves_to_both_addresses(northbound: OvsdbServer, connect: Conne
     (records,) = cluster.records()
     assert records["web"] == "10.1.0.2 fd00:1::2"
     assert sum(key.endswith(".arpa") for key in records) == 2
+
+
+def test_network_without_names_has_neither_names_nor_a_resolver(
+    northbound: OvsdbServer, connect: Connect
+) -> None:
+    cluster = Cluster(northbound, connect(northbound))
+    without = replace(network(NET1), options=NetworkOptions(name="Foo", names=False))
+    cluster.overlay(HOST1).create_network(without, soon())
+    with pytest.raises(Conflict, match="network Foo has names off in the cluster, asked for was none"):
+        cluster.overlay(HOST2).create_network(network(NET2), soon())
+    cluster.overlay(HOST2).create_network(replace(without, id=NET2), soon())
+    assert not cluster.overlay(HOST2).create_endpoint(endpoint(C1, NET2), soon()).resolver
+    assert cluster.names.set_names(C1, named("web", "www"), HOST2, soon()) == Unregistered()
+    assert (cluster.rows("DNS"), cluster.rows("Logical_Router")) == ([], [])
+    (port,) = cluster.rows("Logical_Switch_Port")
+    assert port["external_ids"]["ovn-docker:container"] == "web"  # commands show it
+    assert cluster.overlay(HOST2).delete_endpoint(C1, soon())
+    claimed = [row for row in cluster.rows("DHCP_Options") if row["external_ids"].get("ovn-docker:endpoint")]
+    assert claimed == []
 
 
 def test_a_new_name_replaces_the_old_one(cluster: Cluster) -> None:

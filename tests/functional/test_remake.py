@@ -65,7 +65,7 @@ PORT = row_uuid("endpoint", C1)
 class Site:
     """host1 with a container on a shared network with addresses of our IPAM driver."""
 
-    def __init__(self, host: Host, container: Container) -> None:
+    def __init__(self, host: Host, container: Container, *, names: bool = True) -> None:
         self.host = host
         self.driver = host.driver()
         self.ipam = Ipam(
@@ -73,7 +73,7 @@ class Site:
         )
         self.pool = self.ipam.request_pool(SUBNET, None, 4).id
         gateway, _ = self.ipam.request_address(self.pool, None, gateway=True)
-        options = NetworkOptions(name="foo", mtu=1300, snoop=True)
+        options = NetworkOptions(name="foo", mtu=1300, snoop=True, names=names)
         self.network = Network(FOO, (Subnet(SUBNET, gateway, ours=True),), options=options)
         self.driver.create_network(self.network)
         shared = SharedNetworks(lambda _: host.database)
@@ -166,6 +166,19 @@ class TestMadeAgain:
         after = site.rows
         if what in {"everything", "note", "switch"}:  # a new incarnation, without a definition
             forget_life(before, after)
+        assert after == before
+        assert site.host.reconciler(interval=-1).differences() == []
+
+    def test_a_network_without_names_is_made_again_without_names(
+        self, host: Host, container: Container
+    ) -> None:
+        site = Site(host, container, names=False)
+        assert site.host.reconciler(interval=-1).differences() == []
+        before = site.rows
+        site.delete(*everything(site))
+        site.host.reconciler(interval=-1).repair(store_too=False)
+        after = site.rows
+        forget_life(before, after)
         assert after == before
         assert site.host.reconciler(interval=-1).differences() == []
 

@@ -87,8 +87,8 @@ def test_known_and_unknown_options_do_not_belong_to_other_drivers() -> None:
 
 
 def test_error_for_an_option_without_a_similar_one_names_all_options() -> None:
-    keys = (MTU, *(f"ovn.{name}" for name in ("allowed-addresses", "multicast", "network", "port-security")))
-    known = ", ".join((*keys, "ovn.routers", "ovn.switch"))
+    names = ("allowed-addresses", "multicast", "names", "network", "port-security", "routers", "switch")
+    known = ", ".join((MTU, *(f"ovn.{name}" for name in names)))
     with pytest.raises(BadRequest, match=f"unknown option 'xyzzy': known options: {known}"):
         options.parse({"xyzzy": "x"})
 
@@ -129,6 +129,13 @@ def test_multicast_is_snooped_only_if_asked_for() -> None:
 def test_invalid_multicast_is_refused_with_the_valid_values(bad: str) -> None:
     with pytest.raises(BadRequest, match=f"option ovn.multicast='{bad}' is not valid: give flood or snoop"):
         options.parse({"ovn.multicast": bad})
+
+
+def test_names_can_be_turned_off_on_a_shared_network_only() -> None:
+    assert options.parse({"ovn.network": "foo"}).names
+    assert not options.parse({"ovn.network": "foo", "ovn.names": "off"}).names
+    with pytest.raises(BadRequest, match=r"ovn\.names is for shared networks: give ovn\.network=NAME, too"):
+        options.parse({"ovn.names": "off"})
 
 
 @pytest.mark.parametrize("other", [{"ovn.network": "foo"}, {"ovn.multicast": "snoop"}])

@@ -23,6 +23,7 @@ from ovn_docker.backends.ovn.rows import (
     INTERNAL,
     MTU,
     NAME,
+    NAMING,
     NETWORK,
     OURS,
     PORT_SECURITY,
@@ -83,6 +84,7 @@ _OPTIONS: Mapping[str, Callable[[Network], str]] = {
     MTU: lambda network: str(network.options.mtu or ""),
     ROUTERS: lambda network: "any" if network.options.any_router else "",
     multicast.MULTICAST: lambda network: "snoop" if network.options.snoop else "",
+    NAMING: lambda network: "" if network.options.names else "off",
     ALLOWED: lambda network: _security_of(network).get(ALLOWED, ""),
     PORT_SECURITY: lambda network: _security_of(network).get(PORT_SECURITY, ""),
 }
@@ -133,11 +135,12 @@ def _security_ids(allowed: tuple[Allowed, ...], security: bool) -> dict[str, str
 # Endpoints
 
 
-def make_port(endpoint: Endpoint, switch: str, name: str, chassis: Chassis) -> list[Operation]:
+def make_port(endpoint: Endpoint, switch: str, domain: str, chassis: Chassis) -> list[Operation]:
     """Return operations that make an endpoint's port on a logical switch, and claim its addresses and MAC.
 
-    *name*: of the shared network, or empty. The claims of addresses come before that of the MAC: if both are
-    taken, the error names the address, which the user knows.
+    *domain*: the suffix of its container's names on other hosts; empty if those do not find it by name. The
+    claims of addresses come before that of the MAC: if both are taken, the error names the address, which the
+    user knows.
     """
     ids = {
         **host_ids(chassis),
@@ -146,8 +149,8 @@ def make_port(endpoint: Endpoint, switch: str, name: str, chassis: Chassis) -> l
         SWITCH: switch,
         **made_now(),
     }
-    if name:
-        ids[NAME] = name
+    if domain:
+        ids[NAME] = domain
     security = _security_ids(endpoint.allowed, endpoint.port_security is not False)
     port = row_uuid("endpoint", endpoint.id)
     own = [*(str(address.ip) for address in endpoint.addresses), *filter(None, [endpoint.mac])]
@@ -183,9 +186,9 @@ def port_columns(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def port_record(endpoint: Endpoint, switch: str, name: str) -> PortRecord:
-    """Return the record of an endpoint on a logical switch; *name*: see make_port()."""
-    return record_of(make_port(endpoint, switch, name, Chassis("")))
+def port_record(endpoint: Endpoint, switch: str, domain: str) -> PortRecord:
+    """Return the record of an endpoint on a logical switch; *domain*: see make_port()."""
+    return record_of(make_port(endpoint, switch, domain, Chassis("")))
 
 
 def record_of(operations: Iterable[Operation]) -> PortRecord:

@@ -48,6 +48,9 @@ NAME = "ovn-docker:name"
 
 # What a row says of a network or an endpoint
 
+NAMING = "ovn-docker:names"
+"""``off``: other hosts do not find the containers of a shared network by name."""
+
 MTU = "ovn-docker:mtu"
 INTERNAL = "ovn-docker:internal"
 ROUTERS = "ovn-docker:routers"
@@ -562,6 +565,11 @@ def name_of(ids: Mapping[str, str], switch: str) -> str:
     with suppress(Refused):
         return valid_name(ids.get(NAME, ""), switch)
     return ""
+
+
+def has_names(ids: Mapping[str, str]) -> bool:
+    """Return whether other hosts find the containers of a shared network, which *ids* describe, by name."""
+    return ids.get(NAMING) != "off"
 
 
 def stored_endpoint(ids: Mapping[str, str], *, up: bool = False) -> StoredEndpoint:

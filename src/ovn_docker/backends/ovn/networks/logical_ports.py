@@ -258,5 +258,5 @@ def _making_port(endpoint: Endpoint, stored: DescribedNetwork, chassis: Chassis)
     usual = [["external_ids", "excludes", ovsdb.encode({PORT_SECURITY: what})] for what in ("off", "wider")]
     return [
         require("Logical_Switch", stored.switch, *([] if stored.ids else usual)),
-        *make_port(endpoint, stored.switch, stored.name, chassis),
+        *make_port(endpoint, stored.switch, stored.domain, chassis),
     ]

@@ -6,7 +6,7 @@ from typing import Any
 from ovn_docker import options
 from ovn_docker.allowed import Allowed
 from ovn_docker.backends.ovn import allowed_claims
-from ovn_docker.backends.ovn.rows import MTU, PORT_SECURITY, ROUTERS, SWITCH, name_of, note_row
+from ovn_docker.backends.ovn.rows import MTU, PORT_SECURITY, ROUTERS, SWITCH, has_names, name_of, note_row
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import BadRequest, NetworkNotFound
 from ovn_docker.host import ovsdb
@@ -27,9 +27,14 @@ class DescribedNetwork:
         return name_of(self.ids, self.switch)
 
     @property
+    def domain(self) -> str:
+        """Suffix of its containers' names on other hosts; empty if those do not find them by name."""
+        return self.name if has_names(self.ids) else ""
+
+    @property
     def resolver(self) -> bool:
         """True if its switch has a resolver."""
-        return bool(self.name) and "gateway_ip" in self.ids
+        return bool(self.domain) and "gateway_ip" in self.ids
 
     @property
     def any_router(self) -> bool:

@@ -25,6 +25,7 @@ from ovn_docker.backends.ovn.rows import (
     SWITCH,
     RowKind,
     claim_row,
+    has_names,
     lease_row,
     name_row,
     names_row,
@@ -54,9 +55,14 @@ class RecordedNetwork:
         return bool(self.record.name or self.record.switch)
 
     @property
+    def domain(self) -> str:
+        """Suffix of its containers' names on other hosts; empty if those do not find them by name."""
+        return self.record.name if has_names(self.record.ids) else ""
+
+    @property
     def resolver(self) -> bool:
         """True if its switch has a resolver."""
-        return bool(self.record.name) and "gateway_ip" in self.record.ids
+        return bool(self.domain) and "gateway_ip" in self.record.ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +278,7 @@ def _about_names(one: RecordedEndpoint, ports: list[Row], names: list[Row]) -> l
     gap = Gap(Kind.NAMES, one.id, one.network.id, one.id)
     own = {ENDPOINT: one.id}
     questions = [(_NO_ROW, gap)] if ports and CONTAINER not in ports[0].map("external_ids") else []
-    if not (one.network.record.name and any(map(is_ip, one.record.claims))):
+    if not (one.network.domain and any(map(is_ip, one.record.claims))):
         return questions
     if not names:
         return [(_NO_ROW, gap)]

@@ -188,7 +188,7 @@ class MissingRows:
     def record_endpoint(self, endpoint: Endpoint, text: str) -> str:
         """Return the record of an endpoint without one; *text*: the record of its network."""
         for network in recorded_networks({endpoint.network: text}):
-            return port_record(endpoint, network.switch, network.record.name).text
+            return port_record(endpoint, network.switch, network.domain).text
         return ""
 
     def _making(

@@ -14,6 +14,7 @@ from ovn_docker.backends.ovn.rows import (
     RESOLVER_PORTS,
     RESOLVERS,
     SWITCH,
+    has_names,
     resolver_name,
     resolver_peer,
     resolver_port,
@@ -37,9 +38,9 @@ def make_resolver(switch: str, ids: dict[str, str]) -> list[Operation]:
     """Return operations that connect a resolver to a logical switch, which *ids* describe.
 
     A resolver needs an address of the subnet to reply from: the gateway's, which no container has. So a
-    network without IPv4 has no resolver.
+    network without IPv4 has no resolver, nor has one without names.
     """
-    if "gateway_ip" not in ids:
+    if "gateway_ip" not in ids or not has_names(ids):
         return []
     router, peer = resolver_row(switch), resolver_peer(switch)
     gateway = f"{ids['gateway_ip']}/{ip_network(ids['subnet']).prefixlen}"
