@@ -769,6 +769,20 @@ def test_rare_addresses_and_routes_move_and_are_restored(static: Vm) -> None:
     assert static.network("eth0") == before
 
 
+def test_a_route_whose_lifetime_has_ended_does_not_move(static: Vm) -> None:
+    """The kernel shows such a route until it collects garbage, with a negative lifetime or 0."""
+    before = static.network("eth0")
+    static.sh(
+        """echo 3600 > /proc/sys/net/ipv6/route/gc_interval
+        ip -6 route add 2001:db8:9::/64 via fd00:7::1 dev eth0 proto ra expires 1"""
+    )
+    until(lambda: "expires -" in static.out("ip", "-6", "route", "show", "2001:db8:9::/64"))
+    static.apply(*BRIDGE)
+    assert static.network("breth0") == before
+    static.apply(*BRIDGE, "--undo")
+    assert static.network("eth0") == before
+
+
 def test_a_route_that_a_program_makes_meanwhile_does_not_stop_the_move(static: Vm) -> None:
     """systemd-networkd makes the routes of router advertisements on the bridge itself, at any time."""
     route = "2001:db8:7::/64 proto ra metric 1024"

@@ -131,12 +131,18 @@ def _routes(link: str) -> list[list[str]]:
             if (
                 words
                 and LINK in words
+                and not _has_ended(words)
                 and words[0] not in KERNEL_TYPES
                 and not (words[0] == "multicast" and _has(words, "table", "local"))
                 and (not _has(words, "proto", "kernel") or not of_programs.isdisjoint(words[:2]))
             ):
                 routes.append([family, *words])
     return sorted(routes, key=lambda words: "via" in words)
+
+
+def _has_ended(words: list[str]) -> bool:
+    """Return whether the lifetime of a route is over: the kernel shows such a route until it deletes it."""
+    return "expires" in words and int(words[words.index("expires") + 1]) <= 0
 
 
 def _prefix(words: list[str]) -> str:
