@@ -209,6 +209,18 @@ class TestDetached:
 
 class TestSocket:
     @pytest.mark.slow
+    def test_threads_share_one_arena_of_malloc(self, driver: Driver) -> None:
+        process = driver.start()
+        with ThreadPoolExecutor(8) as pool:
+            answers = [
+                pool.submit(call, driver.socket, "IpamDriver.RequestPool", Pool="x") for _ in range(200)
+            ]
+            assert all("Err" in answer.result() for answer in answers)
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        spans = (line.split()[0].split("-") for line in maps.splitlines() if line.split()[1] == "---p")
+        # malloc reserves 64 MiB for an arena of a thread (malloc/arena.c, HEAP_MAX_SIZE).
+        assert [span for span in spans if int(span[1], 16) - int(span[0], 16) > 48 << 20] == []
+
     def test_socket_of_a_running_driver_is_not_taken(self, driver: Driver) -> None:
         """With --detach too the command itself fails."""
         first = driver.start()

@@ -56,7 +56,12 @@ from ovn_docker.host.nameservers import Forwarder
 from ovn_docker.host.openvswitch import START, LocalVswitch, VmBridge
 from ovn_docker.host.ovn_controller import Controller
 from ovn_docker.host.ovsdb import Database
-from ovn_docker.host.own_process import forbid_core_files, narrow_umask, set_search_path
+from ovn_docker.host.own_process import (
+    forbid_core_files,
+    narrow_umask,
+    set_search_path,
+    share_one_arena,
+)
 from ovn_docker.metrics import Reader, Recorder, Tally, Unrecorded
 from ovn_docker.model import NetworkId, Occupied
 from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, UNDERLAY_ENDPOINT, Option
@@ -116,6 +121,7 @@ def _run(serve: Callable[[], None]) -> None:
     set_search_path()
     narrow_umask()
     forbid_core_files()
+    share_one_arena()
     try:
         serve()
     except OvnDockerError as error:
