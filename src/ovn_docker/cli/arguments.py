@@ -23,13 +23,20 @@ def add_command(
     parser = commands.add_parser(
         name,
         help=summary,
-        description=text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    describe_change(parser, text, run)
+    return parser
+
+
+def describe_change(
+    parser: argparse.ArgumentParser, text: str, run: Callable[[argparse.Namespace], int]
+) -> None:
+    """Set the --help text and the function of a command without subcommands, and add --dry-run."""
+    parser.description = text
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=run)
     parser.add_argument("--dry-run", action="store_true", help="print what would change, change nothing")
-    return parser
 
 
 def describe(parser: argparse.ArgumentParser, text: str, run: Callable[[argparse.Namespace], int]) -> None:

@@ -14,6 +14,7 @@ from ovn_docker.setup.central import ovn_ctl
 from ovn_docker.setup.central.central_services import any_running, stop_daemons
 from ovn_docker.setup.central.central_start import CentralSettings, start_central
 from ovn_docker.setup.central.central_status import CentralStatus, central_status
+from ovn_docker.setup.central.enrolment_daemon import stop_enrolment
 from ovn_docker.setup.steps import Steps
 from ovn_docker.text.output import print_json, print_table, say
 
@@ -119,6 +120,7 @@ def stop(args: argparse.Namespace) -> int:
     """Stop the daemons, with --reset remove their options."""
     require_root()
     steps = Steps(dry_run=args.dry_run)
+    stop_enrolment(steps)
     if any_running():
         stop_daemons(steps)
     if args.reset:

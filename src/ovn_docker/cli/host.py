@@ -131,6 +131,19 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--central", required=True, type=addresses, metavar="IP[,IP...]", help="machines with OVN's databases"
     )
+    add_tunnel_settings(parser)
+    add_tls_files(
+        parser,
+        "this host",
+        nargs="?",
+        const=True,
+        help=f"reach the databases by TLS, with {', '.join(TLS_DIRECTORY)} in DIR, which ovn-docker pki "
+        "makes; without DIR: with those that Open vSwitch has already",
+    )
+
+
+def add_tunnel_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the values about tunnels and datapath."""
     parser.add_argument(
         "--encap-ip",
         type=address,
@@ -149,12 +162,4 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where packets are switched: in the kernel (system) or in ovs-vswitchd (netdev); "
         "auto takes the kernel if it can (default: %(default)s)",
-    )
-    add_tls_files(
-        parser,
-        "this host",
-        nargs="?",
-        const=True,
-        help=f"reach the databases by TLS, with {', '.join(TLS_DIRECTORY)} in DIR, which ovn-docker pki "
-        "makes; without DIR: with those that Open vSwitch has already",
     )

@@ -22,6 +22,9 @@ from ovn_docker.text.output import say, say_error
 COMMANDS = {
     "central": "the machine with OVN's databases: start, stop, status",
     "pki": "certificates for the databases and the hosts: init, central, host, list",
+    "join": "make this machine a host of a cluster, with a token",
+    "leave": "take this machine out of its cluster",
+    "token": "tokens with which hosts join: create, list, revoke",
     "host": "a machine with containers: setup, start, stop, status, forget",
     "status": "this host at a glance",
     "ls": "networks and containers of the cluster, as Docker, OVN and the host see them",

@@ -17,6 +17,7 @@ from ovn_docker.host.processes import running, started
 VSWITCHD, VSWITCH_DATABASE = "ovs-vswitchd", "ovsdb-server"
 CONTROLLER, NORTHD = "ovn-controller", "ovn-northd"
 DRIVER = PROGRAM
+ENROLMENT = "ovn-docker-enrolment"
 
 _DIRECTORIES = {
     VSWITCH_DATABASE: "vswitch",
@@ -24,6 +25,7 @@ _DIRECTORIES = {
     DRIVER: "vswitch",
     CONTROLLER: "ovn",
     NORTHD: "central",
+    ENROLMENT: "central",
     "ovnnb_db": "central",
     "ovnsb_db": "central",
 }

@@ -72,16 +72,32 @@ class CertificateRequest:
         """The kind of the machine, as in `MachineCertificate`."""
         return "central" if self.addresses else "host"
 
-    def command(self, *key: str) -> tuple[str, ...]:
-        """Return the command that signs the certificate, with every setting that openssl has files for."""
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """The extensions of the certificate, as lines of x509v3_config(5)."""
         usage = "serverAuth,clientAuth" if self.addresses else "clientAuth"
         names = ",".join([f"DNS:{self.name}", *(f"IP:{ip}" for ip in self.addresses)])
         return (
-            *("openssl", "req", "-x509", "-config", "/dev/null", *key, "-subj", f"/CN={self.name}"),
+            "basicConstraints=critical,CA:FALSE",
+            "keyUsage=critical,digitalSignature",
+            f"extendedKeyUsage={usage}",
+            f"subjectAltName={names}",
+        )
+
+    @property
+    def signer(self) -> tuple[str, ...]:
+        """The options of openssl for the authority's key and the validity."""
+        return (
             *("-CA", str(self.directory / "ca.pem"), "-CAkey", str(self.directory / "ca-key.pem")),
-            *("-days", str(self.days), "-addext", "basicConstraints=critical,CA:FALSE"),
-            *("-addext", "keyUsage=critical,digitalSignature", "-addext", f"extendedKeyUsage={usage}"),
-            *("-addext", f"subjectAltName={names}"),
+            *("-days", str(self.days)),
+        )
+
+    def command(self, *key: str) -> tuple[str, ...]:
+        """Return the command that signs the certificate, with every setting that openssl has files for."""
+        return (
+            *("openssl", "req", "-x509", "-config", "/dev/null", *key, "-subj", f"/CN={self.name}"),
+            *self.signer,
+            *(word for extension in self.extensions for word in ("-addext", extension)),
         )
 
 

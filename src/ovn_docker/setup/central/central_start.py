@@ -15,6 +15,7 @@ from ovn_docker.setup.central.central_services import (
     start_daemons,
     stop_daemons,
 )
+from ovn_docker.setup.central.enrolment_daemon import start_enrolment
 from ovn_docker.setup.central.listeners import Listener
 from ovn_docker.setup.central.raft import DatabaseCluster
 from ovn_docker.setup.central.remote_databases import is_restricted
@@ -234,6 +235,11 @@ def _warn(steps: Steps, plan: CentralPlan) -> None:
     warn_without_tls(steps, (listener.target for listener in plan.listeners))
 
 
+def _start_enrolment(steps: Steps, _: CentralPlan) -> None:
+    """Answer hosts that join, if this machine has the authority."""
+    start_enrolment(steps)
+
+
 def _put_up_barrier(steps: Steps, _: CentralPlan) -> None:
     """Put up the barrier between containers and the databases."""
     put_up_barrier(steps)
@@ -246,6 +252,7 @@ _STEPS: tuple[Callable[[Steps, CentralPlan], None], ...] = (
     _start_daemons,
     _await_membership,
     _await_listeners,
+    _start_enrolment,
     _warn,
     _put_up_barrier,
 )

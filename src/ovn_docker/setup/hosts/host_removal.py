@@ -30,20 +30,21 @@ class HostRemoval:
 
     Args:
         host: the system-id of the host.
+        leaving: it is this host, whose driver and ovn-controller have been stopped.
 
     Raises:
-        BadRequest: *host* is this host.
+        BadRequest: *host* is this host, and it is not *leaving*.
 
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, *, leaving: bool = False) -> None:
         self.host = host
         self._connect = northbound_database()
         with ExitStack() as connections:
             local = local_database()
             connections.callback(local.close)
             self._chassis = LocalVswitch(local).chassis(Deadline(2))
-            if host == self._chassis.system_id:
+            if host == self._chassis.system_id and not leaving:
                 raise BadRequest(
                     f"{host} is this host; run this command on another host when this one is gone"
                 )

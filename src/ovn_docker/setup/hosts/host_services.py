@@ -83,10 +83,8 @@ def start_host(steps: Steps) -> None:
         Unavailable: a program is not installed, or the host has not been set up.
 
     """
-    require(VSWITCHD)
     require(CONTROLLER)
-    if not vswitch_running():
-        _start_part(steps, _vswitch(), vswitch_running)
+    start_vswitch(steps)
     if vswitch_running() and "ovn-remote" not in read_external_ids():
         raise Unavailable(
             "this host does not know its central machine; run "
@@ -96,6 +94,13 @@ def start_host(steps: Steps) -> None:
         _start_part(steps, _controller(), lambda: _pid(CONTROLLER) is not None)
     if _find_driver()[1]:
         _start_driver(steps)
+
+
+def start_vswitch(steps: Steps) -> None:
+    """Start Open vSwitch, unless it runs. Raises Unavailable if it is not installed."""
+    require(VSWITCHD)
+    if not vswitch_running():
+        _start_part(steps, _vswitch(), vswitch_running)
 
 
 def stop_host(steps: Steps, *, with_vswitch: bool) -> None:

@@ -1,0 +1,1 @@
+"""Hosts that join: tokens, and the service beside the databases that signs certificates for them."""

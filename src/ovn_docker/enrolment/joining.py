@@ -1,0 +1,212 @@
+"""``ovn-docker join``: a host proves itself with a token, gets a certificate, is set up and started."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from ovn_docker.deadline import Deadline
+from ovn_docker.enrolment.enquiry import Enquiry
+from ovn_docker.enrolment.messages import Enrolled
+from ovn_docker.enrolment.tokens import Token, write_durably
+from ovn_docker.errors import Conflict, OvnDockerError
+from ovn_docker.host import ovsdb
+from ovn_docker.host.openvswitch import LocalVswitch, local_database
+from ovn_docker.host.run import StepFailed, require, run, succeeds
+from ovn_docker.model import IpAddress
+from ovn_docker.setup.certificate_name import make_system_id
+from ovn_docker.setup.certificates import read_certificate
+from ovn_docker.setup.databases import SOUTHBOUND
+from ovn_docker.setup.hosts.database_clients import northbound_database, southbound_database
+from ovn_docker.setup.hosts.host_services import start_host, start_vswitch
+from ovn_docker.setup.hosts.host_setup import HostSettings, set_up_host
+from ovn_docker.setup.own_addresses import own_addresses
+from ovn_docker.setup.steps import Steps
+from ovn_docker.setup.tls_files import TLS_DIRECTORY, TlsFiles
+from ovn_docker.setup.vswitch_row import read_external_ids
+
+DIRECTORY = Path("/etc/ovn-docker/tls")
+"""Key, certificate and authority of a machine that joined."""
+
+FILES = TlsFiles(*(str(DIRECTORY / name) for name in TLS_DIRECTORY))
+
+_REGISTERED = 15.0
+"""Seconds until OVN knows the host."""
+
+
+@dataclass(frozen=True)
+class JoinSettings:
+    """The values of ``join``; those that are ``None`` stay, or are found out."""
+
+    central: IpAddress
+    token: Token
+    encap_ip: IpAddress | None = None
+    encap_type: str | None = None
+    datapath: str = "auto"
+
+
+def join(steps: Steps, settings: JoinSettings) -> None:
+    """Make this machine a host of the cluster whose central machine gave out the token.
+
+    Raises:
+        Forbidden: the token, or the machine at the address, is refused.
+        Conflict: this machine belongs to another cluster, or another machine has its name.
+        Unavailable: the central machine, or a program of this one, does not answer.
+
+    """
+    require("openssl")
+    enquiry = Enquiry(settings.central)
+    authority = enquiry.authority(settings.token)
+    start_vswitch(steps)
+    name = read_external_ids().get("system-id") or make_system_id(steps)
+    central = _members(settings.central)
+    if not _has_certificate(authority, name):
+        answer = _enrol(steps, enquiry, settings.token, authority, name)
+        if answer is None:
+            return
+        central = tuple(map(ip_address, answer.central)) or (settings.central,)
+        if answer.source not in own_addresses():
+            steps.advise(
+                f"warning: the central machine sees this host as {answer.source}, which is not its own "
+                "address: a router between them translates addresses, and tunnels do not pass that"
+            )
+    set_up_host(
+        steps,
+        HostSettings(central, settings.encap_ip, settings.encap_type, settings.datapath, True, FILES),
+    )
+    _warn_of_bridge(steps)
+    start_host(steps)
+
+
+def await_registration(steps: Steps) -> str:
+    """Wait until OVN knows this host. Return a line such as ``host3 is in: 3 hosts, 2 networks``.
+
+    Raises TimedOut.
+    """
+    name = read_external_ids()["system-id"]
+    with ExitStack() as connections:
+        local = connections.enter_context(closing(local_database()))
+        chassis = LocalVswitch(local).chassis(Deadline(_REGISTERED))
+        northbound = connections.enter_context(closing(northbound_database()(chassis)))
+        southbound = connections.enter_context(closing(southbound_database(northbound.tls)))
+
+        def hosts() -> set[str]:
+            select = ovsdb.select("Chassis", columns=["name"])
+            (rows,) = southbound.transact(select, deadline=Deadline(_REGISTERED))
+            return {row.text("name") for row in rows}
+
+        steps.wait(
+            f"registration of {name} in the southbound database",
+            lambda: name in hosts(),
+            seconds=_REGISTERED,
+            hint="see /var/log/ovn/ovn-controller.log",
+        )
+        switches = ovsdb.select("Logical_Switch", columns=["_uuid"])
+        (networks,) = northbound.transact(switches, deadline=Deadline(_REGISTERED))
+        return f"{name} is in: {_number(len(hosts()), 'host')}, {_number(len(networks), 'network')}"
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _members(central: IpAddress) -> tuple[IpAddress, ...]:
+    """Return the central machines that this host has as its own already, if this is one of them."""
+    remotes = read_external_ids().get("ovn-remote", "").split(",")
+    known = [
+        remote.removeprefix("ssl:").removesuffix(f":{SOUTHBOUND.port}").strip("[]") for remote in remotes
+    ]
+    return tuple(map(ip_address, known)) if str(central) in known else (central,)
+
+
+def _has_certificate(authority: str, name: str) -> bool:
+    """Return whether this machine has a certificate of the authority in its name.
+
+    Raises:
+        Conflict: it has one of another authority, or in another name.
+
+    """
+    if not DIRECTORY.exists():
+        return False
+    certificate = read_certificate(Path(FILES.certificate))
+    own = Path(FILES.ca_cert).read_text(encoding="utf-8")
+    if own.strip() != authority.strip():
+        raise Conflict(
+            f"{DIRECTORY} has a certificate of another cluster; run `ovn-docker leave` first, or move it away"
+        )
+    if certificate.name != name:
+        raise Conflict(
+            f"{FILES.certificate} is for {certificate.name}, and this machine is {name}; move {DIRECTORY} "
+            "away"
+        )
+    return certificate.days_left >= 0
+
+
+def _enrol(steps: Steps, enquiry: Enquiry, token: Token, authority: str, name: str) -> Enrolled | None:
+    """Get a certificate; put it with key and authority into place, all at once. In a dry run return None.
+
+    The key is made once and kept until then: a host that is interrupted asks again with the same key, and so
+    uses up no second use of the token.
+    """
+    partial = DIRECTORY.with_name(".tls.joining")
+    key = partial / "key.pem"
+    if not partial.is_dir():
+        steps.change(f"make {partial}", "mkdir", "--parents", "--mode=700", str(partial))
+    if not key.exists():
+        steps.change("make a private key, which stays on this machine", *_new_key(partial))
+        steps.change("put it in place", "mv", str(partial / ".key.pem"), str(key))
+    steps.show(
+        f"ask {enquiry.central} for a certificate in the name of {name}",
+        f"openssl req -new -key {key} -subj /CN={name}",
+    )
+    if steps.dry_run:
+        steps.advise(
+            "then it would set this host up and start it, as these do: ovn-docker host setup --central "
+            f"{enquiry.central} --tls {DIRECTORY}, ovn-docker host start"
+        )
+        return None
+    made = run(("openssl", "req", "-new", "-config", "/dev/null", "-key", str(key), "-subj", f"/CN={name}"))
+    answer = enquiry.enrol(token, authority, name, made)
+    write_durably(partial / "ca.pem", authority, 0o644)
+    write_durably(partial / "cert.pem", answer.certificate, 0o644)
+    _verify(partial, name)
+    if DIRECTORY.exists():
+        shutil.rmtree(DIRECTORY)  # its certificate has ended
+    partial.rename(DIRECTORY)
+    return answer
+
+
+def _new_key(directory: Path) -> Sequence[str]:
+    curve = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+    return "openssl", "genpkey", "-quiet", *curve, "-out", str(directory / ".key.pem")
+
+
+def _verify(directory: Path, name: str) -> None:
+    """Raise OvnDockerError unless the certificate is the authority's, in this name, for this key."""
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    of_certificate = run(("openssl", "x509", "-in", str(certificate), "-noout", "-pubkey"))
+    of_key = run(("openssl", "pkey", "-in", str(key), "-pubout"))
+    signed = succeeds("openssl", "verify", "-CAfile", str(directory / "ca.pem"), str(certificate))
+    if not signed or of_certificate != of_key or read_certificate(certificate).name != name:
+        raise OvnDockerError("the central machine sent a certificate that is not for this host; see its log")
+
+
+def _warn_of_bridge(steps: Steps) -> None:
+    """Warn if the address of the tunnels is that of one of Docker's bridges, which no other host reaches."""
+    own = read_external_ids().get("ovn-encap-ip", "")
+    interface = own_addresses().get(own, "")
+    if interface.startswith(("docker", "br-")):
+        try:
+            is_bridge = bool(
+                json.loads(run(("ip", "-json", "link", "show", "dev", interface, "type", "bridge")))
+            )
+        except (StepFailed, ValueError):
+            is_bridge = False
+        if is_bridge and interface != "br-int":
+            steps.advise(
+                f"warning: the tunnel address {own} is that of the bridge {interface}, which other hosts do "
+                "not reach; give the address that they reach: --encap-ip IP"
+            )

@@ -1,0 +1,82 @@
+"""The enrolment service beside the databases: started and stopped as a daemon."""
+
+import os
+import shutil
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from ovn_docker.errors import Unavailable
+from ovn_docker.host.daemons import ENROLMENT, read_daemon
+from ovn_docker.host.places import booted_with_systemd, find_places
+from ovn_docker.host.run import succeeds
+from ovn_docker.setup.central import listeners
+from ovn_docker.setup.certificates import DIRECTORY, read_certificate
+from ovn_docker.setup.databases import NORTHBOUND
+from ovn_docker.setup.steps import Steps
+
+PIDFILE = f"{ENROLMENT}.pid"
+LOG = f"/var/log/ovn/{ENROLMENT}.log"
+UNIT = f"{ENROLMENT}.service"
+
+
+def start_enrolment(steps: Steps) -> None:
+    """Start the service if this machine has the authority and its databases listen with TLS."""
+    if not _is_wanted() or is_running():
+        return
+    if _is_unit():
+        steps.change("answer hosts that join", "systemctl", "enable", "--now", UNIT)
+        hint = f"see `journalctl -u {UNIT}`"
+    else:
+        steps.change("answer hosts that join", _program(), "token", "serve", "--detach")
+        hint = f"see {LOG}"
+    steps.wait("start of the enrolment service", is_running, seconds=15, hint=hint)
+
+
+def stop_enrolment(steps: Steps) -> None:
+    """Stop the service."""
+    if _is_unit() and succeeds("systemctl", "is-active", "--quiet", UNIT):
+        steps.change("answer no hosts that join", "systemctl", "disable", "--now", UNIT)
+    if pid := read_daemon(ENROLMENT, find_places()).pid:
+        steps.show("answer no hosts that join", f"kill {pid}")
+        if not steps.dry_run:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        steps.wait(
+            "end of the enrolment service", lambda: not is_running(), seconds=20, hint=f"kill -9 {pid}"
+        )
+
+
+def is_running() -> bool:
+    """Return whether the service runs."""
+    return read_daemon(ENROLMENT, find_places()).pid is not None
+
+
+def command_to_join(token: str) -> str:
+    """Return the command that joins this central machine, with one of the addresses in its certificate."""
+    listener = listeners.now(NORTHBOUND)
+    address = "CENTRAL"
+    if listener and listener.tls:
+        certificate = read_certificate(Path(listener.tls.certificate))
+        address = next(iter(certificate.addresses), address)
+    return f"ovn-docker join {address} --token {token}"
+
+
+def _is_wanted() -> bool:
+    listener = listeners.now(NORTHBOUND)
+    return bool(listener and listener.tls) and (DIRECTORY / "ca-key.pem").exists()
+
+
+def _is_unit() -> bool:
+    return booted_with_systemd() and succeeds("systemctl", "cat", UNIT)
+
+
+def _program() -> str:
+    """Return the path of this tool: the one beside this interpreter, else the one on PATH."""
+    beside, program = Path(sys.executable).parent / "ovn-docker", shutil.which("ovn-docker")
+    if beside.exists():
+        return str(beside)
+    if program is None:
+        raise Unavailable("ovn-docker is not on PATH; run `make install`")
+    return program
