@@ -43,23 +43,28 @@ class TypedSession:
     def __init__(self, fabric: Fabric) -> None:
         self.hosts = prepared(fabric, "host1", "host2", "host3")
         self.joined: list[Host] = []
+        self.token = ""
 
     def type(self, name: str, command: str) -> str:
         """Return the output of a command on a host; a command that fails is repeated once, as by a user."""
         host = self.hosts[name]
         for last in (False, True):
             try:
-                said = host.run("sh", "-c", f"cd /root; exec 2>&1; {command}", timeout=120)
+                environment = {"TOKEN": self.token}
+                script = f"cd /root; exec 2>&1; {command}"
+                said = host.run("sh", "-c", script, timeout=120, env=environment)
                 break
             except CommandError:
                 if last:
                     raise
                 time.sleep(3)
-        if command == "ovn-docker host start" and host not in self.joined:
+        if found := re.search(r"--token (ovnd1\S+)", said):
+            self.token = found[1]
+        if command.startswith(("ovn-docker join", "ovn-docker host start")) and host not in self.joined:
             self.joined.append(host)
             if host.fabric.userspace:
                 at_once(lambda host: host.meet(self.joined), self.joined)
-        if command.startswith("docker network create") or "host start" in command:
+        if command.startswith("docker network create") or command.startswith("ovn-docker join"):
             wait_for(self.in_step, "the networks of the cluster on all hosts")
         return said.replace(str(Path(sys.executable).parent), "/usr/local/bin")
 

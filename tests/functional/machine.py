@@ -8,7 +8,10 @@ import json
 import subprocess
 import sys
 
-STATE = "/run /etc/openvswitch /etc/ovn /var/lib/openvswitch /var/lib/ovn /var/log/openvswitch /var/log/ovn"
+STATE = (
+    "/run /etc/openvswitch /etc/ovn /etc/ovn-docker /var/lib/openvswitch /var/lib/ovn /var/log/openvswitch "
+    "/var/log/ovn"
+)
 
 # /proc is still that of the real machine, so this is the PID that the process has there.
 PID = "read -r pid rest < /proc/self/stat"

@@ -55,7 +55,7 @@ def setup(*more: str) -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_central_start_makes_the_databases_listen_as_the_guide_does(machine):
-    said = machine.apply("central", "start")
+    said = machine.apply("central", "start", "--plain")
     assert "let the northbound database listen: (nowhere) -> ptcp:6641" in said
     assert "$ echo 'OVN_CTL_OPTS=\"--db-nb-use-remote-in-db=no" in said
     assert machine.out("ovn-nbctl", "get-connection") == ""
@@ -71,7 +71,7 @@ def test_central_start_makes_the_databases_listen_as_the_guide_does(machine):
 
 @pytest.mark.slow
 def test_central_dry_run_starts_nothing(machine):
-    done = machine.ovn_docker("central", "start", "--dry-run")
+    done = machine.ovn_docker("central", "start", "--plain", "--dry-run")
     assert done.returncode == 0
     assert "would start ovn-northd" in done.stdout
     assert "exec /usr/share/ovn/scripts/ovn-ctl start_northd $OVN_CTL_OPTS" in done.stdout
@@ -79,6 +79,37 @@ def test_central_dry_run_starts_nothing(machine):
     assert machine.run("test", "-e", DEFAULTS).returncode == 1
     assert machine.listening() == set()
     assert machine.ovn_docker("central", "status").returncode == 3
+
+
+@pytest.mark.slow
+def test_a_new_central_machine_has_an_authority_and_listens_with_tls(machine):
+    machine.out("ip", "address", "add", "10.7.0.5/32", "dev", "lo")
+    machine.out("ip", "route", "add", "default", "dev", "lo", "src", "10.7.0.5")
+    assert "would make an authority in /etc/ovn-docker/pki" in machine.output("central", "start", "--dry-run")
+    assert machine.out("ls", "-A", "/etc/ovn-docker") == machine.out("ls", "-A", "/etc/openvswitch") == ""
+    said = machine.apply("central", "start")
+    assert machine.listening() == {"0.0.0.0:6641", "0.0.0.0:6642", "0.0.0.0:6645"}
+    (token,) = re.findall(r"\n    ovn-docker join 10\.7\.0\.5 --token (ovnd1\.\S+)", said)
+    files = {"private-key": "key", "certificate": "cert", "ca-cert": "ca"}
+    pem = [f"--{option}=/etc/ovn-docker/tls/{file}.pem" for option, file in files.items()]
+    assert machine.out("ovn-nbctl", "--db=ssl:10.7.0.5:6641", *pem, "ls-list") == ""
+    assert machine.run("ovn-nbctl", "--timeout=2", "--db=tcp:10.7.0.5:6641", "ls-list").returncode != 0
+    status = machine.ovn_docker("central", "status")
+    assert (status.returncode, "access control" in status.stdout) == (0, True), status.stdout
+    (listed,) = json.loads(machine.output("token", "list", "--json"))
+    assert token.split(".")[1] == listed["id"]
+    assert machine.out("stat", "-c", "%a", "/etc/ovn-docker/pki") == "700"
+    machine.apply("central", "stop")
+    assert machine.listening() == set()
+    assert "ovn-docker join" not in machine.apply("central", "start")
+    assert machine.listening() == {"0.0.0.0:6641", "0.0.0.0:6642", "0.0.0.0:6645"}
+
+
+def test_a_machine_that_others_cannot_reach_becomes_no_central_machine(machine):
+    code, said = machine.refusal("central", "start")
+    assert (code, "no address that others reach; give --address IP, or --plain" in said) == (2, True)
+    assert machine.refusal("central", "start", "--plain", "--cluster=127.0.0.1")[0] == 2
+    assert machine.out("ls", "-A", "/etc/ovn-docker") == ""
 
 
 @pytest.mark.slow
@@ -248,7 +279,7 @@ def test_central_stop_with_reset_removes_the_listeners_from_the_file_of_options(
 )
 def test_options_of_the_administrator_that_contradict_the_listeners_are_refused(machine, option, why):
     machine.out("sh", "-c", f"echo 'OVN_CTL_OPTS=\"{option}\"' >{DEFAULTS}")
-    code, said = machine.refusal("central", "start")
+    code, said = machine.refusal("central", "start", "--plain")
     assert (code, why in said) == (2, True), said
     assert machine.listening() == set()
 
@@ -290,7 +321,7 @@ def test_central_start_reports_a_port_that_another_program_has(machine):
 
 @pytest.mark.slow
 def test_central_status_reports_dead_daemons_and_a_dry_run_of_stop_stops_none(machine):
-    machine.output("central", "start")
+    machine.output("central", "start", "--plain")
     assert "would stop ovn-northd" in machine.output("central", "stop", "--dry-run")
     assert machine.ovn_docker("central", "status").returncode == 0
     machine.out("ovn-appctl", "-t", "ovn-northd", "exit")
@@ -621,7 +652,8 @@ def test_host_status_reports_an_unreachable_central_machine(switch):
 @pytest.mark.slow
 def test_units_are_used_where_systemd_runs_the_machine(machine):
     machine.out("mkdir", "-p", "/run/systemd/system")
-    assert "$ systemctl start ovn-central" in machine.ovn_docker("central", "start", "--dry-run").stdout
+    said = machine.ovn_docker("central", "start", "--plain", "--dry-run").stdout
+    assert "$ systemctl start ovn-central" in said
     said = machine.ovn_docker("host", "start", "--dry-run").stdout
     assert "$ systemctl start openvswitch-switch" in said
     assert "$ systemctl start ovn-host ovn-controller" in said

@@ -62,7 +62,7 @@ def elsewhere(names: dict[str, str]) -> Machine:
 @pytest.mark.slow
 def test_units_of_the_distribution_are_started(elsewhere: Machine, names: dict[str, str]) -> None:
     elsewhere.out("mkdir", "-p", "/run/systemd/system")
-    said = elsewhere.output("central", "start", "--dry-run")
+    said = elsewhere.output("central", "start", "--plain", "--dry-run")
     assert f"$ systemctl start {names['start']}\n" in said
     assert f"set the daemons' options in {names['file']}\n" in said
     assert f"{names['variable']}=" in said

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[2]
 PREFIX = "/opt/ovn-docker"
 PARTS = ("Makefile", "scripts", "packaging", "src", "tools", "pyproject.toml", "README.md", "LICENSE")
 UNITS = [f"ovn-docker-{mode}.{kind}" for mode in ("overlay", "underlay") for kind in ("service", "socket")]
-UNITS.append("ovn-docker-live.service")
+UNITS += ["ovn-docker-live.service", "ovn-docker-enrolment.service"]
 
 # $SRC is a copy of the sources. No systemd and no sockets: /run is empty.
 BOOT = """

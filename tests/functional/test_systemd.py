@@ -25,6 +25,7 @@ SOURCE = Path(__file__).parents[2]
 UNITS = ("ovn-docker-overlay.socket", "ovn-docker-overlay.service")
 UNDERLAY = ("ovn-docker-underlay.socket", "ovn-docker-underlay.service")
 LIVE = "ovn-docker-live.service"
+ENROLMENT = "ovn-docker-enrolment.service"
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,13 +88,13 @@ def test_installed_files_have_the_modes_of_system_files(tree):
     assert test_install.modes(tree) == test_install.MODES
 
 
-@pytest.mark.parametrize("units", [UNITS, UNDERLAY, (LIVE,)], ids=["overlay", "underlay", "live"])
+@pytest.mark.parametrize("units", [UNITS, UNDERLAY, (LIVE, ENROLMENT)], ids=["overlay", "underlay", "others"])
 def test_systemd_accepts_the_units_without_a_warning(tree, units):
     done = installed(tree, f"systemd-analyze verify --man=no {' '.join(units)}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("service", [UNITS[1], UNDERLAY[1], LIVE])
+@pytest.mark.parametrize("service", [UNITS[1], UNDERLAY[1], LIVE, ENROLMENT])
 def test_service_has_a_bounded_exposure(tree, service):
     done = installed(tree, f"systemd-analyze security --offline=yes --threshold=19 --no-pager {service}")
     assert done.returncode == 0, done.stdout + done.stderr  # 1.9 of 10 points of exposure, or less

@@ -36,6 +36,7 @@ BELOW = {
     "setup": {"", "text", "docker", *_HOST},
     "setup.central": {"", "text", "host", "host.ovsdb", "backends.ovn.shared", "setup"},
     "setup.hosts": {"", "text", "docker", "host", "host.ovsdb", *_OVN, "setup", "setup.central"},
+    "enrolment": {"", "text", "docker", "host", "host.ovsdb", *_SETUP},
     "uplink": {"", "text", "host", "host.kernel", "setup", "setup.hosts"},
     "inspect": {"", "text", "docker", *_HOST, *_BACKENDS},
     "trace": {"", "text", *_HOST, "inspect"},
@@ -50,6 +51,7 @@ BELOW = {
         *_HOST,
         *_BACKENDS,
         *_SETUP,
+        "enrolment",
         "uplink",
         "inspect",
         "trace",
@@ -63,7 +65,14 @@ BELOW = {
 
 THIRD_PARTY = {
     "keystoneauth1": {"backends.neutron.api"},
-    "msgspec": {"backends.neutron.resources", "docker.wire", "live.peers"},
+    "msgspec": {
+        "backends.neutron.resources",
+        "docker.wire",
+        "enrolment.enquiry",
+        "enrolment.messages",
+        "enrolment.enrolment_service",
+        "live.peers",
+    },
     "openstack": {"backends.neutron.api"},
     "ovs": {
         "daemon.control",

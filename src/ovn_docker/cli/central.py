@@ -8,20 +8,28 @@ import argparse
 
 from ovn_docker.cli import backup
 from ovn_docker.cli.arguments import add_command, add_tls_files, address, addresses, require_root, tls_files
-from ovn_docker.errors import Unavailable
+from ovn_docker.enrolment.tokens import TokenStore
+from ovn_docker.errors import BadRequest, Unavailable
 from ovn_docker.setup.barrier_steps import remove_barrier
 from ovn_docker.setup.central import ovn_ctl
+from ovn_docker.setup.central.central_identity import DIRECTORY, FILES, is_new, make_identity
 from ovn_docker.setup.central.central_services import any_running, stop_daemons
 from ovn_docker.setup.central.central_start import CentralSettings, start_central
 from ovn_docker.setup.central.central_status import CentralStatus, central_status
-from ovn_docker.setup.central.enrolment_daemon import stop_enrolment
+from ovn_docker.setup.central.enrolment_daemon import command_to_join, stop_enrolment
+from ovn_docker.setup.certificates import DIRECTORY as AUTHORITY
 from ovn_docker.setup.steps import Steps
 from ovn_docker.text.output import print_json, print_table, say
 
+_DAY = 24 * 3600.0
+"""Seconds that the first token is valid."""
+
 START = """\
 Start ovn-northd and the two databases, and make them listen on TCP ports 6641 and 6642.
-Without --address and TLS options a machine that listens already is left as it is;
-one that does not listens on all IPv4 addresses, as the guide does.
+A machine that listens already keeps what is not given. Another one makes an authority for its cluster and a
+certificate, listens with TLS and access control, answers hosts that join on port 6645, and prints the
+command to type on each host. With --plain, or on a loopback address, there is no TLS, as in OVN's guide:
+every machine that reaches the ports can then read and change all networks.
 
 Addresses and TLS files are in /etc/default/ovn-central, on Fedora and openSUSE in /etc/sysconfig/ovn-northd.
 The distribution's units and this command start the daemons with it. Rows of the databases, which hosts can
@@ -32,8 +40,9 @@ of them do. Run the same command on each, first and with --create on one of them
 that it has. A machine that has lost its disk joins again with the same command.
 
 examples:
-  ovn-docker central start                        on all addresses, without TLS
+  ovn-docker central start
   ovn-docker central start --address 10.0.0.1
+  ovn-docker central start --plain                on all addresses, without TLS, as the guide does
   ovn-docker central start --tls /etc/ovn-docker/tls --rbac
   ovn-docker central start --cluster 10.0.0.1,10.0.0.2,10.0.0.3 --tls /etc/ovn-docker/tls --rbac --create
   ovn-docker central start --cluster 10.0.0.1,10.0.0.2,10.0.0.3 --tls /etc/ovn-docker/tls --rbac
@@ -78,6 +87,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--create", action="store_true", help="with --cluster: make the cluster, instead of joining it"
     )
     parser.add_argument(
+        "--plain", action="store_true", help="listen without TLS where this machine has no listener so far"
+    )
+    parser.add_argument(
         "--rbac",
         action=argparse.BooleanOptionalAction,
         help="let a host change only its own rows of the southbound database, by the name in its certificate",
@@ -104,15 +116,21 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 def start(args: argparse.Namespace) -> int:
     """Start the daemons that do not run, with the listeners of the command line."""
     require_root()
-    steps = Steps(dry_run=args.dry_run)
-    settings = CentralSettings(
-        address=args.address,
-        members=tuple(args.cluster or ()),
-        create=args.create,
-        tls=tls_files(args),
-        rbac=args.rbac,
-    )
+    steps, tls, rbac = Steps(dry_run=args.dry_run), tls_files(args), args.rbac
+    if args.plain and (tls or args.cluster):
+        raise BadRequest("--plain means without TLS: give it without TLS options and --cluster")
+    new = not (tls or args.cluster or args.plain) and is_new(args.address)
+    if new:
+        make_identity(steps, args.address)
+        if steps.dry_run:
+            steps.advise(f"then as with: ovn-docker central start --tls {DIRECTORY} --rbac")
+            return steps.finish()
+        tls, rbac = FILES, rbac is not False
+    settings = CentralSettings(args.address, tuple(args.cluster or ()), args.create, tls, rbac)
     start_central(steps, settings)
+    if new:
+        say("on each host, within 24 hours (later: ovn-docker token create), type:")
+        say(f"    {command_to_join(str(TokenStore(AUTHORITY).create(_DAY, None)))}")
     return steps.finish()
 
 

@@ -18,8 +18,8 @@ from ovn_docker.enrolment.messages import (
     PORT,
     RENEW,
     Enrolled,
+    EnrolmentRefused,
     EnrolRequest,
-    Refused,
     RenewRequest,
 )
 from ovn_docker.enrolment.tokens import Token, fingerprint
@@ -125,7 +125,7 @@ def _context(authority: str, files: TlsFiles | None = None) -> ssl.SSLContext:
 
 def _refusal(status: int, body: bytes) -> OvnDockerError:
     try:
-        why = msgspec.json.decode(body, type=Refused).error
+        why = msgspec.json.decode(body, type=EnrolmentRefused).error
     except msgspec.MsgspecError:
         why = f"HTTP status {status}"
     kind = Conflict if status == http.client.CONFLICT else Forbidden

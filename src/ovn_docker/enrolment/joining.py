@@ -17,6 +17,7 @@ from ovn_docker.host import ovsdb
 from ovn_docker.host.openvswitch import LocalVswitch, local_database
 from ovn_docker.host.run import StepFailed, require, run, succeeds
 from ovn_docker.model import IpAddress
+from ovn_docker.setup.central.central_identity import DIRECTORY, FILES
 from ovn_docker.setup.certificate_name import make_system_id
 from ovn_docker.setup.certificates import read_certificate
 from ovn_docker.setup.databases import SOUTHBOUND
@@ -25,13 +26,7 @@ from ovn_docker.setup.hosts.host_services import start_host, start_vswitch
 from ovn_docker.setup.hosts.host_setup import HostSettings, set_up_host
 from ovn_docker.setup.own_addresses import own_addresses
 from ovn_docker.setup.steps import Steps
-from ovn_docker.setup.tls_files import TLS_DIRECTORY, TlsFiles
 from ovn_docker.setup.vswitch_row import read_external_ids
-
-DIRECTORY = Path("/etc/ovn-docker/tls")
-"""Key, certificate and authority of a machine that joined."""
-
-FILES = TlsFiles(*(str(DIRECTORY / name) for name in TLS_DIRECTORY))
 
 _REGISTERED = 15.0
 """Seconds until OVN knows the host."""

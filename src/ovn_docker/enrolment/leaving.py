@@ -5,9 +5,9 @@ from ipaddress import ip_address
 
 from ovn_docker.docker.engine import DockerEngine
 from ovn_docker.enrolment.enquiry import Enquiry
-from ovn_docker.enrolment.joining import DIRECTORY, FILES
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host.places import find_places
+from ovn_docker.setup.central.central_identity import DIRECTORY, FILES
 from ovn_docker.setup.databases import SOUTHBOUND
 from ovn_docker.setup.hosts.host_removal import HostRemoval
 from ovn_docker.setup.hosts.host_services import stop_host

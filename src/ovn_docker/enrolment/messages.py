@@ -42,7 +42,7 @@ class Enrolled(msgspec.Struct, frozen=True):
     """Address from which the request came: another one than the host's own if a router translates it."""
 
 
-class Refused(msgspec.Struct, frozen=True):
+class EnrolmentRefused(msgspec.Struct, frozen=True):
     """The answer with another status than 200: a line for the user."""
 
     error: Annotated[str, msgspec.Meta(max_length=1000)]

@@ -9,15 +9,15 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovn_docker.enrolment.enrolment_service import EnrolmentServer, EnrolmentService
 from ovn_docker.enrolment.messages import PORT
-from ovn_docker.enrolment.service import EnrolmentServer, EnrolmentService
 from ovn_docker.enrolment.signing import Authority
 from ovn_docker.enrolment.tokens import TokenStore
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
 from ovn_docker.host.places import find_places
 from ovn_docker.host.vsctl import rows
 from ovn_docker.setup.central import listeners, raft
-from ovn_docker.setup.central.enrolment_daemon import LOG, PIDFILE
+from ovn_docker.setup.central.enrolment_daemon import LOG, PIDFILE, is_authority_of
 from ovn_docker.setup.databases import NORTHBOUND, SOUTHBOUND
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def serve(directory: Path, *, detach: bool) -> None:
 
     """
     listener = listeners.now(NORTHBOUND)
-    if listener is None or listener.tls is None or not (directory / "ca-key.pem").exists():
+    if listener is None or listener.tls is None or not is_authority_of(listener):
         raise Unavailable(
             "hosts join a machine whose databases listen with TLS, and which has the authority in "
             f"{directory}: run `ovn-docker central start`"

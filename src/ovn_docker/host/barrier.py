@@ -56,6 +56,7 @@ SERVICES = (
     Service("OVN's southbound database", 6642),
     Service("members of the northbound database among themselves", 6643),
     Service("members of the southbound database among themselves", 6644),
+    Service("enrolment of hosts", 6645),
     Service("metrics of the drivers", METRICS),
 )
 """Services refused at every address, because a server may listen on addresses that are not known here."""

@@ -4,7 +4,7 @@ import json
 from ipaddress import ip_address
 
 from ovn_docker.errors import BadRequest
-from ovn_docker.host.run import run
+from ovn_docker.host.run import StepFailed, run
 from ovn_docker.model import IpAddress
 
 _SHOWN = 8
@@ -25,6 +25,15 @@ def require_own(option: str, ip: IpAddress) -> str:
         more = f" and {len(usable) - _SHOWN} more" if usable[_SHOWN:] else ""
         raise BadRequest(f"{option} {ip} is not an address of this host; it has {shown}{more}")
     return own[str(ip)]
+
+
+def source_address(target: str) -> IpAddress | None:
+    """Return the source address of packets to *target*; None without a route."""
+    try:
+        (route,) = json.loads(run(("ip", "-json", "route", "get", target)))
+        return ip_address(route["prefsrc"])
+    except (StepFailed, KeyError, ValueError):
+        return None
 
 
 def own_addresses() -> dict[str, str]:

@@ -12,8 +12,10 @@ from ovn_docker.host.daemons import ENROLMENT, read_daemon
 from ovn_docker.host.places import booted_with_systemd, find_places
 from ovn_docker.host.run import succeeds
 from ovn_docker.setup.central import listeners
+from ovn_docker.setup.central.listeners import Listener
 from ovn_docker.setup.certificates import DIRECTORY, read_certificate
 from ovn_docker.setup.databases import NORTHBOUND
+from ovn_docker.setup.own_addresses import source_address
 from ovn_docker.setup.steps import Steps
 
 PIDFILE = f"{ENROLMENT}.pid"
@@ -56,16 +58,30 @@ def is_running() -> bool:
 def command_to_join(token: str) -> str:
     """Return the command that joins this central machine, with one of the addresses in its certificate."""
     listener = listeners.now(NORTHBOUND)
-    address = "CENTRAL"
+    addresses: tuple[str, ...] = ()
     if listener and listener.tls:
-        certificate = read_certificate(Path(listener.tls.certificate))
-        address = next(iter(certificate.addresses), address)
+        addresses = read_certificate(Path(listener.tls.certificate)).addresses
+    usual = str(source_address("192.0.2.1"))  # that of the default route
+    address = usual if usual in addresses else next(iter(addresses), "CENTRAL")
     return f"ovn-docker join {address} --token {token}"
+
+
+def is_authority_of(listener: Listener) -> bool:
+    """Return whether the authority on this machine, with its key, is that of a listener."""
+    try:
+        own = (DIRECTORY / "ca.pem").read_text(encoding="utf-8")
+        return (
+            listener.tls is not None
+            and (DIRECTORY / "ca-key.pem").exists()
+            and Path(listener.tls.ca_cert).read_text(encoding="utf-8") == own
+        )
+    except OSError:
+        return False
 
 
 def _is_wanted() -> bool:
     listener = listeners.now(NORTHBOUND)
-    return bool(listener and listener.tls) and (DIRECTORY / "ca-key.pem").exists()
+    return listener is not None and is_authority_of(listener)
 
 
 def _is_unit() -> bool:

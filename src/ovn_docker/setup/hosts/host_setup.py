@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ovn_docker.errors import BadRequest
-from ovn_docker.host.run import StepFailed, run
 from ovn_docker.model import IpAddress
 from ovn_docker.setup import docker_dns
 from ovn_docker.setup.central.remote_databases import is_restricted
 from ovn_docker.setup.certificate_name import check_certificate_name, make_system_id
 from ovn_docker.setup.databases import NORTHBOUND, SOUTHBOUND
 from ovn_docker.setup.hosts.datapath import advise_bridge, choose_datapath, move_bridge, require_encapsulation
-from ovn_docker.setup.own_addresses import in_url, own_addresses, require_own
+from ovn_docker.setup.own_addresses import in_url, own_addresses, require_own, source_address
 from ovn_docker.setup.steps import Steps
 from ovn_docker.setup.tls_files import TlsFiles, current_tls
 from ovn_docker.setup.vswitch_row import read_vswitch
@@ -89,10 +88,8 @@ def _guess_encap_ip(steps: Steps, now: str, central: Sequence[IpAddress]) -> IpA
         return ip_address(now)
     for machine in central:
         for target in ("192.0.2.1", str(machine)) if machine.is_loopback else (str(machine),):
-            try:
-                (route,) = json.loads(run(("ip", "-json", "route", "get", target)))
-                source = ip_address(route["prefsrc"])
-            except (StepFailed, KeyError, ValueError):
+            source = source_address(target)
+            if source is None:
                 continue
             origin = f"the route to {machine}" if target == str(machine) else "the default route"
             steps.advise(f"note: --encap-ip {source}, the source address of {origin}")

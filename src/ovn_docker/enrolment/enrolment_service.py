@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
@@ -30,8 +29,8 @@ from ovn_docker.enrolment.messages import (
     LEAVE,
     RENEW,
     Enrolled,
+    EnrolmentRefused,
     EnrolRequest,
-    Refused,
     RenewRequest,
 )
 from ovn_docker.enrolment.signing import Authority
@@ -61,13 +60,13 @@ _STATUS = {
 """Status of the answer by the class of the error; 503 for others."""
 
 
-@dataclass
 class _Refusals:
     """Refused requests of each address, in the last minute."""
 
-    _since: float = 0.0
-    _counts: Counter[str] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def too_many(self, address: str, *, more: int = 0) -> bool:
         """Count *more* refusals of an address; return whether it has too many."""
@@ -164,7 +163,7 @@ class EnrolmentServer(ThreadingMixIn, TCPServer):
         self._files = files
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
-        super().__init__(address, _Conversation)
+        super().__init__(address, _EnrolmentConversation)
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
         """Return False, so that the connection is closed, if there are too many."""
@@ -184,7 +183,7 @@ class EnrolmentServer(ThreadingMixIn, TCPServer):
             with suppress(OSError, ValueError):  # a client that speaks no TLS, is slow, or has gone
                 request.settimeout(_SECONDS)
                 with self._context().wrap_socket(request, server_side=True) as encrypted:
-                    _Conversation(encrypted, client_address, self)
+                    _EnrolmentConversation(encrypted, client_address, self)
         finally:
             end.cancel()
             wire.close()
@@ -205,7 +204,7 @@ class EnrolmentServer(ThreadingMixIn, TCPServer):
         return context
 
 
-class _Conversation(BaseHTTPRequestHandler):
+class _EnrolmentConversation(BaseHTTPRequestHandler):
     """One request, and its answer."""
 
     server: EnrolmentServer
@@ -250,7 +249,7 @@ class _Conversation(BaseHTTPRequestHandler):
         return next((value for part in subject for key, value in part if key == "commonName"), "")
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
-        self._send(status, msgspec.json.encode(Refused(why[:1000])))
+        self._send(status, msgspec.json.encode(EnrolmentRefused(why[:1000])))
 
     def _send(self, status: HTTPStatus, body: bytes) -> None:
         self.send_response(status)

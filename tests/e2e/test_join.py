@@ -1,0 +1,89 @@
+"""A cluster from bare machines: `central start` on one, `join` with its token on each, and `leave`."""
+
+import re
+
+import pytest
+
+from e2e.lab import CommandError, Fabric, Host, wait_for
+from e2e.lab.command import at_once
+
+Machines = tuple[Host, Host, Host]
+
+
+@pytest.fixture
+def machines(fabric: Fabric) -> Machines:
+    """Three machines with the packages alone: Docker and Open vSwitch run, nothing is set up."""
+    hosts = fabric.add_hosts("host1", "host2", "host3")
+
+    def install(host: Host) -> None:
+        host.start_switch()
+        host.start_docker()
+        host.load("busybox")
+
+    at_once(install, hosts)
+    host1, host2, host3 = hosts
+    return host1, host2, host3
+
+
+def start_central(host: Host) -> str:
+    """Start the central machine; return the command that it prints for the hosts."""
+    said = host.run("ovn-docker", "central", "start", "--address", host.address, timeout=100)
+    (line,) = re.findall(r"^ *(ovn-docker join \S+ --token \S+)$", said, re.MULTILINE)
+    return str(line)
+
+
+def join(host: Host, command: str, *options: str) -> str:
+    """Type the command, with the tunnel address: the lab's hosts have a second interface for tunnels."""
+    words = (*command.split(), f"--encap-ip={host.tunnel_address}", *options)
+    return host.run("sh", "-c", '"$@" 2>&1', "sh", *words, timeout=100)
+
+
+def test_three_machines_become_a_cluster_with_one_command_each(machines: Machines) -> None:
+    host1, host2, host3 = machines
+    command = start_central(host1)
+    assert command.startswith(f"ovn-docker join {host1.address} --token ovnd1.")
+    assert "would ask" in join(host2, command, "--dry-run")
+    for number, host in enumerate(machines, start=1):
+        name = host.run("ovs-vsctl", "get", "Open_vSwitch", ".", "external_ids:system-id").strip('"\n')
+        said = join(host, command)
+        assert f"{name} is in: {number} host{'s' if number > 1 else ''}, 0 networks" in said
+        assert "sees this host as" not in said
+        key = host.path("/etc/ovn-docker/tls/key.pem")
+        assert key.stat().st_mode & 0o777 == 0o600
+    assert "nothing to change" not in join(host2, command)
+    if host1.fabric.userspace:
+        at_once(lambda host: host.meet(list(machines)), machines)
+    create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", "-o", "ovn.network=foo")
+    host2.docker(*create, "--subnet=10.1.0.0/16", "foo")
+    wait_for(lambda: "foo" in host3.docker("network", "ls"), "foo on host3")
+    host2.docker("run", "-d", "--net=foo", "--name=web", "--stop-signal=KILL", "busybox", "sleep", "3600")
+    address = host2.docker("inspect", "--format={{.NetworkSettings.Networks.foo.IPAddress}}", "web")
+    host3.docker("run", "--rm", "--net=foo", "busybox", "ping", "-c", "1", "-W", "5", address)
+    with pytest.raises(CommandError, match="containers run on networks of the cluster: web; remove them, or"):
+        host2.run("ovn-docker", "leave")
+    host2.docker("rm", "--force", "web")
+    name = host2.run("ovs-vsctl", "get", "Open_vSwitch", ".", "external_ids:system-id").strip('"\n')
+    host2.run("ovn-docker", "leave")
+    assert not host2.path("/etc/ovn-docker/tls").exists()
+    assert name not in host1.run("ovn-sbctl", "show")
+    assert name not in host1.run("ovn-nbctl", "list", "DHCP_Options")
+    with pytest.raises(CommandError, match="this machine belongs to no cluster"):
+        host2.run("ovn-docker", "leave")
+    host2.docker("network", "rm", "foo")
+    assert "is in: 3 hosts, 1 network" in join(host2, command)
+
+
+def test_a_wrong_or_revoked_token_changes_nothing(machines: Machines) -> None:
+    host1, host2, _ = machines
+    command = start_central(host1)
+    identity = command.split("ovnd1.")[1].split(".")[0]
+    host1.run("ovn-docker", "token", "revoke", identity)
+    with pytest.raises(
+        CommandError, match="the central machine refused: the token is unknown, or was revoked"
+    ):
+        join(host2, command)
+    with pytest.raises(CommandError, match="has another authority than the token"):
+        join(host2, command[:-8] + "00000000")
+    assert "ovn-remote" not in host2.run("ovs-vsctl", "get", "Open_vSwitch", ".", "external_ids")
+    assert not host2.path("/etc/ovn-docker/tls").exists()
+    assert host1.run("ovn-sbctl", "show") == ""
