@@ -18,7 +18,7 @@ from e2e.test_database_cluster import nb
 from e2e.test_names import NAME_SERVER
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
-LINES = 24
+LINES = 36
 """Limit of lines of a command's output that the page shows."""
 
 
@@ -64,7 +64,7 @@ class TypedSession:
             self.joined.append(host)
             if host.fabric.userspace:
                 at_once(lambda host: host.meet(self.joined), self.joined)
-        if command.startswith("docker network create") or command.startswith("ovn-docker join"):
+        if command.startswith(("docker network create", "ovn-docker join")):
             wait_for(self.in_step, "the networks of the cluster on all hosts")
         return said.replace(str(Path(sys.executable).parent), "/usr/local/bin")
 

@@ -95,7 +95,8 @@ def test_a_new_central_machine_has_an_authority_and_listens_with_tls(machine):
     assert machine.out("ovn-nbctl", "--db=ssl:10.7.0.5:6641", *pem, "ls-list") == ""
     assert machine.run("ovn-nbctl", "--timeout=2", "--db=tcp:10.7.0.5:6641", "ls-list").returncode != 0
     status = machine.ovn_docker("central", "status")
-    assert (status.returncode, "access control" in status.stdout) == (0, True), status.stdout
+    assert (status.returncode, "restricted" in status.stdout) == (0, True), status.stdout
+    assert re.search(r"(?m)^enrolment +running \(pid \d+\) +answers hosts that join$", status.stdout)
     (listed,) = json.loads(machine.output("token", "list", "--json"))
     assert token.split(".")[1] == listed["id"]
     assert machine.out("stat", "-c", "%a", "/etc/ovn-docker/pki") == "700"

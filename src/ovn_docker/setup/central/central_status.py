@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from ovn_docker.errors import Unavailable
-from ovn_docker.host.daemons import NORTHD, answer, read_daemon
+from ovn_docker.host.daemons import ENROLMENT, NORTHD, answer, read_daemon
 from ovn_docker.host.places import find_places
 from ovn_docker.setup.central import listeners, raft
+from ovn_docker.setup.central.enrolment_daemon import is_wanted
 from ovn_docker.setup.central.rbac import access_control_state
 from ovn_docker.setup.databases import DATABASES, CentralDatabase
 from ovn_docker.text.printable import printable
@@ -41,7 +42,7 @@ class CentralStatus:
 def central_status() -> CentralStatus:
     """Return the state of this machine."""
     return CentralStatus(
-        parts=(*map(_database_status, DATABASES), _northd_status()),
+        parts=(*map(_database_status, DATABASES), _northd_status(), *_enrolment_status()),
         clusters={database: raft.membership(database) for database in DATABASES if database.clustered()},
     )
 
@@ -64,6 +65,16 @@ def _database_status(database: CentralDatabase) -> CentralPart:
     as_configured, restricted = access_control_state(now)
     text = "; ".join(filter(None, (text, restricted, listeners.remark(database))))
     return CentralPart(up=bound and as_configured, part=database.title, process=process, state=text)
+
+
+def _enrolment_status() -> tuple[CentralPart, ...]:
+    """Return the state of the enrolment service, if this machine should have one."""
+    if not is_wanted():
+        return ()
+    pid = read_daemon(ENROLMENT, find_places()).pid
+    process = f"running (pid {pid})" if pid else "not running"
+    state = "answers hosts that join" if pid else _CURE
+    return (CentralPart(up=pid is not None, part="enrolment", process=process, state=state),)
 
 
 def _northd_status() -> CentralPart:

@@ -25,7 +25,7 @@ UNIT = f"{ENROLMENT}.service"
 
 def start_enrolment(steps: Steps) -> None:
     """Start the service if this machine has the authority and its databases listen with TLS."""
-    if not _is_wanted() or is_running():
+    if not is_wanted() or is_running():
         return
     if _is_unit():
         steps.change("answer hosts that join", "systemctl", "enable", "--now", UNIT)
@@ -79,7 +79,8 @@ def is_authority_of(listener: Listener) -> bool:
         return False
 
 
-def _is_wanted() -> bool:
+def is_wanted() -> bool:
+    """Return whether this machine is to answer hosts that join: it has the authority of its listeners."""
     listener = listeners.now(NORTHBOUND)
     return listener is not None and is_authority_of(listener)
 
