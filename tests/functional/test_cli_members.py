@@ -283,7 +283,7 @@ def test_central_start_keeps_a_member_and_the_options_of_the_administrator(certi
         (("--cluster=127.0.0.1",), "a cluster needs TLS"),
         (("--cluster=127.0.0.1", "--tls=/nowhere"), "/nowhere/key.pem is not a readable file"),
         (("--create",), "--create is for --cluster"),
-        (("--rbac",), "--rbac needs TLS"),
+        (("--rbac", "--plain"), "--rbac needs TLS"),
         (("--cluster=127.0.0.1", "--address=127.0.0.1"), "not allowed with argument"),
     ],
 )

@@ -119,7 +119,7 @@ def start(args: argparse.Namespace) -> int:
     steps, tls, rbac = Steps(dry_run=args.dry_run), tls_files(args), args.rbac
     if args.plain and (tls or args.cluster):
         raise BadRequest("--plain means without TLS: give it without TLS options and --cluster")
-    new = not (tls or args.cluster or args.plain) and is_new(args.address)
+    new = not (tls or args.cluster or args.create or args.plain) and is_new(args.address)
     if new:
         make_identity(steps, args.address)
         if steps.dry_run:

@@ -42,8 +42,11 @@ class DaemonState:
 
 
 def read_daemons(places: Places, driver: RunningDriver | None = None) -> tuple[DaemonState, ...]:
-    """Return all daemons that this machine may have, running or not; *driver*: the driver that answers."""
-    return tuple(read_daemon(name, places, driver) for name in _DIRECTORIES)
+    """Return the daemons of networks that this machine may have, running or not.
+
+    *driver*: the driver that answers. The enrolment service is not among them: no network needs it.
+    """
+    return tuple(read_daemon(name, places, driver) for name in _DIRECTORIES if name != ENROLMENT)
 
 
 def read_daemon(name: str, places: Places, driver: RunningDriver | None = None) -> DaemonState:
