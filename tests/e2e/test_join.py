@@ -6,6 +6,7 @@ import pytest
 
 from e2e.lab import CommandError, Fabric, Host, wait_for
 from e2e.lab.command import at_once
+from e2e.test_names import NAME_SERVER, finds, run_by_script, take_over
 
 Machines = tuple[Host, Host, Host]
 
@@ -40,12 +41,17 @@ def join(host: Host, command: str, *options: str) -> str:
 
 def test_three_machines_become_a_cluster_with_one_command_each(machines: Machines) -> None:
     host1, host2, host3 = machines
+    host1.spawn("python3", "-c", NAME_SERVER, host1.address)
+    for host in machines:
+        host.path("/etc/resolv.conf").write_text(f"nameserver {host1.address}\n")
+        run_by_script(host)
     command = start_central(host1)
     assert command.startswith(f"ovn-docker join {host1.address} --token ovnd1.")
     assert "would ask" in join(host2, command, "--dry-run")
     for number, host in enumerate(machines, start=1):
         name = host.run("ovs-vsctl", "get", "Open_vSwitch", ".", "external_ids:system-id").strip('"\n')
-        said = join(host, command)
+        said = join(host, command, "--docker-dns", "--restart-docker")
+        take_over(host)
         assert f"{name} is in: {number} host{'s' if number > 1 else ''}, 0 networks" in said
         assert "sees this host as" not in said
         key = host.path("/etc/ovn-docker/tls/key.pem")
@@ -58,12 +64,17 @@ def test_three_machines_become_a_cluster_with_one_command_each(machines: Machine
     wait_for(lambda: "foo" in host3.docker("network", "ls"), "foo on host3")
     host2.docker("run", "-d", "--net=foo", "--name=web", "--stop-signal=KILL", "busybox", "sleep", "3600")
     address = host2.docker("inspect", "--format={{.NetworkSettings.Networks.foo.IPAddress}}", "web")
-    host3.docker("run", "--rm", "--net=foo", "busybox", "ping", "-c", "1", "-W", "5", address)
+    host3.docker("run", "-d", "--net=foo", "--name=client", "--stop-signal=KILL", "busybox", "sleep", "3600")
+    finds(host3, "client", "web", address)
+    host3.ping("client", "web")
+    host3.docker("rm", "--force", "client")
     with pytest.raises(CommandError, match="containers run on networks of the cluster: web; remove them, or"):
         host2.run("ovn-docker", "leave")
     host2.docker("rm", "--force", "web")
     name = host2.run("ovs-vsctl", "get", "Open_vSwitch", ".", "external_ids:system-id").strip('"\n')
-    host2.run("ovn-docker", "leave")
+    assert host2.path("/etc/docker/daemon.json").exists()
+    assert "have Docker ask OVN no more for names" in host2.run("ovn-docker", "leave")
+    assert list(host2.path("/etc/docker").glob("daemon.json*")) == []
     assert not host2.path("/etc/ovn-docker/tls").exists()
     assert name not in host1.run("ovn-sbctl", "show")
     assert name not in host1.run("ovn-nbctl", "list", "DHCP_Options")

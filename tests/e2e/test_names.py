@@ -24,28 +24,72 @@ while True:
 """
 """A name server: example.com has the address 192.0.2.1, other names do not exist (RFC 1035, 4.1)."""
 
+SCRIPT = """#!/bin/sh -e
+[ "$1" = start ] || start-stop-daemon --stop --pidfile /run/docker.pid --retry 60
+[ "$1" = stop ] || {command} >>/var/log/lab/dockerd.log 2>&1 &
+"""
+"""A service script: start, stop, restart."""
+
 
 @pytest.fixture(scope="module")
 def two_hosts(engine_fabric: Fabric, engine: str) -> tuple[Host, Host]:
-    """Two hosts whose dockerd has the setting that `host setup` prints."""
+    """Two hosts whose Docker asks OVN: the first with the setting that `host setup` prints, by hand."""
     host1, host2 = engine_fabric.cluster("host1", "host2", engine=engine)
     host1.spawn("python3", "-c", NAME_SERVER, host1.address)
     for host in (host1, host2):
         host.path("/etc/resolv.conf").write_text(f"nameserver 127.0.0.1\nnameserver {host1.address}\n")
-        set_up = (
-            *("ovn-docker", "host", "setup", "--central", host1.address, "--encap-ip", host.tunnel_address),
-            *("--encap-type", "geneve"),
-        )
-        said = host.run("sh", "-c", '"$@" 2>&1', "sh", *set_up)
-        assert "containers find those of other hosts by name if Docker asks OVN" in said
-        config = said[said.index("{") : said.index("}") + 1]
-        host.path("/etc/docker").mkdir(exist_ok=True)
-        host.path("/etc/docker/daemon.json").write_text(config)
-        host.dockerd.stop()
-        host.dockerd.start()
-        assert "Docker asks OVN" not in host.run("sh", "-c", '"$@" 2>&1', "sh", *set_up)
+    said = set_up(host1, host1)
+    assert "containers find those of other hosts by name if Docker asks OVN" in said
+    config = said[said.index("{") : said.index("}") + 1]
+    host1.path("/etc/docker").mkdir(exist_ok=True)
+    host1.path("/etc/docker/daemon.json").write_text(config)
+    host1.dockerd.stop()
+    host1.dockerd.start()
+    assert "Docker asks OVN" not in set_up(host1, host1)
+    run_by_script(host2)
+    before = host2.dockerd.pid
+    host2.docker(
+        "run", "-d", "--net=none", "--name=stopped", "--stop-signal=KILL", "busybox", "sleep", "3600"
+    )
+    said = set_up(host2, host1, "--docker-dns")
+    assert "give --restart-docker: it stops stopped; those with a restart policy start again" in said
+    assert host2.dockerd.pid == before
+    said = set_up(host2, host1, "--docker-dns", "--restart-docker")  # that is all
+    assert "$ service docker restart" in said
+    take_over(host2)
+    assert host2.dockerd.pid != before
+    assert set_up(host2, host1, "--docker-dns", "--restart-docker") == "nothing to change"
+    host2.docker("rm", "--force", "stopped")
+    for host in (host1, host2):
         host.driver.start()
     return host1, host2
+
+
+def set_up(host: Host, central: Host, *options: str) -> str:
+    """Run `host setup` with further options; return all that it prints."""
+    command = (
+        *("ovn-docker", "host", "setup", "--central", central.address, "--encap-ip", host.tunnel_address),
+        *("--encap-type", "geneve", *options),
+    )
+    return host.run("sh", "-c", '"$@" 2>&1', "sh", *command, timeout=300).strip()
+
+
+def run_by_script(host: Host) -> None:
+    """Have a service script run dockerd, as on a machine without systemd.
+
+    That of Debian's package sets limits and mounts control groups, which a host of the lab may not.
+    """
+    host.dockerd.stop()
+    host.path("/etc/init.d/docker").write_text(SCRIPT.format(command=" ".join(host.dockerd.argv)))
+    host.run("chmod", "755", "/etc/init.d/docker")
+    host.run("service", "docker", "start")
+    wait_for(host.dockerd.ready, "dockerd")
+    take_over(host)
+
+
+def take_over(host: Host) -> None:
+    """Have the lab know the process of a dockerd that it has not started."""
+    host.path(host.dockerd.pidfile).write_text(host.path("/run/docker.pid").read_text())
 
 
 @pytest.fixture

@@ -47,6 +47,26 @@ def describe(parser: argparse.ArgumentParser, text: str, run: Callable[[argparse
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def add_docker_dns(parser: argparse.ArgumentParser) -> None:
+    """Add the options for dockerd's name servers."""
+    parser.add_argument(
+        "--docker-dns",
+        action=argparse.BooleanOptionalAction,
+        help="have Docker ask OVN for names, with dns in its configuration file, of which a backup is kept; "
+        "--no-docker-dns undoes that (default: leave the file as it is)",
+    )
+    add_restart_docker(parser)
+
+
+def add_restart_docker(parser: argparse.ArgumentParser) -> None:
+    """Add the option to restart dockerd after a change of its name servers."""
+    parser.add_argument(
+        "--restart-docker",
+        action="store_true",
+        help="restart Docker if its dns has changed, which stops containers unless Docker has live-restore",
+    )
+
+
 def add_tls_files(parser: argparse.ArgumentParser, owner: str, **tls: Any) -> None:
     """Add --tls, and --private-key, --certificate and --ca-cert, which every OVS program has (ovs-vsctl(8)).
 

@@ -9,6 +9,7 @@ import sys
 from ovn_docker.cli import forget
 from ovn_docker.cli.arguments import (
     add_command,
+    add_docker_dns,
     add_tls_files,
     address,
     addresses,
@@ -31,6 +32,7 @@ guide's "one time setup"). Run it again whenever a value changes; it writes only
 examples:
   ovn-docker host setup --central 10.0.0.1
   ovn-docker host setup --central 10.0.0.1 --encap-ip 10.0.0.2 --encap-type geneve
+  ovn-docker host setup --central 10.0.0.1 --docker-dns --restart-docker
   ovn-docker host setup --central 10.0.0.1,10.0.0.2,10.0.0.3 --encap-ip 10.0.0.4 --encap-type geneve \\
       --tls /etc/ovn-docker/tls
 """
@@ -78,6 +80,7 @@ def setup(args: argparse.Namespace) -> int:
     """Write the settings that differ."""
     require_root()
     steps, files = Steps(dry_run=args.dry_run), tls_files(args)
+    dns = docker_dns.DnsChange(wanted=args.docker_dns, restart=args.restart_docker)
     settings = HostSettings(
         central=args.central,
         encap_ip=args.encap_ip,
@@ -87,6 +90,7 @@ def setup(args: argparse.Namespace) -> int:
         tls=files,
     )
     set_up_host(steps, settings)
+    dns.make(steps)
     return steps.finish()
 
 
@@ -163,3 +167,4 @@ def add_tunnel_settings(parser: argparse.ArgumentParser) -> None:
         help="where packets are switched: in the kernel (system) or in ovs-vswitchd (netdev); "
         "auto takes the kernel if it can (default: %(default)s)",
     )
+    add_docker_dns(parser)

@@ -8,6 +8,7 @@ from ovn_docker.cli.host import add_tunnel_settings
 from ovn_docker.doctor.examination import run_checks
 from ovn_docker.enrolment import tokens
 from ovn_docker.enrolment.joining import JoinSettings, await_registration, join
+from ovn_docker.setup import docker_dns
 from ovn_docker.setup.steps import Steps
 from ovn_docker.text.output import say
 
@@ -22,6 +23,7 @@ It can be repeated, also after it was interrupted. `ovn-docker leave` undoes it.
 
 examples:
   ovn-docker join 10.0.0.1 --token ovnd1.5f0c...
+  ovn-docker join 10.0.0.1 --token ovnd1.5f0c... --docker-dns --restart-docker
   ovn-docker join 10.0.0.1 --token ovnd1.5f0c... --encap-ip 192.168.7.3
 """
 
@@ -39,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     require_root()
     steps = Steps(dry_run=args.dry_run)
     token = tokens.parse(args.token)
+    dns = docker_dns.DnsChange(wanted=args.docker_dns, restart=args.restart_docker)
     join(steps, JoinSettings(args.central, token, args.encap_ip, args.encap_type, args.datapath))
+    dns.make(steps)
     if args.dry_run:
         return steps.finish()
     line = await_registration(steps)

@@ -82,24 +82,27 @@ def plugin_scope(setting: str) -> Callable[[], Literal["local", "global"]]:
 
 def dockerd_setting(name: str, proc: Path = Path("/proc"), config: Path = CONFIG) -> list[str]:
     """Return the values of a setting of dockerd, such as ``dns``, from arguments and configuration file."""
-    configs, found = {config}, []
-    for arguments in _dockerd_arguments(proc):
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-            option, equals, inline = argument.partition("=")
-            value = inline if equals else following
-            if option == f"--{name}":
-                found.append(value)
-            if option == "--config-file":
-                configs.add(Path(value))
-    for settings in map(dockerd_config, sorted(configs)):
+    found = dockerd_argument(name, proc)
+    for settings in map(dockerd_config, sorted({config, *map(Path, dockerd_argument("config-file", proc))})):
         configured = settings.get(name) or []
         found += map(str, configured) if isinstance(configured, list) else [str(configured)]
     return list(filter(None, found))
 
 
-def _dockerd_arguments(proc: Path) -> list[list[str]]:
-    """Return the arguments of root's dockerd; those of containers and other users may be anything."""
-    found = []
+def dockerd_argument(name: str, proc: Path = Path("/proc")) -> list[str]:
+    """Return the values that dockerd's arguments have for an option; empty while it does not run."""
+    return [
+        inline if equals else following
+        for arguments in dockerds(proc).values()
+        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True)
+        for option, equals, inline in [argument.partition("=")]
+        if option == f"--{name}"
+    ]
+
+
+def dockerds(proc: Path = Path("/proc")) -> dict[int, list[str]]:
+    """Return the arguments of root's dockerd, by process; those of containers and users may be anything."""
+    found = {}
     try:
         processes = list(proc.glob("[0-9]*"))
     except OSError as error:  # too many files are open
@@ -107,7 +110,8 @@ def _dockerd_arguments(proc: Path) -> list[list[str]]:
     for process in processes:
         try:
             if (process / "comm").read_text().strip() == "dockerd" and _is_roots(process):
-                found.append((process / "cmdline").read_bytes().decode(errors="replace").split("\0"))
+                arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                found[int(process.name)] = arguments
         except OSError:
             continue  # it has ended meanwhile
     return found
@@ -179,6 +183,17 @@ class DockerEngine:
             networks = (container.get("NetworkSettings") or {}).get("Networks") or {}
             used |= {*networks, *(one.get("NetworkID") or "" for one in networks.values() if one)}
         return used
+
+    def running(self) -> list[str]:
+        """Return the names of the running containers. Raises Unavailable."""
+        return sorted(
+            (container.get("Names") or [container["Id"][:12]])[0].removeprefix("/")
+            for container in self._ask("GET", "/containers/json")
+        )
+
+    def keeps_containers(self) -> bool:
+        """Return whether containers run on while dockerd does not (its setting live-restore)."""
+        return bool(self._ask("GET", "/info").get("LiveRestoreEnabled"))
 
     def inventory(self) -> tuple[dict[EndpointId, str], set[NetworkId]]:
         """Return the endpoints of running containers with the containers' names, and all networks.

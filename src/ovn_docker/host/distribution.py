@@ -35,6 +35,8 @@ class Distribution:
     """Variable in that file which has the options."""
     packages: Mapping[str, str]
     """Package of a program, by the longest listed prefix of its name, if it has another name."""
+    docker: str = "docker"
+    """Unit, and service of init scripts, that runs dockerd: the same in every package of Docker."""
 
     def package(self, program: str) -> str:
         """Return the package of a program."""

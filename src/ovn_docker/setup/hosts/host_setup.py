@@ -7,7 +7,6 @@ from ipaddress import ip_address
 
 from ovn_docker.errors import BadRequest
 from ovn_docker.model import IpAddress
-from ovn_docker.setup import docker_dns
 from ovn_docker.setup.central.remote_databases import is_restricted
 from ovn_docker.setup.certificate_name import check_certificate_name, make_system_id
 from ovn_docker.setup.databases import NORTHBOUND, SOUTHBOUND
@@ -68,8 +67,6 @@ def set_up_host(steps: Steps, settings: HostSettings) -> None:
     move_bridge(steps, old.get("ovn-bridge", "br-int"), datapath)
     if datapath == "netdev":
         advise_bridge(steps, interface)
-    if advice := docker_dns.advice():
-        steps.advise(advice)
 
 
 def remotes(method: str, central: Sequence[IpAddress], port: int) -> str:
