@@ -146,9 +146,9 @@ def by_tls(lab: FaultLab, days: int) -> None:
 
 
 def pki(host: Host, days: int) -> str:
-    """Make a key and a self-signed certificate, which may be expired; return their directory."""
-    until = ("-days", str(days)) if days > 0 else ("-days", "1")
-    faketime = ("faketime", f"{days - 2} days") if days <= 0 else ()
+    """Make a key and a self-signed certificate with *days* of 90 left; return their directory."""
+    until = ("-days", "90")
+    faketime = ("faketime", f"{days - 90} days") if days < 90 else ()
     host.run("mkdir", "-p", "/etc/tls")
     host.run(
         *(

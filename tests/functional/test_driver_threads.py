@@ -30,7 +30,16 @@ from ovn_docker.threads import RESTART
 
 pytestmark = pytest.mark.usefixtures("network_namespace")
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
-OVERLAY = {"ovsdb OVN_Northbound", "changes", "cluster", "events", "names", "late names", "nameservers"}
+OVERLAY = {
+    "ovsdb OVN_Northbound",
+    "changes",
+    "cluster",
+    "events",
+    "names",
+    "late names",
+    "nameservers",
+    "certificate",
+}
 
 
 def listed() -> set[str]:

@@ -189,6 +189,24 @@ def test_certificate_expires_in_as_many_days_as_pki_list_shows() -> None:
     assert found.evidence == "the certificate cert.pem expires in 29 days"
 
 
+def test_certificate_of_a_host_that_joined_is_reported_if_it_was_not_renewed() -> None:
+    seen = cluster(1, 0)
+    assert seen.snapshot.vswitch
+    switch = replace(
+        seen.snapshot.vswitch, ids={"ovn-nb": "ssl:10.0.0.1:6641"}, tls=("key.pem", "cert.pem", "ca.pem")
+    )
+
+    def found(left: float) -> list[Finding]:
+        ends = seen.snapshot.taken + left * 86400
+        file = CertificateFile("certificate", "cert.pem", ends, days=14)
+        return list(check_host.tls(facts(seen, Probes(certificates=(file,)), vswitch=switch)))
+
+    assert found(5) == []  # the driver renews it from 9 days before its end on
+    (late,) = found(4.5)
+    assert late.evidence == "the certificate cert.pem expires in 4 days"
+    assert "the driver renews it, and its log says why it could not" in late.cure
+
+
 def reporting(seen: ClusterView, *reports: Report) -> Facts:
     """Return the cluster with a shared network foo and reports of hosts about it."""
     northbound = seen.snapshot.northbound

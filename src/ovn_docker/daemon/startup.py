@@ -47,6 +47,7 @@ from ovn_docker.docker import calls, server, sockets
 from ovn_docker.docker.engine import DockerEngine, plugin_scope
 from ovn_docker.docker.wire import Plugin
 from ovn_docker.docker.wording import explain
+from ovn_docker.enrolment.renewal import Renewal, renew_host
 from ovn_docker.errors import BadRequest, OvnDockerError
 from ovn_docker.events import ContainerEvent, DockerStarted, DockerStopped, NetworkChanged
 from ovn_docker.host.barrier import Barrier, Exposed, survey
@@ -66,6 +67,7 @@ from ovn_docker.metrics import Reader, Recorder, Tally, Unrecorded
 from ovn_docker.model import NetworkId, Occupied
 from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, UNDERLAY_ENDPOINT, Option
 from ovn_docker.settings import Common, Settings, UnderlaySettings
+from ovn_docker.setup.central.central_identity import FILES
 from ovn_docker.threads import RESTART, Threads
 
 log = logging.getLogger(__name__)
@@ -155,6 +157,10 @@ def _overlay() -> None:
         forwarder.start(threads)
         registrar.start(threads)
         events.start(threads)
+        Renewal(lambda: renew_host(FILES, remotes)).start(threads)
+
+    def remotes() -> list[str]:
+        return vswitch.external_ids(Deadline(1)).get("ovn-remote", "").split(",")
 
     scope = plugin_scope(settings.scope)
     mode = _ModeParts(

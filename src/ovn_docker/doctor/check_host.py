@@ -21,7 +21,7 @@ OLDEST, NEWEST = (20, 10), (29, 99)
 """Versions of Docker that ovn-docker is tested with."""
 
 EXPIRY = 30
-"""Days before a certificate expires from which it is reported."""
+"""Days before a certificate expires from which it is reported, or a third of its validity if that is less."""
 
 RECENT = 3600.0
 """Seconds after a failure of a thread for which it is reported."""
@@ -308,7 +308,7 @@ def tunnel_interface(facts: Facts) -> Iterable[Finding]:
 
 
 def tls(facts: Facts) -> Iterable[Finding]:
-    """With TLS, key and certificates exist, are valid, and stay so for 30 days."""
+    """With TLS, key and certificates exist, are valid, and stay so for 30 days or a third of their time."""
     switch = facts.snapshot.vswitch
     ids = switch.ids if switch else {}
     if not any("ssl:" in ids.get(key, "") for key in ("ovn-nb", "ovn-remote")):
@@ -328,10 +328,14 @@ def tls(facts: Facts) -> Iterable[Finding]:
                     f"the {one.what} {one.path} expired {-days:.0f} days ago",
                     f"renew it in place, or make another {set_ssl}",
                 )
-            elif days < EXPIRY:
+            elif days < (min(EXPIRY, one.days / 3) if one.days else EXPIRY):
+                renews = 0 < one.days < EXPIRY  # of a host that joined
                 yield Finding(
                     f"the {one.what} {one.path} expires in {math.floor(days)} days",
-                    f"renew it in place, or make another {set_ssl}",
+                    "the driver renews it, and its log says why it could not: "
+                    "see `journalctl -u ovn-docker-overlay`"
+                    if renews
+                    else f"renew it in place, or make another {set_ssl}",
                     severity=Severity.WARN,
                 )
 

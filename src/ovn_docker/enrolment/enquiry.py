@@ -6,7 +6,9 @@ trusts nothing that it gets on the first connection but a certificate with the t
 
 import http.client
 import ssl
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import msgspec
 
@@ -25,6 +27,7 @@ from ovn_docker.enrolment.messages import (
 from ovn_docker.enrolment.tokens import Token, fingerprint
 from ovn_docker.errors import Conflict, Forbidden, OvnDockerError, Unavailable
 from ovn_docker.model import IpAddress
+from ovn_docker.setup.databases import SOUTHBOUND
 from ovn_docker.setup.own_addresses import in_url
 from ovn_docker.setup.tls_files import TlsFiles
 
@@ -111,6 +114,19 @@ class Enquiry:
         if answer.status != http.client.OK:
             raise _refusal(answer.status, read)
         return read
+
+
+def services(remotes: Iterable[str]) -> Iterator[Enquiry]:
+    """Return an enquiry for each machine of ``ovn-remote``, such as ``ssl:10.0.0.1:6642``.
+
+    The service runs on one of them: that with the authority.
+    """
+    for remote in remotes:
+        address = remote.strip().removeprefix("ssl:").removesuffix(f":{SOUTHBOUND.port}").strip("[]")
+        try:
+            yield Enquiry(ip_address(address))
+        except ValueError:
+            continue  # a Unix socket, or a name
 
 
 def _context(authority: str, files: TlsFiles | None = None) -> ssl.SSLContext:

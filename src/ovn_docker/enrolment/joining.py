@@ -11,11 +11,12 @@ from pathlib import Path
 from ovn_docker.deadline import Deadline
 from ovn_docker.enrolment.enquiry import Enquiry
 from ovn_docker.enrolment.messages import Enrolled
+from ovn_docker.enrolment.own_certificate import make_request, verify
 from ovn_docker.enrolment.tokens import Token, write_durably
-from ovn_docker.errors import Conflict, OvnDockerError
+from ovn_docker.errors import Conflict
 from ovn_docker.host import ovsdb
 from ovn_docker.host.openvswitch import LocalVswitch, local_database
-from ovn_docker.host.run import StepFailed, require, run, succeeds
+from ovn_docker.host.run import StepFailed, require, run
 from ovn_docker.model import IpAddress
 from ovn_docker.setup.central.central_identity import DIRECTORY, FILES
 from ovn_docker.setup.certificate_name import make_system_id
@@ -26,6 +27,7 @@ from ovn_docker.setup.hosts.host_services import start_host, start_vswitch
 from ovn_docker.setup.hosts.host_setup import HostSettings, set_up_host
 from ovn_docker.setup.own_addresses import own_addresses
 from ovn_docker.setup.steps import Steps
+from ovn_docker.setup.tls_files import TLS_DIRECTORY, TlsFiles
 from ovn_docker.setup.vswitch_row import read_external_ids
 
 _REGISTERED = 15.0
@@ -151,7 +153,10 @@ def _enrol(steps: Steps, enquiry: Enquiry, token: Token, authority: str, name: s
     if not partial.is_dir():
         steps.change(f"make {partial}", "mkdir", "--parents", "--mode=700", str(partial))
     if not key.exists():
-        steps.change("make a private key, which stays on this machine", *_new_key(partial))
+        if DIRECTORY.exists():  # its certificate has ended, and the authority knows its key
+            steps.change("keep the private key", "cp", "-p", FILES.private_key, str(partial / ".key.pem"))
+        else:
+            steps.change("make a private key, which stays on this machine", *_new_key(partial))
         steps.change("put it in place", "mv", str(partial / ".key.pem"), str(key))
     steps.show(
         f"ask {enquiry.central} for a certificate in the name of {name}",
@@ -163,11 +168,10 @@ def _enrol(steps: Steps, enquiry: Enquiry, token: Token, authority: str, name: s
             f"{enquiry.central} --tls {DIRECTORY}, ovn-docker host start"
         )
         return None
-    made = run(("openssl", "req", "-new", "-config", "/dev/null", "-key", str(key), "-subj", f"/CN={name}"))
-    answer = enquiry.enrol(token, authority, name, made)
+    answer = enquiry.enrol(token, authority, name, make_request(key, name))
     write_durably(partial / "ca.pem", authority, 0o644)
     write_durably(partial / "cert.pem", answer.certificate, 0o644)
-    _verify(partial, name)
+    verify(TlsFiles(*(str(partial / file) for file in TLS_DIRECTORY)), name)
     if DIRECTORY.exists():
         shutil.rmtree(DIRECTORY)  # its certificate has ended
     partial.rename(DIRECTORY)
@@ -177,16 +181,6 @@ def _enrol(steps: Steps, enquiry: Enquiry, token: Token, authority: str, name: s
 def _new_key(directory: Path) -> Sequence[str]:
     curve = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1")
     return "openssl", "genpkey", "-quiet", *curve, "-out", str(directory / ".key.pem")
-
-
-def _verify(directory: Path, name: str) -> None:
-    """Raise OvnDockerError unless the certificate is the authority's, in this name, for this key."""
-    certificate, key = directory / "cert.pem", directory / "key.pem"
-    of_certificate = run(("openssl", "x509", "-in", str(certificate), "-noout", "-pubkey"))
-    of_key = run(("openssl", "pkey", "-in", str(key), "-pubout"))
-    signed = succeeds("openssl", "verify", "-CAfile", str(directory / "ca.pem"), str(certificate))
-    if not signed or of_certificate != of_key or read_certificate(certificate).name != name:
-        raise OvnDockerError("the central machine sent a certificate that is not for this host; see its log")
 
 
 def _warn_of_bridge(steps: Steps) -> None:

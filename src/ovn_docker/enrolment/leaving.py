@@ -1,14 +1,13 @@
 """``ovn-docker leave``: undoes ``ovn-docker join``."""
 
 import shutil
-from ipaddress import ip_address
+from contextlib import suppress
 
 from ovn_docker.docker.engine import DockerEngine
-from ovn_docker.enrolment.enquiry import Enquiry
+from ovn_docker.enrolment.enquiry import services
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host.places import find_places
 from ovn_docker.setup.central.central_identity import DIRECTORY, FILES
-from ovn_docker.setup.databases import SOUTHBOUND
 from ovn_docker.setup.hosts.host_removal import HostRemoval
 from ovn_docker.setup.hosts.host_services import stop_host
 from ovn_docker.setup.steps import Steps
@@ -93,13 +92,10 @@ def _give_back(steps: Steps, remotes: str) -> None:
     if steps.dry_run:
         return
     authority = (DIRECTORY / "ca.pem").read_text(encoding="utf-8")
-    for remote in remotes.split(","):
-        address = remote.removeprefix("ssl:").removesuffix(f":{SOUTHBOUND.port}").strip("[]")
-        try:
-            Enquiry(ip_address(address)).leave(FILES, authority)
-        except (OvnDockerError, ValueError):
-            continue  # the service runs on one machine, that with the authority
-        return
+    for enquiry in services(remotes.split(",")):
+        with suppress(OvnDockerError):
+            enquiry.leave(FILES, authority)
+            return
     steps.advise(
         "note: no central machine answers on the port of the enrolment service; type there: "
         f"ovn-docker token expel {read_external_ids().get('system-id')} --forget"

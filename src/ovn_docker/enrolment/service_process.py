@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ovn_docker.enrolment.enrolment_service import EnrolmentServer, EnrolmentService
 from ovn_docker.enrolment.messages import PORT
+from ovn_docker.enrolment.renewal import Renewal, renew_central
 from ovn_docker.enrolment.signing import Authority
 from ovn_docker.enrolment.tokens import TokenStore
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
@@ -19,6 +20,7 @@ from ovn_docker.host.vsctl import rows
 from ovn_docker.setup.central import listeners, raft
 from ovn_docker.setup.central.enrolment_daemon import LOG, PIDFILE, is_authority_of
 from ovn_docker.setup.databases import NORTHBOUND, SOUTHBOUND
+from ovn_docker.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ def serve(directory: Path, *, detach: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+    own = listener.tls
+    Renewal(lambda: renew_central(directory, own)).start(Threads())
     log.info("answering hosts that join on %s port %d", *address)
     with server:
         server.serve_forever()

@@ -15,7 +15,7 @@ from pathlib import Path
 from ovn_docker.enrolment.tokens import write_durably
 from ovn_docker.errors import BadRequest, Conflict, Forbidden, OvnDockerError
 from ovn_docker.host.run import StepFailed, run, succeeds
-from ovn_docker.setup.certificates import DAYS, CertificateRequest, is_name, read_certificate
+from ovn_docker.setup.certificates import JOINED_DAYS, CertificateRequest, is_name, read_certificate
 
 REVOKED = "revoked"
 """File beside the certificate of a host that has left, or was expelled: it gets no certificate any more."""
@@ -63,7 +63,7 @@ class Authority:
         """
         if not self.is_known(name, request):
             self.check_free(name)
-        wanted = CertificateRequest(self.directory, name, (), DAYS)
+        wanted = CertificateRequest(self.directory, name, (), JOINED_DAYS)
         with _file("request.pem", request) as file:
             # Verifies the signature, and copies no extension: openssl-x509(1), -req, -copy_extensions.
             command = ("openssl", "x509", "-req", "-in", file, "-subj", f"/CN={name}", *wanted.signer)

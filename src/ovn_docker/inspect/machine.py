@@ -18,7 +18,7 @@ _TIMEOUT = 5.0
 """Seconds that a program may take."""
 
 _OPENSSL = (
-    *("openssl", "x509", "-noout", "-enddate", "-subject"),
+    *("openssl", "x509", "-noout", "-dates", "-subject"),
     *("-nameopt", "multiline", "-ext", "subjectAltName"),
 )
 
@@ -35,6 +35,8 @@ class CertificateFile:
     """The common name in the certificate."""
     addresses: tuple[str, ...] = ()
     """IP addresses in it; certificates of databases have some."""
+    days: float = 0.0
+    """Length of its validity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,16 @@ def certificates(snapshot: Snapshot) -> Iterable[CertificateFile]:
         try:
             text = run((*_OPENSSL, "-in", path), _TIMEOUT)
             ends, name = (re.search(line, text) for line in ("notAfter=(.*)", r"commonName\s*= (.*)"))
-            expires = ssl.cert_time_to_seconds(ends[1] if ends else "")
+            starts = re.search("notBefore=(.*)", text)
+            expires, begins = (ssl.cert_time_to_seconds(one[1] if one else "") for one in (ends, starts))
         except StepFailed:
             yield CertificateFile(what, path, None, "it is not a certificate in PEM format")
         except (OvnDockerError, ValueError):
             continue  # without openssl(1) only failed connections show faults of TLS files
         else:
             addresses = tuple(re.findall(r"IP Address:([0-9A-Fa-f.:]+)", text))
-            yield CertificateFile(what, path, expires, "", printable(name[1]) if name else "", addresses)
+            shown, days = printable(name[1]) if name else "", (expires - begins) / 86400
+            yield CertificateFile(what, path, expires, "", shown, addresses, days)
 
 
 def firewall() -> tuple[str, ...]:

@@ -25,6 +25,9 @@ from ovn_docker.setup.steps import Steps
 DIRECTORY = Path("/etc/ovn-docker/pki")
 AUTHORITY_DAYS = 3650
 DAYS = 825
+JOINED_DAYS = 14
+"""Days of the certificate of a host that joined: docs/security.md has the reason."""
+
 RENEW_DAYS = 30
 """Days before its end from which on a certificate is renewed; `ovn-docker doctor` warns from then on."""
 
@@ -37,19 +40,25 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # 64: RFC 5280, ub-commo
 
 @dataclass(frozen=True)
 class MachineCertificate:
-    """The contents of a certificate: holder, kind of machine, addresses, end."""
+    """The contents of a certificate: holder, kind of machine, addresses, validity."""
 
     name: str
     kind: str
     """``authority``, ``central`` or ``host``."""
     addresses: tuple[str, ...]
+    starts: int
+    """Seconds of the epoch, as *ends*."""
     ends: int
-    """Seconds of the epoch."""
 
     @property
     def days_left(self) -> int:
         """Whole days until the end; negative afterwards."""
         return int((self.ends - time.time()) // 86400)
+
+    @property
+    def is_due(self) -> bool:
+        """True after a third of its life: a host that joined asks for another one from then on."""
+        return time.time() >= self.starts + (self.ends - self.starts) / 3
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ def issue(steps: Steps, directory: Path, name: str | None, addresses: Sequence[I
 
     Raises:
         BadRequest: this machine has no name that a certificate can have.
-        Conflict: the machine has a certificate of another kind.
+        Conflict: the machine has a certificate of another kind, or has joined with a token.
         NotFound: there is no authority.
 
     """
@@ -139,6 +148,8 @@ def issue(steps: Steps, directory: Path, name: str | None, addresses: Sequence[I
     )
     if not request.place.exists():
         _make(steps, request)
+    elif not (request.place / "key.pem").exists():
+        raise Conflict(f"{request.name} has joined with a token: it has the key, and renews its certificate")
     elif reason := _outdated(request):
         partial = request.place / ".cert.pem.partial"
         argv = request.command("-key", str(request.place / "key.pem"))
@@ -192,9 +203,13 @@ def read_certificate(path: Path) -> MachineCertificate:
         StepFailed: openssl cannot read it.
 
     """
-    shown = ("-subject", "-enddate", "-ext", "subjectAltName,extendedKeyUsage,basicConstraints")
+    shown = ("-subject", "-dates", "-ext", "subjectAltName,extendedKeyUsage,basicConstraints")
     printed = run(("openssl", "x509", "-in", str(path), "-noout", "-nameopt", "multiline", *shown))
-    name, ends = re.search(r"commonName\s*= (.*)", printed), re.search(r"notAfter=(.*)", printed)
+    name = re.search(r"commonName\s*= (.*)", printed)
+    starts, ends = (
+        ssl.cert_time_to_seconds(found[1]) if (found := re.search(f"{line}=(.*)", printed)) else 0
+        for line in ("notBefore", "notAfter")
+    )
     kind = (
         "authority" if "CA:TRUE" in printed else "central" if "Server Authentication" in printed else "host"
     )
@@ -203,7 +218,8 @@ def read_certificate(path: Path) -> MachineCertificate:
         name=name[1] if name else "",
         kind=kind,
         addresses=tuple(sorted(map(str, addresses))),
-        ends=ssl.cert_time_to_seconds(ends[1]) if ends else 0,
+        starts=starts,
+        ends=ends,
     )
 
 
