@@ -77,6 +77,30 @@ def test_a_dry_run_changes_nothing(lost: Machine) -> None:
     assert ports(lost) == before != ""
 
 
+def test_forget_where_the_authority_is_expels_the_host(lost: Machine) -> None:
+    lost.output("pki", "init")
+    lost.output("pki", "host", "lost")
+    try:
+        assert lost.output(*FORGET, "--yes").splitlines()[-1] == (
+            "expelled lost: it gets no certificate any more"
+        )
+        assert lost.out("ls", "/etc/ovn-docker/pki/lost/revoked")
+    finally:
+        lost.out("rm", "-r", "/etc/ovn-docker/pki")
+
+
+def test_forget_elsewhere_names_the_command_for_the_operator(lost: Machine) -> None:
+    lost.out("mkdir", "-p", "/etc/ovn-docker/tls")
+    lost.out("touch", "/etc/ovn-docker/tls/cert.pem")
+    try:
+        assert lost.output(*FORGET, "--yes").splitlines()[-1] == (
+            "so that lost gets no certificate any more, type on the central machine: "
+            "ovn-docker token expel lost"
+        )
+    finally:
+        lost.out("rm", "-r", "/etc/ovn-docker/tls")
+
+
 @pytest.mark.parametrize(("answer", "left"), [("", True), ("n\n", True), ("no\n", True), ("y\n", False)])
 def test_forget_asks_before_it_removes(lost: Machine, answer: str, left: bool) -> None:
     command = f"printf '{answer}' | {shlex.join((*OVN_DOCKER, *FORGET))}"

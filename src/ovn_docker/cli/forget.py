@@ -3,10 +3,15 @@
 import argparse
 import sys
 from collections import Counter
+from pathlib import Path
+from typing import TextIO
 
 from ovn_docker.backends.ovn.repair.lost_host import Belonging
 from ovn_docker.cli.arguments import require_root
+from ovn_docker.enrolment.signing import Authority
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.setup import certificates
+from ovn_docker.setup.central.central_identity import FILES
 from ovn_docker.setup.hosts.host_removal import HostRemoval
 from ovn_docker.text.output import print_json, print_table, say
 from ovn_docker.text.printable import command
@@ -21,6 +26,9 @@ any other host. The same is `ovn-docker gc --host SYSTEM-ID`.
 A host that is alive is refused: OVN asks its ovn-controller. A host that is only cut off looks as if it
 were gone. When it is back, its driver makes the rows of its running containers again within a minute, except
 for addresses that others have been given: for these it logs which container to restart.
+
+On the machine with the cluster's authority the host gets no certificate any more, as after `ovn-docker token
+expel`; elsewhere that command is shown.
 
 examples:
   ovn-docker host forget host7
@@ -72,7 +80,21 @@ def run(args: argparse.Namespace) -> int:
             raise OvnDockerError("nothing was removed; confirm it, or give --yes")
         removal.remove(found)
     say(f"removed {_counts(found)}", file=people)
+    _expel(args.host, people)
     return 0
+
+
+def _expel(host: str, file: TextIO) -> None:
+    """Give the host no certificate any more, or say where to type that: a host cannot revoke another's."""
+    authority = Authority(certificates.DIRECTORY)
+    if authority.has(host):
+        if authority.expel(host):
+            say(f"expelled {host}: it gets no certificate any more", file=file)
+    elif Path(FILES.certificate).exists():
+        expelled = command("ovn-docker", "token", "expel", host)
+        say(
+            f"so that {host} gets no certificate any more, type on the central machine: {expelled}", file=file
+        )
 
 
 def _print_rows(found: list[Belonging], *, json: bool) -> None:
