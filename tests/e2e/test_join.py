@@ -1,6 +1,10 @@
 """A cluster from bare machines: `central start` on one, `join` with its token on each, and `leave`."""
 
+import datetime as dt
 import re
+import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +86,82 @@ def test_three_machines_become_a_cluster_with_one_command_each(machines: Machine
         host2.run("ovn-docker", "leave")
     host2.docker("network", "rm", "foo")
     assert "is in: 3 hosts, 1 network" in join(host2, command)
+
+
+def sign_in_the_past(directory: Path, name: str, request: str) -> str:
+    """Return a certificate as `join` gives it, half of whose life is over."""
+    day = dt.timedelta(days=7)
+    first, last = ((dt.datetime.now(dt.UTC) + one).strftime("%Y%m%d%H%M%SZ") for one in (-day, day))
+    with tempfile.TemporaryDirectory() as place:
+        Path(place, "index").touch()
+        Path(place, "request").write_text(request)
+        Path(place, "config").write_text(
+            f"[ca]\ndefault_ca = d\n[d]\ndatabase = {place}/index\nnew_certs_dir = {place}\n"
+            "rand_serial = yes\ndefault_md = sha256\npolicy = p\nx509_extensions = x\n"
+            "[p]\ncommonName = supplied\n[x]\nbasicConstraints = critical,CA:FALSE\n"
+            f"extendedKeyUsage = clientAuth\nsubjectAltName = DNS:{name}\n"
+        )
+        return subprocess.check_output(
+            [
+                *(
+                    "openssl",
+                    "ca",
+                    "-batch",
+                    "-notext",
+                    "-config",
+                    f"{place}/config",
+                    "-in",
+                    f"{place}/request",
+                ),
+                *(
+                    "-cert",
+                    directory / "ca.pem",
+                    "-keyfile",
+                    directory / "ca-key.pem",
+                    "-subj",
+                    f"/CN={name}",
+                ),
+                *("-startdate", first, "-enddate", last),
+            ],
+            text=True,
+        )
+
+
+def test_the_driver_renews_the_certificate_and_the_host_goes_on(machines: Machines) -> None:
+    host1, host2, _ = machines
+    command = start_central(host1)
+    join(host2, command)
+    name = host2.run("ovs-vsctl", "get", "Open_vSwitch", ".", "external_ids:system-id").strip('"\n')
+    key, mine = (host2.path(f"/etc/ovn-docker/tls/{file}.pem") for file in ("key", "cert"))
+    kept = host1.path(f"/etc/ovn-docker/pki/{name}/cert.pem")
+    request = subprocess.check_output(
+        ["openssl", "req", "-new", "-config", "/dev/null", "-key", key, "-subj", "/CN=x"], text=True
+    )
+    older = sign_in_the_past(host1.path("/etc/ovn-docker/pki"), name, request)
+    host2.run("ovn-docker", "host", "stop", timeout=100)
+    for place in (mine, kept):
+        place.write_text(older)
+    before = key.read_bytes()
+    host2.run("ovn-docker", "host", "start", timeout=100)
+    wait_for(lambda: mine.read_text() != older, "another certificate of host2")
+    assert mine.read_text() == kept.read_text()
+    assert key.read_bytes() == before
+    # Programs that run take it for their next connection.
+    host1.run("ovs-appctl", "-t", "/var/run/ovn/ovnsb_db.ctl", "ovsdb-server/reconnect")
+    create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", "--subnet=10.1.0.0/16")
+    host2.docker(*create, "foo")
+    host2.docker("run", "--rm", "--net=foo", "busybox", "true")
+    # An expelled host keeps what it has, and gets no other.
+    host1.run("ovn-docker", "token", "expel", name)
+    host2.run("ovn-docker", "host", "stop", timeout=100)
+    mine.write_text(older)
+    host2.run("ovn-docker", "host", "start", timeout=100)
+    log = host2.path("/var/log/openvswitch/ovn-docker-overlay-driver.log")
+    refused = "cannot renew the certificate of this machine, and try again: the central machine refused: "
+    wait_for(
+        lambda: f"{refused}host {name} was expelled" in log.read_text(), "the refusal in the driver's log"
+    )
+    assert mine.read_text() == older
 
 
 def test_a_wrong_or_revoked_token_changes_nothing(machines: Machines) -> None:
