@@ -88,6 +88,35 @@ def test_three_machines_become_a_cluster_with_one_command_each(machines: Machine
     assert "is in: 3 hosts, 1 network" in join(host2, command)
 
 
+def test_hosts_and_central_machine_are_back_after_a_power_cut(machines: Machines) -> None:
+    host1, host2, host3 = machines
+    command = start_central(host1)
+    join(host2, command)
+    create = ("network", "create", "-d", "openvswitch", "--ipam-driver=openvswitch", "-o", "ovn.network=foo")
+    host2.docker(*create, "--subnet=10.1.0.0/16", "foo")
+    host2.docker("run", "-d", "--net=foo", "--name=web", "--restart=always", "busybox", "sleep", "3600")
+    address = host2.docker("inspect", "--format={{.NetworkSettings.Networks.foo.IPAddress}}", "web").strip()
+    key = host2.path("/etc/ovn-docker/tls/key.pem").read_bytes()
+    for host in (host1, host2):
+        host.power_off()
+        host.power_on()
+        host.start_switch()
+    host1.run("ovn-docker", "central", "start", timeout=100)  # as systemd starts the parts at the boot
+    host2.run("ovn-docker", "host", "start", timeout=100)
+    host2.start_docker()
+    assert host2.path("/etc/ovn-docker/tls/key.pem").read_bytes() == key
+    assert "is in: 2 hosts, 1 network" in join(host3, command)  # the token is good still
+    if host1.fabric.userspace:
+        at_once(lambda host: host.meet([host2, host3]), [host2, host3])
+    wait_for(lambda: "web" in host2.docker("ps", "--format={{.Names}}"), "web")
+    wait_for(lambda: "foo" in host3.docker("network", "ls"), "foo on host3")
+    assert (
+        host2.docker("inspect", "--format={{.NetworkSettings.Networks.foo.IPAddress}}", "web").strip()
+        == address
+    )
+    host3.docker("run", "--rm", "--net=foo", "busybox", "ping", "-c", "1", "-W", "5", address)
+
+
 def sign_in_the_past(directory: Path, name: str, request: str) -> str:
     """Return a certificate as `join` gives it, half of whose life is over."""
     day = dt.timedelta(days=7)
