@@ -318,7 +318,7 @@ class Endpoint:
 
     *router*: other containers accept its router advertisements, redirects and DHCP replies; *allowed*:
     addresses that it may use besides its own; *port_security*: False if it may use any address, None for the
-    network's setting.
+    network's setting; *groups*: names of the groups that it belongs to.
     """
 
     id: EndpointId
@@ -328,6 +328,7 @@ class Endpoint:
     router: bool = False
     allowed: tuple[Allowed, ...] = ()
     port_security: bool | None = None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +388,7 @@ class Kind(StrEnum):
     LINK = "link"
     NETWORK = "network"
     CLAIM = "claim"
+    GROUP = "group"
     LEASE = "lease"
     POOL = "pool"
     NAMES = "names"

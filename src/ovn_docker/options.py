@@ -11,6 +11,7 @@ from typing import Any
 from ovn_docker import allowed
 from ovn_docker.allowed import Allowed
 from ovn_docker.errors import BadRequest
+from ovn_docker.policy import group_names
 from ovn_docker.text.spelling import hint
 
 DOCKER = "com.docker.network."
@@ -42,6 +43,7 @@ class EndpointOptions:
     router: bool = False
     allowed: tuple[Allowed, ...] = ()
     port_security: bool | None = None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ def _groups(text: str) -> tuple[str, ...]:
 MTU = "com.docker.network.driver.mtu"
 ALLOWED = "ovn.allowed-addresses"
 PORT_SECURITY = "ovn.port-security"
+GROUPS = "ovn.groups"
 _SWITCH = "ovn.switch"
 _NAMES = "ovn.names"
 
@@ -210,6 +213,14 @@ ENDPOINT = (
         "that of the network",
         "off: the container may send from any MAC and address; on: it may not, though the network's are off",
     ),
+    Option(
+        GROUPS,
+        "groups",
+        group_names.parse,
+        "none",
+        "groups on the network that the container belongs to, with spaces (Docker's command line takes "
+        "commas for its own); OVN has each as a port group",
+    ),
 )
 """Options of a container's attachment to a network in the overlay mode."""
 
@@ -247,7 +258,7 @@ UNDERLAY = (
 )
 """Options of a network in the underlay mode."""
 
-UNDERLAY_ENDPOINT = ENDPOINT[1:]
+UNDERLAY_ENDPOINT = ENDPOINT[1:-1]
 """Options of a container's attachment to a network in the underlay mode."""
 
 

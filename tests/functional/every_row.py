@@ -72,10 +72,12 @@ def network(id_: NetworkId, third: int, *, ours: bool = False, ipv6: bool = Fals
     return Network(id_, tuple(subnets), internal, NetworkOptions(**kind))
 
 
-def container(number: int, network: NetworkId, *addresses: str) -> Endpoint:
+def container(number: int, network: NetworkId, *addresses: str, groups: tuple[str, ...] = ()) -> Endpoint:
     """The endpoint of a container, with a MAC that follows from *number*."""
     mac = f"02:00:00:00:00:{number:02x}"
-    return Endpoint(EndpointId(f"{number:02x}" * 32), network, tuple(map(ip_interface, addresses)), mac)
+    return Endpoint(
+        EndpointId(f"{number:02x}" * 32), network, tuple(map(ip_interface, addresses)), mac, groups=groups
+    )
 
 
 @dataclass
@@ -131,7 +133,7 @@ def record(server: OvsdbServer, database: Database) -> Recording:
             values = {key: ovsdb.encode(value) for key, value in row.items() if key != "_uuid"}
             if ids := row.get("external_ids"):
                 values["external_ids"] = ovsdb.encode({k: TIMES.get(k, v) for k, v in ids.items()})
-            for column in {"ports", "dns_records"} & values.keys():
+            for column in {"ports", "dns_records", "acls"} & values.keys():
                 members = row.members(column)
                 values[column] = ["set", [["uuid", one] for one in members]]
             rows.setdefault(table, {})[row["_uuid"]] = {
@@ -176,7 +178,7 @@ class Writer:
     def local_networks(self) -> None:
         """Networks of one host, of a user's logical switch, of swarm, and of Docker's global scope."""
         self.make(network(PRIVATE, 1, ipv6=True, mtu=1300))
-        self.run(container(0x11, PRIVATE, "10.1.1.2/24", "fd00:1::2/64"), "private")
+        self.run(container(0x11, PRIVATE, "10.1.1.2/24", "fd00:1::2/64", groups=("web",)), "private")
         self.make(network(WIDER, 2, internal=True, allowed=parse("10.1.2.100,02:00:00:00:01:01/10.1.2.101")))
         self.run(container(0x21, WIDER, "10.1.2.2/24"), "first")
         self.run(container(0x22, WIDER, "10.1.2.3/24"), "second")

@@ -19,14 +19,15 @@ _SETUP = {"setup", "setup.central", "setup.hosts"}
 
 BELOW = {
     "text": set(),
-    "": {"text"},
+    "policy": set(),
+    "": {"text", "policy"},
     "core": {"", "text"},
     "docker": {"", "text"},
     "host": {"", "text", "docker", "host.kernel", "host.ovsdb"},
     "host.kernel": {"", "text"},
     "host.ovsdb": {""},
     "backends": set(),
-    "backends.ovn": {"", "host", "host.ovsdb"},
+    "backends.ovn": {"", "policy", "host", "host.ovsdb"},
     "backends.ovn.shared": {"", "text", "host", "host.ovsdb", "backends.ovn"},
     "backends.ovn.networks": {"", "host", "host.ovsdb", "backends.ovn", "backends.ovn.shared"},
     "backends.ovn.repair": {"", "host", "host.ovsdb", *(_OVN - {"backends.ovn.repair"})},

@@ -160,3 +160,25 @@ def test_neutron_network_may_have_any_printable_name() -> None:
     assert options.parse({"ovn.switch": "my network ü"}, options.UNDERLAY).switch == "my network ü"
     with pytest.raises(BadRequest, match="openstack network list"):
         options.parse({"ovn.switch": "x" * 256}, options.UNDERLAY)
+
+
+def test_groups_of_a_container_are_separated_by_spaces_or_commas() -> None:
+    assert options.parse_endpoint({"ovn.groups": "web monitored"}).groups == ("monitored", "web")
+    assert options.parse_endpoint({"ovn.groups": "web,web, db-1"}).groups == ("db-1", "web")
+    assert options.parse_endpoint({}).groups == ()
+
+
+@pytest.mark.parametrize("bad", ["", " ", "all", "web outside", "1st", "a.b", "web;db", "ü", "x" * 33])
+def test_invalid_group_is_refused(bad: str) -> None:
+    with pytest.raises(BadRequest, match=r"option ovn\.groups="):
+        options.parse_endpoint({"ovn.groups": bad})
+
+
+def test_more_groups_than_a_container_may_have_are_refused() -> None:
+    with pytest.raises(BadRequest, match="1 to 16 groups"):
+        options.parse_endpoint({"ovn.groups": " ".join(f"g{n}" for n in range(17))})
+
+
+def test_groups_are_for_the_overlay_mode() -> None:
+    with pytest.raises(BadRequest, match=r"ovn\.groups is for the overlay mode"):
+        options.parse_endpoint({"ovn.groups": "web"}, options.UNDERLAY_ENDPOINT)

@@ -244,6 +244,7 @@ class CreateEndpointRequest(EndpointRequest, frozen=True, kw_only=True):
         return Endpoint(
             *(self.EndpointID, self.NetworkID, addresses, mac),
             router=typed.router, allowed=typed.allowed, port_security=typed.port_security,
+            groups=typed.groups,
         )  # fmt: skip
 
 

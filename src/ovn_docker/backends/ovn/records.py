@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ovn_docker.allowed import Allowed, join
-from ovn_docker.backends.ovn import multicast
+from ovn_docker.backends.ovn import multicast, port_groups
 from ovn_docker.backends.ovn.allowed_claims import is_allowed
 from ovn_docker.backends.ovn.rows import (
     ALLOWED,
@@ -151,12 +151,13 @@ def make_port(endpoint: Endpoint, switch: str, domain: str, chassis: Chassis) ->
     }
     if domain:
         ids[NAME] = domain
-    security = _security_ids(endpoint.allowed, endpoint.port_security is not False)
+    described = _security_ids(endpoint.allowed, endpoint.port_security is not False)
+    described |= port_groups.ids(endpoint.groups)
     port = row_uuid("endpoint", endpoint.id)
     own = [*(str(address.ip) for address in endpoint.addresses), *filter(None, [endpoint.mac])]
     reference = [["ports", "insert", [Reference(port)]]]
     return [
-        ENDPOINTS.insert(port, {**ids, **security}, **port_columns(endpoint)),
+        ENDPOINTS.insert(port, {**ids, **described}, **port_columns(endpoint)),
         ovsdb.mutate("Logical_Switch", is_row(switch), mutations=reference),
         *(CLAIMS.insert(claim_row(switch, what), ids, cidr=what) for what in own),
     ]

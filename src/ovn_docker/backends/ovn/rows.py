@@ -62,6 +62,12 @@ ALLOWED = "ovn-docker:allowed-addresses"
 PORT_SECURITY = "ovn-docker:port-security"
 """Of a network or port without the usual port security: ``off``, or ``wider`` with allowed addresses."""
 
+GROUPS = "ovn-docker:groups"
+"""On the port of an endpoint: the groups that its container belongs to."""
+
+GROUP = "ovn-docker:group"
+"""On a port group: the name of the group that it is on its switch."""
+
 CONTAINER = "ovn-docker:container"
 """On the port of an endpoint, once known: the name of its container."""
 
@@ -114,6 +120,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "Logical_Router": ("name",),
     "Logical_Router_Port": ("name",),
     "DNS": (),
+    "Port_Group": ("name",),
     "DHCP_Options": ("cidr",),
     QUIET_TABLE: ("name",),
 }
@@ -157,6 +164,19 @@ def departure_row(name: str, incarnation: str, host: str) -> str:
 def names_row(endpoint: EndpointId) -> str:
     """UUID of the DNS records of an endpoint."""
     return row_uuid("names", endpoint)
+
+
+def group_row(switch: str, group: str) -> str:
+    """UUID of the port group that is a group of a logical switch."""
+    return row_uuid("group", switch, group)
+
+
+def group_name(switch: str, group: str) -> str:
+    """Name of the port group that is a group of a logical switch.
+
+    Names are unique in the database, and take part in expressions, where a name has no hyphen (ovn-nb(5)).
+    """
+    return f"{group.replace('-', '.')}_{switch[:8]}{switch[9:13]}"
 
 
 def report_row(host: str) -> str:
@@ -332,6 +352,16 @@ NAMES = RowKind(
     difference=Kind.NAMES,
     shown=lambda row: _id(row, CONTAINER) or _id(row, ENDPOINT),
 )
+PORT_GROUPS = RowKind(
+    name="group",
+    table="Port_Group",
+    keys=(GROUP, SWITCH),
+    owners=(SWITCH,),
+    uuid=lambda row: group_row(_id(row, SWITCH), _id(row, GROUP)),
+    leftover=(LeftoverRule("its switch has gone", "Logical_Switch", lambda row: _id(row, SWITCH)),),
+    difference=Kind.GROUP,
+    shown=lambda row: _id(row, GROUP),
+)
 ALLOWED_CLAIMS = RowKind(
     name="allowed claim",
     table="DHCP_Options",
@@ -466,6 +496,7 @@ RESOLVER_PORTS = RowKind(
 KINDS = (
     ENDPOINTS,
     NAMES,
+    PORT_GROUPS,
     ALLOWED_CLAIMS,
     NAME_CLAIMS,
     CLAIMS,

@@ -6,7 +6,7 @@ the database itself refuses the second.
 
 from dataclasses import replace
 
-from ovn_docker.backends.ovn import allowed_claims
+from ovn_docker.backends.ovn import allowed_claims, port_groups
 from ovn_docker.backends.ovn.networks.network_rows import (
     DescribedNetwork,
     network_in,
@@ -64,12 +64,13 @@ def create_port(database: Database, endpoint: Endpoint, chassis: Chassis, deadli
     """
     selects = select_network(endpoint.network)
     supposed = DescribedNetwork(row_uuid("network", endpoint.network), {})  # most have a switch of their own
-    if endpoint.allowed or endpoint.port_security is not None:
+    if endpoint.allowed or endpoint.groups or endpoint.port_security is not None:
         supposed = read_network(database, endpoint.network, deadline)
     while True:
         wanted = _opened(endpoint, supposed)
         operations = [*selects, *_making_port(wanted, supposed, chassis)]
         operations += _claiming_allowed(database, wanted, supposed, chassis, deadline)
+        operations += port_groups.join(database, supposed.switch, wanted.groups, wanted.id, deadline)
         try:
             found = database.transact(*operations, deadline=deadline)
         except OperationError as error:
@@ -81,13 +82,12 @@ def create_port(database: Database, endpoint: Endpoint, chassis: Chassis, deadli
                 supposed = stored
                 continue
             if isinstance(error, ConditionFailed):
-                continue  # another host has changed the claim of an allowed address
+                continue  # another host has changed the claim of an allowed address, or deleted a group
             if not isinstance(error, DuplicateRow):
                 raise
             refused = operations[error.index]
-            if refused["table"] == "DHCP_Options":
-                if not allowed_claims.is_allowed(ovsdb.decode(refused["row"]["external_ids"])):
-                    _release_orphan(database, refused["uuid"], refused["row"]["cidr"], deadline)
+            if refused["table"] != "Logical_Switch_Port":
+                _settle(database, refused, deadline)
                 continue
             _check_same(database, wanted, deadline)
         stored = network_in(endpoint.network, found) or supposed
@@ -98,6 +98,16 @@ def create_port(database: Database, endpoint: Endpoint, chassis: Chassis, deadli
             any_router=stored.any_router,
             record=record_of(operations).text,
         )
+
+
+def _settle(database: Database, refused: Operation, deadline: Deadline) -> None:
+    """Prepare another attempt at a row that exists: another host's group, or the claim of an address.
+
+    Raises AddressInUse, Conflict.
+    """
+    claim = refused["table"] == "DHCP_Options"
+    if claim and not allowed_claims.is_allowed(ovsdb.decode(refused["row"]["external_ids"])):
+        _release_orphan(database, refused["uuid"], refused["row"]["cidr"], deadline)
 
 
 def _claiming_allowed(
@@ -161,6 +171,7 @@ def _delete_port(database: Database, endpoint: EndpointId, deadline: Deadline) -
         on_it = is_row(switch) if is_uuid(switch) else ["ports", "includes", ["uuid", row]]
         names = [names_row(endpoint)] if NAME in port.map("external_ids") else []
         of_endpoint = has("external_ids", {ENDPOINT: endpoint})
+        groups = port_groups.stored(port.map("external_ids"))
         database.transact(
             *(container_names.require_unchanged(endpoint, records) if names else ()),
             ovsdb.mutate("Logical_Switch", on_it, mutations=[["ports", "delete", [Reference(row)]]]),
@@ -171,6 +182,7 @@ def _delete_port(database: Database, endpoint: EndpointId, deadline: Deadline) -
                 for what in " ".join(port.members("addresses")).split()[:_ADDRESSES]
             ),
             *allowed_claims.release(endpoint, switch, allowed_claims.stored(port.map("external_ids"))),
+            *port_groups.leave(switch, groups, endpoint),
             deadline=deadline,
         )
         whole = bool(records) or not {NAME, CONTAINER} <= port.map("external_ids").keys()

@@ -6,7 +6,7 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 import logging
 from collections.abc import Callable, Mapping
 
-from ovn_docker.backends.ovn import allowed_claims
+from ovn_docker.backends.ovn import allowed_claims, port_groups
 from ovn_docker.backends.ovn.networks.logical_ports import create_port, delete_port, ports_of_host
 from ovn_docker.backends.ovn.networks.network_rows import network_in, read_network, select_network
 from ovn_docker.backends.ovn.networks.pools import bind, picked
@@ -238,6 +238,7 @@ class HostNetworks:
         if KEPT in stored.ids and not kept:
             return "", False
         alone = of_both if HOST in stored.ids else ours
+        own_switch = stored.switch if stored.switch == row_uuid("network", network) else ""
         released = has("external_ids", {STATE: "released"})
         ports, names, leases = self._database.transact(
             ovsdb.select("Logical_Switch_Port", alone, columns=["_uuid"]),
@@ -258,9 +259,8 @@ class HostNetworks:
                 if lease.uuid == lease_row(stored.switch, lease.text("cidr"))
             ),
             *container_names.delete_names(stored.switch, [row.uuid for row in names]),
-            *allowed_claims.delete_all(
-                stored.switch if stored.switch == row_uuid("network", network) else ""
-            ),
+            *allowed_claims.delete_all(own_switch),
+            *port_groups.delete_all(own_switch),
             ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
         ]
         if remove and stored.name:

@@ -90,15 +90,18 @@ def lead_back(database: Locked, chassis: Chassis, deadline: Deadline) -> int:
         if right != row.uuid or displaced:
             moved += _move_switch(database, row, right, displaced, names, groups, deadline)
     own = of_host(chassis.system_id)
-    options, names, routers = database.read_whole(
+    options, names, of_groups, routers = database.read_whole(
         ovsdb.select("DHCP_Options", own, columns=_OPTIONS),
         _whole("DNS", own),
+        _whole("Port_Group", ours),
         _whole("Logical_Router", ours),
         deadline=deadline,
     )
     moved += _move_options(database, options, {}, deadline)  # of switches that are gone
     for some in _chunks([one for one in names if _is_displaced("DNS", one)]):
         moved += _replace(database, "DNS", some, deadline)
+    for some in _chunks([one for one in of_groups if _is_displaced("Port_Group", one)]):
+        moved += _replace(database, "Port_Group", some, deadline)
     return moved + _move_resolvers(database, routers, deadline)
 
 

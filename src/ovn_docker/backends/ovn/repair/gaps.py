@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
-from ovn_docker.backends.ovn import allowed_claims, records
+from ovn_docker.backends.ovn import allowed_claims, port_groups, records
 from ovn_docker.backends.ovn.records import NetworkRecord, PortRecord
 from ovn_docker.backends.ovn.rows import (
     ALLOWED_CLAIMS,
@@ -91,6 +91,11 @@ class RecordedEndpoint:
     def allowed(self) -> list[str]:
         """Allowed addresses and MACs, which other endpoints may have as well."""
         return allowed_claims.to_claim(allowed_claims.stored(self.record.ids), self.record.claims)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups that it belongs to."""
+        return port_groups.stored(self.record.ids)
 
     @property
     def row(self) -> str:
@@ -258,9 +263,17 @@ def gaps_of_endpoints(
             )
             for row, ids in _held(one, chassis)
         ]
+        questions += [
+            (port_groups.is_member(one.network.switch, group, one.id), _gap_of_group(one, group))
+            for group in one.groups
+        ]
         questions += _about_names(one, ports, names)
     gaps += _unanswered(database, questions, deadline)
     return _with_owners(database, gaps, {one.id: one for one in endpoints}, chassis, deadline)
+
+
+def _gap_of_group(one: RecordedEndpoint, group: str) -> Gap:
+    return Gap(Kind.GROUP, group, one.network.id, one.id)
 
 
 def _held(one: RecordedEndpoint, chassis: Chassis) -> Iterator[tuple[HeldRow, dict[str, str]]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ovn_docker.backends.ovn import allowed_claims, rows
 from ovn_docker.backends.ovn.networks.addresses import released
+from ovn_docker.backends.ovn.port_groups import IS_UNUSED
 from ovn_docker.backends.ovn.rows import (
     ALLOWED_CLAIMS,
     CLEARED,
@@ -24,6 +25,7 @@ from ovn_docker.backends.ovn.rows import (
     NETWORKS,
     NOTES,
     OURS,
+    PORT_GROUPS,
     SHARED_NETWORKS,
     STATE,
     SWITCH,
@@ -212,9 +214,10 @@ def _without_parent(database: Database, found: list[Difference], deadline: Deadl
 def _orphans(database: Database, deadline: Deadline, rested: float) -> list[Orphan]:
     """Return the leftovers of no host; *rested*: seconds after which a released address is one."""
     kinds = [kind for kind in KINDS if kind.leftover and HOST not in kind.owners]
-    leases, allowed, switches, notes, *found = database.transact(
+    leases, allowed, unused, switches, notes, *found = database.transact(
         ovsdb.select("DHCP_Options", LEASES.where({STATE: "released"}), columns=_columns("DHCP_Options")),
         ovsdb.select("DHCP_Options", ALLOWED_CLAIMS.where(), columns=_columns("DHCP_Options")),
+        ovsdb.select("Port_Group", PORT_GROUPS.where(), *IS_UNUSED, columns=_columns("Port_Group")),
         ovsdb.select("Logical_Switch", has("external_ids", OURS), columns=["_uuid", "external_ids", "ports"]),
         ovsdb.select("DHCP_Options", NOTES.where(), columns=["external_ids"]),
         *(ovsdb.select(kind.table, kind.where(), columns=_columns(kind.table)) for kind in kinds),
@@ -224,6 +227,11 @@ def _orphans(database: Database, deadline: Deadline, rested: float) -> list[Orph
     return [
         *_released(leases, rested),
         *_allowed_to_none(database, allowed, deadline),
+        *(
+            _orphan(PORT_GROUPS, row, None, "no container belongs to it")
+            for row in unused
+            if kind_of("Port_Group", row) is PORT_GROUPS and PORT_GROUPS.uuid(row) == row.uuid
+        ),
         *(one for kind, of_kind in zip(kinds, found, strict=True) for one in _by_rules(kind, of_kind, there)),
         *_unused_networks(database, switches, notes, deadline),
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from ovn_docker.backends.ovn import allowed_claims, records
+from ovn_docker.backends.ovn import allowed_claims, port_groups, records
 from ovn_docker.backends.ovn.networks.addresses import CLAIM
 from ovn_docker.backends.ovn.networks.users_switch import users_switch
 from ovn_docker.backends.ovn.northbound import Connect
@@ -306,7 +306,8 @@ def _making_endpoint(
             unchanged = ["external_ids", "==", ovsdb.encode(claimed)]
             database.transact(ovsdb.delete("DHCP_Options", is_row(row), unchanged), deadline=deadline)
 
-    return operations + allowed_claims.claim(database, one.id, switch, one.allowed, chassis, deadline, check)
+    operations += allowed_claims.claim(database, one.id, switch, one.allowed, chassis, deadline, check)
+    return operations + port_groups.join(database, switch, one.groups, one.id, deadline)
 
 
 def _lease_ids(one: RecordedEndpoint, pool: str, chassis: Chassis) -> dict[str, str]:

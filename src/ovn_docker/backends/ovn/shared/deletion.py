@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from ovn_docker.backends.ovn import port_groups
 from ovn_docker.backends.ovn.rows import (
     DEFINITION,
     INFRASTRUCTURE,
@@ -61,5 +62,6 @@ def delete_operations(switch: str, infrastructure: Iterable[str]) -> list[Operat
         require("Logical_Switch", switch, ["ports", "==", ["set", []]]),
         ovsdb.delete("Logical_Switch", is_row(switch)),
         *delete_where(SWITCH, has("external_ids", {**OURS, SWITCH: switch})),
+        *port_groups.delete_all(switch),
         *announce(),
     ]
