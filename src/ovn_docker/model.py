@@ -389,6 +389,7 @@ class Kind(StrEnum):
     NETWORK = "network"
     CLAIM = "claim"
     GROUP = "group"
+    POLICY = "policy"
     LEASE = "lease"
     POOL = "pool"
     NAMES = "names"

@@ -31,6 +31,7 @@ class NetworkOptions:
     any_router: bool = False
     snoop: bool = False
     names: bool = True
+    deny: bool = False
     security_groups: tuple[str, ...] = ()
     allowed: tuple[Allowed, ...] = ()
     port_security: bool = True
@@ -99,6 +100,13 @@ def _multicast(text: str) -> bool:
     return text == "snoop"
 
 
+def _policy(text: str) -> bool:
+    """Return True if containers reach each other only where rules allow it (``deny``)."""
+    if text not in ("open", "deny"):
+        raise ValueError("open or deny")
+    return text == "deny"
+
+
 def _flag(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError("true or false")
@@ -161,6 +169,14 @@ OPTIONS = (
         _multicast,
         "flood: to all containers on the network",
         "where multicast goes: to the containers that have joined the group by IGMP or MLD (snoop), or flood",
+    ),
+    Option(
+        "ovn.policy",
+        "deny",
+        _policy,
+        "`open`",
+        "deny: no packet of the network reaches or leaves a container unless a rule allows it, but for ARP, "
+        "neighbour discovery, answers, and queries for names",
     ),
     Option(
         _NAMES,
@@ -270,7 +286,7 @@ def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> N
     """
     given = {key: value for key, value in given.items() if not is_of_others(key, table)}
     fields = _fields(given, table, UNDERLAY if table is OPTIONS else OPTIONS)
-    for field in ("name", "snoop"):
+    for field in ("name", "snoop", "deny"):
         if "switch" in fields and fields.get(field):
             (key,) = (option.key for option in table if option.field == field)
             raise BadRequest(f"options {key} and {_SWITCH} exclude each other: give one of them")

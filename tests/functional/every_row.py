@@ -182,7 +182,7 @@ class Writer:
         self.make(network(WIDER, 2, internal=True, allowed=parse("10.1.2.100,02:00:00:00:01:01/10.1.2.101")))
         self.run(container(0x21, WIDER, "10.1.2.2/24"), "first")
         self.run(container(0x22, WIDER, "10.1.2.3/24"), "second")
-        self.make(network(OPEN, 3, any_router=True, port_security=False))
+        self.make(network(OPEN, 3, any_router=True, port_security=False, deny=True))
         self.run(container(0x31, OPEN, "10.1.3.2/24"), "open")
         self.server.insert("Logical_Switch", name="users")
         self.make(network(ATTACHED, 4, switch="users"))

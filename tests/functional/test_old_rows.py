@@ -46,6 +46,7 @@ from ovn_docker.backends.ovn.repair.leftovers import Leftovers
 from ovn_docker.backends.ovn.repair.lost_host import belongings, finish_removals, forget
 from ovn_docker.backends.ovn.repair.remake import MissingRows
 from ovn_docker.backends.ovn.rows import (
+    ACLS,
     DEPARTURES,
     KINDS,
     PORT_GROUPS,
@@ -69,7 +70,7 @@ from ovn_docker.inspect.snapshot import Scope
 from ovn_docker.model import Chassis, Difference, EndpointId, Gap, Kind, NetworkId
 
 VERSIONS = ["0.1.0"]
-NEWER = {PORT_GROUPS}
+NEWER = {ACLS, PORT_GROUPS}
 """Kinds that the versions with recordings did not have."""
 
 NETWORKS = {

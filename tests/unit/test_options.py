@@ -87,8 +87,8 @@ def test_known_and_unknown_options_do_not_belong_to_other_drivers() -> None:
 
 
 def test_error_for_an_option_without_a_similar_one_names_all_options() -> None:
-    names = ("allowed-addresses", "multicast", "names", "network", "port-security", "routers", "switch")
-    known = ", ".join((MTU, *(f"ovn.{name}" for name in names)))
+    names = ("allowed-addresses", "multicast", "names", "network", "policy", "port-security")
+    known = ", ".join((MTU, *(f"ovn.{name}" for name in (*names, "routers", "switch"))))
     with pytest.raises(BadRequest, match=f"unknown option 'xyzzy': known options: {known}"):
         options.parse({"xyzzy": "x"})
 
@@ -138,7 +138,10 @@ def test_names_can_be_turned_off_on_a_shared_network_only() -> None:
         options.parse({"ovn.names": "off"})
 
 
-@pytest.mark.parametrize("other", [{"ovn.network": "foo"}, {"ovn.multicast": "snoop"}])
+@pytest.mark.parametrize(
+    "other",
+    [{"ovn.network": "foo"}, {"ovn.multicast": "snoop"}, {"ovn.policy": "deny"}],
+)
 def test_switch_of_the_user_excludes_options_that_change_the_switch(other: dict[str, str]) -> None:
     (key,) = other
     with pytest.raises(BadRequest, match=f"options {key} and ovn.switch exclude each other"):
@@ -182,3 +185,11 @@ def test_more_groups_than_a_container_may_have_are_refused() -> None:
 def test_groups_are_for_the_overlay_mode() -> None:
     with pytest.raises(BadRequest, match=r"ovn\.groups is for the overlay mode"):
         options.parse_endpoint({"ovn.groups": "web"}, options.UNDERLAY_ENDPOINT)
+
+
+def test_policy_is_open_unless_deny_is_asked_for() -> None:
+    assert not options.parse({}).deny
+    assert not options.parse({"ovn.policy": "open"}).deny
+    assert options.parse({"ovn.policy": "deny"}).deny
+    with pytest.raises(BadRequest, match="give open or deny"):
+        options.parse({"ovn.policy": "closed"})

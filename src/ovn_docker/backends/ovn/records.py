@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ovn_docker.allowed import Allowed, join
-from ovn_docker.backends.ovn import multicast, port_groups
+from ovn_docker.backends.ovn import acls, multicast, port_groups
 from ovn_docker.backends.ovn.allowed_claims import is_allowed
 from ovn_docker.backends.ovn.rows import (
     ALLOWED,
@@ -26,6 +26,7 @@ from ovn_docker.backends.ovn.rows import (
     NAMING,
     NETWORK,
     OURS,
+    POLICY,
     PORT_SECURITY,
     ROUTERS,
     SWITCH,
@@ -84,6 +85,7 @@ _OPTIONS: Mapping[str, Callable[[Network], str]] = {
     MTU: lambda network: str(network.options.mtu or ""),
     ROUTERS: lambda network: "any" if network.options.any_router else "",
     multicast.MULTICAST: lambda network: "snoop" if network.options.snoop else "",
+    POLICY: lambda network: "deny" if network.options.deny else "",
     NAMING: lambda network: "" if network.options.names else "off",
     ALLOWED: lambda network: _security_of(network).get(ALLOWED, ""),
     PORT_SECURITY: lambda network: _security_of(network).get(PORT_SECURITY, ""),
@@ -106,9 +108,13 @@ def network_ids(network: Network) -> dict[str, str]:
     return ids | {key: value for key, of in _OPTIONS.items() if (value := of(network))}
 
 
-def make_switch(kind: RowKind, row: str, name: str, ids: Mapping[str, str]) -> Operation:
-    """Return the operation that makes the logical switch of a network, which *ids* describe."""
-    return kind.insert(row, ids, name=name, **multicast.columns(ids))
+def make_switch(kind: RowKind, row: str, name: str, ids: Mapping[str, str]) -> list[Operation]:
+    """Return operations that make the logical switch of a network, which *ids* describe.
+
+    The network's access rules are there as soon as the switch is.
+    """
+    making, column = acls.make(row, acls.of_network(ids))
+    return [kind.insert(row, ids, name=name, **multicast.columns(ids), **column), *making]
 
 
 def network_record(network: Network, pools: Mapping[str, Mapping[str, str]]) -> NetworkRecord:

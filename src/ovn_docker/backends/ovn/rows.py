@@ -48,6 +48,9 @@ NAME = "ovn-docker:name"
 
 # What a row says of a network or an endpoint
 
+POLICY = "ovn-docker:policy"
+"""``deny``: packets of the network need a rule that allows them."""
+
 NAMING = "ovn-docker:names"
 """``off``: other hosts do not find the containers of a shared network by name."""
 
@@ -121,6 +124,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "Logical_Router_Port": ("name",),
     "DNS": (),
     "Port_Group": ("name",),
+    "ACL": ("direction", "priority", "match", "action"),
     "DHCP_Options": ("cidr",),
     QUIET_TABLE: ("name",),
 }
@@ -169,6 +173,11 @@ def names_row(endpoint: EndpointId) -> str:
 def group_row(switch: str, group: str) -> str:
     """UUID of the port group that is a group of a logical switch."""
     return row_uuid("group", switch, group)
+
+
+def acl_row(switch: str, direction: str, priority: int, match: str, action: str) -> str:
+    """UUID of an access rule of a logical switch: it follows from all that the rule does."""
+    return row_uuid("acl", switch, direction, str(priority), match, action)
 
 
 def group_name(switch: str, group: str) -> str:
@@ -362,6 +371,17 @@ PORT_GROUPS = RowKind(
     difference=Kind.GROUP,
     shown=lambda row: _id(row, GROUP),
 )
+ACLS = RowKind(
+    name="acl",
+    table="ACL",
+    keys=(SWITCH,),
+    owners=(SWITCH,),
+    uuid=lambda row: acl_row(
+        _id(row, SWITCH), row["direction"], row["priority"], row["match"], row["action"]
+    ),
+    difference=Kind.POLICY,
+    shown=lambda row: row["match"],
+)
 ALLOWED_CLAIMS = RowKind(
     name="allowed claim",
     table="DHCP_Options",
@@ -497,6 +517,7 @@ KINDS = (
     ENDPOINTS,
     NAMES,
     PORT_GROUPS,
+    ACLS,
     ALLOWED_CLAIMS,
     NAME_CLAIMS,
     CLAIMS,

@@ -6,7 +6,7 @@ Tables and columns: ovn-nb(5). Why a claim of an address is a row: docs/architec
 import logging
 from collections.abc import Callable, Mapping
 
-from ovn_docker.backends.ovn import allowed_claims, port_groups
+from ovn_docker.backends.ovn import acls, allowed_claims, port_groups
 from ovn_docker.backends.ovn.networks.logical_ports import create_port, delete_port, ports_of_host
 from ovn_docker.backends.ovn.networks.network_rows import network_in, read_network, select_network
 from ovn_docker.backends.ovn.networks.pools import bind, picked
@@ -111,9 +111,12 @@ class HostNetworks:
             except ConditionFailed:
                 continue  # rows that were read have changed: the shared switch is gone, the pool is bound
             except DuplicateRow as error:
-                if operations[error.index]["uuid"] != row:
+                refused = operations[error.index]
+                if refused["table"] == "ACL":
+                    acls.detach(self._database, switch, refused["uuid"], deadline)
+                if refused["uuid"] != row:
                     continue  # another host has just made the shared switch: join it
-                self._check_same_network(network, operations[error.index], deadline)
+                self._check_same_network(network, refused, deadline)
             return network_record(network, pools).text
 
     def _making(
@@ -127,7 +130,7 @@ class HostNetworks:
             ids |= {**host_ids(self._chassis), **made_now()}
         if network.options.switch is None and network.options.name is None:
             row = row_uuid("network", network.id)
-            return row, row, [make_switch(NETWORKS, row, network.id, ids)]
+            return row, row, make_switch(NETWORKS, row, network.id, ids)
         row = note_row(network.id)
         operations: list[Operation] = []
         if network.options.name is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
-from ovn_docker.backends.ovn import allowed_claims, port_groups, records
+from ovn_docker.backends.ovn import acls, allowed_claims, port_groups, records
 from ovn_docker.backends.ovn.records import NetworkRecord, PortRecord
 from ovn_docker.backends.ovn.rows import (
     ALLOWED_CLAIMS,
@@ -143,6 +143,10 @@ def gaps_of_networks(
         if not one.record.switch:
             switch = ovsdb.select("Logical_Switch", is_row(one.switch), columns=["_uuid"])
             questions.append((switch, gap))
+        if not one.record.switch and (rules := acls.of_network(one.record.ids)):
+            gap = Gap(Kind.POLICY, one.record.name or one.id, one.id)
+            questions.append((acls.refers(one.switch, rules), gap))
+            questions += [(acl.select(one.switch), gap) for acl in rules]
         if one.resolver:
             parts = resolver_parts(one.switch)
             questions += [(part, Gap(Kind.RESOLVER, one.record.name, one.id)) for part in parts]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from ovn_docker.backends.ovn import allowed_claims, port_groups, records
+from ovn_docker.backends.ovn import acls, allowed_claims, port_groups, records
 from ovn_docker.backends.ovn.networks.addresses import CLAIM
 from ovn_docker.backends.ovn.networks.users_switch import users_switch
 from ovn_docker.backends.ovn.northbound import Connect
@@ -123,7 +123,9 @@ class MissingRows:
                 switch, operations = self._making(database, network, record, chassis, deadline, used=used)
                 operations += _pools(database, network, record, switch, chassis, deadline)
                 database.transact(*operations, deadline=deadline)
-            except (DuplicateRow, ConditionFailed):
+            except (DuplicateRow, ConditionFailed) as error:
+                if isinstance(error, DuplicateRow) and operations[error.index]["table"] == "ACL":
+                    acls.detach(database, switch, operations[error.index]["uuid"], deadline)
                 deadline.check(f"network {network[:12]}, which other hosts keep changing")
             else:
                 return
@@ -215,7 +217,9 @@ class MissingRows:
             (there,) = database.transact(
                 ovsdb.select("Logical_Switch", is_row(row), columns=["_uuid"]), deadline=deadline
             )
-            return row, [] if there else [make_switch(NETWORKS, row, network, ids)]
+            if there:
+                return row, acls.mend(database, row, acls.of_network(ids), deadline)
+            return row, make_switch(NETWORKS, row, network, ids)
         row = note_row(network)
         (notes,) = database.transact(
             ovsdb.select("DHCP_Options", is_row(row), columns=["external_ids"]), deadline=deadline

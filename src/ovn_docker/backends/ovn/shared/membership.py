@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+from ovn_docker.backends.ovn import acls
 from ovn_docker.backends.ovn.records import DESCRIBED, make_switch
 from ovn_docker.backends.ovn.rows import (
     DEFINITION,
@@ -93,7 +94,7 @@ def join(
     if not found:
         incarnation = str(uuid4())
         made = make_switch(SHARED_NETWORKS, row, name, {**ids, INCARNATION: incarnation})
-        return [made, *make_resolver(row, ids), *announce()], incarnation
+        return [*made, *make_resolver(row, ids), *announce()], incarnation
     there = found[0].map("external_ids")
     _check_same(name, there, ids)
     before = incarnation = there.get(INCARNATION, "")
@@ -150,10 +151,11 @@ def remaking(
                 "and then the network from this host"
             )
         operations.append(require_incarnation(row, there.get(INCARNATION, "")))
+        operations += acls.mend(database, row, acls.of_network(ids), deadline)
     else:
         described = {**ids, NAME: name, INCARNATION: incarnation}
         described.pop(NETWORK, None)
-        operations.append(make_switch(SHARED_NETWORKS, row, name, described))
+        operations += make_switch(SHARED_NETWORKS, row, name, described)
     parts = {"router": router, "forgetful": forgetful, "peer": peer, "port": port}
     operations += mend_resolver(row, ids, **{part: bool(rows) for part, rows in parts.items()})
     if not notes:

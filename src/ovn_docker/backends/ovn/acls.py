@@ -1,0 +1,134 @@
+"""Access rules of networks as rows of ACL, which a logical switch refers to.
+
+ovn-northd applies them to all ports of the switch (ovn-nb(5), "ACL"), so that no port of a network lacks its
+rules, in whatever order rows are made. A row that nothing refers to is deleted by the database.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ovn_docker.backends.ovn.rows import ACLS, POLICY, SWITCH, acl_row
+from ovn_docker.deadline import Deadline
+from ovn_docker.host import ovsdb
+from ovn_docker.host.ovsdb import Condition, Database, Operation, Reference, is_row
+from ovn_docker.model import NAMESERVERS
+
+DIRECTIONS = ("from-lport", "to-lport")
+"""Where packets are matched: as they come from the sender's port, and as they go to the receiver's."""
+
+ALLOW = "allow-related"
+"""Lets a connection pass, with its answers and the ICMP errors about it."""
+
+_BASE, _DEFAULT = 32767, 0
+"""Priorities of what every network with rules needs, and of the network's default. Rules are between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acl:
+    """An access rule: *match* in OVN's expression language (ovn-sb(5), "Logical_Flow:match")."""
+
+    direction: str
+    priority: int
+    match: str
+    action: str
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """The columns of its row."""
+        return {
+            "direction": self.direction,
+            "priority": self.priority,
+            "match": self.match,
+            "action": self.action,
+        }
+
+    def row(self, switch: str) -> str:
+        """UUID of its row."""
+        return acl_row(switch, self.direction, self.priority, self.match, self.action)
+
+    def insert(self, switch: str) -> Operation:
+        """Return the operation that makes its row; a switch has to refer to the row at the same time."""
+        return ACLS.insert(self.row(switch), {SWITCH: switch}, **self.columns)
+
+    def select(self, switch: str) -> Operation:
+        """Return the operation that selects its row, if that is as it should be."""
+        same: list[Condition] = [[column, "==", value] for column, value in self.columns.items()]
+        return ovsdb.select("ACL", is_row(self.row(switch)), *same, columns=["_uuid"])
+
+
+BASE = (
+    Acl(
+        "from-lport",
+        _BASE,
+        f"ip4.dst == {{{', '.join(map(str, NAMESERVERS))}}} && udp.dst == 53",
+        ALLOW,
+    ),
+    *(Acl(direction, _BASE, "igmp", ALLOW) for direction in DIRECTIONS),
+)
+"""What passes on every network with rules: queries for names, and the membership of multicast groups.
+
+As some are stateful, ovn-northd tracks all connections of the switch, lets ND and MLD pass, and answers to
+connections that a rule allows (``build_acls`` in northd/northd.c).
+"""
+
+DENY = tuple(Acl(direction, _DEFAULT, "ip", "drop") for direction in DIRECTIONS)
+"""The default of a network with ``ovn.policy=deny``."""
+
+
+def of_network(ids: Mapping[str, str]) -> tuple[Acl, ...]:
+    """Return the access rules that a network which *ids* describe has by itself."""
+    return (*BASE, *DENY) if ids.get(POLICY) == "deny" else ()
+
+
+def make(switch: str, acls: Iterable[Acl]) -> tuple[list[Operation], dict[str, list[Reference]]]:
+    """Return operations that make rows, and the column of the switch that refers to them."""
+    wanted = list(acls)
+    column = {"acls": [Reference(acl.row(switch)) for acl in wanted]} if wanted else {}
+    return [acl.insert(switch) for acl in wanted], column
+
+
+def refers(switch: str, acls: Iterable[Acl]) -> Operation:
+    """Return the operation that selects a switch if it refers to all these rows."""
+    rows = [Reference(acl.row(switch)) for acl in acls]
+    return ovsdb.select(
+        "Logical_Switch", is_row(switch), ["acls", "includes", ovsdb.encode(rows)], columns=["_uuid"]
+    )
+
+
+def mend(database: Database, switch: str, acls: Iterable[Acl], deadline: Deadline) -> list[Operation]:
+    """Return operations that give an existing switch those of its access rules that it lacks."""
+    wanted = list(acls)
+    if not wanted:
+        return []
+    rows = [acl.row(switch) for acl in wanted]
+    referring, *there = database.transact(
+        refers(switch, wanted),
+        *(ovsdb.select("ACL", is_row(row), columns=["_uuid"]) for row in rows),
+        *(acl.select(switch) for acl in wanted),
+        deadline=deadline,
+    )
+    found, right = there[: len(wanted)], there[len(wanted) :]
+    operations: list[Operation] = []
+    for acl, row, exists, same in zip(wanted, rows, found, right, strict=True):
+        if not exists:
+            operations.append(acl.insert(switch))
+        elif not same:  # any host can change it
+            operations.append(ovsdb.update("ACL", is_row(row), **acl.columns))
+    if operations or not referring:
+        added = [["acls", "insert", [Reference(row) for row in rows]]]
+        operations.append(ovsdb.mutate("Logical_Switch", is_row(switch), mutations=added))
+    return operations
+
+
+def detach(database: Database, switch: str, row: str, deadline: Deadline) -> None:
+    """Delete a forged row with the UUID of a rule of *switch*: one that only others refer to."""
+    gone = [["acls", "delete", [Reference(row)]]]
+    referring = ["acls", "includes", ovsdb.encode([Reference(row)])]
+    other = ["_uuid", "!=", ovsdb.encode(Reference(switch))]
+    database.transact(
+        *(
+            ovsdb.mutate(table, referring, other, mutations=gone)
+            for table in ("Logical_Switch", "Port_Group")
+        ),
+        deadline=deadline,
+    )
