@@ -12,6 +12,7 @@ from ovn_docker import allowed
 from ovn_docker.allowed import Allowed
 from ovn_docker.errors import BadRequest
 from ovn_docker.policy import group_names
+from ovn_docker.policy.language import PolicyRule, parse_short
 from ovn_docker.text.spelling import hint
 
 DOCKER = "com.docker.network."
@@ -32,6 +33,7 @@ class NetworkOptions:
     snoop: bool = False
     names: bool = True
     deny: bool = False
+    rules: tuple[PolicyRule, ...] = ()
     security_groups: tuple[str, ...] = ()
     allowed: tuple[Allowed, ...] = ()
     port_security: bool = True
@@ -131,6 +133,7 @@ MTU = "com.docker.network.driver.mtu"
 ALLOWED = "ovn.allowed-addresses"
 PORT_SECURITY = "ovn.port-security"
 GROUPS = "ovn.groups"
+ALLOW = "ovn.allow"
 _SWITCH = "ovn.switch"
 _NAMES = "ovn.names"
 
@@ -177,6 +180,13 @@ OPTIONS = (
         "`open`",
         "deny: no packet of the network reaches or leaves a container unless a rule allows it, but for ARP, "
         "neighbour discovery, answers, and queries for names",
+    ),
+    Option(
+        ALLOW,
+        "rules",
+        parse_short,
+        "none",
+        "rules in one line, such as `web:tcp/80; db from web:tcp/5432`: who may begin to talk to whom",
     ),
     Option(
         _NAMES,
@@ -286,7 +296,7 @@ def parse(given: Mapping[str, object], table: tuple[Option, ...] = OPTIONS) -> N
     """
     given = {key: value for key, value in given.items() if not is_of_others(key, table)}
     fields = _fields(given, table, UNDERLAY if table is OPTIONS else OPTIONS)
-    for field in ("name", "snoop", "deny"):
+    for field in ("name", "snoop", "deny", "rules"):
         if "switch" in fields and fields.get(field):
             (key,) = (option.key for option in table if option.field == field)
             raise BadRequest(f"options {key} and {_SWITCH} exclude each other: give one of them")

@@ -17,6 +17,7 @@ from functional.hosts import definition_of
 from functional.ovsdb_servers import OvsdbServer
 from ovn_docker import __version__
 from ovn_docker.allowed import parse
+from ovn_docker.backends.ovn import policies
 from ovn_docker.backends.ovn.networks.addresses import Addresses
 from ovn_docker.backends.ovn.networks.overlay import Overlay
 from ovn_docker.backends.ovn.shared.container_names import Names
@@ -41,6 +42,7 @@ from ovn_docker.model import (
     Problem,
     Report,
     Subnet,
+    row_uuid,
 )
 from ovn_docker.options import NetworkOptions
 
@@ -184,6 +186,9 @@ class Writer:
         self.run(container(0x22, WIDER, "10.1.2.3/24"), "second")
         self.make(network(OPEN, 3, any_router=True, port_security=False, deny=True))
         self.run(container(0x31, OPEN, "10.1.3.2/24"), "open")
+        switch = row_uuid("network", OPEN)
+        stored = policies.read(self.database, switch, self.deadline)
+        policies.write(self.database, stored, "rules:\n- allow: any\n", self.deadline)
         self.server.insert("Logical_Switch", name="users")
         self.make(network(ATTACHED, 4, switch="users"))
         self.run(container(0x41, ATTACHED, "10.1.4.2/24"), "attached")

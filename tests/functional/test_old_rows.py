@@ -49,6 +49,7 @@ from ovn_docker.backends.ovn.rows import (
     ACLS,
     DEPARTURES,
     KINDS,
+    POLICIES,
     PORT_GROUPS,
     QUIET_TABLE,
     REPORTS,
@@ -70,7 +71,7 @@ from ovn_docker.inspect.snapshot import Scope
 from ovn_docker.model import Chassis, Difference, EndpointId, Gap, Kind, NetworkId
 
 VERSIONS = ["0.1.0"]
-NEWER = {ACLS, PORT_GROUPS}
+NEWER = {ACLS, POLICIES, PORT_GROUPS}
 """Kinds that the versions with recordings did not have."""
 
 NETWORKS = {

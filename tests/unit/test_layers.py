@@ -36,16 +36,17 @@ BELOW = {
     "daemon": {"", "text", "core", "docker", *_HOST, *_BACKENDS, "web", "setup.central", "enrolment"},
     "setup": {"", "text", "docker", *_HOST},
     "setup.central": {"", "text", "host", "host.ovsdb", "backends.ovn.shared", "setup"},
-    "setup.hosts": {"", "text", "docker", "host", "host.ovsdb", *_OVN, "setup", "setup.central"},
+    "setup.hosts": {"", "policy", "text", "docker", "host", "host.ovsdb", *_OVN, "setup", "setup.central"},
     "enrolment": {"", "text", "docker", "host", "host.ovsdb", *_SETUP},
     "uplink": {"", "text", "host", "host.kernel", "setup", "setup.hosts"},
     "inspect": {"", "text", "docker", *_HOST, *_BACKENDS},
-    "trace": {"", "text", *_HOST, "inspect"},
+    "trace": {"", "text", *_HOST, "backends.ovn", "inspect"},
     "doctor": {"", "text", "core", "docker", *_HOST, *_BACKENDS, "inspect"},
     "draw": {"", "text", "inspect"},
     "live": {"", "text", "host", "inspect", "trace", "doctor", "draw", "web"},
     "cli": {
         "",
+        "policy",
         "text",
         "core",
         "docker",
@@ -86,6 +87,7 @@ THIRD_PARTY = {
     },
     "prometheus_client": {"daemon.exposition"},
     "waitress": {"web.bounded_server"},
+    "yaml": {"policy.rule_files"},
 }
 """For each third-party package the modules that may import it."""
 

@@ -87,7 +87,7 @@ def test_known_and_unknown_options_do_not_belong_to_other_drivers() -> None:
 
 
 def test_error_for_an_option_without_a_similar_one_names_all_options() -> None:
-    names = ("allowed-addresses", "multicast", "names", "network", "policy", "port-security")
+    names = ("allow", "allowed-addresses", "multicast", "names", "network", "policy", "port-security")
     known = ", ".join((MTU, *(f"ovn.{name}" for name in (*names, "routers", "switch"))))
     with pytest.raises(BadRequest, match=f"unknown option 'xyzzy': known options: {known}"):
         options.parse({"xyzzy": "x"})

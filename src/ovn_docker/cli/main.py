@@ -29,6 +29,7 @@ COMMANDS = {
     "status": "this host at a glance",
     "ls": "networks and containers of the cluster, as Docker, OVN and the host see them",
     "network": "a shared network: remove it from all hosts, wait for it",
+    "policy": "rules of a network, who may talk to whom: set, show, test",
     "inspect": "all about one network or container",
     "doctor": "find faults, and the commands that mend them",
     "trace": "the path of a packet from one container to another",

@@ -5,12 +5,12 @@ import re
 MOST = 16
 """Largest number of groups of one container."""
 
-RESERVED = ("all", "outside")
-"""Words that rules have for other ends than groups."""
+RESERVED = ("all", "any", "from", "outside", "to")
+"""Words that have another meaning in rules."""
 
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,31}")
 
-RULE = "a name of 1 to 32 letters, digits, '_' and '-', a letter first, other than all and outside"
+RULE = f"a name of 1 to 32 letters, digits, '_' and '-', a letter first, other than {', '.join(RESERVED)}"
 
 
 def is_group(name: str) -> bool:

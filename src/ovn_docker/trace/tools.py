@@ -1,5 +1,6 @@
 """Run the trace tools of OVN and Open vSwitch, and find the rows behind their output."""
 
+from ovn_docker.backends.ovn.acls import described
 from ovn_docker.deadline import Deadline
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.host import ovsdb
@@ -57,12 +58,14 @@ def owner_of(sources: Sources, logical: Logical) -> str:
     (flows,) = sources.southbound.transact(
         ovsdb.select("Logical_Flow", stage, columns=["_uuid", "external_ids"]), deadline=Deadline(TIMEOUT)
     )
-    columns = ["_uuid", "direction", "priority", "match", "action"]
+    columns = ["_uuid", "external_ids", "direction", "priority", "match", "action"]
     (acls,) = sources.northbound.transact(ovsdb.select("ACL", columns=columns), deadline=Deadline(TIMEOUT))
     hints = (row.map("external_ids").get("stage-hint") for row in flows if row.uuid.startswith(logical.flow))
     hint = next(filter(None, hints), None)
     for acl in acls:
         if hint and acl.uuid.startswith(hint):
             direction, action, match = (acl.text(column) for column in ("direction", "action", "match"))
-            return f"ACL {acl.uuid} ({direction}, priority {acl.number('priority')}, {action}: {match})"
+            row = f"ACL {acl.uuid} ({direction}, priority {acl.number('priority')}, {action}: {match})"
+            rule = described(acl)
+            return f"{rule}, {row}" if rule else row
     return ""

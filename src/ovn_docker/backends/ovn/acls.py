@@ -4,23 +4,47 @@ ovn-northd applies them to all ports of the switch (ovn-nb(5), "ACL"), so that n
 rules, in whatever order rows are made. A row that nothing refers to is deleted by the database.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
-from ovn_docker.backends.ovn.rows import ACLS, POLICY, SWITCH, acl_row
+from ovn_docker.backends.ovn.allowed_claims import subnets
+from ovn_docker.backends.ovn.rows import (
+    ACLS,
+    ALLOW,
+    POLICY,
+    QUIET_TABLE,
+    RULE,
+    SWITCH,
+    acl_row,
+    group_name,
+    kind_of,
+    policy_row,
+)
 from ovn_docker.deadline import Deadline
 from ovn_docker.host import ovsdb
-from ovn_docker.host.ovsdb import Condition, Database, Operation, Reference, is_row
+from ovn_docker.host.ovsdb import Condition, Database, Operation, Reference, Row, is_row
 from ovn_docker.model import NAMESERVERS
+from ovn_docker.policy.language import Action, PolicyRule, parse_short
+from ovn_docker.policy.matching import matches
 
 DIRECTIONS = ("from-lport", "to-lport")
 """Where packets are matched: as they come from the sender's port, and as they go to the receiver's."""
 
-ALLOW = "allow-related"
-"""Lets a connection pass, with its answers and the ICMP errors about it."""
+_ACTIONS = {Action.ALLOW: "allow-related", Action.DROP: "drop", Action.REJECT: "reject"}
+"""``allow-related`` lets a connection pass, with its answers and the ICMP errors about it."""
 
-_BASE, _DEFAULT = 32767, 0
-"""Priorities of what every network with rules needs, and of the network's default. Rules are between."""
+_BASE, _FILE, _OPTION, _DEFAULT = 32767, 32000, 16000, 0
+"""Priorities of what every network with rules needs, of the first rule of a file and of the option
+``ovn.allow``, and of the network's default."""
+
+
+MOST = 4000
+"""Largest number of access rules that the rules of a network may make."""
+
+Numbered = tuple[str, PolicyRule]
+"""A rule, and the text that shows people which one it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +55,13 @@ class Acl:
     priority: int
     match: str
     action: str
+    rule: str = ""
+    """The rule that it comes from, for people."""
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """external_ids of its row, besides the switch's."""
+        return {RULE: self.rule} if self.rule else {}
 
     @property
     def columns(self) -> dict[str, object]:
@@ -48,7 +79,7 @@ class Acl:
 
     def insert(self, switch: str) -> Operation:
         """Return the operation that makes its row; a switch has to refer to the row at the same time."""
-        return ACLS.insert(self.row(switch), {SWITCH: switch}, **self.columns)
+        return ACLS.insert(self.row(switch), {SWITCH: switch, **self.ids}, **self.columns)
 
     def select(self, switch: str) -> Operation:
         """Return the operation that selects its row, if that is as it should be."""
@@ -61,9 +92,9 @@ BASE = (
         "from-lport",
         _BASE,
         f"ip4.dst == {{{', '.join(map(str, NAMESERVERS))}}} && udp.dst == 53",
-        ALLOW,
+        _ACTIONS[Action.ALLOW],
     ),
-    *(Acl(direction, _BASE, "igmp", ALLOW) for direction in DIRECTIONS),
+    *(Acl(direction, _BASE, "igmp", _ACTIONS[Action.ALLOW]) for direction in DIRECTIONS),
 )
 """What passes on every network with rules: queries for names, and the membership of multicast groups.
 
@@ -75,9 +106,49 @@ DENY = tuple(Acl(direction, _DEFAULT, "ip", "drop") for direction in DIRECTIONS)
 """The default of a network with ``ovn.policy=deny``."""
 
 
-def of_network(ids: Mapping[str, str]) -> tuple[Acl, ...]:
-    """Return the access rules that a network which *ids* describe has by itself."""
-    return (*BASE, *DENY) if ids.get(POLICY) == "deny" else ()
+def of_network(switch: str, ids: Mapping[str, str], written: Iterable[Numbered] = ()) -> tuple[Acl, ...]:
+    """Return the access rules of a network that *ids* describe, with *written* rules before those of options.
+
+    Raises ValueError for more than MOST.
+    """
+    found = [*_of_rules(switch, ids, written, _FILE), *_of_rules(switch, ids, of_option(ids), _OPTION)]
+    denied = ids.get(POLICY) == "deny"
+    if len(found) > MOST:
+        raise ValueError(
+            f"the rules make {len(found)} access rules in OVN, at most {MOST}: list fewer groups"
+        )
+    if not (found or denied):
+        return ()
+    return (*BASE, *dict.fromkeys(found), *(DENY if denied else ()))
+
+
+def of_option(ids: Mapping[str, str]) -> list[Numbered]:
+    """Return the rules of the option ``ovn.allow``; none for a value that no user can give."""
+    rules: tuple[PolicyRule, ...] = ()
+    with suppress(ValueError):
+        rules = parse_short(ids.get(ALLOW, ""))
+    return [(f"option ovn.allow: {rule}", rule) for rule in rules]
+
+
+def _of_rules(switch: str, ids: Mapping[str, str], written: Iterable[Numbered], first: int) -> Iterator[Acl]:
+    for number, (text, rule) in enumerate(written):
+        for match in matches(rule, subnets(ids), partial(group_name, switch)):
+            both = zip(DIRECTIONS, (match.leaving, match.arriving), strict=True)
+            for direction, condition in both:
+                yield Acl(direction, first - number, condition, _ACTIONS[rule.action], text)
+
+
+def delete_text(switch: str) -> list[Operation]:
+    """Return operations that delete the text of the rules of a switch; none without a *switch*."""
+    return [ovsdb.delete(QUIET_TABLE, is_row(policy_row(switch)))] if switch else []
+
+
+def described(row: Row) -> str:
+    """Return the rule or default that a row of ACL comes from, for people; "" for a row of somebody else."""
+    if kind_of("ACL", row) is not ACLS or ACLS.uuid(row) != row.uuid:
+        return ""
+    ids, number = row.map("external_ids"), row.number("priority")
+    return ids.get(RULE) or ("the default of the network (ovn.policy=deny)" if number == _DEFAULT else "")
 
 
 def make(switch: str, acls: Iterable[Acl]) -> tuple[list[Operation], dict[str, list[Reference]]]:

@@ -14,6 +14,7 @@ from ovn_docker.allowed import Allowed, join
 from ovn_docker.backends.ovn import acls, multicast, port_groups
 from ovn_docker.backends.ovn.allowed_claims import is_allowed
 from ovn_docker.backends.ovn.rows import (
+    ALLOW,
     ALLOWED,
     CLAIMS,
     ENCAP,
@@ -39,6 +40,7 @@ from ovn_docker.host import ovsdb
 from ovn_docker.host.clock import CREATED, UPTIME, made_now
 from ovn_docker.host.ovsdb import Operation, Reference, decode, is_row
 from ovn_docker.model import Chassis, Endpoint, Network, row_uuid
+from ovn_docker.policy.language import join_short
 
 _OF_HOST = {HOST, ENCAP, CREATED, UPTIME, TYPE}
 """Keys of external_ids that are written anew whenever a row is made."""
@@ -86,6 +88,7 @@ _OPTIONS: Mapping[str, Callable[[Network], str]] = {
     ROUTERS: lambda network: "any" if network.options.any_router else "",
     multicast.MULTICAST: lambda network: "snoop" if network.options.snoop else "",
     POLICY: lambda network: "deny" if network.options.deny else "",
+    ALLOW: lambda network: join_short(network.options.rules),
     NAMING: lambda network: "" if network.options.names else "off",
     ALLOWED: lambda network: _security_of(network).get(ALLOWED, ""),
     PORT_SECURITY: lambda network: _security_of(network).get(PORT_SECURITY, ""),
@@ -113,7 +116,7 @@ def make_switch(kind: RowKind, row: str, name: str, ids: Mapping[str, str]) -> l
 
     The network's access rules are there as soon as the switch is.
     """
-    making, column = acls.make(row, acls.of_network(ids))
+    making, column = acls.make(row, acls.of_network(row, ids))
     return [kind.insert(row, ids, name=name, **multicast.columns(ids), **column), *making]
 
 

@@ -51,6 +51,15 @@ NAME = "ovn-docker:name"
 POLICY = "ovn-docker:policy"
 """``deny``: packets of the network need a rule that allows them."""
 
+ALLOW = "ovn-docker:allow"
+"""Of a network: rules that allow, in one line."""
+
+RULE = "ovn-docker:rule"
+"""On an access rule: the rule of the network's policy that it comes from, for people."""
+
+RULES = "ovn-docker:rules"
+"""The rules of a network, as their file has them."""
+
 NAMING = "ovn-docker:names"
 """``off``: other hosts do not find the containers of a shared network by name."""
 
@@ -178,6 +187,11 @@ def group_row(switch: str, group: str) -> str:
 def acl_row(switch: str, direction: str, priority: int, match: str, action: str) -> str:
     """UUID of an access rule of a logical switch: it follows from all that the rule does."""
     return row_uuid("acl", switch, direction, str(priority), match, action)
+
+
+def policy_row(switch: str) -> str:
+    """UUID of the row with the rules of a logical switch."""
+    return row_uuid("policy", switch)
 
 
 def group_name(switch: str, group: str) -> str:
@@ -382,6 +396,16 @@ ACLS = RowKind(
     difference=Kind.POLICY,
     shown=lambda row: row["match"],
 )
+POLICIES = RowKind(
+    name="policy",
+    table=QUIET_TABLE,
+    keys=(RULES, SWITCH),
+    owners=(SWITCH,),
+    uuid=lambda row: policy_row(_id(row, SWITCH)),
+    leftover=(LeftoverRule("its switch has gone", "Logical_Switch", lambda row: _id(row, SWITCH)),),
+    difference=Kind.POLICY,
+    shown=lambda row: _id(row, SWITCH),
+)
 ALLOWED_CLAIMS = RowKind(
     name="allowed claim",
     table="DHCP_Options",
@@ -518,6 +542,7 @@ KINDS = (
     NAMES,
     PORT_GROUPS,
     ACLS,
+    POLICIES,
     ALLOWED_CLAIMS,
     NAME_CLAIMS,
     CLAIMS,

@@ -264,6 +264,7 @@ class HostNetworks:
             *container_names.delete_names(stored.switch, [row.uuid for row in names]),
             *allowed_claims.delete_all(own_switch),
             *port_groups.delete_all(own_switch),
+            *acls.delete_text(own_switch),
             ovsdb.delete("Logical_Switch", is_row(stored.switch), ours),
         ]
         if remove and stored.name:

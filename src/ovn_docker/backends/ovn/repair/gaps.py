@@ -143,7 +143,7 @@ def gaps_of_networks(
         if not one.record.switch:
             switch = ovsdb.select("Logical_Switch", is_row(one.switch), columns=["_uuid"])
             questions.append((switch, gap))
-        if not one.record.switch and (rules := acls.of_network(one.record.ids)):
+        if not one.record.switch and (rules := acls.of_network(one.switch, one.record.ids)):
             gap = Gap(Kind.POLICY, one.record.name or one.id, one.id)
             questions.append((acls.refers(one.switch, rules), gap))
             questions += [(acl.select(one.switch), gap) for acl in rules]

@@ -218,7 +218,7 @@ class MissingRows:
                 ovsdb.select("Logical_Switch", is_row(row), columns=["_uuid"]), deadline=deadline
             )
             if there:
-                return row, acls.mend(database, row, acls.of_network(ids), deadline)
+                return row, acls.mend(database, row, acls.of_network(row, ids), deadline)
             return row, make_switch(NETWORKS, row, network, ids)
         row = note_row(network)
         (notes,) = database.transact(

@@ -151,7 +151,7 @@ def remaking(
                 "and then the network from this host"
             )
         operations.append(require_incarnation(row, there.get(INCARNATION, "")))
-        operations += acls.mend(database, row, acls.of_network(ids), deadline)
+        operations += acls.mend(database, row, acls.of_network(row, ids), deadline)
     else:
         described = {**ids, NAME: name, INCARNATION: incarnation}
         described.pop(NETWORK, None)
