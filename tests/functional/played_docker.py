@@ -36,6 +36,8 @@ class Kind:
     """The network has --ipam-driver openvswitch."""
     swarm: bool = False
     """A manager of a swarm allocates the network first."""
+    of_endpoint: dict[str, str] = field(default_factory=dict)
+    """Options of the container's attachment (--driver-opt)."""
 
 
 class Docker:
@@ -131,7 +133,8 @@ class Docker:
                 address = self._call("IpamDriver.RequestAddress", **asked)["Address"]
             bare = address.partition("/")[0]
             with self._undone("IpamDriver.ReleaseAddress", PoolID=pool, Address=bare):
-                self._call("NetworkDriver.CreateEndpoint", **ids, Options={}, Interface={"Address": address})
+                given = {"Options": self._kind.of_endpoint, "Interface": {"Address": address}}
+                self._call("NetworkDriver.CreateEndpoint", **ids, **given)
                 with (
                     self._undone("NetworkDriver.DeleteEndpoint", **ids),
                     self._undone("NetworkDriver.Leave", **ids),

@@ -25,6 +25,10 @@ KINDS = {
     "cluster": Kind({"ovn.network": "foo"}, own_addresses=True),
     "attached": Kind({"ovn.switch": "theirs"}),
     "swarm": Kind(swarm=True),
+    "policy": Kind(
+        {"ovn.network": "foo", "ovn.policy": "deny", "ovn.allow": "web from db:tcp/80"},
+        of_endpoint={"ovn.groups": "web monitored"},
+    ),
 }
 
 
