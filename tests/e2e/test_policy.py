@@ -106,6 +106,36 @@ print(json.dumps(sorted(answered)))
 """A program that sends to each of some ends until those are heard that should be, and prints all it heard."""
 
 
+ECHO = """
+import socket
+server = socket.create_server(("0.0.0.0", 7000))
+open("/echoing", "w").close()
+while True:
+    one, _ = server.accept()
+    while said := one.recv(100):
+        one.sendall(said)
+"""
+"""A program that returns what one client after the other sends."""
+
+TALK = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 7000), 60) as one:
+    one.settimeout(5)
+    number = 0
+    while True:
+        try:
+            one.sendall(b"x")
+            one.recv(100)
+        except OSError:
+            break
+        number += 1
+        open("/echoes", "w").write(str(number))
+        time.sleep(0.05)
+open("/ended", "w").close()
+"""
+"""A program that talks on one connection, counts the answers, and ends when there is none for 5 s."""
+
+
 class Flow(NamedTuple):
     """The first packet of a connection from a container."""
 
@@ -294,6 +324,25 @@ def test_traffic_model_and_tool_agree(site: Site, seed: int) -> None:
         said = site.hosts[0].run("ovn-docker", "policy", "test", *flow.words, "--network=foo", check=False)
         assert said.startswith("yes") is both or "no: " in said, (said, shown)
         assert all(line.startswith("yes") for line in said.splitlines()) is both, (said, shown)
+
+
+def test_a_connection_goes_on_while_rules_allow_it_and_ends_when_they_do_not(site: Site) -> None:
+    one, two = site.containers["one"], site.containers["two"]
+    two.host.docker("exec", "-d", "two", "python3", "-c", ECHO)
+    wait_for(lambda: two.exec("ls", "/echoing"), "the server")
+    site.apply(Rule("allow", (("tcp", 7000, 7000),), (one.v4,), ()))
+    one.host.docker("exec", "-d", "one", "python3", "-c", TALK, two.v4)
+
+    def echoes() -> int:
+        return int(one.exec("cat", "/echoes") or 0)
+
+    wait_for(lambda: echoes() > 3, "an answer")
+    site.apply(Rule("drop", (("udp", 0, 0),), (), ()), Rule("allow", (("tcp", 0, 0),), ("all",), (two.v4,)))
+    before = echoes()
+    wait_for(lambda: echoes() > before + 3, "an answer under the new rules")
+    assert one.exec("sh", "-c", "ls /ended 2>/dev/null || true") == ""
+    site.apply()
+    wait_for(lambda: one.exec("ls", "/ended"), "the end of the connection")
 
 
 def test_trace_names_the_rule_that_drops(site: Site) -> None:
