@@ -11,11 +11,15 @@ from ovn_docker.backends.ovn.rows import (
     GROUP,
     GROUPS,
     NAME,
+    POLICIES,
     PORT_GROUPS,
+    QUIET_TABLE,
     SHARED_NETWORKS,
     SWITCH,
     group_row,
+    policy_row,
 )
+from ovn_docker.backends.ovn.rows import RULES as STORED
 from ovn_docker.definition import switch_row
 from ovn_docker.host import ovsdb
 from ovn_docker.host.ovsdb import Reference
@@ -23,7 +27,7 @@ from ovn_docker.model import row_uuid
 
 pytestmark = pytest.mark.slow
 
-RULES = "# the shop\nrules:\n- allow: tcp/5432\n  from: web\n  to: db\n- drop: any\n"
+RULES = "# the\tshop \nrules:\n- allow: tcp/5432\n  from: web\n  to: db\n- drop: any\n"
 SWITCH1 = switch_row("foo")
 
 
@@ -141,3 +145,15 @@ def test_an_invalid_file_is_refused_with_its_line(machine: Machine) -> None:
 
 def test_the_schema_is_json(machine: Machine) -> None:
     assert json.loads(machine.output("policy", "schema"))["title"]
+
+
+def test_a_forged_text_is_not_printed(machine: Machine, file: str) -> None:
+    machine.output("policy", "set", "foo", "-f", file)
+    ids = POLICIES.ids({SWITCH: SWITCH1, STORED: "\x1b[2J"})
+    transact(machine, ovsdb.update(QUIET_TABLE, ovsdb.is_row(policy_row(SWITCH1)), external_ids=ids))
+    for command in ("show", "export"):
+        said = machine.refusal("policy", command, "foo")[1]
+        assert "the stored rules of network foo are not valid" in said
+        assert "\x1b" not in said
+    assert "network foo has 0 rules" in machine.output("policy", "set", "foo", "--clear")
+    assert machine.output("policy", "show", "foo") == "default: deny\n"

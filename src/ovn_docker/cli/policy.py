@@ -8,12 +8,12 @@ from pathlib import Path
 from ovn_docker.backends.ovn.members import groups_of
 from ovn_docker.backends.ovn.policies import StoredPolicy
 from ovn_docker.cli.arguments import describe, require_root
-from ovn_docker.errors import BadRequest
+from ovn_docker.errors import BadRequest, Conflict
 from ovn_docker.policy import rule_files
 from ovn_docker.policy.language import PolicyService, services
 from ovn_docker.policy.rule_files import LARGEST, PolicyInvalid, WrittenRule
 from ovn_docker.setup.hosts.network_policy import network_policies
-from ovn_docker.text.output import print_json, say, say_lines
+from ovn_docker.text.output import print_json, say, say_file
 
 TEXT = """\
 Rules of a network: who may talk to whom. A container is put into groups with
@@ -120,7 +120,7 @@ def set_rules(args: argparse.Namespace) -> int:
     written = () if args.clear else _parsed(args.file, text)
     with network_policies() as networks:
         before = networks.read(args.network)
-        changes = _differences(_lines(before), [str(one.rule) for one in written])
+        changes = _differences(_replaced(before), [str(one.rule) for one in written])
         known = groups_of(networks.members(before))
         if not args.dry_run:
             try:
@@ -160,10 +160,12 @@ def export(args: argparse.Namespace) -> int:
     require_root()
     with network_policies() as networks:
         policy = networks.read(args.network)
+        policy.require_valid()
+    text = policy.text or rule_files.write(())
     if args.json:
-        print_json({"text": policy.text})
+        print_json({"text": text})
     else:
-        say_lines((policy.text or rule_files.write(())).removesuffix("\n"))
+        say_file(text)  # it has been parsed, so that it has no characters that control a terminal
     return 0
 
 
@@ -231,6 +233,15 @@ def _parsed(file: str, text: str) -> tuple[WrittenRule, ...]:
 
 def _lines(policy: StoredPolicy) -> list[str]:
     return [str(one.rule) for one in policy.written]
+
+
+def _replaced(policy: StoredPolicy) -> list[str]:
+    """Return the rules that a network has; none, with a note, if somebody has stored an invalid text."""
+    try:
+        return _lines(policy)
+    except Conflict as error:
+        say(f"note: {error}", file=sys.stderr)
+        return []
 
 
 def _differences(before: list[str], after: list[str]) -> list[str]:

@@ -54,6 +54,14 @@ def say_lines(text: str, *, file: TextIO | None = None, flush: bool = False) -> 
         say(line.expandtabs().rstrip(), file=file, flush=flush)
 
 
+def say_file(text: str) -> None:
+    """Print the text of a file, which the caller has checked: to a terminal as lines, else as it is."""
+    if sys.stdout.isatty():
+        say_lines(text.removesuffix("\n"))
+    else:
+        sys.stdout.write(text)
+
+
 def say_error(message: str, kind: str, exit_code: int) -> None:
     """Print the error that ends a command on standard error, as JSON in one line."""
     import json  # not for each command

@@ -73,6 +73,10 @@ class StoredPolicy:
                 "`ovn-docker policy set`"
             ) from None
 
+    def require_valid(self) -> None:
+        """Raise Conflict if somebody has stored a text that is not valid."""
+        _ = self.written
+
     @property
     def rules(self) -> list[tuple[str, PolicyRule]]:
         """All rules in their order, each with a text that shows people which one it is."""
