@@ -506,6 +506,14 @@ class TestAddressOfDeadEndpoint:
         host.driver().create_endpoint(endpoint(C3, network=attached[1]))
 
 
+def test_shared_network_of_a_swarm_is_refused(host: Host) -> None:
+    """A node would remove it from all hosts with its last task."""
+    before = host.state()
+    with pytest.raises(BadRequest, match=r"ovn\.network is not for networks of swarm"):
+        host.driver().allocate_network(replace(NETWORK, options=NetworkOptions(name="foo")))
+    assert host.state() == before
+
+
 @pytest.mark.parametrize("hangs", ["northbound", "open_vswitch"])
 def test_every_call_ends_when_a_database_hangs(host: Host, network: Network, hangs: str) -> None:
     host.driver().create_endpoint(endpoint(C1))

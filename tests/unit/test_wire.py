@@ -384,6 +384,14 @@ def test_request_of_a_swarm_manager_may_be_all_null(docker: Docker) -> None:
     assert "unknown option 'k'" in docker.refused("AllocateNetwork", request | {"Options": {"k": "v"}})
 
 
+def test_lease_of_a_swarm_manager_is_refused(docker: Docker) -> None:
+    """A node would lease the same address again."""
+    request = {"PoolID": "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f", "Address": ""}
+    options = {"com.docker.network.ipam.serial": "true", "RequestAddressType": "com.docker.network.gateway"}
+    said = docker.refused("IpamDriver.RequestAddress", request | {"Options": options})
+    assert said == "swarm needs Docker's own IPAM driver: leave out --ipam-driver"
+
+
 def test_discovery_of_swarm_nodes_is_answered(docker: Docker) -> None:
     node = {
         "DiscoveryType": 1,

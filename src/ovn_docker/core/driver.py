@@ -168,7 +168,15 @@ class Driver:
             delete(network, self._switch.chassis(deadline), deadline)
 
     def allocate_network(self, network: Network) -> None:
-        """NetworkDriver.AllocateNetwork: swarm's manager makes the network for the whole cluster."""
+        """NetworkDriver.AllocateNetwork: swarm's manager makes the network for the whole cluster.
+
+        A leader repeats the calls of the one before it. Raises BadRequest for a shared network: a node would
+        remove it from all hosts with its last task.
+        """
+        if network.options.name is not None:
+            raise BadRequest(
+                "ovn.network is not for networks of swarm, which are on all nodes by themselves: leave it out"
+            )
         deadline = Deadline.of_call(self._limits.request)
         with self._marked(network.id):
             self._backend(self._switch.chassis(deadline)).create_network(network, deadline, kept=True)

@@ -43,6 +43,13 @@ _CONNECTED = 1
 _IFNAME = options.DOCKER + "endpoint.ifname"
 """Option for the interface's name in the container (Docker 28.1); a plugin can answer a prefix only."""
 
+_SERIAL = "com.docker.network.ipam.serial"
+"""Option of a request for an address that a manager of a swarm makes (swarmkit, cnmallocator).
+
+The manager leases the addresses of all tasks, and each node leases those of its own tasks once more, from a
+pool that it requests for itself: as two networks would, of which the second finds all addresses in use.
+"""
+
 log = logging.getLogger("ovn_docker.plugin")
 
 
@@ -320,6 +327,8 @@ def _request_pool(plugin: Plugin, request: RequestPoolRequest) -> Answer:
 
 
 def _request_address(plugin: Plugin, request: AddressRequest) -> Answer:
+    if _SERIAL in (request.Options or {}):
+        raise BadRequest("swarm needs Docker's own IPAM driver: leave out --ipam-driver")
     gateway = (request.Options or {}).get("RequestAddressType") == "com.docker.network.gateway"
     with _suspected(plugin, Unavailable):
         address, prefix = plugin.ipam.request_address(
