@@ -1,6 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak deb test-packages install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak deb plugin test-packages install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -125,6 +125,11 @@ bench-kernel: ## containers' traffic on the kernel's datapath against Docker's o
 	@scripts/debian-packages kernel
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	PYTHONPATH=tests $(BIN)/python -m bench.kernel_machine --release=$(RELEASE) --accelerator=$(ACCELERATOR)
+
+plugin: ## build Docker's managed plugin, for swarm, into dist/plugin, and create it if Docker runs (as root)
+	@scripts/plugin
+	@if docker version >/dev/null 2>&1; then docker plugin create ovn-docker/openvswitch dist/plugin; \
+	else echo "Docker does not run here; where it does: docker plugin create ovn-docker/openvswitch dist/plugin"; fi
 
 deb: ## build Debian packages for this machine's release, 12 or 13, into dist/ (as root)
 	@scripts/deb

@@ -13,8 +13,14 @@ from e2e.lab.images import SUITES
 ATTACKS = Path(__file__).parent / "attacks"
 
 LONG_FILES = (
-    "test_policy.py",
-    *("test_driver_killed.py", "test_guide.py", "test_cluster.py", "test_beside_the_bridge.py"),
+    *(
+        "test_swarm.py",
+        "test_policy.py",
+        "test_driver_killed.py",
+        "test_guide.py",
+        "test_cluster.py",
+        "test_beside_the_bridge.py",
+    ),
     *("test_trace.py", "test_demo.py", "test_gc.py", "test_host_fails.py", "test_central_fails.py"),
     *("test_repair.py", "test_doctor.py", "test_compose_and_swarm.py", "test_operations.py"),
     *("test_docker_killed.py", "test_multicast.py", "test_key_value_store.py", "test_addresses.py"),

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,13 @@ def find_places(given: Mapping[str, str] = os.environ) -> Places:
 
 
 def _listening(setting: Path) -> Path:
-    """Return the driver's socket: that of systemd's active socket unit, or else the *setting*."""
+    """Return the driver's socket: that of systemd's active socket unit, or else the *setting*.
+
+    If neither exists, that of Docker's managed plugin, in a directory that has the plugin's ID as name.
+    """
+    if setting == SOCKET and not setting.exists():
+        with suppress(OSError, StopIteration):
+            return next(SOCKET.parent.glob(f"*/{SOCKET.name}"))
     if setting == SOCKET or not booted_with_systemd():
         return setting
     try:

@@ -37,6 +37,28 @@ def image(name: str) -> Path:
     return built_once(f"{name}.tar", build)
 
 
+def plugin() -> Path:
+    """Return an archive of Docker's managed plugin, with the driver as it is now.
+
+    The packages of the distribution and of PyPI in it are those of the first build.
+    """
+    needed = (REPOSITORY / "packaging" / "requirements.txt").read_bytes()
+    build = built_once(f"plugin-wheels-{zlib.crc32(needed):08x}", _build_wheels)
+    path = cache() / f"plugin-{os.getpid()}"
+    files = {"BUILD": str(build), "ROOT": str(cache() / "plugin-base"), "DIST": str(path)}
+    with Path(cache(), "plugin.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run("lab", [], (str(REPOSITORY / "scripts" / "plugin"),), env=files, timeout=900)
+    archive = path.with_suffix(".tar")
+    run("lab", [], ("tar", f"--directory={path / 'plugin'}", f"--file={archive}", "--create", "."))
+    run("lab", [], ("rm", "-rf", str(path)))
+    return archive
+
+
+def _build_wheels(path: Path) -> None:
+    run("lab", [], (str(REPOSITORY / "scripts" / "wheels"), str(path), "requirements.txt"), timeout=900)
+
+
 def system(engine: str) -> Path:
     """Return the root file system for a version of Docker; building it takes one or two minutes."""
     if engine == "20.10":
