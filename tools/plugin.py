@@ -16,7 +16,7 @@ from ovn_docker.settings import Settings, variable
 
 MOUNTED = {
     "run": ("/run", "/host/run", "rw", "sockets of Open vSwitch, ovn-controller and Docker"),
-    "tls": ("/etc/ovn-docker", "/etc/ovn-docker", "ro", "key and certificates for databases with TLS"),
+    "tls": ("/etc/ovn-docker", "/etc/ovn-docker", "rw", "TLS files of the host, which the driver renews"),
 }
 """For each mount: source, which `docker plugin set NAME.source=` changes; destination; mode; its use."""
 

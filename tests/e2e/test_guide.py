@@ -221,7 +221,7 @@ def connected(guide: Guide) -> tuple[Host, Host]:
                 f"--ip=192.168.1.{number}0",
                 f"--ip6=fd00:1::{number}0",
             ),
-            *("--cap-add=NET_ADMIN", "tools", "sleep", "600"),
+            *("--cap-add=NET_ADMIN", "tools", "sleep", "36000"),
         )
     # A port forwards when `docker run` returns; the other host learns of it a moment later.
     guide.central.await_flows()
@@ -386,14 +386,14 @@ def test_first_packet_is_answered_in_each_of_100_starts(across: tuple[Host, Host
     for i in $(seq 100); do
         id=$(docker run -d --net=foo busybox sleep 600)
         docker exec $id sh -c '
-            ping -c 1 -W 1 192.168.1.10 >/dev/null && echo here
-            for packet in $0; do ping -c 1 -W 1 192.168.1.20 >/dev/null && echo there && break; done
+            ping -c 1 -W 10 192.168.1.10 >/dev/null && echo here
+            for packet in $0; do ping -c 1 -W 10 192.168.1.20 >/dev/null && echo there && break; done
         ' "$PACKETS"
         docker rm -f $id >/dev/null
     done
     """
     packets = "1 2" if host1.fabric.userspace else "1"
-    answers = host1.run("sh", "-c", script, timeout=1500, env={"PACKETS": packets})
+    answers = host1.run("sh", "-c", script, timeout=1800, env={"PACKETS": packets})
     assert answers.split() == ["here", "there"] * 100
 
 

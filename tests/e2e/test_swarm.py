@@ -12,6 +12,8 @@ from e2e.lab import CommandError, Fabric, Host, images, wait_for
 
 TEXT = (Path(__file__).parents[2] / "docs" / "swarm.md").read_text()
 PAGE = " ".join(TEXT.split())
+pytestmark = pytest.mark.engines  # long
+
 PLUGIN = "ovn-docker/openvswitch"
 DRIVER = f"{PLUGIN}:latest"
 PROCESS = "^/usr/bin/python3 -I /usr/bin/ovn-docker-overlay-driver"
