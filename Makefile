@@ -42,7 +42,7 @@ lint: ## style and types
 
 docs: ## write docs/reference.md anew, from the programs' own tables
 	@scripts/virtualenv $(VENV) --editable '.[test]'
-	$(BIN)/python tools/reference.py docs docs/reference.md
+	$(BIN)/python tools/reference.py docs/reference.md
 
 PIP_COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header --no-annotate \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options --upgrade

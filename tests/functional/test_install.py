@@ -398,7 +398,7 @@ def test_modes_do_not_follow_the_umask(layer: Path) -> None:
     assert modes(units) == {"f": {"root:root 644"}}
     assert {path.name for path in units.iterdir()} == set(UNITS)
     files = [path for path in shared.rglob("*") if path.is_file()]
-    assert len(files) == 12
+    assert len(files) == 14
     assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
     for program in ("ovn-docker", "ovn-docker-overlay-driver", "ovn-docker-underlay-driver"):
         link = layer / "usr/local/bin" / program

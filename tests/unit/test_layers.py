@@ -44,6 +44,7 @@ BELOW = {
     "doctor": {"", "text", "core", "docker", *_HOST, *_BACKENDS, "inspect"},
     "draw": {"", "text", "inspect"},
     "live": {"", "text", "host", "inspect", "trace", "doctor", "draw", "web"},
+    "installation": {"", "text", "daemon", "host", "setup"},
     "cli": {
         "",
         "policy",
@@ -61,6 +62,7 @@ BELOW = {
         "draw",
         "live",
         "web",
+        "installation",
     },
 }
 """The folders that the modules of each may import from, besides its own. The package itself is ""."""

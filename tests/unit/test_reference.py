@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-import completion
 import reference
 from ovn_docker import settings
-from ovn_docker.cli.main import COMMANDS
+from ovn_docker.cli.main import COMMANDS, make_parser
+from ovn_docker.installation import completion
+from ovn_docker.installation.manual_pages import manual
+from ovn_docker.installation.usage import drivers, tool
 from ovn_docker.metrics import METRICS
-from usage import drivers, tool
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
-PROGRAMS = (tool(), *drivers())
+TOOL = tool(make_parser(COMMANDS))
+PROGRAMS = (TOOL, *drivers())
 
 
 def missing(program: str) -> pytest.MarkDecorator:
@@ -29,7 +31,7 @@ def test_the_reference_is_not_stale() -> None:
 
 def test_the_reference_has_every_command_setting_and_metric() -> None:
     text = REFERENCE.read_text()
-    for command in tool().all():
+    for command in TOOL.all():
         assert command.commands or f"### `{command.name}`" in text
     for kind in (settings.Settings, settings.UnderlaySettings):
         assert all(f"`{settings.variable(field)}`" in text for field in fields(kind))
@@ -37,17 +39,17 @@ def test_the_reference_has_every_command_setting_and_metric() -> None:
 
 
 def test_a_synopsis_has_the_forms_of_an_option() -> None:
-    synopses = {command.name: command.synopsis for command in tool().all()}
+    synopses = {command.name: command.synopsis for command in TOOL.all()}
     assert " [--rbac|--no-rbac] " in synopses["ovn-docker central start"]
     assert " [--tls [DIR]] " in synopses["ovn-docker host setup"]
     assert " [--output FILE] " in synopses["ovn-docker graph"]
     assert synopses["ovn-docker tcpdump"].endswith(" [--write FILE] [--ssh] CONTAINER [ARGUMENT...]")
-    arguments = [argument for command in tool().all() for argument in command.arguments]
+    arguments = [argument for command in TOOL.all() for argument in command.arguments]
     assert all(argument.help for argument in arguments)
 
 
 def test_every_command_has_a_description_and_an_example() -> None:
-    found = list(tool().all())
+    found = list(TOOL.all())
     assert {command.words[1] for command in found if len(command.words) > 1} == COMMANDS.keys()
     for command in found:
         if not command.commands:
@@ -59,23 +61,13 @@ def test_every_command_has_a_description_and_an_example() -> None:
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_manual_pages_are_correct(program: object, tmp_path: Path) -> None:
     page = tmp_path / "page.8"
-    page.write_text(reference.manual(program))  # type: ignore[arg-type]
+    page.write_text(manual(program))  # type: ignore[arg-type]
     said = subprocess.run(
         ["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True, check=False
     )
     assert [line for line in said.stdout.splitlines() if "missing date" not in line] == []
     shown = subprocess.run(["mandoc", "-T", "utf8", page], capture_output=True, text=True, check=True).stdout
     assert "3: something does not run." in " ".join(shown.split())
-
-
-def test_files_are_installed_where_shells_and_man_find_them(tmp_path: Path) -> None:
-    assert reference.main(["install", str(tmp_path)]) == 0
-    for program in PROGRAMS:
-        for path in (
-            f"man/man8/{program.name}.8", f"bash-completion/completions/{program.name}",
-            f"zsh/site-functions/_{program.name}", f"fish/vendor_completions.d/{program.name}.fish",
-        ):  # fmt: skip
-            assert (tmp_path / path).read_text()
 
 
 LINES = [

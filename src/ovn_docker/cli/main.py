@@ -37,8 +37,12 @@ COMMANDS = {
     "graph": "a picture of hosts, networks, containers and tunnels",
     "tcpdump": "capture at a container's port",
     "underlay": "a virtual machine in an OpenStack cloud: bridge",
+    "install-files": "units, manual pages, completion: put them into place after pipx install",
 }
-"""The line in --help of each command; its module ``ovn_docker.cli.COMMAND`` has ``add_commands(parser)``."""
+"""The line in --help of each command.
+
+Its module in ``ovn_docker.cli``, with ``_`` for ``-``, has ``add_commands(parser)``.
+"""
 
 EXAMPLES = """\
 examples:
@@ -110,7 +114,7 @@ def make_parser(wanted: Collection[str]) -> CommandLine:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         if name in wanted:
-            import_module(f"ovn_docker.cli.{name}").add_commands(command)
+            import_module(f"ovn_docker.cli.{name.replace('-', '_')}").add_commands(command)
     return parser
 
 

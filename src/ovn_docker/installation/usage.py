@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
-from ovn_docker.cli.main import COMMANDS, make_parser
 from ovn_docker.settings import Settings, UnderlaySettings
 
 
@@ -72,9 +71,8 @@ class Command:
             yield from command.all()
 
 
-def tool() -> Command:
-    """Return ``ovn-docker`` with all its commands."""
-    parser = make_parser(COMMANDS)
+def tool(parser: argparse.ArgumentParser) -> Command:
+    """Return ``ovn-docker`` with the commands of its parser."""
     return _command(parser, ("ovn-docker",), "networks for Docker on many hosts, made by OVN")
 
 

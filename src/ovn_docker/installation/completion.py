@@ -2,15 +2,14 @@
 
 shtab 1.13 was tried on our parsers. It describes a command by the first line of its --help text, cut off in
 the middle of a sentence, not by its summary; names of containers and networks would still need shell code of
-our own for each of the three shells; and the environment that `make install` makes, in which this runs, would
-need one more package. So this module stays.
+our own for each of the three shells; and every installation would need one more package. So this is here.
 """
 
 import re
 from collections.abc import Iterator
 from shlex import quote
 
-from usage import Argument, Command
+from ovn_docker.installation.usage import Argument, Command
 
 _FILES = {"FILE", "PATH", "PEM", "DIR"}
 """Metavariables of values that are files."""
