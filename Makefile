@@ -1,6 +1,7 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
 .PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak deb plugin test-packages install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak deb rpm test-packages install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -134,7 +135,10 @@ plugin: ## build Docker's managed plugin, for swarm, into dist/plugin, and creat
 deb: ## build Debian packages for this machine's release, 12 or 13, into dist/ (as root)
 	@scripts/deb
 
-test-packages: ## build Debian packages, install, upgrade and purge them in clean Debian trees, kept in /var/cache (as root)
+rpm: ## build rpms for Fedora, and for the RHEL that has this machine's Python, into dist/
+	@scripts/rpm
+
+test-packages: ## build Debian packages, rpms and the wheel; install, upgrade and purge them in clean Debian trees, kept in /var/cache (as root)
 	@scripts/debian-packages packages
 	@scripts/virtualenv $(VENV) --editable '.[test]'
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile tests/packages

@@ -105,18 +105,12 @@ class Root:
 
 
 def build(suite: str, directory: Path) -> None:
-    """Build the packages of a release into a directory; the wheels are kept between runs of the tests."""
-    pins = [REPOSITORY / f"packaging/requirements-{name}.txt" for name in ("build", "underlay")]
-    digest = f"{zlib.crc32(b''.join(path.read_bytes() for path in pins)):08x}"
+    """Build the packages of a release into a directory."""
     source = directory / "source"
-    source.mkdir()
-    for part in PARTS:
-        copy = shutil.copytree if (REPOSITORY / part).is_dir() else shutil.copy
-        copy(REPOSITORY / part, source / part)
+    copy_sources(source)
+    shutil.copytree(kept_wheels(suite, directory), directory / "build", symlinks=True)
     root = Root(directory / "root", trees.tools(suite), directory, network=True)
     try:
-        wheels = built_once(f"wheels-{suite}-{digest}", lambda path: _make_wheels(root, directory, path))
-        shutil.copytree(wheels, directory / "build", symlinks=True)
         root.sh(f"cd /shared/source; BUILD=/shared/build DIST=/shared SOURCE_DATE_EPOCH={DATE} scripts/deb")
     finally:
         root.close()
@@ -124,13 +118,35 @@ def build(suite: str, directory: Path) -> None:
     shutil.rmtree(directory / "build")
 
 
-def _make_wheels(root: Root, directory: Path, path: Path) -> None:
-    # The machine's own certificates, with which it reaches PyPI.
-    shutil.copy("/etc/ssl/certs/ca-certificates.crt", directory / "certificates")
-    script = "PIP_CERT=/shared/certificates /shared/source/scripts/wheels /shared/wheels"
-    root.sh(f"{script} requirements-underlay.txt")
-    run("wheels", [], ("cp", "-a", str(directory / "wheels"), str(path)))
-    shutil.rmtree(directory / "wheels")
+def copy_sources(directory: Path) -> None:
+    """Copy what the packages are built from."""
+    directory.mkdir()
+    for part in PARTS:
+        copy = shutil.copytree if (REPOSITORY / part).is_dir() else shutil.copy
+        copy(REPOSITORY / part, directory / part)
+
+
+def kept_wheels(suite: str, directory: Path) -> Path:
+    """Return the directory of scripts/wheels of a release, kept between runs of the tests.
+
+    *directory* has the sources, in source/.
+    """
+
+    def make(path: Path) -> None:
+        # The machine's own certificates, with which it reaches PyPI.
+        shutil.copy("/etc/ssl/certs/ca-certificates.crt", directory / "certificates")
+        script = "PIP_CERT=/shared/certificates /shared/source/scripts/wheels /shared/wheels"
+        root = Root(directory / "wheels-root", trees.tools(suite), directory, network=True)
+        try:
+            root.sh(f"{script} requirements-underlay.txt")
+        finally:
+            root.close()
+        run("wheels", [], ("cp", "-a", str(directory / "wheels"), str(path)))
+        shutil.rmtree(directory / "wheels")
+
+    pins = [REPOSITORY / f"packaging/requirements-{name}.txt" for name in ("build", "underlay")]
+    digest = f"{zlib.crc32(b''.join(path.read_bytes() for path in pins)):08x}"
+    return built_once(f"wheels-{suite}-{digest}", make)
 
 
 def repack(debs: Path, directory: Path) -> None:

@@ -21,7 +21,8 @@ SETTINGS = "etc/default/ovn-docker"
 
 
 def install(tree: Path, *options: str) -> int:
-    return main(["install-files", "--root", str(tree), "--programs", "/opt/mine/bin", *options])
+    common = ("--root", str(tree), "--programs", "/opt/mine/bin", "--settings", f"/{SETTINGS}")
+    return main(["install-files", *common, *options])
 
 
 def found(tree: Path) -> dict[str, str]:
@@ -126,6 +127,7 @@ def test_nothing_is_changed_if_a_place_is_taken(
         (("--programs", "bin"), "absolute path"),
         (("--prefix", "usr"), "--prefix 'usr' is not an absolute path"),
         (("--units", "units"), "--units 'units' is not an absolute path"),
+        (("--settings", "settings"), "--settings 'settings' is not an absolute path"),
     ],
 )
 def test_bad_directory_is_refused(

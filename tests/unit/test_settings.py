@@ -24,8 +24,11 @@ def test_command_line_takes_precedence_over_the_environment() -> None:
 def test_the_tool_knows_the_variables_of_the_drivers_unit(tmp_path: Path) -> None:
     file = tmp_path / "ovn-docker"
     file.write_text('# OS_REGION_NAME=one\nexport OS_USERNAME=demo\nOS_PASSWORD="a=b"\n')
-    assert environment({"OS_USERNAME": "me"}, file) == {"OS_USERNAME": "me", "OS_PASSWORD": "a=b"}
-    assert environment({"OS_USERNAME": "me"}, tmp_path / "nosuch") == {"OS_USERNAME": "me"}
+    assert environment({"OS_USERNAME": "me"}, [file]) == {"OS_USERNAME": "me", "OS_PASSWORD": "a=b"}
+    later = tmp_path / "later"
+    later.write_text("OS_PASSWORD=c\n")
+    assert environment({}, [file, later]) == {"OS_USERNAME": "demo", "OS_PASSWORD": "c"}
+    assert environment({"OS_USERNAME": "me"}, [tmp_path / "nosuch"]) == {"OS_USERNAME": "me"}
 
 
 def test_empty_variable_is_ignored() -> None:

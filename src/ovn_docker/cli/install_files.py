@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ovn_docker.cli.arguments import require_root
 from ovn_docker.errors import BadRequest
+from ovn_docker.host.distribution import distribution
 from ovn_docker.installation import placing
 from ovn_docker.installation.usage import drivers, tool
 from ovn_docker.setup.steps import Steps
@@ -44,6 +45,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--units", type=Path, metavar="DIR", help="directory of units (default: /etc/systemd/system)"
     )
     parser.add_argument(
+        "--settings", type=Path, metavar="FILE", help="file of settings (default: that of this distribution)"
+    )
+    parser.add_argument(
         "--programs",
         type=Path,
         metavar="DIR",
@@ -61,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         root=args.root.absolute(),
         share=_absolute("--prefix", args.prefix) / "share",
         units=_absolute("--units", args.units or Path("/etc/systemd/system")),
+        settings=_absolute("--settings", args.settings or distribution().settings),
         programs=args.programs or Path(sys.executable).parent,
     )
     if not args.remove:

@@ -37,10 +37,11 @@ def login(facts: Facts) -> Iterable[Finding]:
     cloud = facts.cloud
     if cloud is None:
         raise NotChecked("OpenStack was not asked")
+    file = facts.probes.machine.distribution.settings
     if "is not set" in cloud.problem and VIF not in cloud.problem:
-        raise NotChecked(f"{cloud.problem}; or write it into /etc/default/ovn-docker")
+        raise NotChecked(f"{cloud.problem}; or write it into {file}")
     if cloud.problem:
-        yield Finding(cloud.problem, "correct the login in /etc/default/ovn-docker, or source openrc.sh")
+        yield Finding(cloud.problem, f"correct the login in {file}, or source openrc.sh")
 
 
 def vm_port(facts: Facts) -> Iterable[Finding]:

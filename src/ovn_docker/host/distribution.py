@@ -31,6 +31,8 @@ class Distribution:
     """Unit of each database's server, by the short name of the database."""
     options: Path
     """File of options of ovn-ctl(8) with which the units in *northd* start."""
+    settings: Path
+    """File of the driver's settings, where the distribution keeps such files; one of environment.py's."""
     variable: str
     """Variable in that file which has the options."""
     packages: Mapping[str, str]
@@ -66,6 +68,7 @@ DEBIAN = Distribution(
     northd=("ovn-central", "ovn-ovsdb-server-nb", "ovn-ovsdb-server-sb", "ovn-northd"),
     databases={"nb": "ovn-ovsdb-server-nb", "sb": "ovn-ovsdb-server-sb"},
     options=Path("/etc/default/ovn-central"),
+    settings=Path("/etc/default/ovn-docker"),
     variable="OVN_CTL_OPTS",
     packages={
         **_COMMON,
@@ -87,6 +90,7 @@ FEDORA = Distribution(
     northd=("ovn-northd",),
     databases={"nb": "ovn-northd", "sb": "ovn-northd"},
     options=Path("/etc/sysconfig/ovn-northd"),
+    settings=Path("/etc/sysconfig/ovn-docker"),
     variable="OVN_NORTHD_OPTS",
     packages={
         **_COMMON,

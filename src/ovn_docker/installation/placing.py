@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
-from ovn_docker.host.environment import FILE as SETTINGS_FILE
 from ovn_docker.installation import completion
 from ovn_docker.installation.manual_pages import manual
 from ovn_docker.installation.usage import Command
@@ -34,11 +33,12 @@ _HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"))
 
 @dataclass(frozen=True, slots=True)
 class Destinations:
-    """Where the files go: directories as the running system sees them, all of them below *root*."""
+    """Where the files go: paths as the running system sees them, all of them below *root*."""
 
     root: Path
     share: Path
     units: Path
+    settings: Path
     programs: Path
     """The directory that has the programs; written into the units."""
 
@@ -92,7 +92,7 @@ def files(where: Destinations, programs: tuple[Command, ...]) -> Iterator[Placed
     """
     data = find_data()
     by_name = {program.name: program for program in programs}
-    bases = {"SHARE": where.share, "UNITS": where.units, "SETTINGS": SETTINGS_FILE}
+    bases = {"SHARE": where.share, "UNITS": where.units, "SETTINGS": where.settings}
     for line in (data / "files").read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
