@@ -1,7 +1,6 @@
 # What a user and a developer of ovn-docker type. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak deb plugin test-packages install uninstall clean
-.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak deb rpm test-packages install uninstall clean
+.PHONY: help run run-underlay stop check lint docs lock fuzz test test-engines test-faults test-attacks test-kernel test-underlay chaos bench bench-quick bench-kernel soak deb rpm plugin test-packages install uninstall clean
 
 PREFIX ?= /opt/ovn-docker
 DESTDIR ?=
@@ -60,7 +59,7 @@ test: ## all tests: unit, functional, end to end (as root)
 	@# The second part runs also when the first has failed.
 	failed=; \
 	$(BIN)/pytest --numprocesses=4 --dist=worksteal tests/unit tests/functional tests/fuzz || failed=1; \
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/e2e || failed=1; \
+	$(BIN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/e2e || failed=1; \
 	test -z "$$failed"
 
 test-engines: ## end-to-end tests on newer Docker, in Debian trees kept in /var/cache (as root)

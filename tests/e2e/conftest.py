@@ -35,7 +35,7 @@ KEPT = pytest.StashKey[list[tuple[str, Fabric]]]()  # by the name of the fixture
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep", action="store_true", help="leave the labs running, and say how to enter them")
-    parser.addoption("--policies", type=int, default=20, help="number of random policies in test_policy.py")
+    parser.addoption("--policies", type=int, default=10, help="number of random policies in test_policy.py")
     parser.addoption("--neutron", choices=RELEASES, default=RELEASES[-1], help="the release of Neutron")
 
 

@@ -88,6 +88,7 @@ def test_three_machines_become_a_cluster_with_one_command_each(machines: Machine
     assert "is in: 3 hosts, 1 network" in join(host2, command)
 
 
+@pytest.mark.faults
 def test_hosts_and_central_machine_are_back_after_a_power_cut(machines: Machines) -> None:
     host1, host2, host3 = machines
     command = start_central(host1)
@@ -156,6 +157,7 @@ def sign_in_the_past(directory: Path, name: str, request: str) -> str:
         )
 
 
+@pytest.mark.faults
 def test_the_driver_renews_the_certificate_and_the_host_goes_on(machines: Machines) -> None:
     host1, host2, _ = machines
     command = start_central(host1)
