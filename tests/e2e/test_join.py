@@ -86,6 +86,9 @@ def test_three_machines_become_a_cluster_with_one_command_each(machines: Machine
         host2.run("ovn-docker", "leave")
     host2.docker("network", "rm", "foo")
     assert "is in: 3 hosts, 1 network" in join(host2, command)
+    host1.run("ovn-docker", "leave")  # the databases go on, with their certificate
+    host1.run("ovn-docker", "central", "status")
+    assert "is in: 3 hosts, 1 network" in join(host1, command)
 
 
 @pytest.mark.faults

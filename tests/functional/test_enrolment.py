@@ -287,6 +287,7 @@ def test_a_host_that_was_expelled_or_has_left_is_not_renewed(site: Site) -> None
             refused()
     files = site.files("leaver", site.join(token, "leaver"))
     site.enquiry.leave(files, authority)
+    assert not Authority(site.directory).expel("central")  # no host
     with pytest.raises(Forbidden, match="the certificate of leaver is for another key, or the host has left"):
         site.enquiry.renew(files, authority, site.request("leaver"))
     site.join(token, "leaver", key="new")  # the name is free

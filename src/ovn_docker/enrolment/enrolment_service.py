@@ -112,8 +112,9 @@ class EnrolmentService:
         if not peer:
             raise Forbidden("this request needs the host's certificate")
         if path == LEAVE:
-            self._authority.expel(peer)
-            self._authority.forget(peer)
+            with self._signing:  # a certificate that is being signed would take the name again
+                self._authority.expel(peer)
+                self._authority.forget(peer)
             log.info("host %s at %s has left", peer, source)
             return b"{}"
         return self._renew(_decoded(body, RenewRequest), source, peer)

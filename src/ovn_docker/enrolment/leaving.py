@@ -2,12 +2,14 @@
 
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 from ovn_docker.docker.engine import DockerEngine
 from ovn_docker.enrolment.enquiry import services
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host.places import find_places
 from ovn_docker.setup.central.central_identity import DIRECTORY, FILES
+from ovn_docker.setup.certificates import read_certificate
 from ovn_docker.setup.hosts.host_removal import HostRemoval
 from ovn_docker.setup.hosts.host_services import stop_host
 from ovn_docker.setup.steps import Steps
@@ -31,7 +33,8 @@ def leave(steps: Steps, *, force: bool) -> None:
 
     """
     ids = read_external_ids()
-    if "ovn-remote" not in ids and not DIRECTORY.exists():
+    joined = _has_joined()
+    if "ovn-remote" not in ids and not joined:
         raise NotFound("this machine belongs to no cluster: Open vSwitch has no ovn-remote")
     if not force:
         _require_no_containers()
@@ -39,7 +42,8 @@ def leave(steps: Steps, *, force: bool) -> None:
     if "ovn-remote" in ids:
         try:
             _remove_rows(steps, ids.get("system-id", ""))
-            _give_back(steps, ids["ovn-remote"])
+            if joined:
+                _give_back(steps, ids["ovn-remote"])
         except Unavailable as error:
             if not force:
                 raise Unavailable(f"{error}; or give --force, and clear up on another host") from None
@@ -54,10 +58,18 @@ def leave(steps: Steps, *, force: bool) -> None:
         )
     if current_tls("ovs-vsctl") == FILES:
         steps.change("take key and certificate from Open vSwitch", "ovs-vsctl", "--no-wait", "del-ssl")
-    if DIRECTORY.exists():
+    if joined:
         steps.show(f"remove {DIRECTORY}", f"rm -r {DIRECTORY}")
         if not steps.dry_run:
             shutil.rmtree(DIRECTORY)
+
+
+def _has_joined() -> bool:
+    """Return whether DIRECTORY has a host's certificate; the databases keep that of a central machine."""
+    if not DIRECTORY.exists():
+        return False
+    certificate = Path(FILES.certificate)
+    return not certificate.exists() or read_certificate(certificate).kind == "host"
 
 
 def _require_no_containers() -> None:
@@ -86,8 +98,6 @@ def _remove_rows(steps: Steps, name: str) -> None:
 
 def _give_back(steps: Steps, remotes: str) -> None:
     """Tell the central machines that this host needs no certificate any more."""
-    if not DIRECTORY.exists():
-        return
     steps.show("tell the central machine that this host has left", "ovn-docker leave")
     if steps.dry_run:
         return

@@ -89,13 +89,17 @@ class Authority:
             )
 
     def has(self, name: str) -> bool:
-        """Return whether a machine of that name has a certificate, or had one and was expelled."""
-        return is_name(name) and (self.directory / name / "cert.pem").exists()
+        """Return whether a host of that name has a certificate, or had one and was expelled.
+
+        A central machine is no host in this sense: it renews its own certificate.
+        """
+        certificate = self.directory / name / "cert.pem"
+        return is_name(name) and certificate.exists() and read_certificate(certificate).kind == "host"
 
     def expel(self, name: str) -> bool:
         """Give a host no certificate any more; return False if it has none, or was expelled before."""
         place = self.directory / name
-        if not is_name(name) or not (place / "cert.pem").exists() or (place / REVOKED).exists():
+        if not self.has(name) or (place / REVOKED).exists():
             return False
         write_durably(place / REVOKED, "")
         return True
