@@ -75,6 +75,23 @@ def test_ovn_trace_drop_names_its_flow() -> None:
     assert not packet_path.read_logical(DELIVERED, "other").delivered
 
 
+def test_drop_after_the_evaluation_of_access_rules_names_the_flow_of_the_rule() -> None:
+    """As OVN 25.03 prints it."""
+    evaluated = """ 8. ls_in_acl_eval (northd.c:7201): tcp.dst == 80, priority 33000, uuid 1f0c8b7a
+    reg8[17] = 1;
+    next;
+ 9. ls_in_acl_sample (northd.c:7301): 1, priority 0, uuid 0b1c2d3e
+    next;
+10. ls_in_acl_action (northd.c:7068): reg8[17] == 1, priority 1000, uuid f993efe1
+    reg8[16] = 0;
+    reg8[17] = 0;
+    reg8[18] = 0;
+"""
+    assert packet_path.read_logical(evaluated, "bb") == packet_path.Logical(
+        delivered=False, stage="ls_in_acl_eval", flow="1f0c8b7a", match="tcp.dst == 80"
+    )
+
+
 def test_ofproto_trace_drop_names_its_flow() -> None:
     assert packet_path.read_physical(SPOOFED) == packet_path.Physical(
         dropped=True, table=9, cookie="1834118a", why="reg0=0x8000/0x8000,metadata=0x1"

@@ -191,17 +191,21 @@ def openflow(packet: Packet, source: EndpointView, target: EndpointView, *, repl
 
 
 def read_logical(text: str, port: str) -> Logical:
-    """Read the output of ``ovn-trace --detailed``; *port*: the logical port of the target."""
+    """Read the output of ``ovn-trace --detailed``; *port*: the logical port of the target.
+
+    From OVN 23.09 on one stage evaluates access rules, and a later one drops what they forbid: the flow of
+    the first is returned, which names the rule (ovn-northd(8), "ls_in_acl_eval", "ls_in_acl_action").
+    """
     if f'/* output to "{port}"' in text:
         return Logical(delivered=True)
-    last = Logical(delivered=False)
+    last, stages = Logical(delivered=False), dict[str, Logical]()
     for line in text.splitlines():
         if found := _TABLE.match(line):
             stage, match, _, flow = found.groups()
-            last = Logical(False, stage, flow or "", match)
+            stages[stage] = last = Logical(False, stage, flow or "", match)
         elif line.strip().rstrip(";") in ("drop", "reject") or line.strip().startswith("reject"):
-            return last
-    return last
+            break
+    return stages.get(last.stage.replace("action", "eval"), last)
 
 
 def read_physical(text: str) -> Physical:
