@@ -238,6 +238,20 @@ def test_a_machine_in_the_middle_gets_no_secret(site: Site, tmp_path: Path) -> N
     assert all(token.secret.encode() not in one for one in heard)
 
 
+def test_a_file_that_cannot_be_read_is_a_fault_of_the_central_machine(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = _authority(tmp_path / "broken")
+    token = TokenStore(broken).create(600, None)
+    (broken / "tokens.json").unlink()
+    (broken / "tokens.json").mkdir()
+    site.server.service = EnrolmentService(Authority(broken), TokenStore(broken), list, lambda _: False)
+    authority = (site.directory / "ca.pem").read_text()
+    with pytest.raises(Forbidden, match=r"refused: it cannot sign now; see its log$"):
+        site.enquiry.enrol(token, authority, "h1", site.request("h1"))
+    assert "Is a directory" in caplog.text
+
+
 def test_the_certificate_of_a_host_does_not_make_a_server(site: Site, tmp_path: Path) -> None:
     token = site.tokens.create(600, None)
     files = site.files("fake", site.join(token, "fake"))

@@ -194,7 +194,7 @@ def test_a_renewal_that_ends_at_any_step_leaves_a_pair_and_is_completed(
     pass_days(9)
     place = "ovn_docker.enrolment.own_certificate"
     target = {
-        "write": f"{place}.write_durably",
+        "write": f"{place}.replace_file",
         "verify": f"{place}.verify",
         "replace": "pathlib.Path.replace",
         "utime": "os.utime",
@@ -229,8 +229,8 @@ def test_a_host_whose_certificate_has_ended_joins_again_with_its_key(
     token = site.tokens.create(600, 2)
     files = joined(site, "absent")
     directory = Path(files.private_key).parent
-    monkeypatch.setattr(joining, "DIRECTORY", directory)
-    monkeypatch.setattr(joining, "FILES", files)
+    monkeypatch.setattr(joining, "OWN_DIRECTORY", directory)
+    monkeypatch.setattr(joining, "OWN_FILES", files)
     key = contents(files)[0]
     for _ in range(3):
         answer = joining._enrol(Steps(), site.enquiry, token, contents(files)[2], "absent")

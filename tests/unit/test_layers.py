@@ -33,7 +33,7 @@ BELOW = {
     "backends.ovn.repair": {"", "host", "host.ovsdb", *(_OVN - {"backends.ovn.repair"})},
     "backends.neutron": {""},
     "web": {"", "text", "docker"},
-    "daemon": {"", "text", "core", "docker", *_HOST, *_BACKENDS, "web", "setup.central", "enrolment"},
+    "daemon": {"", "text", "core", "docker", *_HOST, *_BACKENDS, "web", "setup", "enrolment"},
     "setup": {"", "text", "docker", *_HOST},
     "setup.central": {"", "text", "host", "host.ovsdb", "backends.ovn.shared", "setup"},
     "setup.hosts": {"", "policy", "text", "docker", "host", "host.ovsdb", *_OVN, "setup", "setup.central"},

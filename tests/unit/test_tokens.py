@@ -85,6 +85,11 @@ def test_an_unknown_token_cannot_be_revoked(store: TokenStore) -> None:
         store.revoke("xyz")
 
 
+def test_no_token_is_revoked_without_an_authority(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="run `ovn-docker central start` first"):
+        TokenStore(tmp_path / "absent").revoke("12345678")
+
+
 def test_there_is_no_token_without_an_authority(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="run `ovn-docker central start` first"):
         TokenStore(tmp_path).create(60, None)

@@ -36,6 +36,11 @@ def describe_change(
     parser.description = text
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=run)
+    add_dry_run(parser)
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add --dry-run."""
     parser.add_argument("--dry-run", action="store_true", help="print what would change, change nothing")
 
 

@@ -11,7 +11,7 @@ from ovn_docker.setup.central.database_backup import Restoration
 from ovn_docker.setup.databases import NORTHBOUND
 from ovn_docker.setup.steps import Steps
 from ovn_docker.text.output import print_table, say
-from ovn_docker.text.printable import printable
+from ovn_docker.text.printable import first_of, printable
 from ovn_docker.text.prompt import is_confirmed
 
 BACKUP = """\
@@ -104,8 +104,7 @@ def _print_changes(found: Restoration) -> None:
     )
     for verb, names in (("come back", found.lost_networks()), ("are removed", found.new_networks())):
         if names:
-            more = f" and {len(names) - _NAMES} more" if names[_NAMES:] else ""
-            say(f"networks that {verb}: {printable(', '.join(names[:_NAMES]))}{more}")
+            say(f"networks that {verb}: {first_of(printable(names), _NAMES)}")
 
 
 def _counts(contents: Contents) -> str:

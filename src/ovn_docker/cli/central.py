@@ -12,13 +12,14 @@ from ovn_docker.enrolment.tokens import TokenStore
 from ovn_docker.errors import BadRequest, Unavailable
 from ovn_docker.setup.barrier_steps import remove_barrier
 from ovn_docker.setup.central import ovn_ctl
-from ovn_docker.setup.central.central_identity import DIRECTORY, FILES, is_new, make_identity
+from ovn_docker.setup.central.central_identity import is_new, make_identity
 from ovn_docker.setup.central.central_services import any_running, stop_daemons
 from ovn_docker.setup.central.central_start import CentralSettings, start_central
 from ovn_docker.setup.central.central_status import CentralStatus, central_status
 from ovn_docker.setup.central.enrolment_daemon import command_to_join, stop_enrolment
 from ovn_docker.setup.certificates import DIRECTORY as AUTHORITY
 from ovn_docker.setup.steps import Steps
+from ovn_docker.setup.tls_files import OWN_DIRECTORY, OWN_FILES
 from ovn_docker.text.output import print_json, print_table, say
 
 _DAY = 24 * 3600.0
@@ -123,9 +124,9 @@ def start(args: argparse.Namespace) -> int:
     if new:
         make_identity(steps, args.address)
         if steps.dry_run:
-            steps.advise(f"then as with: ovn-docker central start --tls {DIRECTORY} --rbac")
+            steps.advise(f"then as with: ovn-docker central start --tls {OWN_DIRECTORY} --rbac")
             return steps.finish()
-        tls, rbac = FILES, rbac is not False
+        tls, rbac = OWN_FILES, rbac is not False
     settings = CentralSettings(args.address, tuple(args.cluster or ()), args.create, tls, rbac)
     start_central(steps, settings)
     if new:

@@ -11,8 +11,8 @@ from ovn_docker.cli.arguments import require_root
 from ovn_docker.enrolment.signing import Authority
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.setup import certificates
-from ovn_docker.setup.central.central_identity import FILES
 from ovn_docker.setup.hosts.host_removal import HostRemoval
+from ovn_docker.setup.tls_files import OWN_FILES
 from ovn_docker.text.output import print_json, print_table, say
 from ovn_docker.text.printable import command
 from ovn_docker.text.prompt import is_confirmed
@@ -90,7 +90,7 @@ def _expel(host: str, file: TextIO) -> None:
     if authority.has(host):
         if authority.expel(host):
             say(f"expelled {host}: it gets no certificate any more", file=file)
-    elif Path(FILES.certificate).exists():
+    elif Path(OWN_FILES.certificate).exists():
         expelled = command("ovn-docker", "token", "expel", host)
         say(
             f"so that {host} gets no certificate any more, type on the central machine: {expelled}", file=file

@@ -10,7 +10,7 @@ from ovn_docker import settings as table
 from ovn_docker.backends.neutron import login
 from ovn_docker.backends.neutron.openrc import VIF, vif
 from ovn_docker.cli import forget
-from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.arguments import add_dry_run, describe, require_root
 from ovn_docker.deadline import Deadline
 from ovn_docker.doctor.comparison import absent_hosts, differences
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
@@ -57,7 +57,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         help="remove what a host that is gone for good has left; a VM is given by the ID of its port",
     )
     forget.add_confirmation_options(parser.add_argument_group("with --host"))
-    parser.add_argument("--dry-run", action="store_true", help="print what would change, change nothing")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> int:

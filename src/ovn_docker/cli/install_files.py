@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ovn_docker.cli.arguments import require_root
+from ovn_docker.cli.arguments import add_dry_run, require_root
 from ovn_docker.errors import BadRequest
 from ovn_docker.host.distribution import distribution
 from ovn_docker.installation import placing
@@ -53,7 +53,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory of the programs, for the units (default: that of this program)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would change, change nothing")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from ovn_docker.inspect.gather import Sources
 from ovn_docker.inspect.snapshot import Scope
 from ovn_docker.inspect.views import EndpointView, NetworkView
 from ovn_docker.text.output import bad, print_json, print_table
+from ovn_docker.text.printable import first_of
 
 TEXT = """\
 List networks or containers (endpoints) of the whole cluster, with their state in Docker, OVN and this host's
@@ -77,9 +78,7 @@ def line(row: NetworkView | EndpointView, cluster: ClusterView) -> tuple[str, ..
 
 def network_line(network: NetworkView) -> tuple[str, ...]:
     """Return the line of a network, with the names of at most four hosts."""
-    hosts = ", ".join(network.hosts[:4]) + (
-        f" and {len(network.hosts) - 4} more" if network.hosts[4:] else ""
-    )
+    hosts = first_of(network.hosts, 4)
     return (
         bad("!") if network.differences else "",
         network.name,

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.arguments import add_dry_run, describe, require_root
 from ovn_docker.errors import OvnDockerError
 from ovn_docker.setup.hosts.network_removal import network_removal, wait_for_network
 from ovn_docker.text.output import print_json, print_table, say
@@ -44,7 +44,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     _add_name(command)
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.add_argument("--force", action="store_true", help="also if containers belong to it")
-    command.add_argument("--dry-run", action="store_true", help="print what would change, change nothing")
+    add_dry_run(command)
     command = commands.add_parser(
         "wait", help="wait until this host's Docker has a network", allow_abbrev=False
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ovn_docker.backends.ovn.members import groups_of
 from ovn_docker.backends.ovn.policies import StoredPolicy
-from ovn_docker.cli.arguments import describe, require_root
+from ovn_docker.cli.arguments import add_dry_run, describe, require_root
 from ovn_docker.errors import BadRequest, Conflict
 from ovn_docker.policy import rule_files
 from ovn_docker.policy.language import PolicyService, services
@@ -90,7 +90,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     given = command.add_mutually_exclusive_group(required=True)
     given.add_argument("-f", "--file", metavar="FILE", help="the rules, in YAML; - is standard input")
     given.add_argument("--clear", action="store_true", help="remove the rules")
-    command.add_argument("--dry-run", action="store_true", help="print what would change, change nothing")
+    add_dry_run(command)
     command = commands.add_parser("show", help="the default and the rules of a network", allow_abbrev=False)
     describe(command, SHOW, show)
     _add_network(command)

@@ -67,7 +67,7 @@ from ovn_docker.metrics import Reader, Recorder, Tally, Unrecorded
 from ovn_docker.model import NetworkId, Occupied
 from ovn_docker.options import ENDPOINT, OPTIONS, UNDERLAY, UNDERLAY_ENDPOINT, Option
 from ovn_docker.settings import Common, Settings, UnderlaySettings
-from ovn_docker.setup.central.central_identity import FILES
+from ovn_docker.setup.tls_files import OWN_FILES
 from ovn_docker.threads import RESTART, Threads
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _overlay() -> None:
         forwarder.start(threads)
         registrar.start(threads)
         events.start(threads)
-        Renewal(lambda: renew_host(FILES, remotes)).start(threads)
+        Renewal(lambda: renew_host(OWN_FILES, remotes)).start(threads)
 
     def remotes() -> list[str]:
         return vswitch.external_ids(Deadline(1)).get("ovn-remote", "").split(",")

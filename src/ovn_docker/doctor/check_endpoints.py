@@ -80,7 +80,7 @@ def cluster_networks(facts: Facts) -> Iterable[Finding]:
             hosts[problem].append(host)
     for problem, hindered in hosts.items():
         names = list(map(facts.cluster.host_name, hindered))
-        where = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
+        where = printable.first_of(names, 4)
         verb, cure = _HINDERED[problem.obstacle]
         yield Finding(
             f"network {problem.network} of the cluster cannot be {verb} {where}: {problem.why}",

@@ -116,15 +116,12 @@ class Enquiry:
         return read
 
 
-def services(remotes: Iterable[str]) -> Iterator[Enquiry]:
-    """Return an enquiry for each machine of ``ovn-remote``, such as ``ssl:10.0.0.1:6642``.
-
-    The service runs on one of them: that with the authority.
-    """
+def central_addresses(remotes: Iterable[str]) -> Iterator[IpAddress]:
+    """Yield the addresses of the central machines in ``ovn-remote``, such as ``ssl:10.0.0.1:6642``."""
     for remote in remotes:
         address = remote.strip().removeprefix("ssl:").removesuffix(f":{SOUTHBOUND.port}").strip("[]")
         try:
-            yield Enquiry(ip_address(address))
+            yield ip_address(address)
         except ValueError:
             continue  # a Unix socket, or a name
 

@@ -233,8 +233,8 @@ class _EnrolmentConversation(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "too many refused requests: try again in a minute")
             return
         try:
-            self._send(HTTPStatus.OK, self.server.service.answer(self.path, body, source, self._peer()))
-        except OvnDockerError as error:
+            answer = self.server.service.answer(self.path, body, source, self._peer())
+        except (OvnDockerError, OSError) as error:
             self.server.refusals.too_many(source, more=1)
             log.warning("refused %s of %s: %s", one_line(self.path[:80]), source, error)
             status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), None)
@@ -242,6 +242,8 @@ class _EnrolmentConversation(BaseHTTPRequestHandler):
                 self._refuse(status, str(error))
             else:  # a fault of this machine: its files are nobody else's business
                 self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "it cannot sign now; see its log")
+        else:
+            self._send(HTTPStatus.OK, answer)
 
     def _peer(self) -> str:
         """Return the common name in the client's certificate, which ssl has verified; empty without one."""

@@ -1,6 +1,5 @@
 """``ovn-docker join``: a host proves itself with a token, gets a certificate, is set up and started."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -9,25 +8,24 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from ovn_docker.deadline import Deadline
-from ovn_docker.enrolment.enquiry import Enquiry
+from ovn_docker.enrolment.enquiry import Enquiry, central_addresses
 from ovn_docker.enrolment.messages import Enrolled
 from ovn_docker.enrolment.own_certificate import make_request, verify
-from ovn_docker.enrolment.tokens import Token, write_durably
+from ovn_docker.enrolment.tokens import Token
 from ovn_docker.errors import Conflict
 from ovn_docker.host import ovsdb
+from ovn_docker.host.durable_files import replace_file
 from ovn_docker.host.openvswitch import LocalVswitch, local_database
-from ovn_docker.host.run import StepFailed, require, run
+from ovn_docker.host.run import require
 from ovn_docker.model import IpAddress
-from ovn_docker.setup.central.central_identity import DIRECTORY, FILES
 from ovn_docker.setup.certificate_name import make_system_id
 from ovn_docker.setup.certificates import read_certificate
-from ovn_docker.setup.databases import SOUTHBOUND
 from ovn_docker.setup.hosts.database_clients import northbound_database, southbound_database
 from ovn_docker.setup.hosts.host_services import start_host, start_vswitch
 from ovn_docker.setup.hosts.host_setup import HostSettings, set_up_host
 from ovn_docker.setup.own_addresses import own_addresses
 from ovn_docker.setup.steps import Steps
-from ovn_docker.setup.tls_files import TLS_DIRECTORY, TlsFiles
+from ovn_docker.setup.tls_files import OWN_DIRECTORY, OWN_FILES, TLS_DIRECTORY, TlsFiles
 from ovn_docker.setup.vswitch_row import read_external_ids
 
 _REGISTERED = 15.0
@@ -72,7 +70,7 @@ def join(steps: Steps, settings: JoinSettings) -> None:
             )
     set_up_host(
         steps,
-        HostSettings(central, settings.encap_ip, settings.encap_type, settings.datapath, True, FILES),
+        HostSettings(central, settings.encap_ip, settings.encap_type, settings.datapath, True, OWN_FILES),
     )
     _warn_of_bridge(steps)
     start_host(steps)
@@ -112,32 +110,32 @@ def _number(number: int, what: str) -> str:
 
 def _members(central: IpAddress) -> tuple[IpAddress, ...]:
     """Return the central machines that this host has as its own already, if this is one of them."""
-    remotes = read_external_ids().get("ovn-remote", "").split(",")
-    known = [
-        remote.removeprefix("ssl:").removesuffix(f":{SOUTHBOUND.port}").strip("[]") for remote in remotes
-    ]
-    return tuple(map(ip_address, known)) if str(central) in known else (central,)
+    known = tuple(central_addresses(read_external_ids().get("ovn-remote", "").split(",")))
+    return known if central in known else (central,)
 
 
 def _has_certificate(authority: str, name: str) -> bool:
     """Return whether this machine has a certificate of the authority in its name.
 
     Raises:
-        Conflict: it has one of another authority, or in another name.
+        Conflict: it has one of another authority, or in another name, or a file is missing.
 
     """
-    if not DIRECTORY.exists():
+    if not OWN_DIRECTORY.exists():
         return False
-    certificate = read_certificate(Path(FILES.certificate))
-    own = Path(FILES.ca_cert).read_text(encoding="utf-8")
+    if absent := [path for path in OWN_FILES if not Path(path).is_file()]:
+        raise Conflict(f"{absent[0]} is missing: put it there, or move {OWN_DIRECTORY} away")
+    certificate = read_certificate(Path(OWN_FILES.certificate))
+    own = Path(OWN_FILES.ca_cert).read_text(encoding="utf-8")
     if own.strip() != authority.strip():
         raise Conflict(
-            f"{DIRECTORY} has a certificate of another cluster; run `ovn-docker leave` first, or move it away"
+            f"{OWN_DIRECTORY} has a certificate of another cluster; run `ovn-docker leave` first, or move it "
+            "away"
         )
     if certificate.name != name:
         raise Conflict(
-            f"{FILES.certificate} is for {certificate.name}, and this machine is {name}; move {DIRECTORY} "
-            "away"
+            f"{OWN_FILES.certificate} is for {certificate.name}, and this machine is {name}; move "
+            f"{OWN_DIRECTORY} away"
         )
     return certificate.days_left >= 0
 
@@ -148,13 +146,13 @@ def _enrol(steps: Steps, enquiry: Enquiry, token: Token, authority: str, name: s
     The key is made once and kept until then: a host that is interrupted asks again with the same key, and so
     uses up no second use of the token.
     """
-    partial = DIRECTORY.with_name(".tls.joining")
+    partial = OWN_DIRECTORY.with_name(".tls.joining")
     key = partial / "key.pem"
     if not partial.is_dir():
         steps.change(f"make {partial}", "mkdir", "--parents", "--mode=700", str(partial))
     if not key.exists():
-        if DIRECTORY.exists():  # its certificate has ended, and the authority knows its key
-            steps.change("keep the private key", "cp", "-p", FILES.private_key, str(partial / ".key.pem"))
+        if OWN_DIRECTORY.exists():  # its certificate has ended, and the authority knows its key
+            steps.change("keep the private key", "cp", "-p", OWN_FILES.private_key, str(partial / ".key.pem"))
         else:
             steps.change("make a private key, which stays on this machine", *_new_key(partial))
         steps.change("put it in place", "mv", str(partial / ".key.pem"), str(key))
@@ -165,16 +163,16 @@ def _enrol(steps: Steps, enquiry: Enquiry, token: Token, authority: str, name: s
     if steps.dry_run:
         steps.advise(
             "then it would set this host up and start it, as these do: ovn-docker host setup --central "
-            f"{enquiry.central} --tls {DIRECTORY}, ovn-docker host start"
+            f"{enquiry.central} --tls {OWN_DIRECTORY}, ovn-docker host start"
         )
         return None
     answer = enquiry.enrol(token, authority, name, make_request(key, name))
-    write_durably(partial / "ca.pem", authority, 0o644)
-    write_durably(partial / "cert.pem", answer.certificate, 0o644)
+    replace_file(partial / "ca.pem", authority, 0o644)
+    replace_file(partial / "cert.pem", answer.certificate, 0o644)
     verify(TlsFiles(*(str(partial / file) for file in TLS_DIRECTORY)), name)
-    if DIRECTORY.exists():
-        shutil.rmtree(DIRECTORY)  # its certificate has ended
-    partial.rename(DIRECTORY)
+    if OWN_DIRECTORY.exists():
+        shutil.rmtree(OWN_DIRECTORY)  # its certificate has ended
+    partial.rename(OWN_DIRECTORY)
     return answer
 
 
@@ -187,15 +185,9 @@ def _warn_of_bridge(steps: Steps) -> None:
     """Warn if the address of the tunnels is that of one of Docker's bridges, which no other host reaches."""
     own = read_external_ids().get("ovn-encap-ip", "")
     interface = own_addresses().get(own, "")
-    if interface.startswith(("docker", "br-")):
-        try:
-            is_bridge = bool(
-                json.loads(run(("ip", "-json", "link", "show", "dev", interface, "type", "bridge")))
-            )
-        except (StepFailed, ValueError):
-            is_bridge = False
-        if is_bridge and interface != "br-int":
-            steps.advise(
-                f"warning: the tunnel address {own} is that of the bridge {interface}, which other hosts do "
-                "not reach; give the address that they reach: --encap-ip IP"
-            )
+    of_docker = interface.startswith(("docker", "br-")) and interface != "br-int"
+    if of_docker and Path(f"/sys/class/net/{interface}/bridge").exists():
+        steps.advise(
+            f"warning: the tunnel address {own} is that of the bridge {interface}, which other hosts do not "
+            "reach; give the address that they reach: --encap-ip IP"
+        )

@@ -5,16 +5,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from ovn_docker.docker.engine import DockerEngine
-from ovn_docker.enrolment.enquiry import services
+from ovn_docker.enrolment.enquiry import Enquiry, central_addresses
 from ovn_docker.errors import Conflict, NotFound, OvnDockerError, Unavailable
 from ovn_docker.host.places import find_places
-from ovn_docker.setup.central.central_identity import DIRECTORY, FILES
 from ovn_docker.setup.certificates import read_certificate
 from ovn_docker.setup.hosts.host_removal import HostRemoval
 from ovn_docker.setup.hosts.host_services import stop_host
 from ovn_docker.setup.steps import Steps
-from ovn_docker.setup.tls_files import current_tls
+from ovn_docker.setup.tls_files import OWN_DIRECTORY, OWN_FILES, current_tls
 from ovn_docker.setup.vswitch_row import read_external_ids
+from ovn_docker.text.printable import first_of
 
 _SETTINGS = ("ovn-remote", "ovn-nb", "ovn-encap-ip", "ovn-encap-type")
 """Keys of external_ids that make a machine a host; its system-id stays."""
@@ -56,19 +56,19 @@ def leave(steps: Steps, *, force: bool) -> None:
             "remove the settings of Open vSwitch for OVN",
             *("ovs-vsctl", "--no-wait", "remove", "Open_vSwitch", ".", "external_ids", *keys),
         )
-    if current_tls("ovs-vsctl") == FILES:
+    if current_tls("ovs-vsctl") == OWN_FILES:
         steps.change("take key and certificate from Open vSwitch", "ovs-vsctl", "--no-wait", "del-ssl")
     if joined:
-        steps.show(f"remove {DIRECTORY}", f"rm -r {DIRECTORY}")
+        steps.show(f"remove {OWN_DIRECTORY}", f"rm -r {OWN_DIRECTORY}")
         if not steps.dry_run:
-            shutil.rmtree(DIRECTORY)
+            shutil.rmtree(OWN_DIRECTORY)
 
 
 def _has_joined() -> bool:
-    """Return whether DIRECTORY has a host's certificate; the databases keep that of a central machine."""
-    if not DIRECTORY.exists():
+    """Return whether OWN_DIRECTORY has a host's certificate; the databases keep that of a central machine."""
+    if not OWN_DIRECTORY.exists():
         return False
-    certificate = Path(FILES.certificate)
+    certificate = Path(OWN_FILES.certificate)
     return not certificate.exists() or read_certificate(certificate).kind == "host"
 
 
@@ -81,7 +81,7 @@ def _require_no_containers() -> None:
         return  # no Docker, no containers
     ours = sorted({names.get(endpoint.id, endpoint.id[:12]) for endpoint in endpoints})
     if ours:
-        shown = ", ".join(ours[:_SHOWN]) + (f" and {len(ours) - _SHOWN} more" if ours[_SHOWN:] else "")
+        shown = first_of(ours, _SHOWN)
         raise Conflict(f"containers run on networks of the cluster: {shown}; remove them, or give --force")
 
 
@@ -101,10 +101,10 @@ def _give_back(steps: Steps, remotes: str) -> None:
     steps.show("tell the central machine that this host has left", "ovn-docker leave")
     if steps.dry_run:
         return
-    authority = (DIRECTORY / "ca.pem").read_text(encoding="utf-8")
-    for enquiry in services(remotes.split(",")):
+    authority = Path(OWN_FILES.ca_cert).read_text(encoding="utf-8")
+    for address in central_addresses(remotes.split(",")):
         with suppress(OvnDockerError):
-            enquiry.leave(FILES, authority)
+            Enquiry(address).leave(OWN_FILES, authority)
             return
     steps.advise(
         "note: no central machine answers on the port of the enrolment service; type there: "

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from ovn_docker.enrolment.tokens import write_durably
 from ovn_docker.errors import OvnDockerError
+from ovn_docker.host.durable_files import replace_file
 from ovn_docker.host.run import run, succeeds
 from ovn_docker.setup.certificates import read_certificate
 from ovn_docker.setup.tls_files import TlsFiles
@@ -36,7 +36,7 @@ def replace_certificate(files: TlsFiles, certificate: str, name: str) -> None:
     """
     wanted = Path(files.certificate)
     verified = wanted.with_name(f".{wanted.name}.renewed")
-    write_durably(verified, certificate, 0o644)
+    replace_file(verified, certificate, 0o644)
     verify(files._replace(certificate=str(verified)), name)
     verified.replace(wanted)
     announce_certificate(files)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
-from ovn_docker.enrolment.enquiry import services
+from ovn_docker.enrolment.enquiry import Enquiry, central_addresses
 from ovn_docker.enrolment.messages import Enrolled
 from ovn_docker.enrolment.own_certificate import announce_certificate, make_request, replace_certificate
 from ovn_docker.errors import Forbidden, OvnDockerError, Unavailable
@@ -110,9 +110,9 @@ def renew_central(directory: Path, files: TlsFiles) -> bool:
 def _ask(files: TlsFiles, authority: str, request: str, remotes: Iterable[str]) -> Enrolled:
     """Return the answer of the service, which runs on one of the central machines."""
     failures: list[OvnDockerError] = []
-    for enquiry in services(remotes):
+    for address in central_addresses(remotes):
         try:
-            return enquiry.renew(files, authority, request)
+            return Enquiry(address).renew(files, authority, request)
         except OvnDockerError as error:
             failures.append(error)
     refused = [error for error in failures if isinstance(error, Forbidden)]

@@ -15,10 +15,9 @@ from ovn_docker.enrolment.renewal import Renewal, renew_central
 from ovn_docker.enrolment.signing import Authority
 from ovn_docker.enrolment.tokens import TokenStore
 from ovn_docker.errors import Conflict, OvnDockerError, Unavailable
-from ovn_docker.host.places import find_places
 from ovn_docker.host.vsctl import rows
 from ovn_docker.setup.central import listeners, raft
-from ovn_docker.setup.central.enrolment_daemon import LOG, PIDFILE, is_authority_of
+from ovn_docker.setup.central.enrolment_daemon import LOG, is_authority_of, pidfile
 from ovn_docker.setup.databases import NORTHBOUND, SOUTHBOUND
 from ovn_docker.threads import Threads
 
@@ -48,7 +47,7 @@ def serve(directory: Path, *, detach: bool) -> None:
         raise OvnDockerError(f"cannot listen on {address[0]} port {PORT}: {error.strerror}") from None
     if detach:
         _detach()
-    _hold_pidfile(find_places().central / PIDFILE)
+    _hold_pidfile(pidfile())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovn_docker.enrolment.tokens import write_durably
 from ovn_docker.errors import BadRequest, Conflict, Forbidden, OvnDockerError
+from ovn_docker.host.durable_files import replace_file
 from ovn_docker.host.run import StepFailed, run, succeeds
 from ovn_docker.setup.certificates import JOINED_DAYS, CertificateRequest, is_name, read_certificate
 
@@ -77,7 +77,7 @@ class Authority:
                 raise
         place = self._place(name)
         place.mkdir(mode=0o700, exist_ok=True)
-        write_durably(place / "cert.pem", signed)
+        replace_file(place / "cert.pem", signed, 0o600)
         return signed
 
     def check_free(self, name: str) -> None:
@@ -101,7 +101,7 @@ class Authority:
         place = self.directory / name
         if not self.has(name) or (place / REVOKED).exists():
             return False
-        write_durably(place / REVOKED, "")
+        replace_file(place / REVOKED, "", 0o600)
         return True
 
     def forget(self, name: str) -> None:

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 import ssl
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ovn_docker.errors import BadRequest, Forbidden, NotFound, Unavailable
+from ovn_docker.host.durable_files import replace_file
 
 _TOKEN = re.compile(r"ovnd1\.([0-9a-f]{8})\.([0-9a-f]{32})\.([0-9a-f]{64})")
 _MOST = 1000
@@ -89,10 +89,7 @@ class TokenStore:
         try:
             authority = (self._directory / "ca.pem").read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise NotFound(
-                f"there is no authority in {self._directory}; run `ovn-docker central start` first, on this "
-                "machine"
-            ) from None
+            raise self._absent() from None
         token = Token(secrets.token_hex(4), secrets.token_hex(16), fingerprint(authority))
         stored = StoredToken(token.id, _hash(token.secret), int(time.time() + seconds), uses)
         with self._changing() as tokens:
@@ -127,6 +124,12 @@ class TokenStore:
             if token.uses is not None:
                 tokens[id_] = replace(token, uses=token.uses - 1)
 
+    def _absent(self) -> NotFound:
+        return NotFound(
+            f"there is no authority in {self._directory}; run `ovn-docker central start` first, on this "
+            "machine"
+        )
+
     def _read(self) -> dict[str, StoredToken]:
         try:
             decoded = json.loads(self._file.read_text(encoding="utf-8"))
@@ -139,29 +142,15 @@ class TokenStore:
     @contextmanager
     def _changing(self) -> Iterator[dict[str, StoredToken]]:
         """Lock the store, and write the changed tokens at the end of the block: whole or not at all."""
+        if not self._directory.is_dir():
+            raise self._absent()
         with (self._directory / ".tokens.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             tokens = self._read()
             before = dict(tokens)
             yield tokens
             if tokens != before:
-                write_durably(self._file, json.dumps([asdict(one) for one in tokens.values()]))
-
-
-def write_durably(file: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file atomically; it is on the disk when this returns."""
-    partial = file.with_name(f".{file.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(descriptor)
-    partial.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+                replace_file(self._file, json.dumps([asdict(one) for one in tokens.values()]), 0o600)
 
 
 def _check(token: StoredToken | None, secret: str) -> StoredToken:

@@ -17,7 +17,6 @@ from ovn_docker.host.processes import running, started
 VSWITCHD, VSWITCH_DATABASE = "ovs-vswitchd", "ovsdb-server"
 CONTROLLER, NORTHD = "ovn-controller", "ovn-northd"
 DRIVER = PROGRAM
-ENROLMENT = "ovn-docker-enrolment"
 
 _DIRECTORIES = {
     VSWITCH_DATABASE: "vswitch",
@@ -25,7 +24,6 @@ _DIRECTORIES = {
     DRIVER: "vswitch",
     CONTROLLER: "ovn",
     NORTHD: "central",
-    ENROLMENT: "central",
     "ovnnb_db": "central",
     "ovnsb_db": "central",
 }
@@ -42,11 +40,8 @@ class DaemonState:
 
 
 def read_daemons(places: Places, driver: RunningDriver | None = None) -> tuple[DaemonState, ...]:
-    """Return the daemons of networks that this machine may have, running or not.
-
-    *driver*: the driver that answers. The enrolment service is not among them: no network needs it.
-    """
-    return tuple(read_daemon(name, places, driver) for name in _DIRECTORIES if name != ENROLMENT)
+    """Return all daemons that this machine may have, running or not; *driver*: the driver that answers."""
+    return tuple(read_daemon(name, places, driver) for name in _DIRECTORIES)
 
 
 def read_daemon(name: str, places: Places, driver: RunningDriver | None = None) -> DaemonState:

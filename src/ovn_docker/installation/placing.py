@@ -3,7 +3,6 @@
 The list is packaging/files. A wheel has it, and the files of packaging/ that it names, beside this module.
 """
 
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovn_docker.errors import BadRequest, Conflict, NotFound, OvnDockerError
+from ovn_docker.host.durable_files import replace_file
 from ovn_docker.installation import completion
 from ovn_docker.installation.manual_pages import manual
 from ovn_docker.installation.usage import Command
@@ -197,15 +197,7 @@ def _write(one: PlacedFile) -> None:
     one.path.parent.mkdir(parents=True, exist_ok=True)
     for directory in absent:
         directory.chmod(0o755)  # whatever the umask is
-    new = one.path.with_name(f"{one.path.name}.new")
-    new.unlink(missing_ok=True)  # of a run that was killed
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
-        file.write(one.text)
-        os.fchmod(file.fileno(), 0o644)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(one.path)
+    replace_file(one.path, one.text, 0o644)
 
 
 def _failed(act: str, path: Path, error: OSError) -> OvnDockerError:

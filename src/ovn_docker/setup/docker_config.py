@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ovn_docker.errors import BadRequest, Unavailable
+from ovn_docker.host.durable_files import replace_file
 from ovn_docker.text.printable import printable
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -207,21 +208,12 @@ def _directory_of(path: Path) -> Iterator[None]:
 
 def _replace(path: Path, text: str, *, like: Path) -> None:
     """Replace a file by one with the mode and owner of another, if that exists; in a locked directory."""
-    partial = path.with_name(f".{path.name}.ovn-docker-partial")
-    partial.unlink(missing_ok=True)  # of a process that was killed
     try:
         model = like.stat()
-        mode, user, group = stat.S_IMODE(model.st_mode), model.st_uid, model.st_gid
     except FileNotFoundError:
-        mode, user, group = _MODE, os.geteuid(), os.getegid()
-    number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(number, "wb") as file:
-        file.write(text.encode())
-        os.fchown(number, user, group)
-        os.fchmod(number, mode)
-        file.flush()
-        os.fsync(number)
-    partial.replace(path)
+        replace_file(path, text, _MODE)
+    else:
+        replace_file(path, text, stat.S_IMODE(model.st_mode), (model.st_uid, model.st_gid))
 
 
 def _read(path: Path) -> str:

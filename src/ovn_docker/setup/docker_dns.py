@@ -23,7 +23,7 @@ from ovn_docker.setup.docker_config import (
     without_member,
 )
 from ovn_docker.setup.steps import Steps
-from ovn_docker.text.printable import command, printable
+from ovn_docker.text.printable import command, first_of, printable
 
 _KEY = "dns"
 _OURS = [str(server) for server in NAMESERVERS]
@@ -214,9 +214,7 @@ def _effects() -> str:
         return f"it may stop containers ({error})"
     if not names:
         return "it stops no container: none runs"
-    shown = ", ".join(map(printable, names[:_NAMED]))
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"it stops {shown}{more}; those with a restart policy start again"
+    return f"it stops {first_of(printable(names), _NAMED)}; those with a restart policy start again"
 
 
 def _answers() -> bool:

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from ovn_docker.errors import BadRequest
 from ovn_docker.host.run import StepFailed, run
 from ovn_docker.model import IpAddress
+from ovn_docker.text.printable import first_of
 
 _SHOWN = 8
 """Addresses of this host that an error lists; without link-local ones (RFC 4291, 2.5.6), useless there."""
@@ -21,9 +22,8 @@ def require_own(option: str, ip: IpAddress) -> str:
     own = own_addresses()
     if str(ip) not in own:
         usable = [one for one in own if not ip_address(one).is_link_local]
-        shown = ", ".join(usable[:_SHOWN]) or "none"
-        more = f" and {len(usable) - _SHOWN} more" if usable[_SHOWN:] else ""
-        raise BadRequest(f"{option} {ip} is not an address of this host; it has {shown}{more}")
+        shown = first_of(usable, _SHOWN) or "none"
+        raise BadRequest(f"{option} {ip} is not an address of this host; it has {shown}")
     return own[str(ip)]
 
 

@@ -1,5 +1,6 @@
 """TLS files of this machine: key, certificate and authority, as every program of OVS takes them."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from ovn_docker.host.vsctl import rows
@@ -15,6 +16,12 @@ class TlsFiles(NamedTuple):
 
 TLS_DIRECTORY = ("key.pem", "cert.pem", "ca.pem")
 """The files in ``--tls DIRECTORY``, in the order of TlsFiles; ``ovn-docker pki`` makes such directories."""
+
+
+OWN_DIRECTORY = Path("/etc/ovn-docker/tls")
+"""The directory of this machine, as a central machine or as a host that joined."""
+
+OWN_FILES = TlsFiles(*(str(OWN_DIRECTORY / name) for name in TLS_DIRECTORY))
 
 
 def current_tls(control: str) -> TlsFiles | None:

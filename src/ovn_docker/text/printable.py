@@ -7,6 +7,7 @@ characters.
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 _INVISIBLE = re.compile(
@@ -20,6 +21,11 @@ def one_line(text: str) -> str:
     if is_plain(text):
         return text
     return "".join(char if is_plain(char) else char.encode("unicode_escape").decode() for char in text)
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Return the first names, such as ``a, b and 7 more``: at most *most* of them."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
 def is_plain(text: str) -> bool:

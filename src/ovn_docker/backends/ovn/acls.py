@@ -96,7 +96,7 @@ BASE = (
     ),
     *(Acl(direction, _BASE, "igmp", _ACTIONS[Action.ALLOW]) for direction in DIRECTIONS),
 )
-"""What passes on every network with rules: queries for names, and the membership of multicast groups.
+"""Access rules of every network with rules: queries for names and multicast memberships pass.
 
 As some are stateful, ovn-northd tracks all connections of the switch, lets ND and MLD pass, and answers to
 connections that a rule allows (``build_acls`` in northd/northd.c).

@@ -28,22 +28,30 @@ class NetworkMember:
         return word in called or (len(word) >= 6 and self.endpoint.startswith(word))
 
 
-def members(database: Database, switch: str, deadline: Deadline) -> list[NetworkMember]:
-    """Return the containers of all hosts on a network. Searches all ports."""
-    of_switch = has("external_ids", {**OURS, SWITCH: switch})
+def members(
+    database: Database, deadline: Deadline, switch: str | None = None
+) -> dict[str, list[NetworkMember]]:
+    """Return the containers of all hosts by the switches of their networks. Searches all ports.
+
+    *switch*: the only one that counts.
+    """
+    wanted = OURS if switch is None else {**OURS, SWITCH: switch}
     (ports,) = database.transact(
         ovsdb.select(
-            "Logical_Switch_Port", of_switch, IS_ENDPOINT, columns=["name", "addresses", "external_ids"]
+            "Logical_Switch_Port",
+            has("external_ids", wanted),
+            IS_ENDPOINT,
+            columns=["name", "addresses", "external_ids"],
         ),
         deadline=deadline,
     )
-    found = []
+    found: dict[str, list[NetworkMember]] = {}
     for port in ports:
         ids = port.map("external_ids")
         words = " ".join(port.members("addresses")).split()
         addresses = tuple(address for word in words if (address := _address(word)))
         groups = port_groups.stored(ids)
-        found.append(
+        found.setdefault(ids.get(SWITCH, ""), []).append(
             NetworkMember(ids.get(CONTAINER, ""), ids.get(HOST, ""), port.text("name"), addresses, groups)
         )
     return found

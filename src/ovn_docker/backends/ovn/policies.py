@@ -3,7 +3,7 @@
 One transaction replaces both, so that a network has the old rules or the new ones, never a part of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from ovn_docker.backends.ovn.acls import Acl
 from ovn_docker.backends.ovn.allowed_claims import subnets
 from ovn_docker.backends.ovn.rows import (
     ACLS,
-    NAME,
     NETWORK,
     OURS,
     POLICIES,
@@ -22,6 +21,7 @@ from ovn_docker.backends.ovn.rows import (
     SWITCH,
     insert_quietly,
     kind_of,
+    name_of,
     policy_row,
 )
 from ovn_docker.deadline import Deadline
@@ -55,7 +55,7 @@ class StoredPolicy:
     @property
     def name(self) -> str:
         """Name of the network in the cluster, or its ID."""
-        return self.ids.get(NAME) or self.ids.get(NETWORK, self.switch)[:12]
+        return name_of(self.ids, self.switch) or self.ids.get(NETWORK, self.switch)[:12]
 
     @property
     def denies(self) -> bool:
@@ -95,15 +95,35 @@ class StoredPolicy:
 
 def read(database: Database, switch: str, deadline: Deadline) -> StoredPolicy:
     """Return the rules of a network, by its switch. Raises NotFound."""
-    switches, texts = database.transact(
-        ovsdb.select("Logical_Switch", is_row(switch), has("external_ids", OURS), columns=["external_ids"]),
-        ovsdb.select(QUIET_TABLE, is_row(policy_row(switch)), columns=["external_ids"]),
+    for policy in read_all(database, [switch], deadline):
+        return policy
+    raise NotFound(f"no network with the logical switch {switch}; see `ovn-docker ls`")
+
+
+def read_all(database: Database, switches: Sequence[str], deadline: Deadline) -> list[StoredPolicy]:
+    """Return the rules of networks, by their switches; those that do not exist are left out."""
+    found = database.transact(
+        *(
+            operation
+            for switch in switches
+            for operation in (
+                ovsdb.select(
+                    "Logical_Switch", is_row(switch), has("external_ids", OURS), columns=["external_ids"]
+                ),
+                ovsdb.select(QUIET_TABLE, is_row(policy_row(switch)), columns=["external_ids"]),
+            )
+        ),
         deadline=deadline,
     )
-    if not switches:
-        raise NotFound(f"no network with the logical switch {switch}; see `ovn-docker ls`")
-    text = next((row.map("external_ids").get(RULES, "") for row in texts), "")
-    return StoredPolicy(switch, switches[0].map("external_ids"), text)
+    return [
+        StoredPolicy(
+            switch,
+            rows[0].map("external_ids"),
+            next((row.map("external_ids").get(RULES, "") for row in texts), ""),
+        )
+        for switch, rows, texts in zip(switches, found[::2], found[1::2], strict=True)
+        if rows
+    ]
 
 
 def write(database: Database, before: StoredPolicy, text: str, deadline: Deadline) -> None:

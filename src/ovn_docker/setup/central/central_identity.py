@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from ipaddress import ip_address
-from pathlib import Path
 
 from ovn_docker.errors import BadRequest
 from ovn_docker.model import IpAddress
@@ -12,12 +11,7 @@ from ovn_docker.setup.certificate_name import make_system_id
 from ovn_docker.setup.databases import DATABASES
 from ovn_docker.setup.own_addresses import own_addresses, require_own
 from ovn_docker.setup.steps import Steps
-from ovn_docker.setup.tls_files import TLS_DIRECTORY, TlsFiles
-
-DIRECTORY = Path("/etc/ovn-docker/tls")
-"""Key, certificate and authority of this machine, as a central machine or as a host that joined."""
-
-FILES = TlsFiles(*(str(DIRECTORY / name) for name in TLS_DIRECTORY))
+from ovn_docker.setup.tls_files import OWN_DIRECTORY
 
 _DOCKERS = ("docker", "br-", "veth")
 """Beginnings of the names of Docker's interfaces, whose addresses no other machine reaches."""
@@ -31,7 +25,7 @@ def is_new(address: IpAddress | None) -> bool:
 
 
 def make_identity(steps: Steps, address: IpAddress | None) -> None:
-    """Make the authority of a new cluster, and the certificate of this machine; put that into DIRECTORY.
+    """Make the authority of a new cluster, and the certificate of this machine; put that into OWN_DIRECTORY.
 
     *address*: the one at which hosts reach it; all of its own if that is None or unspecified.
     """
@@ -42,11 +36,11 @@ def make_identity(steps: Steps, address: IpAddress | None) -> None:
     except BadRequest:
         name = make_system_id(steps)
     certificates.issue(steps, certificates.DIRECTORY, name, reached, certificates.DAYS)
-    if not DIRECTORY.exists():
-        partial = DIRECTORY.with_name(".tls.partial")
+    if not OWN_DIRECTORY.exists():
+        partial = OWN_DIRECTORY.with_name(".tls.partial")
         made = certificates.DIRECTORY / name
         steps.change("copy key and certificate of this machine", "cp", "-rpT", str(made), str(partial))
-        steps.change("put them in place", "mv", "-T", str(partial), str(DIRECTORY))
+        steps.change("put them in place", "mv", "-T", str(partial), str(OWN_DIRECTORY))
 
 
 def _reached_at(address: IpAddress | None) -> Sequence[IpAddress]:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from ovn_docker.errors import Unavailable
-from ovn_docker.host.daemons import ENROLMENT, NORTHD, answer, read_daemon
+from ovn_docker.host.daemons import NORTHD, answer, read_daemon
 from ovn_docker.host.places import find_places
+from ovn_docker.host.processes import running
 from ovn_docker.setup.central import listeners, raft
-from ovn_docker.setup.central.enrolment_daemon import is_wanted
+from ovn_docker.setup.central.enrolment_daemon import is_wanted, pidfile
 from ovn_docker.setup.central.rbac import access_control_state
 from ovn_docker.setup.databases import DATABASES, CentralDatabase
 from ovn_docker.text.printable import printable
@@ -71,7 +72,7 @@ def _enrolment_status() -> tuple[CentralPart, ...]:
     """Return the state of the enrolment service, if this machine should have one."""
     if not is_wanted():
         return ()
-    pid = read_daemon(ENROLMENT, find_places()).pid
+    pid = running(pidfile())
     process = f"running (pid {pid})" if pid else "not running"
     state = "answers hosts that join" if pid else _CURE
     return (CentralPart(up=pid is not None, part="enrolment", process=process, state=state),)

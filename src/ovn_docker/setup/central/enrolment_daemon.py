@@ -1,26 +1,24 @@
 """The enrolment service beside the databases: started and stopped as a daemon."""
 
 import os
-import shutil
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 
-from ovn_docker.errors import Unavailable
-from ovn_docker.host.daemons import ENROLMENT, read_daemon
 from ovn_docker.host.places import booted_with_systemd, find_places
+from ovn_docker.host.processes import running
 from ovn_docker.host.run import succeeds
 from ovn_docker.setup.central import listeners
 from ovn_docker.setup.central.listeners import Listener
 from ovn_docker.setup.certificates import DIRECTORY, read_certificate
 from ovn_docker.setup.databases import NORTHBOUND
 from ovn_docker.setup.own_addresses import source_address
+from ovn_docker.setup.own_programs import find_program
 from ovn_docker.setup.steps import Steps
 
-PIDFILE = f"{ENROLMENT}.pid"
-LOG = f"/var/log/ovn/{ENROLMENT}.log"
-UNIT = f"{ENROLMENT}.service"
+_NAME = "ovn-docker-enrolment"
+LOG = f"/var/log/ovn/{_NAME}.log"
+UNIT = f"{_NAME}.service"
 
 
 def start_enrolment(steps: Steps) -> None:
@@ -31,7 +29,7 @@ def start_enrolment(steps: Steps) -> None:
         steps.change("answer hosts that join", "systemctl", "enable", "--now", UNIT)
         hint = f"see `journalctl -u {UNIT}`"
     else:
-        steps.change("answer hosts that join", _program(), "token", "serve", "--detach")
+        steps.change("answer hosts that join", find_program("ovn-docker"), "token", "serve", "--detach")
         hint = f"see {LOG}"
     steps.wait("start of the enrolment service", is_running, seconds=15, hint=hint)
 
@@ -40,7 +38,7 @@ def stop_enrolment(steps: Steps) -> None:
     """Stop the service."""
     if _is_unit() and succeeds("systemctl", "is-active", "--quiet", UNIT):
         steps.change("answer no hosts that join", "systemctl", "disable", "--now", UNIT)
-    if pid := read_daemon(ENROLMENT, find_places()).pid:
+    if pid := running(pidfile()):
         steps.show("answer no hosts that join", f"kill {pid}")
         if not steps.dry_run:
             with suppress(ProcessLookupError):
@@ -50,9 +48,14 @@ def stop_enrolment(steps: Steps) -> None:
         )
 
 
+def pidfile() -> Path:
+    """Return the path of the service's pidfile, which the service locks."""
+    return find_places().central / f"{_NAME}.pid"
+
+
 def is_running() -> bool:
     """Return whether the service runs."""
-    return read_daemon(ENROLMENT, find_places()).pid is not None
+    return running(pidfile()) is not None
 
 
 def command_to_join(token: str) -> str:
@@ -87,13 +90,3 @@ def is_wanted() -> bool:
 
 def _is_unit() -> bool:
     return booted_with_systemd() and succeeds("systemctl", "cat", UNIT)
-
-
-def _program() -> str:
-    """Return the path of this tool: the one beside this interpreter, else the one on PATH."""
-    beside, program = Path(sys.executable).parent / "ovn-docker", shutil.which("ovn-docker")
-    if beside.exists():
-        return str(beside)
-    if program is None:
-        raise Unavailable("ovn-docker is not on PATH; run `make install`")
-    return program

@@ -1,13 +1,10 @@
 """The daemons of a host, Open vSwitch, ovn-controller and the driver: started, stopped, their state."""
 
 import os
-import shutil
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from ovn_docker.errors import Unavailable
 from ovn_docker.host.daemons import (
@@ -25,6 +22,7 @@ from ovn_docker.host.places import OVN, Places, booted_with_systemd, find_places
 from ovn_docker.host.run import require, succeeds
 from ovn_docker.setup.barrier_steps import remove_barrier
 from ovn_docker.setup.databases import OVN_CTL
+from ovn_docker.setup.own_programs import find_program
 from ovn_docker.setup.steps import Steps
 from ovn_docker.setup.vswitch_row import VSWITCH_START, read_external_ids
 
@@ -178,7 +176,7 @@ def _start_driver(steps: Steps) -> None:
         steps.change("start the driver", "systemctl", "start", *DRIVER_UNITS)
         hint = f"see `journalctl -u {DRIVER_UNITS[1]}`"
     else:
-        steps.change("start the driver", _driver_program(), "--detach", "--pidfile", "--log-file")
+        steps.change("start the driver", find_program(DRIVER), "--detach", "--pidfile", "--log-file")
         hint = f"see /var/log/openvswitch/{DRIVER}.log"
     steps.wait("start of the driver", lambda: not _find_driver()[1], seconds=15, hint=hint)
 
@@ -195,25 +193,6 @@ def _stop_driver(steps: Steps) -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         steps.wait("end of the driver", lambda: not _driver_pid(), seconds=30, hint=f"try `kill -9 {pid}`")
-
-
-def _driver_program() -> str:
-    """Return the path of the driver installed beside this program, else of the one on PATH.
-
-    A link on PATH to the former is preferred: it is valid after an upgrade too.
-
-    Raises:
-        Unavailable: the driver is not installed.
-
-    """
-    beside, program = Path(sys.executable).parent / DRIVER, shutil.which(DRIVER)
-    if beside.exists() and not (program and beside.samefile(program)):
-        return str(beside)
-    if program is None:
-        raise Unavailable(
-            f"{DRIVER} is not installed; run `make install` or `pip install .` in the source tree"
-        )
-    return program
 
 
 def _driver_is_unit() -> bool:

@@ -30,7 +30,7 @@ _TIME = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the rules say about a packet: whether it passes, and which rule or default decides."""
+    """The verdict about a packet: whether it passes, and the rule or default that decides."""
 
     allowed: bool
     because: str
@@ -64,7 +64,8 @@ class NetworkPolicies:
 
     def members(self, policy: StoredPolicy) -> list[NetworkMember]:
         """Return the containers on a network."""
-        return members.members(self._database, policy.switch, Deadline(_TIME))
+        found = members.members(self._database, Deadline(_TIME), policy.switch)
+        return found.get(policy.switch, [])
 
     def ask(self, source: str, target: str, service: PolicyService, network: str = "") -> list[Answer]:
         """Return what the rules say about the first packet of a connection, once for each IP version.
@@ -73,8 +74,11 @@ class NetworkPolicies:
         network has both, BadRequest if several have.
         """
         found: list[tuple[StoredPolicy, list[Peer], list[Peer]]] = []
-        for policy in [self.read(network)] if network else self._all():
-            there = self.members(policy)
+        asked = [self.read(network)] if network else self._all()
+        only = asked[0].switch if network else None
+        by_switch = members.members(self._database, Deadline(_TIME), only)
+        for policy in asked:
+            there = by_switch.get(policy.switch, [])
             known = members.groups_of(there).union(*(rule.groups for _, rule in policy.rules))
             sources, targets = (_peers(word, there, known) for word in (source, target))
             named = network or any(_is_named(word, there, known) for word in (source, target))
@@ -107,7 +111,7 @@ class NetworkPolicies:
                 for kind in (NETWORKS, SHARED_NETWORKS)
             )
         ]
-        return [policies.read(self._database, switch, Deadline(_TIME)) for switch in ours]
+        return policies.read_all(self._database, ours, Deadline(_TIME))
 
 
 @contextmanager
